@@ -1,0 +1,43 @@
+"""Open-vocabulary segmentation with generated prototypes.
+
+The command line's three steps as functions:
+
+    >>> from ovseg_cli import Store, add_class, evaluate, segment
+    >>> store = Store.open("my-store", profile="mini")
+    >>> add_class(store, "cat")
+    >>> result = segment(store, image, classes=["cat"])
+    >>> report = evaluate([result.ids], [truth], names=["background", "cat"])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ovseg_cli.api import add_class, evaluate, segment
+    from ovseg_cli.segmenter import Segmentation, Segmenter
+    from ovseg_cli.store import Store
+
+__all__ = ["Segmentation", "Segmenter", "Store", "add_class", "evaluate", "segment"]
+
+_HOMES = {
+    "Segmentation": "ovseg_cli.segmenter",
+    "Segmenter": "ovseg_cli.segmenter",
+    "Store": "ovseg_cli.store",
+    "add_class": "ovseg_cli.api",
+    "evaluate": "ovseg_cli.api",
+    "segment": "ovseg_cli.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that ``ovseg --help`` loads none of the model libraries."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
