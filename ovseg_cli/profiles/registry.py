@@ -1,0 +1,260 @@
+"""The profiles that ovseg knows. A new model set is one new `Profile` here."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from ovseg_cli.errors import UsageError
+from ovseg_cli.profiles.specs import (
+    CLIP_MEAN,
+    CLIP_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ClipSpec,
+    ExtractorSpec,
+    GeneratorSpec,
+    InferenceSpec,
+    Profile,
+    Weights,
+)
+
+_HALF = (0.5, 0.5, 0.5)
+
+# --------------------------------------------------------------------------- mini (bundled)
+
+_MINI_DIFFUSION = Weights(
+    part="diffusion",
+    revision="sha256:aebe0e1ae81b9862",
+    bundled="mini/diffusion",
+    files=("**",),
+    marker="unet/diffusion_pytorch_model.safetensors",
+    licence="Apache-2.0 (trained on Noto Color Emoji glyphs, SIL OFL 1.1)",
+    nbytes=18_500_000,
+)
+_MINI_CLIP = Weights(
+    part="clip",
+    revision="sha256:25cd013bcedae04a",
+    bundled="mini/clip",
+    files=("**",),
+    marker="open_clip_model.safetensors",
+    licence="Apache-2.0 (trained on Noto Color Emoji glyphs, SIL OFL 1.1)",
+    nbytes=8_700_000,
+)
+
+MINI = Profile(
+    name="mini",
+    summary="Bundled models, 27 MB, seconds on a CPU. They know 36 pictograms and 8 textures, not photographs.",
+    generator=GeneratorSpec(
+        weights=_MINI_DIFFUSION,
+        image_size=64,
+        prompt="a good picture of {article} {name}",
+        negative_prompt="",
+        guidance=4.0,
+        steps=16,
+        count=16,
+        seed=42,
+        batch_size=16,
+        parts=8,
+    ),
+    clip=ClipSpec(
+        weights=_MINI_CLIP,
+        input_size=128,
+        mean=_HALF,
+        std=_HALF,
+        prompts=("a photo of {article} {name}",),
+        logit_scale=40.0,
+        background_words=("grass", "sand", "water", "sky", "snow", "brick wall", "wood", "road"),
+        gem_blocks=3,
+    ),
+    extractors=(
+        ExtractorSpec(
+            name="sd",
+            kind="unet-query",
+            weights=_MINI_DIFFUSION,
+            layers=(
+                "up_blocks.1.attentions.0",
+                "up_blocks.1.attentions.1",
+                "up_blocks.2.attentions.0",
+                "up_blocks.2.attentions.1",
+            ),
+            input_size=64,
+            mean=_HALF,
+            std=_HALF,
+            timestep=50,
+            noise_seed=42,
+        ),
+        ExtractorSpec(
+            name="clip",
+            kind="clip-key",
+            weights=_MINI_CLIP,
+            layers=("-2",),
+            input_size=128,
+            mean=_HALF,
+            std=_HALF,
+        ),
+    ),
+    inference=InferenceSpec(short_side=192, windows=((128, 64), (96, 64))),
+)
+
+# --------------------------------------------------------------------------- sd15 (OVDiff's set)
+
+_SD15 = Weights(
+    part="diffusion",
+    # The original repository is gone from the hub; this is its mirror, at the same commit.
+    repo="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+    files=(
+        "model_index.json",
+        "scheduler/*.json",
+        "tokenizer/*",
+        "text_encoder/config.json",
+        "text_encoder/model.fp16.safetensors",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+    ),
+    marker="unet/diffusion_pytorch_model.fp16.safetensors",
+    variant="fp16",
+    licence="CreativeML OpenRAIL-M",
+    nbytes=2_130_000_000,
+)
+_CLIP_B16 = Weights(
+    part="clip",
+    repo="timm/vit_base_patch16_clip_224.openai",
+    revision="977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d",
+    files=(
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+        "tokenizer*.json",
+        "vocab.json",
+        "merges.txt",
+        "special_tokens_map.json",
+    ),
+    marker="open_clip_model.safetensors",
+    licence="MIT (OpenAI CLIP)",
+    nbytes=600_000_000,
+)
+_DINO_B8 = Weights(
+    part="dino",
+    repo="facebook/dino-vitb8",
+    revision="6bd5b7757e4224b035fe579f31fb816985e18e35",
+    files=("config.json", "model.safetensors", "preprocessor_config.json"),
+    marker="model.safetensors",
+    licence="Apache-2.0",
+    nbytes=343_000_000,
+)
+
+SD15 = Profile(
+    name="sd15",
+    summary="OVDiff's set: Stable Diffusion 1.5, CLIP ViT-B/16 and DINO ViT-B/8. For photographs; wants a GPU.",
+    generator=GeneratorSpec(
+        weights=_SD15,
+        image_size=512,
+        prompt="A good picture of a {name}",
+        negative_prompt="text, low quality, blurry, cartoon, meme, low resolution, bad, poor, faded",
+        guidance=8.0,
+        steps=30,
+        count=32,
+        seed=42,
+        batch_size=8,
+        parts=32,
+    ),
+    clip=ClipSpec(
+        weights=_CLIP_B16,
+        input_size=448,
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
+        prompts=("a photo of a {name}.",),
+        logit_scale=50.0,
+        background_words=(
+            "sky",
+            "wall",
+            "tree",
+            "wood",
+            "grass",
+            "road",
+            "sea",
+            "river",
+            "mountain",
+            "sand",
+            "desk",
+            "bed",
+            "building",
+            "cloud",
+            "lamp",
+            "door",
+            "window",
+            "wardrobe",
+            "ceiling",
+            "shelf",
+            "curtain",
+            "stair",
+            "floor",
+            "hill",
+            "rail",
+            "fence",
+        ),
+        gem_blocks=6,
+    ),
+    extractors=(
+        ExtractorSpec(
+            name="sd",
+            kind="unet-query",
+            weights=_SD15,
+            # Indices 0, 6:13 and 15 of the published list (down, mid, up), by module path: 7680 channels.
+            layers=(
+                "down_blocks.0.attentions.0",
+                "mid_block.attentions.0",
+                "up_blocks.1.attentions.0",
+                "up_blocks.1.attentions.1",
+                "up_blocks.1.attentions.2",
+                "up_blocks.2.attentions.0",
+                "up_blocks.2.attentions.1",
+                "up_blocks.2.attentions.2",
+                "up_blocks.3.attentions.2",
+            ),
+            input_size=512,
+            mean=_HALF,
+            std=_HALF,
+            timestep=200,
+            noise_seed=43,
+        ),
+        ExtractorSpec(
+            name="clip",
+            kind="clip-key",
+            weights=_CLIP_B16,
+            layers=("-2",),
+            input_size=448,
+            # The published code feeds CLIP with ImageNet's normalisation here; its numbers were made so.
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+        ),
+        ExtractorSpec(
+            name="dino",
+            kind="vit-key",
+            weights=_DINO_B8,
+            layers=("-1",),
+            input_size=448,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+        ),
+    ),
+    inference=InferenceSpec(short_side=448, windows=((448, 224), (336, 224))),
+)
+
+PROFILES = MappingProxyType({p.name: p for p in (MINI, SD15)})
+"""Every profile by name, in the order in which they are listed."""
+
+
+def get_profile(name: str) -> Profile:
+    """The profile of this name.
+
+    Raises:
+        UsageError: No such profile; the message lists the names.
+    """
+    try:
+        return PROFILES[name]
+    except KeyError:
+        known = ", ".join(PROFILES)
+        raise UsageError(f"Unknown profile {name!r}. Known profiles: {known} (see `ovseg profiles`).") from None

@@ -1,0 +1,215 @@
+"""What a profile is: frozen descriptions of models and of how they are used. No torch here.
+
+A profile names every weight file by hub id and pinned revision (or by a folder inside the package), and every
+number that changes a feature vector. The numbers that change feature vectors are hashed into the
+extractor's *digest*: prototypes made under one digest are never compared with features of another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+ExtractorKind = Literal["unet-query", "clip-key", "vit-key"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """Where one model's files come from.
+
+    Attributes:
+        part: Short name shown to people ("diffusion", "clip", "dino").
+        repo: Hub id, or None for weights that ship inside the package.
+        revision: Commit hash on the hub; for bundled weights ``sha256:`` and the first 16 hex digits of `marker`.
+        bundled: Folder below ``ovseg_cli/profiles``, or None.
+        files: Glob patterns of the files that are needed; nothing else is downloaded.
+        marker: One file without which the weights count as absent.
+        variant: diffusers' file variant (``"fp16"``), or None.
+        licence: Licence of the weights.
+        nbytes: Size of the download, about.
+    """
+
+    part: str
+    repo: str | None = None
+    revision: str
+    bundled: str | None = None
+    files: tuple[str, ...]
+    marker: str
+    variant: str | None = None
+    licence: str
+    nbytes: int
+
+    @property
+    def model_id(self) -> str:
+        """The hub id, or the name of the bundled folder."""
+        return self.repo or f"bundled:{self.bundled}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorSpec:
+    """How support images are made (OVDiff, supplement C.5).
+
+    Attributes:
+        weights: A folder that `diffusers.StableDiffusionPipeline` loads.
+        image_size: Side of the square images, in pixels.
+        prompt: Template with ``{name}`` and optionally ``{article}`` ("a" or "an").
+        negative_prompt: What classifier-free guidance steers away from.
+        guidance: Classifier-free guidance scale.
+        steps: Steps of the DPM-Solver++ multistep scheduler.
+        count: Support images per class.
+        seed: First image's seed; image i has seed + i, whatever the batch size.
+        batch_size: Images generated at once.
+        min_attention_grid: Cross-attention layers on a coarser grid than this do not enter the attribution map.
+        parts: k-means part centroids per role (fg, bg).
+    """
+
+    weights: Weights
+    image_size: int
+    prompt: str
+    negative_prompt: str
+    guidance: float
+    steps: int
+    count: int
+    seed: int
+    batch_size: int
+    min_attention_grid: int = 8
+    parts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractorSpec:
+    """One dense feature extractor, completely enough that equal digests mean comparable features.
+
+    Attributes:
+        name: Short name: "sd", "clip" or "dino".
+        kind: ``unet-query`` (cross-attention queries of a diffusion UNet), ``clip-key`` or ``vit-key``
+            (self-attention keys of one transformer block).
+        weights: The model.
+        layers: ``unet-query``: module paths of cross-attention blocks inside the UNet; others: one block
+            index, negative from the end, as a string.
+        input_size: The crop is squashed to this square before the model sees it.
+        mean: Per-channel mean of the input normalisation (RGB in [0, 1]).
+        std: Per-channel standard deviation.
+        timestep: ``unet-query``: the diffusion timestep whose noise is added.
+        noise_seed: ``unet-query``: seed of that noise, fixed so that one image has one answer.
+        mask_threshold: A feature cell belongs to a mask when the mask, resized bilinearly to the grid,
+            is above this (0 is the published code's ``.bool()``: any overlap counts).
+    """
+
+    name: str
+    kind: ExtractorKind
+    weights: Weights
+    layers: tuple[str, ...]
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    timestep: int | None = None
+    noise_seed: int | None = None
+    mask_threshold: float = 0.0
+
+    def record(self) -> dict[str, Any]:
+        """Everything that changes a feature vector, as JSON-able values."""
+        record = asdict(self)
+        weights = record.pop("weights")
+        record["model"] = self.weights.model_id
+        record["revision"] = weights["revision"]
+        record["variant"] = weights["variant"]
+        return record
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of `record`."""
+        return digest_of(self.record())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSpec:
+    """The CLIP model that segments without prototypes.
+
+    Attributes:
+        weights: A folder that open_clip loads as ``local-dir:``.
+        input_size: Crops are squashed to this square for dense features; position embeddings are resized.
+        mean: Per-channel mean of the input normalisation (RGB in [0, 1]).
+        std: Per-channel standard deviation.
+        prompts: Text templates with ``{article}`` and ``{name}``; their normalised embeddings are averaged.
+        logit_scale: Cosines are multiplied by this before the softmax over class and background words.
+        background_words: What "none of the asked classes" looks like; a word that is asked for is left out.
+        gem_blocks: How many of the last blocks carry the GEM stream.
+    """
+
+    weights: Weights
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    prompts: tuple[str, ...]
+    logit_scale: float
+    background_words: tuple[str, ...]
+    gem_blocks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceSpec:
+    """How an image to be segmented is cut up (OVDiff: short side 448, windows 448/224 and 336/224, and all of it).
+
+    Attributes:
+        short_side: The image is resized so that its short side is this many pixels.
+        windows: (size, stride) of each sliding-window pass, in pixels of the resized image.
+        whole_image: Whether the whole image is one more crop.
+    """
+
+    short_side: int
+    windows: tuple[tuple[int, int], ...]
+    whole_image: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """A named set of models and their settings.
+
+    Attributes:
+        name: What ``--profile`` takes.
+        summary: One sentence for people.
+        generator: The text-to-image model.
+        clip: The CLIP model.
+        extractors: Dense feature extractors, in ensemble order.
+        inference: Windows.
+    """
+
+    name: str
+    summary: str
+    generator: GeneratorSpec
+    clip: ClipSpec
+    extractors: tuple[ExtractorSpec, ...]
+    inference: InferenceSpec
+
+    @property
+    def weights(self) -> tuple[Weights, ...]:
+        """Every distinct set of weights that the profile loads."""
+        parts = (self.generator.weights, self.clip.weights, *(e.weights for e in self.extractors))
+        return tuple(dict.fromkeys(parts))
+
+    @property
+    def bundled(self) -> bool:
+        """True when nothing has to be fetched."""
+        return all(w.bundled is not None for w in self.weights)
+
+    def record(self) -> dict[str, Any]:
+        """The whole profile as JSON-able values (kept in the store and in every run.json)."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of `record`."""
+        return digest_of(self.record())
+
+
+def digest_of(record: dict[str, Any]) -> str:
+    """SHA-256 (hex) of a JSON-able dict, independent of key order."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,171 @@
+"""From a `Weights` description to a folder on this machine, through the hub's cache."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovseg_cli.errors import WeightsError
+from ovseg_cli.profiles.registry import MINI, SD15, get_profile
+from ovseg_cli.profiles.specs import Profile, Weights
+
+log = logging.getLogger("ovseg_cli")
+
+_PACKAGE_FOLDER = Path(__file__).resolve().parent
+_HUB_TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsStatus:
+    """Whether one set of weights is on this machine.
+
+    Attributes:
+        part: "diffusion", "clip" or "dino".
+        repo: Hub id, or ``bundled:<folder>``.
+        revision: Pinned revision.
+        licence: Licence of the weights.
+        present: True when they can be loaded without a network.
+        path: The folder, when present.
+        nbytes: Size of the download, about.
+        fetch_hint: The command that fetches them; empty when present.
+    """
+
+    part: str
+    repo: str
+    revision: str
+    licence: str
+    present: bool
+    path: Path | None
+    nbytes: int
+    fetch_hint: str
+
+
+def fetch_command(weights: Weights) -> str:
+    """The shell command that downloads these weights into the hub's cache."""
+    patterns = " ".join(f'--include "{pattern}"' for pattern in weights.files)
+    return f"hf download {weights.repo} --revision {weights.revision} {patterns}"
+
+
+def find_weights(weights: Weights) -> Path | None:
+    """The folder that holds these weights, or None when they are not on this machine. Never uses the network."""
+    if weights.bundled is not None:
+        folder = _PACKAGE_FOLDER / weights.bundled
+    else:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            folder = Path(
+                snapshot_download(
+                    weights.repo,
+                    revision=weights.revision,
+                    allow_patterns=list(weights.files),
+                    local_files_only=True,
+                )
+            )
+        except LocalEntryNotFoundError:
+            return None
+    # A download that was interrupted leaves a snapshot folder without its large files.
+    return folder if (folder / weights.marker).is_file() else None
+
+
+def fetch_weights(weights: Weights, *, offline: bool = False) -> Path:
+    """The folder that holds these weights, downloading them when they are absent.
+
+    Args:
+        weights: What to find or fetch.
+        offline: Look on this machine only.
+
+    Raises:
+        WeightsError: They are not here and cannot be (or, with `offline`, must not be) downloaded.
+    """
+    folder = find_weights(weights)
+    if folder is not None:
+        return folder
+    if weights.bundled is not None:
+        raise WeightsError(
+            f"The bundled weights {weights.bundled!r} are missing from this installation; reinstall ovseg."
+        )
+    if offline:
+        raise WeightsError(
+            f"{weights.repo} is not in the local cache and --offline is set. "
+            f"Fetch it once on a machine with a network: {fetch_command(weights)}"
+        )
+    from huggingface_hub import snapshot_download
+
+    log.warning("Downloading %s (about %.1f GB, %s).", weights.repo, weights.nbytes / 1e9, weights.licence)
+    try:
+        return Path(snapshot_download(weights.repo, revision=weights.revision, allow_patterns=list(weights.files)))
+    except Exception as error:  # the hub client raises a dozen unrelated types; each means "not fetched"
+        raise WeightsError(
+            f"Could not download {weights.repo} ({type(error).__name__}: {_first_line(error)}). "
+            f"Check the network, or fetch it elsewhere: {fetch_command(weights)}"
+        ) from error
+
+
+def weights_status(profile: Profile) -> list[WeightsStatus]:
+    """Status of every set of weights of a profile. Never uses the network."""
+    states = []
+    for weights in profile.weights:
+        folder = find_weights(weights)
+        states.append(
+            WeightsStatus(
+                part=weights.part,
+                repo=weights.model_id,
+                revision=weights.revision,
+                licence=weights.licence,
+                present=folder is not None,
+                path=folder,
+                nbytes=weights.nbytes,
+                fetch_hint="" if folder is not None or weights.repo is None else fetch_command(weights),
+            )
+        )
+    return states
+
+
+def hub_answers(weights: Weights) -> bool:
+    """Whether the hub answers for this repository and revision, asked once with a short timeout."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(str(weights.repo), revision=weights.revision, timeout=_HUB_TIMEOUT_SECONDS)
+    except Exception:  # whatever the reason, the answer to "can it be fetched?" is no
+        return False
+    return True
+
+
+def resolve_profile(name: str | None = None, *, offline: bool = False) -> Profile:
+    """The profile for a new store: the named one, else `sd15` if it can be had, else `mini`.
+
+    Without a name, `sd15` is chosen when all its weights are cached or the hub answers; otherwise `mini`,
+    with a warning, because it knows pictograms only.
+
+    Args:
+        name: An explicit choice (``--profile``), or None.
+        offline: Do not ask the hub.
+
+    Raises:
+        UsageError: No profile has this name.
+    """
+    if name is not None:
+        return get_profile(name)
+    missing = [w for w in SD15.weights if find_weights(w) is None]
+    if not missing:
+        return SD15
+    if not offline and all(hub_answers(w) for w in missing):
+        return SD15
+    reason = "--offline is set" if offline else "the model hub does not answer"
+    log.warning(
+        "THIS STORE USES THE BUNDLED MINI MODELS. The weights for photographs (profile sd15) are not on this "
+        "machine and %s. The mini models know 36 pictograms (cat, dog, car, …) and nothing else: use them to "
+        "try ovseg out, not on photographs. For photographs make another store later: "
+        "ovseg --profile sd15 --store DIR …",
+        reason,
+    )
+    return MINI
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else "no message"
