@@ -1,0 +1,35 @@
+"""Loading models without the libraries' own progress bars and advice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence diffusers, transformers and open_clip while models load; their settings are put back afterwards.
+
+    Our own progress display is on the same terminal, and open_clip reports each load on the root logger.
+    """
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    root = logging.getLogger()
+    verbosity = [library.get_verbosity() for library in libraries]
+    bars = [library.is_progress_bar_enabled() for library in libraries]
+    root_level = root.level
+    try:
+        for library in libraries:
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+        root.setLevel(logging.ERROR)
+        yield
+    finally:
+        root.setLevel(root_level)
+        for library, level, bar in zip(libraries, verbosity, bars, strict=True):
+            library.set_verbosity(level)
+            if bar:
+                library.enable_progress_bar()

@@ -1,0 +1,158 @@
+"""A profile's models on a device, each loaded when it is first needed."""
+
+from __future__ import annotations
+
+import logging
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ovseg_cli.backbones.clip import ClipBackbone
+from ovseg_cli.backbones.diffusion import DiffusionBackbone
+from ovseg_cli.backbones.vit import VitBackbone
+from ovseg_cli.errors import UsageError
+from ovseg_cli.profiles import ExtractorSpec, Profile, Weights, fetch_weights
+
+Backbone = TypeVar("Backbone", ClipBackbone, DiffusionBackbone, VitBackbone)
+
+log = logging.getLogger("ovseg_cli")
+
+
+class Models:
+    """The models of one profile on one device. Loading is lazy: GEM alone never loads the diffusion model.
+
+    Args:
+        profile: Which models.
+        device: A torch device, already checked (see `load_models`).
+        offline: Never use the network.
+    """
+
+    def __init__(self, profile: Profile, device: str, *, offline: bool = False) -> None:
+        self.profile = profile
+        self.device = device
+        self.offline = offline
+        self._loaded: dict[tuple[type, Weights], ClipBackbone | DiffusionBackbone | VitBackbone] = {}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the diffusion model: float16 on CUDA, where it halves time and memory, else float32."""
+        return torch.float16 if self.device.startswith("cuda") else torch.float32
+
+    @property
+    def generator(self) -> DiffusionBackbone:
+        """The profile's text-to-image model."""
+        return self._get(DiffusionBackbone, self.profile.generator.weights)
+
+    @property
+    def clip(self) -> ClipBackbone:
+        """The profile's CLIP."""
+        return self._get(ClipBackbone, self.profile.clip.weights)
+
+    def features(self, extractor: ExtractorSpec, images: Tensor) -> Tensor:
+        """Dense features of pictures.
+
+        Args:
+            extractor: Which features.
+            images: float (B, 3, H, W) in [0, 1], on any device.
+
+        Returns:
+            float32 (B, D, g, g). Several layers are resized bilinearly to the finest grid among them
+            and concatenated in the order of the specification.
+        """
+        images = images.to(self.device)
+        if extractor.kind == "unet-query":
+            maps = self._get(DiffusionBackbone, extractor.weights).queries(
+                images,
+                layers=extractor.layers,
+                timestep=cast(int, extractor.timestep),
+                noise_seed=cast(int, extractor.noise_seed),
+                input_size=extractor.input_size,
+                mean=extractor.mean,
+                std=extractor.std,
+            )
+            return concatenate_maps(list(maps.values()))
+        block = int(extractor.layers[0])
+        if extractor.kind == "clip-key":
+            trace = self._get(ClipBackbone, extractor.weights).trace(
+                images, blocks=(block,), input_size=extractor.input_size, mean=extractor.mean, std=extractor.std
+            )
+            (step,) = trace.blocks.values()
+            keys = step.keys[:, :, 1:]  # without the class token: (B, heads, N, d)
+            return keys.permute(0, 1, 3, 2).reshape(len(images), -1, *trace.grid).float()
+        return self._get(VitBackbone, extractor.weights).keys(
+            images, block=block, input_size=extractor.input_size, mean=extractor.mean, std=extractor.std
+        )
+
+    def _get(self, kind: type[Backbone], weights: Weights) -> Backbone:
+        key = (kind, weights)
+        if key not in self._loaded:
+            folder = fetch_weights(weights, offline=self.offline)
+            log.info("Loading %s on %s.", weights.model_id, self.device)
+            if kind is DiffusionBackbone:
+                self._loaded[key] = DiffusionBackbone.load(
+                    folder, device=self.device, dtype=self.dtype, variant=weights.variant
+                )
+            else:
+                # CLIP and DINO are small; float32 keeps their cosines exact on every device.
+                self._loaded[key] = kind.load(folder, device=self.device)
+        return cast(Backbone, self._loaded[key])
+
+
+def concatenate_maps(maps: list[Tensor]) -> Tensor:
+    """Feature maps of several layers as one: resized bilinearly to the finest grid and stacked by channel.
+
+    Args:
+        maps: Each float (B, C_i, g_i, g_i).
+
+    Returns:
+        float (B, sum of C_i, g, g) with g the largest g_i.
+    """
+    side = max(m.shape[-1] for m in maps)
+
+    def enlarge(m: Tensor) -> Tensor:
+        return m if m.shape[-1] == side else F.interpolate(m, (side, side), mode="bilinear", align_corners=False)
+
+    return torch.cat([enlarge(m) for m in maps], dim=1)
+
+
+def choose_device(device: str = "auto") -> str:
+    """A torch device name from what the user asked for.
+
+    Args:
+        device: "auto" (CUDA, else Apple's MPS, else CPU), "cpu", "cuda", "cuda:N" or "mps".
+
+    Raises:
+        UsageError: Unknown, or not on this machine.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        kind = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"Unknown device {device!r}. Use auto, cpu, cuda, cuda:N or mps.") from None
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (kind.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(kind.type, False):
+        raise UsageError(f"Device {device!r} is not available on this machine. Use --device auto (see `ovseg doctor`).")
+    return device
+
+
+def load_models(profile: Profile, *, device: str = "auto", offline: bool = False) -> Models:
+    """The models of a profile, ready to be loaded on a device.
+
+    Args:
+        profile: Which models.
+        device: See `choose_device`.
+        offline: Never use the network.
+
+    Raises:
+        UsageError: The device is unknown or not here.
+    """
+    return Models(profile, choose_device(device), offline=offline)
