@@ -1,0 +1,1 @@
+"""How the bundled mini models are made: the pictogram world that they know."""

@@ -1,0 +1,1 @@
+"""Example pictures with exact labels, and the renderer that made them."""
