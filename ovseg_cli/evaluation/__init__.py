@@ -1,0 +1,1 @@
+"""Scoring predictions against ground truth: one confusion matrix, every figure from it."""

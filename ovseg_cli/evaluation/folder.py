@@ -1,0 +1,272 @@
+"""Scoring a folder of predictions against a folder of ground truth.
+
+Both sides name their ids with a label map of their own, and ids are matched by those names: two folders
+that number their classes differently are compared correctly.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ovseg_cli.errors import LabelError
+from ovseg_cli.evaluation.confusion import ConfusionMatrix
+from ovseg_cli.evaluation.pairing import Pairs, find_labelmap, find_labels, label_folder, pair
+from ovseg_cli.evaluation.report import Report, UnaskedClass, build_report, convention
+from ovseg_cli.files.labels import (
+    BACKGROUND,
+    IGNORE,
+    LABELMAP_NAME,
+    LabelMap,
+    is_background,
+    name_key,
+    read_label,
+    read_labelmap,
+)
+
+__all__ = ["evaluate_folders"]
+
+_VOID_NAMES = frozenset({"void", "ignore", "ignored"})
+_REST = 0  # the matrix index of everything that is none of the requested classes
+_LEFT_OUT = -1
+
+Ids = npt.NDArray[np.int32]
+Indices = npt.NDArray[np.int64]
+
+
+def evaluate_folders(
+    gt: Path,
+    prediction: Path,
+    *,
+    prediction_labels: LabelMap,
+    gt_labels: LabelMap | None = None,
+    requested: Sequence[str] = (),
+    background: bool = True,
+    ignore: int = IGNORE,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Score predictions against ground truth, image by image, in one confusion matrix.
+
+    Images are paired by their path below their folder, without the suffix. Classes of the ground truth
+    that were not requested count as background; with `background=False` they and the background are left
+    out. A class called "void", "ignore" or "ignored" is left out like the ignore value.
+
+    Args:
+        gt: A folder of label images, or one that holds them in ``SegmentationClass``.
+        prediction: Likewise.
+        prediction_labels: The names of the predicted ids.
+        gt_labels: The names of the true ids; None reads the ``labelmap.txt`` in or above the folder. Id 0
+            without a name is the background.
+        requested: The classes to score, in this order; empty means all that `prediction_labels` names.
+        background: Whether the background counts as a class.
+        ignore: The ground-truth value that is left out; -1 for none.
+        progress: Called with (images done, images in all) after each image.
+
+    Returns:
+        The report. What was missing, superfluous or odd is in its `missing`, `extra` and `warnings`.
+
+    Raises:
+        LabelError: A folder or label map is missing, no names match, sizes differ, an id has no name, or
+            an image cannot be read as labels.
+        ImageError: A label image is damaged.
+    """
+    gt_folder, prediction_folder = label_folder(gt), label_folder(prediction)
+    labelmap_source = "given"
+    if gt_labels is None:
+        gt_labels, labelmap_source = _labelmap_beside(gt_folder)
+    _check_ignore(gt_labels, ignore)
+    names = _distinct(requested) or [name for name in prediction_labels.names if not is_background(name)]
+    pairs = pair(find_labels(gt_folder), find_labels(prediction_folder))
+
+    true_side = _TrueIds(gt_labels, names, background=background, ignore=ignore)
+    predicted_side = _PredictedIds(prediction_labels, names)
+    matrix = ConfusionMatrix(len(names) + 1, ignore=_LEFT_OUT)
+    for done, (_, gt_path, prediction_path) in enumerate(pairs.matched, start=1):
+        true, predicted = read_label(gt_path, gt_labels), read_label(prediction_path, prediction_labels)
+        if true.shape != predicted.shape:
+            raise LabelError(
+                f"The sizes differ: {gt_path} is {_size(true)}, {prediction_path} is {_size(predicted)}. "
+                "Predictions must have the size of the labels."
+            )
+        matrix.update(_mapped(true, gt_path, true_side), _mapped(predicted, prediction_path, predicted_side))
+        if progress is not None:
+            progress(done, len(pairs.matched))
+
+    return build_report(
+        [BACKGROUND, *names],
+        matrix.counts,
+        scored=slice(None) if background else slice(1, None),
+        background=background,
+        images=len(pairs.matched),
+        ignored_pixels=matrix.ignored,
+        unasked=true_side.unasked(),
+        missing=pairs.missing,
+        extra=pairs.extra,
+        convention=convention(background=background, ignore=ignore, unasked=bool(true_side.other)),
+        warnings=_warnings(pairs, names, true_side, predicted_side, matrix),
+        sources={
+            "ground_truth": str(gt_folder),
+            "ground_truth_labels": labelmap_source,
+            "predictions": str(prediction_folder),
+        },
+    )
+
+
+class _Side(Protocol):
+    """One side of the comparison: gives every id its matrix index and keeps count of the oddities."""
+
+    def index(self, label: int, pixels: int, path: Path) -> int: ...
+
+
+@dataclass
+class _TrueIds:
+    """The ground truth: ids of `labels` to matrix indices, with the pixels of what was not requested."""
+
+    labels: LabelMap
+    names: Sequence[str]
+    background: bool
+    ignore: int
+    other: Counter[str] = field(default_factory=Counter)
+    void: int = 0
+    labelled: int = 0
+
+    def __post_init__(self) -> None:
+        self._positions = {name_key(name): i for i, name in enumerate(self.names, start=1)}
+
+    def index(self, label: int, pixels: int, path: Path) -> int:
+        """The matrix index of a true id that `pixels` pixels of the image `path` have."""
+        name = self.labels.name_of(label)
+        if name is None and label == 0:
+            name = BACKGROUND
+        position = self._positions.get(name_key(name)) if name is not None else None
+        if label == self.ignore or (position is None and name is not None and name_key(name) in _VOID_NAMES):
+            self.void += pixels
+            return _LEFT_OUT
+        if name is None:
+            raise LabelError(
+                f"{path} holds the id {label} ({pixels} pixels), which the label map does not name. Add a line "
+                f"for it to {LABELMAP_NAME}, or give another map with --label-map FILE, or leave it out with "
+                f"--ignore {label}."
+            )
+        self.labelled += pixels
+        if position is not None:
+            return position
+        if not is_background(name):
+            self.other[name] += pixels
+        return _REST if self.background else _LEFT_OUT
+
+    def unasked(self) -> tuple[UnaskedClass, ...]:
+        """The classes that occur but were not requested, the largest first."""
+        return tuple(
+            UnaskedClass(name=name, pixels=pixels, share=pixels / self.labelled)
+            for name, pixels in self.other.most_common()
+        )
+
+
+@dataclass
+class _PredictedIds:
+    """The predictions: ids of `labels` to matrix indices; what was not requested is the rest."""
+
+    labels: LabelMap
+    names: Sequence[str]
+    other: Counter[str] = field(default_factory=Counter)
+    void: int = 0
+
+    def __post_init__(self) -> None:
+        self._positions = {name_key(name): i for i, name in enumerate(self.names, start=1)}
+
+    def index(self, label: int, pixels: int, path: Path) -> int:
+        """The matrix index of a predicted id that `pixels` pixels of the image `path` have."""
+        name = self.labels.name_of(label)
+        if name is None and label == IGNORE:
+            self.void += pixels
+            return _REST
+        if name is None and label != 0:
+            raise LabelError(
+                f"{path} holds the id {label} ({pixels} pixels), which the predictions' label map does not "
+                f"name. Add a line for it to the {LABELMAP_NAME} of the predictions."
+            )
+        if name is None or is_background(name):
+            return _REST
+        position = self._positions.get(name_key(name))
+        if position is None:
+            self.other[name] += pixels
+            return _REST
+        return position
+
+
+def _mapped(ids: Ids, path: Path, side: _Side) -> Indices:
+    """Replace the ids of an image by matrix indices: `(H, W)` in, `(H, W)` out."""
+    counts = np.bincount(ids.ravel())
+    table = np.zeros(counts.size, dtype=np.int64)
+    for label in np.flatnonzero(counts):
+        table[label] = side.index(int(label), int(counts[label]), path)
+    return table[ids]
+
+
+def _labelmap_beside(folder: Path) -> tuple[LabelMap, str]:
+    path = find_labelmap(folder)
+    if path is None:
+        raise LabelError(
+            f"Nothing names the label ids in {folder}: put a {LABELMAP_NAME} into it or into its parent, or give "
+            "one with --label-map FILE (one line per id, such as cat:64,0,0:: or 1: cat)."
+        )
+    return read_labelmap(path), str(path)
+
+
+def _check_ignore(labels: LabelMap, ignore: int) -> None:
+    """Refuse a map in which the default ignore value is an ordinary class: one of the two is a mistake."""
+    name = labels.name_of(ignore)
+    if ignore == IGNORE and name is not None and name_key(name) not in _VOID_NAMES:
+        raise LabelError(
+            f"The label map calls id {IGNORE} {name!r}, but pixels of {IGNORE} are left out by default; "
+            "give another value with --ignore (-1 for none)."
+        )
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names without repetitions and without the background."""
+    return list({name_key(name): name for name in names if not is_background(name)}.values())
+
+
+def _size(ids: Ids) -> str:
+    return f"{ids.shape[1]}x{ids.shape[0]}"
+
+
+def _named(items: Sequence[str], limit: int = 5) -> str:
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more
+
+
+def _warnings(
+    pairs: Pairs, names: Sequence[str], true: _TrueIds, predicted: _PredictedIds, matrix: ConfusionMatrix
+) -> tuple[str, ...]:
+    """What the reader of the figures should know, one sentence each."""
+    found = []
+    if pairs.missing:
+        found.append(f"{len(pairs.missing)} labelled image(s) have no prediction: {_named(pairs.missing)}")
+    if pairs.extra:
+        found.append(f"{len(pairs.extra)} prediction(s) have no ground truth: {_named(pairs.extra)}")
+    if unknown := [name for name in names if true.labels.id_of(name) is None]:
+        found.append(f"not in ground truth labels: {_named(unknown)} (every pixel predicted so counts as wrong)")
+    if unknown := [name for name in names if predicted.labels.id_of(name) is None]:
+        found.append(f"not in the predictions' label map: {_named(unknown)} (never predicted)")
+    if predicted.other:
+        pixels = predicted.other.total()
+        found.append(f"{pixels} pixel(s) predicted as {_named(list(predicted.other))} count as background")
+    if predicted.void:
+        found.append(f"{predicted.void} predicted pixel(s) have the value {IGNORE} and count as background")
+    if not matrix.counts.sum():
+        found.append("no pixel is left to score")
+    elif true.void and not matrix.counts[1:].sum() and not true.other:
+        found.append(
+            f"the ground truth holds only background and pixels that are left out; if {true.ignore} is a class, "
+            "name it in the label map and give another --ignore"
+        )
+    return tuple(found)

@@ -1,0 +1,92 @@
+"""The figures of semantic segmentation, each a pure function of a confusion matrix.
+
+The matrix is `(C, C)` int64 with the ground truth in rows and the prediction in columns, summed over the
+whole dataset (the convention of mmsegmentation; averages per image give other numbers). Figures that are
+not defined, such as the IoU of a class that occurs nowhere, are NaN.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "class_accuracy",
+    "class_iou",
+    "class_precision",
+    "frequency_weighted_iou",
+    "mean_accuracy",
+    "mean_iou",
+    "mean_iou_present",
+    "pixel_accuracy",
+]
+
+Counts = npt.NDArray[np.int64]
+PerClass = npt.NDArray[np.float64]
+
+
+def _ratio(part: Counts, whole: Counts) -> PerClass:
+    """`part / whole`, NaN where `whole` is 0."""
+    result = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=result, where=whole != 0)
+    return result
+
+
+def _mean(values: PerClass) -> float:
+    """The mean of what is defined, NaN when nothing is (`numpy.nanmean` would warn)."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else float("nan")
+
+
+def class_iou(counts: Counts) -> PerClass:
+    """Intersection over union of each class.
+
+    Args:
+        counts: `(C, C)` confusion matrix.
+
+    Returns:
+        `(C,)` float64 in 0..1; NaN for a class that is absent from ground truth and prediction, 0 for one
+        that is only in one of them.
+    """
+    hit = np.diagonal(counts)
+    return _ratio(hit, counts.sum(axis=0) + counts.sum(axis=1) - hit)
+
+
+def class_accuracy(counts: Counts) -> PerClass:
+    """The share of each class's true pixels that were found (recall): `(C,)`, NaN without true pixels."""
+    return _ratio(np.diagonal(counts), counts.sum(axis=1))
+
+
+def class_precision(counts: Counts) -> PerClass:
+    """The share of each class's predicted pixels that are right: `(C,)`, NaN without predicted pixels."""
+    return _ratio(np.diagonal(counts), counts.sum(axis=0))
+
+
+def mean_iou(counts: Counts) -> float:
+    """The mean IoU over the classes that occur in the ground truth or in the prediction."""
+    return _mean(class_iou(counts))
+
+
+def mean_iou_present(counts: Counts) -> float:
+    """The mean IoU over the classes that occur in the ground truth."""
+    return _mean(class_iou(counts)[counts.sum(axis=1) > 0])
+
+
+def pixel_accuracy(counts: Counts) -> float:
+    """The share of all pixels that are right; NaN without pixels."""
+    total = int(counts.sum())
+    return int(np.trace(counts)) / total if total else float("nan")
+
+
+def mean_accuracy(counts: Counts) -> float:
+    """The mean of `class_accuracy` over the classes that occur in the ground truth."""
+    return _mean(class_accuracy(counts))
+
+
+def frequency_weighted_iou(counts: Counts) -> float:
+    """The mean IoU with each class weighted by its share of the true pixels; NaN without pixels."""
+    true = counts.sum(axis=1)
+    if not true.any():
+        return float("nan")
+    present = true > 0
+    return float((class_iou(counts)[present] * true[present]).sum() / true.sum())

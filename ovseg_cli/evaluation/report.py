@@ -1,0 +1,183 @@
+"""What an evaluation found, as data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ovseg_cli.evaluation import metrics
+
+__all__ = ["ClassScore", "Report", "UnaskedClass", "build_report", "convention"]
+
+_ABSENT = "–"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassScore:
+    """The figures of one class. None stands for "not defined".
+
+    Attributes:
+        name: The class.
+        iou: Intersection over union, 0..1; None when the class is absent from truth and prediction.
+        precision: Right share of the predicted pixels; None when nothing was predicted.
+        recall: Found share of the true pixels; None when there are none.
+        gt_pixels: True pixels.
+        predicted_pixels: Predicted pixels.
+        gt_share: Their share of all scored pixels, 0..1.
+        predicted_share: Likewise.
+    """
+
+    name: str
+    iou: float | None
+    precision: float | None
+    recall: float | None
+    gt_pixels: int
+    predicted_pixels: int
+    gt_share: float
+    predicted_share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnaskedClass:
+    """A class of the ground truth that was not asked for, with its share of the labelled pixels."""
+
+    name: str
+    pixels: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The outcome of an evaluation.
+
+    Attributes:
+        classes: One score per class, in the order of the request; the background comes first if it counts.
+        miou: Mean IoU over the classes that occur in the ground truth or in the prediction.
+        miou_present: Mean IoU over the classes that occur in the ground truth.
+        pixel_accuracy: Right share of the scored pixels.
+        mean_accuracy: Mean recall over the classes of the ground truth.
+        frequency_weighted_iou: IoU weighted by the classes' shares of the true pixels.
+        images: How many images were scored.
+        pixels: How many pixels were scored.
+        ignored_pixels: How many were left out (the ignore value, and the background if it does not count).
+        background: Whether the background counts as a class.
+        unasked: Classes of the ground truth that were not asked for, the largest first.
+        missing: Keys of ground-truth images without a prediction.
+        extra: Keys of predictions without ground truth.
+        convention: One sentence that says how the figures are computed.
+        warnings: What the reader of the figures should know.
+        sources: Where ground truth, predictions and label maps came from.
+    """
+
+    classes: tuple[ClassScore, ...]
+    miou: float | None
+    miou_present: float | None
+    pixel_accuracy: float | None
+    mean_accuracy: float | None
+    frequency_weighted_iou: float | None
+    images: int
+    pixels: int
+    ignored_pixels: int
+    background: bool
+    unasked: tuple[UnaskedClass, ...] = ()
+    missing: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    convention: str = ""
+    warnings: tuple[str, ...] = ()
+    sources: dict[str, str] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-able data; what is not defined is None, never NaN."""
+        data = asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """(class, IoU, share of the truth, share of the prediction) as text; "–" where not defined."""
+        return [
+            (
+                score.name,
+                _ABSENT if score.iou is None else f"{score.iou:.3f}",
+                f"{score.gt_share:.1%}",
+                f"{score.predicted_share:.1%}",
+            )
+            for score in self.classes
+        ]
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def convention(*, background: bool, ignore: int | None = None, unasked: bool = False) -> str:
+    """Say in one line how the figures of a report are computed.
+
+    Args:
+        background: Whether the background counts as a class.
+        ignore: The ground-truth value that is left out; None or a negative number for none.
+        unasked: Whether the ground truth has classes that were not asked for.
+    """
+    parts = ["IoU from one confusion matrix over all images", "mIoU over the classes in truth or prediction"]
+    if background:
+        parts.append("background counts as a class" + (", classes not asked for as background" if unasked else ""))
+    else:
+        parts.append("true background" + (" and classes not asked for are" if unasked else " is") + " left out")
+    if ignore is not None and ignore >= 0:
+        parts.append(f"pixels labelled {ignore} left out")
+    return "; ".join(parts)
+
+
+def build_report(
+    names: Sequence[str],
+    counts: metrics.Counts,
+    *,
+    scored: slice = slice(None),
+    background: bool = True,
+    **facts: Any,
+) -> Report:
+    """Compute every figure of a report from one confusion matrix.
+
+    Args:
+        names: The names of the C classes.
+        counts: `(C, C)` int64, ground truth in rows.
+        scored: The classes that the report lists and that its means cover. The others still count as
+            wrong answers.
+        background: Whether the background is one of them.
+        **facts: The other fields of `Report`.
+
+    Returns:
+        The report.
+    """
+    true, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    iou, recall = metrics.class_iou(counts), metrics.class_accuracy(counts)
+    precision = metrics.class_precision(counts)
+    total = int(counts.sum())
+    classes = tuple(
+        ClassScore(
+            name=names[i],
+            iou=_defined(iou[i]),
+            precision=_defined(precision[i]),
+            recall=_defined(recall[i]),
+            gt_pixels=int(true[i]),
+            predicted_pixels=int(predicted[i]),
+            gt_share=int(true[i]) / total if total else 0.0,
+            predicted_share=int(predicted[i]) / total if total else 0.0,
+        )
+        for i in range(len(names))[scored]
+    )
+    present = [c.iou for c in classes if c.gt_pixels and c.iou is not None]
+    either = [c.iou for c in classes if c.iou is not None]
+    return Report(
+        classes=classes,
+        miou=float(np.mean(either)) if either else None,
+        miou_present=float(np.mean(present)) if present else None,
+        pixel_accuracy=_defined(metrics.pixel_accuracy(counts)),
+        mean_accuracy=_defined(metrics.mean_accuracy(counts)),
+        frequency_weighted_iou=_defined(metrics.frequency_weighted_iou(counts)),
+        pixels=total,
+        background=background,
+        **facts,
+    )

@@ -1,0 +1,173 @@
+"""Writing files so that a reader sees either the old content or the whole new one, never a part.
+
+Everything is written to a hidden temporary file in the target's own folder, flushed to the disk and
+then renamed over the target. An exception, Ctrl-C included, removes the temporary file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovseg_cli.errors import DiskFullError, OutputError, OvsegError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["TEMPORARY_PREFIX", "atomic_path", "make_folder", "write_image", "write_json", "write_text"]
+
+TEMPORARY_PREFIX = ".ovseg-"
+"""How the name of a temporary file begins. The dot keeps a leftover out of every folder listing."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_ADVICE = {
+    errno.EACCES: "Check the permissions of the folder, or choose another place.",
+    errno.EPERM: "Check the permissions of the folder, or choose another place.",
+    errno.EROFS: "It lies on a read-only file system; choose another place.",
+    errno.ENOTDIR: "A part of the path is a file where a folder is needed; choose another place.",
+    errno.EEXIST: "A file of that name stands where a folder is needed; move it or choose another place.",
+    errno.EISDIR: "A folder of that name is in the way; remove it or choose another name.",
+    errno.ENAMETOOLONG: "The name is too long for this file system; choose a shorter one.",
+}
+
+
+def _as_ovseg_error(error: OSError, target: Path) -> OvsegError:
+    """Say what a failed write of `target` means for the person who asked for it."""
+    if error.errno in _FULL:
+        return DiskFullError(
+            f"No space left on the disk while writing {target}. "
+            "Free some space or choose another place, then run the same command again."
+        )
+    advice = _ADVICE.get(error.errno or 0, "Check the disk, or choose another place.")
+    return OutputError(f"Cannot write {target}: {error.strerror or error}. {advice}")
+
+
+@contextlib.contextmanager
+def _translated(target: Path, *own: Path) -> Iterator[None]:
+    """Turn the OSErrors of writing `target` into ours, and let those about other files pass."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        foreign = error.filename is not None and Path(os.fsdecode(error.filename)) not in (target, *own)
+        # Without a number it is not the system that speaks (an image encoder, say).
+        if error.errno is None or foreign:
+            raise
+        raise _as_ovseg_error(error, target) from error
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Create `folder` and its parents where they are missing.
+
+    Returns:
+        The folder as a `Path`.
+
+    Raises:
+        OutputError: It cannot be created (permissions, a file in the way).
+        DiskFullError: No space is left.
+    """
+    folder = Path(folder)
+    with _translated(folder, *folder.parents):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def atomic_path(target: str | Path) -> Iterator[Path]:
+    """Give a temporary path to write to; it becomes `target` when the block ends without an error.
+
+    The parent folder is created when it is missing. The temporary file lies in the same folder (a
+    rename is atomic only within one file system), keeps the suffix of the target, and has the
+    permissions that the umask asks for. A symbolic link is followed, so it stays a link. A target that
+    is not a file or folder (a pipe, `/dev/stdout`) is written directly.
+
+    Args:
+        target: Where the content shall stand.
+
+    Yields:
+        The path of an empty file to write to.
+
+    Raises:
+        DiskFullError: No space is left on the disk.
+        OutputError: The folder cannot be written, or something stands in the way.
+    """
+    target = Path(target)
+    # os.path, unlike pathlib, answers False also for a name that is too long.
+    if os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target):
+        with _translated(target):
+            yield target
+        return
+    final = Path(os.path.realpath(target))
+    make_folder(final.parent)
+    temporary = final.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{final.suffix}")
+    with _translated(target, final, temporary):
+        if final.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(final))
+        try:
+            # Unlike tempfile.mkstemp, which makes private files, this respects the umask.
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, final)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _flush(path: Path) -> None:
+    """Wait until the content is on the disk: a rename may otherwise reach it before the bytes do."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(target: str | Path, text: str) -> None:
+    r"""Write `text` as UTF-8 with its line ends as they are.
+
+    File names that are not valid Unicode (Python's surrogate escapes) appear as ``\udcXX``, which in
+    JSON is the same character's escape, so that no odd file name can stop a report.
+
+    Raises:
+        DiskFullError: No space is left on the disk.
+        OutputError: The file cannot be written.
+    """
+    with atomic_path(target) as path:
+        path.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(target: str | Path, data: Any) -> None:
+    """Write `data` as indented JSON with a final newline, in the order of its keys.
+
+    Raises:
+        ValueError: `data` holds NaN or infinity, which JSON does not know.
+        TypeError: `data` holds something that JSON cannot express.
+        DiskFullError: No space is left on the disk.
+        OutputError: The file cannot be written.
+    """
+    write_text(target, json.dumps(data, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+
+
+def write_image(target: str | Path, image: Image.Image, **options: Any) -> None:
+    """Save `image` in the format that the suffix of `target` names.
+
+    Args:
+        target: The file to write.
+        image: The picture.
+        **options: Handed to `PIL.Image.Image.save` (`quality`, `compress_level` ...).
+
+    Raises:
+        ValueError: The suffix names no format that Pillow writes.
+        DiskFullError: No space is left on the disk.
+        OutputError: The file cannot be written.
+    """
+    with atomic_path(target) as path:
+        image.save(path, **options)

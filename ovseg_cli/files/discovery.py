@@ -1,0 +1,309 @@
+"""Finding the images that a command line names.
+
+An input is an image file, a folder, a glob pattern, a text file that lists inputs, or ``-`` for such a
+list on standard input. Every image gets a *key*: its path below the deepest folder that holds all the
+inputs, without the suffix. Outputs are named by keys, so the tree of the inputs is mirrored.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from ovseg_cli.errors import NoInputError
+from ovseg_cli.files.formats import FORMAT_NAMES, is_image_content, is_image_file
+
+__all__ = ["InputImage", "discover", "natural_key", "walk_files"]
+
+_logger = logging.getLogger("ovseg_cli")
+_MAGIC = re.compile(r"[*?\[]")
+_LIST_SUFFIX = ".txt"
+
+
+@dataclass(frozen=True, slots=True)
+class InputImage:
+    """One image to work on.
+
+    Attributes:
+        path: Where it lies, as it was given.
+        key: Its name in the outputs: a relative path without suffix, unique in one `discover` call.
+    """
+
+    path: Path
+    key: PurePosixPath
+
+    def output(self, folder: Path, suffix: str = ".png") -> Path:
+        """The file in `folder` that belongs to this image (`with_suffix` would cut ``a.b`` to ``a``)."""
+        return folder / f"{self.key}{suffix}"
+
+
+def natural_key(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
+    """A sort key by which ``img2`` comes before ``img10``, whatever the case of the letters."""
+    parts = re.split(r"(\d+)", text.casefold())
+    return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts if p), text
+
+
+def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> list[InputImage]:
+    """Find the images that `inputs` name, each once, in the order of the inputs.
+
+    - A *file* is taken whatever its name; if it is no image, decoding will say so. The exception is a
+      ``.txt`` file that holds text: a list with one input per line (blank lines and lines starting with
+      ``#`` are skipped; relative paths start at the list's folder, else at the current one).
+    - A *folder* is searched with all its subfolders in natural order. Hidden files, other kinds of files
+      and symbolic links that lead back to a parent are passed over.
+    - A *pattern* (``*``, ``?``, ``[...]`` and ``**`` for any depth) may match files and folders. A file
+      of exactly that name comes first.
+    - ``-`` reads a list from standard input (also one separated by NUL, as ``find -print0`` writes).
+
+    Two images that differ only in their suffix (``x.jpg``, ``x.png``) keep it in their keys.
+
+    Args:
+        inputs: Paths, patterns, list files or ``-``.
+        exclude: A folder whose files are never taken (where the outputs go).
+
+    Returns:
+        The images, without repetition.
+
+    Raises:
+        NoInputError: A named path is not there, a pattern matches nothing, or no image was found at all.
+    """
+    search = _Search(exclude=None if exclude is None else Path(os.path.realpath(exclude)))
+    for item in inputs:
+        search.add(item)
+    if search.left_out and search.found:
+        _logger.warning("left out %d named file(s) or folder(s) inside the output folder", search.left_out)
+    if not search.found:
+        raise NoInputError(search.explain(inputs))
+    return _with_keys(search.found)
+
+
+@dataclass
+class _Search:
+    """What has been found so far. `found` maps an absolute path to (path as given, root of its input)."""
+
+    exclude: Path | None
+    found: dict[str, tuple[Path, str]] = field(default_factory=dict)
+    other: Counter[str] = field(default_factory=Counter)
+    left_out: int = 0
+
+    def add(self, item: str | Path) -> None:
+        """Take one input of the command line."""
+        if str(item) == "-":
+            self._add_list(_read_stdin(), "standard input", Path())
+            return
+        path = Path(item)
+        if os.path.isfile(path) and path.suffix.lower() == _LIST_SUFFIX and not is_image_content(path):
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise NoInputError(f"Cannot read the list {path}: {error.strerror}.") from error
+            self._add_list(data, str(path), path.parent)
+            return
+        self._add_path(path, str(item))
+
+    def explain(self, inputs: Sequence[str | Path]) -> str:
+        """Say what was looked at when nothing was found."""
+        if not inputs:
+            return "No input was given: name image files, folders, patterns, a list file or -."
+        named = ", ".join(str(item) for item in inputs[:3]) + (", ..." if len(inputs) > 3 else "")
+        if self.left_out and not self.other:
+            return f"All of {named} lies inside the output folder {self.exclude}; choose another --output."
+        text = f"No image found in {named} (readable formats: {FORMAT_NAMES})."
+        if self.other:
+            kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in self.other.most_common(3))
+            text += f" Other files there: {kinds}; convert them first if they are pictures."
+        return text
+
+    def _add_list(self, data: bytes, name: str, folder: Path) -> None:
+        for number, line in _list_lines(data):
+            beside = folder / line
+            path = next((p for p in (beside, Path(line)) if os.path.exists(p)), beside)
+            if not os.path.exists(path) and not _MAGIC.search(line):
+                raise NoInputError(f"{name}, line {number}: {line!r} does not exist.")
+            self._add_path(path, str(path))
+
+    def _add_path(self, path: Path, text: str) -> None:
+        """Take a file, a folder or a pattern."""
+        if os.path.isdir(path):
+            self._add_folder(path, os.path.abspath(path))
+        elif os.path.isfile(path):
+            self._take(path, os.path.dirname(os.path.abspath(path)), named=True)
+        elif os.path.exists(path):
+            raise NoInputError(f"{text} is neither a file nor a folder.")
+        elif _MAGIC.search(text):
+            self._add_pattern(text)
+        else:
+            raise NoInputError(f"{text} does not exist. Name an image, a folder, a quoted pattern or a list.")
+
+    def _add_folder(self, folder: Path, root: str) -> None:
+        try:
+            os.scandir(folder).close()
+        except OSError as error:
+            raise NoInputError(f"Cannot read the folder {folder}: {error.strerror}.") from error
+        if self._is_excluded(folder):
+            self.left_out += 1
+            return
+        before = len(self.found)
+        for path in walk_files(folder, exclude=self.exclude):
+            self._take(path, root)
+        if len(self.found) == before:
+            _logger.warning("no (further) image in the folder %s", folder)
+
+    def _add_pattern(self, text: str) -> None:
+        anchor, parts = _split_pattern(text)
+        root = os.path.abspath(anchor)
+        matched = False
+        for path in _expand(anchor, parts, ()):
+            matched = True
+            if os.path.isdir(path):
+                if not self._is_excluded(path):
+                    for inner in walk_files(path, exclude=self.exclude):
+                        self._take(inner, root)
+            elif os.path.isfile(path) and not self._is_excluded(path):
+                self._take(path, root)
+        if not matched:
+            raise NoInputError(f"No file matches the pattern {text!r}.")
+
+    def _take(self, path: Path, root: str, *, named: bool = False) -> None:
+        """Keep one file: always if it was named, else if it is an image."""
+        absolute = os.path.abspath(path)
+        if absolute in self.found:
+            return
+        if named and self._is_excluded(path):
+            self.left_out += 1
+        elif named or is_image_file(path):
+            self.found[absolute] = (path, root)
+        else:
+            self.other[path.suffix.lower()] += 1
+
+    def _is_excluded(self, path: Path) -> bool:
+        return self.exclude is not None and Path(os.path.realpath(path)).is_relative_to(self.exclude)
+
+
+def walk_files(folder: Path, *, exclude: Path | None = None, ancestors: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield the visible files of a folder and its subfolders in natural order.
+
+    Links to folders are followed, except those that lead back to a folder on the way down.
+
+    Args:
+        folder: Where to start; it may itself be hidden.
+        exclude: A folder (resolved) that is passed over wherever it is met.
+        ancestors: The real paths of the folders on the way down; for the recursion.
+
+    Yields:
+        Paths that begin with `folder`.
+    """
+    real = os.path.realpath(folder)
+    if real in ancestors or (exclude is not None and Path(real).is_relative_to(exclude)):
+        return
+    for entry in _visible_entries(folder):
+        path = folder / entry.name
+        if entry.is_dir():
+            yield from walk_files(path, exclude=exclude, ancestors=(*ancestors, real))
+        elif entry.is_file():
+            yield path
+
+
+def _visible_entries(folder: Path) -> list[os.DirEntry[str]]:
+    """The entries of a folder in natural order, hidden ones left out; a warning when it is not readable."""
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        _logger.warning("cannot read the folder %s: %s", folder, error.strerror)
+        return []
+    return sorted(visible, key=lambda entry: natural_key(entry.name))
+
+
+def _read_stdin() -> bytes:
+    return sys.stdin.buffer.read()
+
+
+def _list_lines(data: bytes) -> Iterator[tuple[int, str]]:
+    """Yield (line number, entry) of a list; undecodable bytes survive as in file names."""
+    text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    for number, line in enumerate(text.split("\0" if "\0" in text else "\n"), start=1):
+        entry = line.strip()
+        if entry and not entry.startswith("#"):
+            yield number, entry
+
+
+def _split_pattern(text: str) -> tuple[Path, tuple[str, ...]]:
+    """Split a pattern into its fixed folder and the parts that remain to be matched."""
+    parts = Path(text).parts
+    first = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
+    return Path(*parts[:first]), parts[first:]
+
+
+def _expand(folder: Path, parts: tuple[str, ...], ancestors: tuple[str, ...]) -> Iterator[Path]:
+    """Match a pattern part by part.
+
+    Unlike `glob`, a link to an ancestor ends the search there: ``**`` would otherwise run through the loop
+    until the system gives up.
+    """
+    if not parts:
+        yield folder
+        return
+    real = os.path.realpath(folder)
+    if real in ancestors or not os.path.isdir(folder):
+        return
+    here, rest = parts[0], parts[1:]
+    if here == "**":
+        yield from _expand(folder, rest, ancestors)
+        for entry in _visible_entries(folder):
+            if entry.is_dir():
+                yield from _expand(folder / entry.name, parts, (*ancestors, real))
+        return
+    if not _MAGIC.search(here):
+        if os.path.exists(folder / here):
+            yield from _expand(folder / here, rest, ancestors)
+        return
+    for entry in _visible_entries(folder):
+        if fnmatch.fnmatch(entry.name, here):
+            yield from _expand(folder / entry.name, rest, (*ancestors, real))
+
+
+def _with_keys(found: dict[str, tuple[Path, str]]) -> list[InputImage]:
+    """Name every image by its path below the folder that all inputs share."""
+    base = _common_folder({root for _, root in found.values()})
+    relative = [_below(base, absolute) for absolute in found]
+    keys = _unique_keys(relative)
+    return [InputImage(path, key) for (path, _), key in zip(found.values(), keys, strict=True)]
+
+
+def _common_folder(folders: Iterable[str]) -> str | None:
+    try:
+        return os.path.commonpath(list(folders))
+    except ValueError:  # different drives
+        return None
+
+
+def _below(base: str | None, absolute: str) -> PurePosixPath:
+    if base is not None:
+        return PurePosixPath(Path(os.path.relpath(absolute, base)).as_posix())
+    path = Path(absolute)
+    return PurePosixPath(path.drive.strip(":\\/") or "root", *path.parts[1:])
+
+
+def _unique_keys(paths: Sequence[PurePosixPath]) -> list[PurePosixPath]:
+    """Cut the suffixes, except where two keys would then be equal.
+
+    Keys that differ in case only count as equal: they would name one file on macOS and Windows. A key with
+    its suffix can meet another without (``x.jpg`` and ``x.jpg.png``), hence the loop; whole names are
+    unique, so it ends.
+    """
+    whole = [False] * len(paths)
+    while True:
+        keys = [path if keep else path.with_suffix("") for path, keep in zip(paths, whole, strict=True)]
+        counts = Counter(str(key).casefold() for key in keys)
+        clashing = [counts[str(key).casefold()] > 1 and not keep for key, keep in zip(keys, whole, strict=True)]
+        if not any(clashing):
+            return keys
+        whole = [keep or clash for keep, clash in zip(whole, clashing, strict=True)]

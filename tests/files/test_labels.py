@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+
+from ovseg_cli.errors import ImageError, LabelError
+from ovseg_cli.files.labels import (
+    LabelMap,
+    colourise,
+    is_background,
+    name_key,
+    read_label,
+    read_labelmap,
+    voc_colour,
+    voc_palette,
+    write_label,
+    write_labelmap,
+)
+
+RNG = np.random.default_rng(3)
+ALL_IDS = np.arange(256, dtype=np.uint8).reshape(16, 16)
+ANIMALS = LabelMap.from_classes(["cat", "dog"])
+
+# The colours of the PASCAL VOC development kit, in its order, and its "void".
+VOC = """0,0,0 128,0,0 0,128,0 128,128,0 0,0,128 128,0,128 0,128,128 128,128,128 64,0,0 192,0,0 64,128,0
+192,128,0 64,0,128 192,0,128 64,128,128 192,128,128 0,64,0 128,64,0 0,192,0 128,192,0 0,64,128"""
+
+
+class TestPalette:
+    def test_first_colours_are_those_of_voc(self):
+        assert [",".join(map(str, voc_colour(i))) for i in range(21)] == VOC.split()
+        assert voc_colour(255) == (224, 224, 192)
+
+    def test_palette_agrees_and_has_no_colour_twice(self):
+        palette = voc_palette(4096)
+        assert palette.dtype == np.uint8
+        assert len({tuple(c) for c in palette.tolist()}) == 4096
+        assert tuple(palette[77].tolist()) == voc_colour(77)
+
+    @pytest.mark.parametrize("index", [-1, 1 << 24])
+    def test_range(self, index):
+        with pytest.raises(ValueError, match=str(index)):
+            voc_colour(index)
+
+
+class TestLabelMap:
+    def test_of_classes(self):
+        assert ANIMALS.names == ("background", "cat", "dog")
+        assert ANIMALS.ids == (0, 1, 2)
+        assert ANIMALS.colours == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+        assert (ANIMALS.id_of("DOG"), ANIMALS.name_of(2), ANIMALS.max_id) == (2, "dog", 2)
+        assert (ANIMALS.id_of("cow"), ANIMALS.name_of(9)) == (None, None)
+        assert ANIMALS.background_id == 0
+        assert list(ANIMALS)[1] == (1, "cat", (128, 0, 0))
+
+    def test_names_are_compared_as_people_do(self):
+        labels = LabelMap(("crème  brûlée", "猫"), (1, 2))
+        assert labels.id_of("CRE\u0300ME BRU\u0302LE\u0301E") == 1
+        assert labels.id_of(" 猫 ") == 2
+        assert name_key("Straße") == name_key("STRASSE")
+
+    def test_contradictions(self):
+        with pytest.raises(LabelError, match="both 'cat' and 'Cat'"):
+            LabelMap(("cat", "Cat"), (1, 2))
+        with pytest.raises(LabelError, match="id 1 to two names"):
+            LabelMap(("cat", "dog"), (1, 1))
+        with pytest.raises(LabelError, match="70000"):
+            LabelMap(("cat",), (70000,))
+        with pytest.raises(ValueError, match="2 names, 1 ids"):
+            LabelMap(("cat", "dog"), (1,))
+
+    def test_background_is_taken(self):
+        with pytest.raises(LabelError, match="'Background' is the name of label 0"):
+            LabelMap.from_classes(["cat", "Background"])
+
+    @pytest.mark.parametrize(
+        ("name", "expected"),
+        [("background", True), ("_background_", True), ("__Background__", True), ("backgrounds", False)],
+    )
+    def test_is_background(self, name, expected):
+        assert is_background(name) is expected
+
+
+class TestLabelMapFile:
+    def read(self, folder: Path, text: str) -> LabelMap:
+        (folder / "labelmap.txt").write_bytes(text.encode())
+        return read_labelmap(folder / "labelmap.txt")
+
+    def test_what_we_write_is_what_cvat_writes(self, tmp_path):
+        write_labelmap(tmp_path / "labelmap.txt", ANIMALS)
+        assert (tmp_path / "labelmap.txt").read_text() == (
+            "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:128,0,0::\ndog:0,128,0::\n"
+        )
+
+    @given(
+        st.lists(
+            st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12),
+            unique_by=name_key,
+            max_size=8,
+        ).filter(lambda names: not any(is_background(name) for name in names))
+    )
+    def test_round_trip_of_any_names(self, tmp_path_factory, names):
+        path = tmp_path_factory.mktemp("map") / "labelmap.txt"
+        labels = LabelMap.from_classes(names)
+        write_labelmap(path, labels)
+        assert read_labelmap(path) == labels
+
+    @pytest.mark.parametrize("name", ["chocolate glazed donut", "crème brûlée", "猫", "a:b", "x:1,2,3", "#1 fan", "7"])
+    def test_round_trip(self, tmp_path, name):
+        write_labelmap(tmp_path / "m.txt", LabelMap.from_classes([name]))
+        assert read_labelmap(tmp_path / "m.txt").id_of(name) == 1
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "background:0,0,0::\ncat:128,0,0::\ndog:0,128,0::",
+            "\ufeff# label:color_rgb:parts:actions\r\nbackground:0,0,0::\r\ncat:128,0,0:a,b:c\r\n\r\ndog:0,128,0\r\n",
+            "background:::\ncat:::\ndog:::\n",
+            "0: background\n1: cat\n2: dog",
+            "0:background\n1:cat\n2:dog",
+            "id,name\n0,background\n1,cat\n2,dog",
+            "0\tbackground\n1\tcat\n2\tdog\n",
+            "2,dog,0,128,0\n1,cat,128,0,0\n0,background,0,0,0",
+            "background\ncat\ndog\n",
+        ],
+    )
+    def test_forms(self, tmp_path, text):
+        labels = self.read(tmp_path, text)
+        assert {(i, name, colour) for i, name, colour in labels} == set(ANIMALS)
+
+    def test_ids_need_not_run(self, tmp_path):
+        labels = self.read(tmp_path, "7: cat\n300: dog, small\n")
+        assert (labels.id_of("cat"), labels.id_of("dog, small")) == (7, 300)
+        with pytest.raises(ValueError, match=r"0, 1, 2"):
+            write_labelmap(tmp_path / "m.txt", labels)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("background:0,0,0::\ncat 1,2,3\n", r"line 2: 'cat 1,2,3' is not of the form name:R,G,B"),
+            ("0: a\n\n1 b\n", "line 3: '1 b' is not of the form id: name"),
+            ("a:0,0,0::\nb:0,0,256::\n", "line 2.*out of range"),
+            ("0: a\n99999: b\n", "line 2.*out of range"),
+            ("0: a\n0: b\n", "contradictory.*id 0 to two names"),
+            ("cat\nCat\n", "contradictory.*'cat' and 'Cat'"),
+            ("# nothing\n\n", "names no label"),
+            ("", "names no label"),
+        ],
+    )
+    def test_mistakes_are_named_with_their_line(self, tmp_path, text, message):
+        with pytest.raises(LabelError, match=message):
+            self.read(tmp_path, text)
+
+    def test_missing_or_no_text(self, tmp_path):
+        with pytest.raises(LabelError, match="does not exist"):
+            read_labelmap(tmp_path / "m.txt")
+        (tmp_path / "m.txt").write_bytes(b"caf\xe9:1,2,3::")
+        with pytest.raises(LabelError, match="not UTF-8"):
+            read_labelmap(tmp_path / "m.txt")
+        with pytest.raises(LabelError, match="cannot be read"):
+            read_labelmap(tmp_path)
+
+
+class TestLabelFile:
+    def test_palette_keeps_every_id(self, tmp_path):
+        wide = LabelMap.from_classes([f"c{i}" for i in range(254)])
+        write_label(tmp_path / "a.png", ALL_IDS, wide)
+        with Image.open(tmp_path / "a.png") as image:
+            assert image.mode == "P"
+            assert np.asarray(image.convert("RGB"))[0, 1].tolist() == [128, 0, 0]
+            # The trap this guards against: the brightness of the colours is not the ids.
+            assert (np.asarray(image.convert("L")) != ALL_IDS).any()
+        result = read_label(tmp_path / "a.png")
+        assert result.dtype == np.int32
+        np.testing.assert_array_equal(result, ALL_IDS)
+
+    def test_palette_has_the_colours_of_the_map(self, tmp_path):
+        labels = LabelMap(("background", "cat"), (0, 1), ((9, 9, 9), (10, 200, 30)))
+        write_label(tmp_path / "a.png", np.array([[0, 1, 255]]), labels)
+        with Image.open(tmp_path / "a.png") as image:
+            assert np.asarray(image.convert("RGB"))[0].tolist() == [[9, 9, 9], [10, 200, 30], [224, 224, 192]]
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
+    def test_any_integer_type(self, tmp_path, dtype):
+        ids = np.array([[0, 1], [2, 255]], dtype=dtype)[:, ::-1]  # and not contiguous
+        write_label(tmp_path / "a.png", ids, ANIMALS)
+        np.testing.assert_array_equal(read_label(tmp_path / "a.png"), ids)
+
+    def test_many_classes_need_16_bits(self, tmp_path):
+        labels = LabelMap.from_classes([f"c{i}" for i in range(300)])
+        ids = RNG.integers(0, 301, (20, 30)).astype(np.uint16)
+        write_label(tmp_path / "a.png", ids, labels)
+        with Image.open(tmp_path / "a.png") as image:
+            assert image.mode == "I;16"
+        np.testing.assert_array_equal(read_label(tmp_path / "a.png"), ids)
+        write_label(tmp_path / "few.png", np.zeros((2, 2), dtype=np.uint8), labels)
+        with Image.open(tmp_path / "few.png") as image:
+            assert image.mode == "I;16", "one bit depth per folder, not per image"
+
+    @pytest.mark.parametrize(
+        ("ids", "message"),
+        [
+            (np.array([[0, 3]]), r"0\.\.2 \(or 255\), got 0\.\.3"),
+            (np.array([[-1, 0]]), r"got -1\.\.0"),
+            (np.array([0, 1]), r"\(H, W\)"),
+            (np.array([[0.0, 1.0]]), "float64"),
+        ],
+    )
+    def test_wrong_ids(self, tmp_path, ids, message):
+        with pytest.raises(ValueError, match=message):
+            write_label(tmp_path / "a.png", ids, ANIMALS)
+
+    @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+    def test_grey_is_read_as_ids(self, tmp_path, suffix):
+        Image.fromarray(ALL_IDS).save(tmp_path / f"a{suffix}")
+        np.testing.assert_array_equal(read_label(tmp_path / f"a{suffix}"), ALL_IDS)
+
+    def test_16_and_32_bit_grey(self, tmp_path):
+        ids = np.array([[0, 255, 256, 65535]])
+        Image.fromarray(ids.astype(np.uint16)).save(tmp_path / "a.png")
+        Image.fromarray(ids.astype(np.int32)).save(tmp_path / "b.tif")
+        np.testing.assert_array_equal(read_label(tmp_path / "a.png"), ids)
+        np.testing.assert_array_equal(read_label(tmp_path / "b.tif"), ids)
+        Image.fromarray(np.array([[0, 70000]], dtype=np.int32)).save(tmp_path / "c.tif")
+        with pytest.raises(LabelError, match="0 to 70000"):
+            read_label(tmp_path / "c.tif")
+
+    def test_1_bit_is_0_and_1(self, tmp_path):
+        bits = RNG.random((9, 13)) > 0.5
+        Image.fromarray(bits).save(tmp_path / "a.png")
+        np.testing.assert_array_equal(read_label(tmp_path / "a.png"), bits)
+
+    @pytest.mark.parametrize("bits", [1, 2, 4, 8])
+    @pytest.mark.parametrize("colour_type", [0, 3], ids=["grey", "palette"])
+    def test_few_bits_are_not_spread(self, tmp_path, bits, colour_type):
+        """A grey PNG of 4 bits holds 0..15; decoders spread them to 0..255."""
+        ids = np.arange(2**bits, dtype=np.uint8)[None].repeat(2, axis=0)
+
+        def chunk(kind: bytes, data: bytes) -> bytes:
+            return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+        def packed(row: np.ndarray) -> bytes:
+            unpacked = np.unpackbits(row[:, None], axis=1)[:, 8 - bits :]
+            return b"\0" + np.packbits(unpacked.ravel()).tobytes()
+
+        header = struct.pack(">IIBBBBB", ids.shape[1], ids.shape[0], bits, colour_type, 0, 0, 0)
+        data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+        if colour_type == 3:
+            data += chunk(b"PLTE", voc_palette(2**bits).tobytes())
+        data += chunk(b"IDAT", zlib.compress(b"".join(map(packed, ids)))) + chunk(b"IEND", b"")
+        (tmp_path / "a.png").write_bytes(data)
+        np.testing.assert_array_equal(read_label(tmp_path / "a.png"), ids)
+
+    def test_palette_with_transparency_and_grey_with_alpha(self, tmp_path):
+        image = Image.fromarray(ALL_IDS)
+        image.putpalette(voc_palette().tobytes())
+        image.save(tmp_path / "p.png", transparency=0)
+        np.testing.assert_array_equal(read_label(tmp_path / "p.png"), ALL_IDS)
+        Image.fromarray(np.stack([ALL_IDS, 255 - ALL_IDS], axis=2)).save(tmp_path / "la.png")
+        np.testing.assert_array_equal(read_label(tmp_path / "la.png"), ALL_IDS)
+
+    def test_orientation(self, tmp_path):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8)).save(tmp_path / "a.png", exif=exif)
+        assert read_label(tmp_path / "a.png").tolist() == [[0], [1], [2]]
+
+    def test_jpeg_is_refused(self, tmp_path):
+        Image.fromarray(ALL_IDS).save(tmp_path / "a.jpg")
+        with pytest.raises(LabelError, match=r"JPEG.*save labels as PNG"):
+            read_label(tmp_path / "a.jpg")
+
+    def test_float_is_refused(self, tmp_path):
+        Image.fromarray(np.zeros((2, 2), dtype=np.float32)).save(tmp_path / "a.tif")
+        with pytest.raises(LabelError, match="F image; labels must be"):
+            read_label(tmp_path / "a.tif")
+
+    def test_damaged(self, tmp_path):
+        write_label(tmp_path / "a.png", RNG.integers(0, 3, (64, 64)), ANIMALS)
+        data = (tmp_path / "a.png").read_bytes()
+        (tmp_path / "a.png").write_bytes(data[: len(data) // 2 + 500])
+        with pytest.raises(ImageError, match=r"a\.png is damaged"):
+            read_label(tmp_path / "a.png")
+        with pytest.raises(ImageError, match="does not exist"):
+            read_label(tmp_path / "b.png")
+
+
+class TestColourLabels:
+    IDS = np.array([[0, 1, 2, 2], [2, 1, 0, 255]])
+
+    def save(self, folder: Path, labelmap: LabelMap = ANIMALS) -> Path:
+        Image.fromarray(colourise(self.IDS, labelmap)).save(folder / "a.png")
+        return folder / "a.png"
+
+    def test_colours_are_looked_up(self, tmp_path):
+        np.testing.assert_array_equal(read_label(self.save(tmp_path), ANIMALS), self.IDS)
+
+    def test_alpha_is_not_looked_at(self, tmp_path):
+        rgb = colourise(self.IDS, ANIMALS)
+        alpha = np.full((*self.IDS.shape, 1), 7, dtype=np.uint8)
+        Image.fromarray(np.concatenate([rgb, alpha], axis=2)).save(tmp_path / "a.png")
+        np.testing.assert_array_equal(read_label(tmp_path / "a.png", ANIMALS), self.IDS)
+
+    def test_ids_beyond_a_byte(self, tmp_path):
+        labels = LabelMap(("cat",), (300,), ((1, 2, 3),))
+        Image.new("RGB", (2, 2), (1, 2, 3)).save(tmp_path / "a.png")
+        assert (read_label(tmp_path / "a.png", labels) == 300).all()
+
+    def test_void_of_the_map_wins(self, tmp_path):
+        labels = LabelMap(("background", "cat", "dog", "void"), (0, 1, 2, 9), (*ANIMALS.colours, (224, 224, 192)))
+        assert read_label(self.save(tmp_path), labels)[1, 3] == 9
+
+    def test_without_a_map(self, tmp_path):
+        with pytest.raises(LabelError, match=r"a\.png is an RGB image with 4 colour.*--label-map FILE"):
+            read_label(self.save(tmp_path))
+
+    def test_unknown_colour_is_named_with_its_share(self, tmp_path):
+        path = self.save(tmp_path, LabelMap(("background", "cat", "dog"), (0, 1, 2), ((0, 0, 0), (1, 1, 1), (5, 6, 7))))
+        with pytest.raises(LabelError, match=r"2 colour\(s\) are not in .* \(5, 6, 7\), covers 37\.50% of the pixels"):
+            read_label(path, ANIMALS)
+
+    def test_ambiguous_colour(self, tmp_path):
+        labels = LabelMap(("background", "cat", "dog"), (0, 1, 2), ((0, 0, 0), (128, 0, 0), (128, 0, 0)))
+        with pytest.raises(LabelError, match="'cat' and 'dog'"):
+            read_label(self.save(tmp_path), labels)
+
+
+def test_colourise_paints_unknown_ids_in_voc_colours():
+    painted = colourise(np.array([[1, 300]]), LabelMap(("cat",), (1,), ((7, 8, 9),)))
+    assert painted.tolist() == [[[7, 8, 9], list(voc_colour(300))]]
