@@ -1,0 +1,39 @@
+"""The on-disk store of classes and their prototypes."""
+
+from ovseg_cli.store.health import IndexHealth, StoreHealth
+from ovseg_cli.store.names import class_key, normalise_class_name, slugify
+from ovseg_cli.store.records import (
+    ClassInfo,
+    ClassRecord,
+    ExtractorRecord,
+    PrototypeBlock,
+    PrototypeRecord,
+    RunInfo,
+    RunItem,
+    RunRecord,
+    StoredSupport,
+    SupportRecord,
+)
+from ovseg_cli.store.store import Store, default_store_path
+from ovseg_cli.store.support import read_mask
+
+__all__ = [
+    "ClassInfo",
+    "ClassRecord",
+    "ExtractorRecord",
+    "IndexHealth",
+    "PrototypeBlock",
+    "PrototypeRecord",
+    "RunInfo",
+    "RunItem",
+    "RunRecord",
+    "Store",
+    "StoreHealth",
+    "StoredSupport",
+    "SupportRecord",
+    "class_key",
+    "default_store_path",
+    "normalise_class_name",
+    "read_mask",
+    "slugify",
+]

@@ -1,0 +1,327 @@
+"""Classes and their prototypes: between records and rows, inside a session that the store opens."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import delete, exists, func, insert, select
+from sqlalchemy.orm import Session
+
+from ovseg_cli.errors import ClassExistsError, StoreCorruptError
+from ovseg_cli.store import support
+from ovseg_cli.store.names import class_key, slugify
+from ovseg_cli.store.records import (
+    ClassInfo,
+    ClassKind,
+    ClassRecord,
+    ExtractorRecord,
+    KindSource,
+    PrototypeKind,
+    PrototypeRecord,
+    Role,
+    StoredSupport,
+)
+from ovseg_cli.store.tables import Category, Extractor, Prototype, StoreMeta, SupportImage
+
+VECTOR_DTYPE = np.dtype("<f2")
+"""How a vector of length 1 is kept: half precision, little-endian."""
+
+_MAX_PARAMETERS = 10_000  # SQLite takes 32766 in one statement; beyond this, reading all is as good
+
+
+def printable(text: str) -> str:
+    """Make a string storable: bytes of a file name that are no UTF-8 become visible escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def encode_vector(vector: NDArray[np.float32]) -> tuple[bytes, float]:
+    """Turn a raw vector into what the database keeps.
+
+    Args:
+        vector: float32 (D,), finite and not zero.
+
+    Returns:
+        The vector of length 1 in half precision, and its length before.
+    """
+    exact = vector.astype(np.float64)
+    norm = float(np.linalg.norm(exact))
+    return (exact / norm).astype(VECTOR_DTYPE).tobytes(), norm
+
+
+def decode_vectors(blobs: Sequence[bytes], dim: int) -> NDArray[np.float32]:
+    """Read vectors back.
+
+    Args:
+        blobs: N values of the `vector` column.
+        dim: Length D of each.
+
+    Returns:
+        float32 (N, D), rows of length 1 (brought back to it after the rounding to half precision).
+
+    Raises:
+        StoreCorruptError: If a value has another length, or is no direction.
+    """
+    if any(len(blob) != dim * VECTOR_DTYPE.itemsize for blob in blobs):
+        raise StoreCorruptError(
+            f"a prototype in the store does not have {dim} numbers: run `ovseg doctor`, and replace the class "
+            "with `ovseg add-class NAME --if-exists replace`"
+        )
+    vectors = np.frombuffer(b"".join(blobs), VECTOR_DTYPE).reshape(len(blobs), dim).astype(np.float32)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not (np.isfinite(norms) & (norms > 0)).all():
+        raise StoreCorruptError(
+            "a prototype in the store is not a finite direction: run `ovseg doctor`, and replace the class "
+            "with `ovseg add-class NAME --if-exists replace`"
+        )
+    return vectors / norms
+
+
+def meta(session: Session) -> StoreMeta:
+    """Read the row that says what the store is.
+
+    Raises:
+        StoreCorruptError: If it is missing.
+    """
+    row = session.get(StoreMeta, 1)
+    if row is None:
+        raise StoreCorruptError("the store does not say what it is (store_meta is empty): put a backup in its place")
+    return row
+
+
+def find(session: Session, name: str) -> Category | None:
+    """Find a class by name, whatever its case."""
+    return session.scalars(select(Category).where(Category.key == printable(class_key(name)))).one_or_none()
+
+
+def generations(session: Session) -> set[support.Generation]:
+    """Give the generation of every class."""
+    return {(row.slug, row.generation) for row in session.execute(select(Category.slug, Category.generation))}
+
+
+def put(
+    session: Session, record: ClassRecord, name: str, generation: str, file_bytes: int, *, replace: bool
+) -> Category:
+    """Write a class into the database; nothing is visible before the session commits.
+
+    Args:
+        session: Writing session.
+        record: The class.
+        name: Its name, normalised.
+        generation: Generation id of its files.
+        file_bytes: Size of its files.
+        replace: Whether a class of this name may be there; it keeps its id, so its place in the order.
+
+    Returns:
+        The row.
+
+    Raises:
+        ClassExistsError: If the class is there and `replace` is false.
+    """
+    row = find(session, name)
+    if not replace:
+        require_absent(row)
+    if row is None:
+        row = Category(key=class_key(name), slug=slugify(name))
+        session.add(row)
+    else:
+        session.execute(delete(Prototype).where(Prototype.category_id == row.id))
+        session.execute(delete(SupportImage).where(SupportImage.category_id == row.id))
+    row.name = name
+    row.generation = generation
+    row.kind, row.kind_source = record.kind, record.kind_source
+    row.created_at = datetime.now(UTC)
+    row.seed, row.settings, row.rejected = int(record.seed), record.settings, int(record.rejected)
+    row.file_bytes = file_bytes
+    session.flush()
+    supports = _insert_supports(session, row.id, record)
+    _insert_prototypes(session, row.id, record, supports)
+    vectors_changed(session)
+    return row
+
+
+def require_absent(row: Category | None) -> None:
+    """Raise when there is a class.
+
+    Raises:
+        ClassExistsError: If `row` is one.
+    """
+    if row is not None:
+        raise ClassExistsError(
+            f"the store already has a class {row.name!r}: add --if-exists replace to make it anew, "
+            "or --if-exists skip to keep it"
+        )
+
+
+def drop(session: Session, ids: Sequence[int]) -> None:
+    """Delete classes with everything that hangs on them."""
+    session.execute(delete(Category).where(Category.id.in_(ids)))
+    vectors_changed(session)
+
+
+def vectors_changed(session: Session) -> None:
+    """Let every index know that it is outdated, and forget extractors without prototypes."""
+    row = meta(session)
+    row.vector_revision += 1
+    row.vector_token = uuid.uuid4().hex
+    session.execute(delete(Extractor).where(~exists().where(Prototype.extractor_id == Extractor.id)))
+
+
+def _insert_supports(session: Session, category_id: int, record: ClassRecord) -> dict[int, int]:
+    """Insert the support images; give their row ids by position."""
+    rows = [
+        SupportImage(
+            category_id=category_id,
+            position=int(item.position),
+            seed=None if item.seed is None else int(item.seed),
+            prompt=printable(item.prompt),
+            height=item.image.shape[0],
+            width=item.image.shape[1],
+        )
+        for item in record.supports
+    ]
+    session.add_all(rows)
+    session.flush()
+    return {row.position: row.id for row in rows}
+
+
+def _insert_prototypes(session: Session, category_id: int, record: ClassRecord, support_ids: dict[int, int]) -> None:
+    used = {prototype.extractor for prototype in record.prototypes}
+    extractor_ids = {item.digest: _extractor_id(session, item) for item in record.extractors if item.digest in used}
+    if record.prototypes:
+        session.execute(
+            insert(Prototype),
+            [_prototype_values(item, category_id, extractor_ids, support_ids) for item in record.prototypes],
+        )
+
+
+def _prototype_values(
+    item: PrototypeRecord, category_id: int, extractor_ids: dict[str, int], support_ids: dict[int, int]
+) -> dict[str, Any]:
+    blob, norm = encode_vector(item.vector)
+    return {
+        "category_id": category_id,
+        "extractor_id": extractor_ids[item.extractor],
+        "support_id": None if item.support is None else support_ids[item.support],
+        "role": item.role,
+        "kind": item.kind,
+        "vector": blob,
+        "norm": norm,
+        "pixels": int(item.pixels),
+    }
+
+
+def _extractor_id(session: Session, record: ExtractorRecord) -> int:
+    row = session.scalars(select(Extractor).where(Extractor.digest == record.digest)).one_or_none()
+    if row is None:
+        row = Extractor(digest=record.digest, name=record.name, dim=int(record.dim), spec=record.spec)
+        session.add(row)
+        session.flush()
+    elif row.dim != record.dim:
+        raise ValueError(
+            f"extractor {record.name!r} ({record.digest[:16]}) makes {record.dim} numbers per vector, but the store "
+            f"holds vectors of {row.dim} under the same digest"
+        )
+    return row.id
+
+
+def infos(session: Session, ids: Sequence[int] | None = None) -> list[ClassInfo]:
+    """Describe classes, in the order in which they were first added.
+
+    Args:
+        session: Session.
+        ids: Only these row ids; None for all.
+    """
+    rows = session.scalars(select(Category).where(_among(Category.id, ids)).order_by(Category.id)).all()
+    counts: dict[int, dict[tuple[str, Role, PrototypeKind], int]] = defaultdict(dict)
+    extractors: dict[int, dict[str, None]] = defaultdict(dict)
+    vector_bytes: dict[int, int] = defaultdict(int)
+    groups = session.execute(
+        select(
+            Prototype.category_id,
+            Extractor.name,
+            Extractor.digest,
+            Prototype.role,
+            Prototype.kind,
+            func.count(),
+            func.sum(func.length(Prototype.vector)),
+        )
+        .join(Extractor, Extractor.id == Prototype.extractor_id)
+        .where(_among(Prototype.category_id, ids))
+        .group_by(Prototype.category_id, Extractor.id, Prototype.role, Prototype.kind)
+        .order_by(Extractor.id, Prototype.role.desc(), Prototype.kind)
+    )
+    for category_id, name, digest, role, kind, count, nbytes in groups:
+        counted = counts[category_id]
+        cell = (name, cast("Role", role), cast("PrototypeKind", kind))
+        counted[cell] = counted.get(cell, 0) + count
+        extractors[category_id][digest] = None
+        vector_bytes[category_id] += nbytes
+    supports = {
+        category_id: count
+        for category_id, count in session.execute(
+            select(SupportImage.category_id, func.count())
+            .where(_among(SupportImage.category_id, ids))
+            .group_by(SupportImage.category_id)
+        )
+    }
+    return [
+        ClassInfo(
+            id=row.id,
+            name=row.name,
+            slug=row.slug,
+            generation=row.generation,
+            kind=cast("ClassKind", row.kind),
+            kind_source=cast("KindSource", row.kind_source),
+            created_at=row.created_at,
+            seed=row.seed,
+            settings=row.settings,
+            rejected=row.rejected,
+            support_count=supports.get(row.id, 0),
+            prototype_counts=counts[row.id],
+            extractors=tuple(extractors[row.id]),
+            nbytes=row.file_bytes + vector_bytes[row.id],
+        )
+        for row in rows
+    ]
+
+
+def owners(session: Session, ids: Collection[int]) -> dict[int, str]:
+    """Give the class name of each of these prototypes; ids of none are left out."""
+    query = select(Prototype.id, Category.name).join(Category, Category.id == Prototype.category_id)
+    if len(ids) <= _MAX_PARAMETERS:
+        query = query.where(Prototype.id.in_(ids))
+    return {number: name for number, name in session.execute(query) if number in ids}
+
+
+def stored_supports(session: Session, store: Path, row: Category) -> list[StoredSupport]:
+    """Give the support images of a class, by position."""
+    folder = support.folder_of(store, (row.slug, row.generation))
+    images = session.scalars(
+        select(SupportImage).where(SupportImage.category_id == row.id).order_by(SupportImage.position)
+    )
+    found = []
+    for image in images:
+        picture, attribution, mask = support.file_names(image.position)
+        found.append(
+            StoredSupport(
+                position=image.position,
+                seed=image.seed,
+                prompt=image.prompt,
+                image_path=folder / picture,
+                attribution_path=folder / attribution,
+                mask_path=folder / mask,
+            )
+        )
+    return found
+
+
+def _among(column: Any, ids: Sequence[int] | None) -> Any:
+    """A condition that holds for these ids, or for all when `ids` is None."""
+    return column.is_not(None) if ids is None else column.in_(ids)

@@ -1,0 +1,206 @@
+"""The SQLite database of a store: connections, transactions, and what its errors mean."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from ovseg_cli.errors import (
+    OvsegError,
+    StoreCorruptError,
+    StoreError,
+    StoreLockedError,
+    StoreNotFoundError,
+)
+from ovseg_cli.store.disk import disk_full, read_only
+
+DATABASE_NAME = "ovseg.db"
+_BUSY_SECONDS = 10.0
+_BEGIN = "ovseg_begin"
+
+Mode = Literal["rwc", "rw", "ro"]
+
+
+class Database:
+    """Transactions on the database file of a store.
+
+    No connection outlives its transaction. So nothing is shared by accident with a forked worker, and
+    the last one to leave folds the write-ahead log into the database: a store at rest is one file that
+    can be copied or put on a read-only medium.
+
+    Args:
+        file: The database file.
+        mode: "rwc" creates the file, "rw" expects it, "ro" never writes.
+    """
+
+    def __init__(self, file: Path, mode: Mode) -> None:
+        self.file = file
+        self.mode = mode
+        self._immutable = mode == "ro" and self._needs_immutable()
+        engine = create_engine("sqlite://", creator=self._connect, poolclass=NullPool)
+        event.listen(engine, "begin", _begin)
+        self._reader: Engine = engine
+        # IMMEDIATE: a transaction that began as a reader can fail to become a writer, whatever it waits.
+        self._writer: Engine = engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Read one consistent state, however long it takes and whoever writes meanwhile.
+
+        Raises:
+            StoreError: In its kinds; see `database_errors`.
+        """
+        with database_errors(self.file), Session(self._reader) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Change the database as a whole: everything at the end of the block, or nothing.
+
+        Raises:
+            StoreError: In its kinds; see `database_errors`.
+        """
+        with database_errors(self.file), Session(self._writer) as session, session.begin():
+            yield session
+
+    def use_write_ahead_log(self) -> None:
+        """Let readers and a writer work at the same time; the file remembers it.
+
+        Raises:
+            StoreError: In its kinds; see `database_errors`.
+        """
+        with database_errors(self.file), closing(self._connect()) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+
+    def backup(self, target: Path) -> None:
+        """Copy the database, with all that is committed, into a new file.
+
+        Raises:
+            StoreError: In its kinds; see `database_errors`.
+        """
+        try:
+            with (
+                database_errors(self.file),
+                closing(self._connect()) as source,
+                closing(sqlite3.connect(target)) as copy,
+            ):
+                source.backup(copy)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        uri = f"{self.file.absolute().as_uri()}?mode={self.mode}{'&immutable=1' if self._immutable else ''}"
+        # isolation_level None: sqlite3 would open transactions on its own, and not for DDL; we say when.
+        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+        try:
+            connection.execute("PRAGMA foreign_keys = ON")
+            # FULL, not the NORMAL that is usual with WAL: the files of a replaced class are deleted right
+            # after the commit, so a commit that a power cut could take back would name files that are gone.
+            connection.execute("PRAGMA synchronous = FULL")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _needs_immutable(self) -> bool:
+        """Whether SQLite can read this file only when told that nobody changes it.
+
+        Reading in WAL mode needs a shared-memory file beside the database, which a read-only folder
+        does not take. Where no log is left over either, the database file alone is the whole truth;
+        should a writer with more rights than ours come meanwhile, reading again gives the new state.
+        """
+        self._immutable = False
+        try:
+            with closing(self._connect()) as connection:
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.Error as error:
+            code = _primary_code(error)
+            if code not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+                return False  # another trouble: the first transaction will meet it again and name it
+            log = self.file.with_name(self.file.name + "-wal")
+            return not log.exists() or log.stat().st_size == 0
+        return False
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+
+
+def _primary_code(error: BaseException | None) -> int:
+    """Give SQLite's primary result code, without the detail in the upper bits; -1 if there is none."""
+    code: Any = getattr(error, "sqlite_errorcode", None)
+    return -1 if code is None else int(code) & 0xFF
+
+
+@contextmanager
+def database_errors(file: Path) -> Iterator[None]:
+    """Turn the errors of SQLite and SQLAlchemy into the matching ovseg error.
+
+    Args:
+        file: The database file, for the message.
+
+    Raises:
+        DiskFullError: The disk is full (SQLite then cannot even read a database that others may write).
+        StoreReadOnlyError: The database cannot be written.
+        StoreLockedError: Another program holds the database.
+        StoreCorruptError: The file is damaged, is no database, or lacks tables or sound values.
+        StoreError: Anything else that the database refuses.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        raise _translate(file, error.orig or error) from error
+    except sqlite3.Error as error:
+        raise _translate(file, error) from error
+    except json.JSONDecodeError as error:
+        raise corrupt(file, f"a JSON value cannot be read: {error}") from error
+
+
+def corrupt(file: Path, reason: object) -> StoreCorruptError:
+    """Make the error for a database that cannot be trusted.
+
+    Args:
+        file: The database file.
+        reason: What is wrong with it.
+    """
+    return StoreCorruptError(
+        f"the database {file} is damaged or is not an ovseg store ({reason}): put a backup in its place, "
+        "or move the folder away and add the classes again"
+    )
+
+
+def _translate(file: Path, error: BaseException) -> OvsegError:
+    code = _primary_code(error)
+    # Readers too need a few pages of shared memory beside the database, which a full disk does not give.
+    no_room_to_read = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHMSIZE
+    if code == sqlite3.SQLITE_FULL or no_room_to_read:
+        return disk_full(file.parent, error)
+    if code == sqlite3.SQLITE_IOERR:
+        return StoreError(
+            f"the disk refused to read or write the database {file} ({error}); the store is as it was before: "
+            "look whether the disk is over its quota or failing"
+        )
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+        return read_only(file.parent, error)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreLockedError(
+            f"another program holds the database {file} ({error}): close it, then run the command again"
+        )
+    if code == sqlite3.SQLITE_CANTOPEN:
+        if not file.exists():
+            return StoreNotFoundError(f"the database {file} is gone: check --store or OVSEG_STORE")
+        return read_only(file.parent, error)
+    # SQLITE_ERROR is a missing table or column: the schema is not the one that the revision promises.
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT):
+        return corrupt(file, error)
+    return StoreError(f"the database {file} failed: {error}; check the disk and run `ovseg doctor`")

@@ -1,0 +1,103 @@
+"""Durable files and folders, and what the operating system's errors mean for a store."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ovseg_cli.errors import DiskFullError, StoreError, StoreReadOnlyError
+
+# EFBIG is what a file-size limit gives, EDQUOT a quota: for the user both are a disk that takes no more.
+_FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+TEMPORARY_SUFFIX = ".tmp"
+
+
+def disk_full(store: Path, reason: object) -> DiskFullError:
+    """Make the error for a disk that takes no more.
+
+    Args:
+        store: The store's folder.
+        reason: What the system or the database said.
+    """
+    return DiskFullError(
+        f"the disk of the store {store} takes no more data ({reason}); nothing of this was stored: "
+        "free some space and run the command again"
+    )
+
+
+def read_only(store: Path, reason: object) -> StoreReadOnlyError:
+    """Make the error for a store that cannot be written.
+
+    Args:
+        store: The store's folder.
+        reason: What the system or the database said.
+    """
+    return StoreReadOnlyError(
+        f"the store {store} cannot be written ({reason}): "
+        "make the folder writable, or choose another one with --store or OVSEG_STORE"
+    )
+
+
+@contextmanager
+def os_errors(store: Path) -> Iterator[None]:
+    """Turn `OSError` into the matching ovseg error.
+
+    Args:
+        store: The store's folder, for the message.
+
+    Raises:
+        DiskFullError: No space, over quota or over a file-size limit.
+        StoreReadOnlyError: No permission, or a read-only file system.
+        StoreError: Any other refusal.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        if error.errno in _FULL:
+            raise disk_full(store, reason) from error
+        if error.errno in _DENIED:
+            raise read_only(store, reason) from error
+        named = f" on {error.filename}" if error.filename else ""
+        raise StoreError(f"the store {store} cannot be used: {reason}{named}") from error
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that does not exist yet, and wait until the disk has it."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put a file into place as a whole: whoever reads it sees the old bytes or the new ones."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    try:
+        temporary.unlink(missing_ok=True)
+        write_new(temporary, data)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the folder's entries (Windows does so by itself, and refuses to be asked)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_writable(folder: Path, *files: Path) -> bool:
+    """Whether the folder takes new files and the files in it can be changed, as far as the system says."""
+    return os.access(folder, os.W_OK | os.X_OK) and all(os.access(file, os.W_OK) for file in files)

@@ -1,0 +1,106 @@
+"""Class names: what is allowed, when two are the same, and what their folders are called."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+
+from ovseg_cli.errors import ClassNameError
+
+MAX_NAME_LENGTH = 80
+"""Longest class name, in characters."""
+
+_RESERVED = frozenset({"background", "_background_"})
+_MAX_SLUG_STEM = 48
+# Cc and Cs cannot be shown or encoded, Zl and Zp would break every line-based file that holds names.
+_CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# Folder names that Windows keeps for devices, whatever their extension.
+_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul"} | {f"{device}{digit}" for device in ("com", "lpt") for digit in "123456789"}
+)
+
+
+def normalise_class_name(name: str) -> str:
+    """Bring a class name into the form in which it is stored and shown.
+
+    Args:
+        name: Name as typed, in any script.
+
+    Returns:
+        The name in Unicode NFC, without outer spaces and with inner runs of spaces made one.
+
+    Raises:
+        ClassNameError: If nothing visible is left, or the name is longer than `MAX_NAME_LENGTH`
+            characters, holds a comma, a slash, a backslash, ".." or a control character, or is the
+            name that outputs keep for pixels of no class.
+    """
+    normal = unicodedata.normalize("NFC", " ".join(name.split()))
+    # Checked on the name as typed: splitting has already eaten tabs and line breaks.
+    for character in name:
+        if unicodedata.category(character) in _CONTROL_CATEGORIES:
+            raise ClassNameError(
+                f"a class name cannot hold control characters or line breaks; got {name[:MAX_NAME_LENGTH]!r}: "
+                "type it with plain spaces"
+            )
+    if not any(_is_visible(character) for character in normal):
+        raise ClassNameError(f"a class name must not be empty; got {name!r}: say what to look for, like 'cat'")
+    if len(normal) > MAX_NAME_LENGTH:
+        raise ClassNameError(
+            f"a class name has at most {MAX_NAME_LENGTH} characters; got {len(normal)} ({normal[:24]!r}…): "
+            "shorten it, and put the description into --prompt"
+        )
+    for forbidden, called in ((",", "a comma"), ("/", "a slash"), ("\\", "a backslash"), ("..", "'..'")):
+        if forbidden in normal:
+            hint = (
+                "commas separate classes, so give each class on its own"
+                if forbidden == ","
+                else "use letters, digits and spaces"
+            )
+            raise ClassNameError(f"a class name cannot hold {called}; got {normal!r}: {hint}")
+    if class_key(normal) in _RESERVED:
+        raise ClassNameError(
+            f"{normal!r} is the name of the pixels that belong to no class, so it cannot be a class: "
+            "choose another name"
+        )
+    return normal
+
+
+def class_key(name: str) -> str:
+    """Give the key under which a class name is unique: names that differ only in case share it.
+
+    Args:
+        name: A class name; need not be normalised.
+
+    Returns:
+        The canonical caseless form (Unicode 3.13, D145), in NFC.
+    """
+    decomposed = unicodedata.normalize("NFD", " ".join(name.split()))
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", decomposed.casefold()))
+
+
+def slugify(name: str) -> str:
+    """Give the folder name of a class: short, lower-case ASCII, the same on every file system.
+
+    A name that the slug cannot tell in full (accents, other scripts, punctuation, very long) gets a
+    short hash after an underscore, so that different classes have different folders.
+
+    Args:
+        name: A class name; need not be normalised.
+
+    Returns:
+        For example "chocolate-glazed-donut", "creme-brulee_f1f9a25cd8".
+    """
+    key = class_key(name)
+    ascii_only = unicodedata.normalize("NFKD", key).encode("ascii", "ignore").decode("ascii").casefold()
+    stem = re.sub(r"[^a-z0-9]+", "-", ascii_only).strip("-")[:_MAX_SLUG_STEM].rstrip("-")
+    if stem and stem.replace("-", " ") == key and stem not in _DEVICES:
+        return stem
+    # Nothing but the hash puts an underscore into a slug, so a hashed slug never meets a plain one.
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{stem or 'class'}_{digest[:10]}"
+
+
+def _is_visible(character: str) -> bool:
+    """Whether a character leaves ink: not a space, a format character or a lone combining mark."""
+    return unicodedata.category(character)[0] not in "ZCM"

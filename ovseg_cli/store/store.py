@@ -1,0 +1,670 @@
+"""The store: an on-disk database of class prototypes that grows class by class."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ovseg_cli.errors import (
+    OvsegError,
+    ProfileMismatchError,
+    StoreError,
+    StoreLockedError,
+    StoreNotFoundError,
+    StoreReadOnlyError,
+    UnknownClassError,
+    UsageError,
+)
+from ovseg_cli.store import classes, health, journal, schema, support, vector_index
+from ovseg_cli.store.database import DATABASE_NAME, Database, Mode
+from ovseg_cli.store.disk import is_writable, os_errors, read_only
+from ovseg_cli.store.health import StoreHealth
+from ovseg_cli.store.lock import write_lock
+from ovseg_cli.store.names import class_key, normalise_class_name, slugify
+from ovseg_cli.store.records import (
+    ClassInfo,
+    ClassRecord,
+    PrototypeBlock,
+    Role,
+    RunInfo,
+    RunItem,
+    RunRecord,
+    RunStatus,
+    StoredSupport,
+)
+from ovseg_cli.store.tables import Category, Extractor, Prototype, StoreMeta
+from ovseg_cli.store.vector_index import Stamp, VectorIndex
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_LOCK_TIMEOUT = 30.0
+"""Seconds to wait for another process that is writing."""
+
+
+class ProfileLike(Protocol):
+    """What a store keeps of a profile."""
+
+    @property
+    def name(self) -> str:
+        """Name of the profile."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Digest of everything in it."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """Describe it in JSON-able values."""
+        ...
+
+
+def default_store_path() -> Path:
+    """Give the store that is used when none is named.
+
+    Returns:
+        `OVSEG_STORE` when it is set and not empty, else the platform's folder for user data.
+    """
+    named = os.environ.get("OVSEG_STORE")
+    return Path(named).expanduser() if named else Path(platformdirs.user_data_dir("ovseg", appauthor=False))
+
+
+class Store:
+    """A folder with a database of classes, their support images, and a search index.
+
+    Several processes may use a store at the same time: readers always see one consistent state, and
+    writers wait for each other. A change is there as a whole or not at all, whenever the process dies.
+    One `Store` object belongs to one thread.
+
+    Make one with `Store.open`, best in a `with` statement:
+
+        with Store.open("my-store", profile="mini") as store:
+            print(store.class_names())
+
+    Attributes:
+        path: The store's folder, absolute.
+        read_only: Whether the folder or its database cannot be written; reading works all the same.
+        profile_name: Name of the profile that the store was created with.
+        profile_digest: Digest of that profile.
+        profile_record: That profile, described in JSON values.
+        lock_timeout: Seconds to wait for another process that is writing.
+    """
+
+    def __init__(self, database: Database, meta: StoreMeta, *, lock_timeout: float) -> None:
+        """Use `Store.open`."""
+        self.path: Path = database.file.parent
+        self.read_only: bool = database.mode == "ro"
+        self.profile_name: str = meta.profile_name
+        self.profile_digest: str = meta.profile_digest
+        self.profile_record: dict[str, Any] = meta.profile_record
+        self.lock_timeout = lock_timeout
+        self._database = database
+        self._indexes: dict[str, VectorIndex] = {}
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path | None = None,
+        *,
+        profile: str | ProfileLike | None = None,
+        create: bool = True,
+        offline: bool = False,
+        lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
+    ) -> Self:
+        """Open a store, or create it.
+
+        Args:
+            path: The store's folder; None for `default_store_path()`.
+            profile: Profile (or its name) for a new store. For an existing store it must be the one that
+                the store was created with. None takes what is there, or resolves the default.
+            create: Whether to create a store that is not there.
+            offline: Whether resolving the default profile may not ask the hub.
+            lock_timeout: Seconds to wait for another process that is writing.
+
+        Returns:
+            The store.
+
+        Raises:
+            StoreNotFoundError: If there is no store and `create` is false.
+            ProfileMismatchError: If the store was created with another profile.
+            StoreVersionError: If a newer ovseg made the store.
+            StoreCorruptError: If the database is damaged or is not a store.
+            StoreReadOnlyError: If a store is to be created or upgraded where nothing can be written.
+            StoreLockedError: If another process keeps writing.
+            DiskFullError: If no space is left for a new store.
+        """
+        folder = _store_folder(path)
+        file = folder / DATABASE_NAME
+        with os_errors(folder):
+            revision = _revision(file)
+        if revision is None:
+            if not create:
+                raise StoreNotFoundError(
+                    f"there is no store at {folder}: add a class with `ovseg add-class NAME`, "
+                    "or check --store and OVSEG_STORE"
+                )
+            chosen = _resolve(profile, offline=offline)
+            with os_errors(folder):
+                _create(file, chosen, lock_timeout)
+        elif not schema.is_current(revision, folder):
+            with os_errors(folder):
+                _upgrade(file, lock_timeout)
+        with os_errors(folder):
+            database = Database(file, _mode(file))
+            with database.read() as session:
+                meta = classes.meta(session)
+                session.expunge(meta)
+        store = cls(database, meta, lock_timeout=lock_timeout)
+        asked = profile if isinstance(profile, str) or profile is None else profile.name
+        if asked is not None and asked != store.profile_name:
+            raise ProfileMismatchError(
+                f"the store {folder} was made with profile {store.profile_name!r}, not {asked!r}: leave --profile "
+                f"out, or choose another folder with --store for {asked!r}"
+            )
+        return store
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r}, profile={self.profile_name!r})"
+
+    def close(self) -> None:
+        """Let go of the loaded indexes; nothing else is held between two calls."""
+        self._indexes.clear()
+
+    @property
+    def vector_revision(self) -> int:
+        """How often the prototypes in the store have changed, read now."""
+        with self._database.read() as session:
+            return classes.meta(session).vector_revision
+
+    # Classes
+
+    def classes(self) -> list[ClassInfo]:
+        """Describe all classes, in the order in which they were first added."""
+        with self._database.read() as session:
+            return classes.infos(session)
+
+    def class_names(self) -> list[str]:
+        """Give the names of all classes, in the order in which they were first added."""
+        with self._database.read() as session:
+            return list(session.scalars(select(Category.name).order_by(Category.id)))
+
+    def has_class(self, name: str) -> bool:
+        """Whether there is a class of this name, whatever its case."""
+        with self._database.read() as session:
+            return classes.find(session, name) is not None
+
+    def get_class(self, name: str) -> ClassInfo:
+        """Describe one class.
+
+        Args:
+            name: Name of the class, in any case.
+
+        Raises:
+            UnknownClassError: If there is no such class; the message names the nearest ones.
+        """
+        with self._database.read() as session:
+            return classes.infos(session, [self._row(session, name).id])[0]
+
+    def supports(self, name: str) -> list[StoredSupport]:
+        """Give the support images of a class, by position.
+
+        Args:
+            name: Name of the class, in any case.
+
+        Raises:
+            UnknownClassError: If there is no such class.
+        """
+        with self._database.read() as session:
+            return classes.stored_supports(session, self.path, self._row(session, name))
+
+    def add_class(self, record: ClassRecord, *, replace: bool = False) -> ClassInfo:
+        """Add a class with everything that belongs to it, in one transaction.
+
+        Args:
+            record: The class.
+            replace: Whether a class of this name may be there; it is then replaced as a whole and keeps
+                its place in the order of classes.
+
+        Returns:
+            The class as stored.
+
+        Raises:
+            ClassNameError: If the name cannot be stored.
+            ClassExistsError: If the class is there and `replace` is false.
+            StoreReadOnlyError: If the store cannot be written.
+            StoreLockedError: If another process keeps writing.
+            DiskFullError: If no space is left; the store is then as before.
+            ValueError: If the store knows one of the extractor digests with vectors of another length.
+        """
+        name = normalise_class_name(record.name)
+        self._require_writable()
+        # Asked twice: here before any work is done, and in the transaction, where the answer counts.
+        if not replace:
+            with self._database.read() as session:
+                classes.require_absent(classes.find(session, name))
+        files = support.encode(record.supports)
+        file_bytes = sum(map(len, files.values()))
+        generation = (slugify(name), uuid.uuid4().hex)
+        with self._changing():
+            support.stage(self.path, generation, files)
+            with self._database.write() as session:
+                row = classes.put(session, record, name, generation[1], file_bytes, replace=replace)
+                return classes.infos(session, [row.id])[0]
+
+    def remove_classes(self, names: Iterable[str]) -> list[ClassInfo]:
+        """Remove classes, all of them in one transaction.
+
+        Args:
+            names: Names of the classes, in any case.
+
+        Returns:
+            What was removed, in the order of the store.
+
+        Raises:
+            UnknownClassError: If one of the classes is not there; then none is removed.
+            StoreReadOnlyError: If the store cannot be written.
+            StoreLockedError: If another process keeps writing.
+        """
+        self._require_writable()
+        with self._changing(), self._database.write() as session:
+            ids = sorted({self._row(session, name).id for name in names})
+            removed = classes.infos(session, ids)
+            if ids:
+                classes.drop(session, ids)
+            return removed
+
+    # Prototypes
+
+    def prototypes(self, names: Sequence[str] | None, extractor: str) -> PrototypeBlock:
+        """Read the prototypes that one extractor made for some classes.
+
+        Args:
+            names: Names of the classes, in any case; a class named twice counts once. None for all.
+            extractor: Digest of the extractor.
+
+        Returns:
+            The prototypes, ordered by class and then as they were added. Classes without any prototype
+            are listed in `classes` and have no rows.
+
+        Raises:
+            UnknownClassError: If there is no such class.
+            ProfileMismatchError: If a class has prototypes, but none by this extractor.
+        """
+        with self._database.read() as session:
+            if names is None:
+                chosen = list(session.scalars(select(Category).order_by(Category.id)))
+            else:
+                chosen = list({row.id: row for row in (self._row(session, name) for name in names)}.values())
+            ids = None if names is None else [row.id for row in chosen]
+            vectors, found = self._read_vectors(session, extractor, ids)
+            present = {row.category_id for row in found}
+            self._require_same_extractor(session, [row for row in chosen if row.id not in present], extractor)
+        place = {row.id: index for index, row in enumerate(chosen)}
+        class_index = np.array([place[row.category_id] for row in found], np.int64)
+        order = np.argsort(class_index, kind="stable")
+        return PrototypeBlock(
+            classes=tuple(row.name for row in chosen),
+            vectors=vectors[order],
+            class_index=class_index[order],
+            role_is_fg=np.array([row.role == "fg" for row in found], np.bool_)[order],
+            kind=tuple(found[index].kind for index in order),
+            ids=np.array([row.id for row in found], np.int64)[order],
+        )
+
+    def nearest(
+        self, vectors: NDArray[np.float32], extractor: str, *, k: int, role: Role = "fg"
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Find the prototypes of the whole store that are most similar to some features.
+
+        Args:
+            vectors: float32 (Q, D), of any length: they are normalised here.
+            extractor: Digest of the extractor that made them.
+            k: How many prototypes to find for each.
+            role: Whether to look among foreground or background prototypes.
+
+        Returns:
+            Cosine similarities float32 (Q, k), falling, and database ids int64 (Q, k). Where the store
+            has fewer than k prototypes of this role, the rest is -inf and -1.
+
+        Raises:
+            ProfileMismatchError: If the store has prototypes, but none by this extractor.
+            ValueError: If the vectors have another shape than (Q, D), or `k` is not positive.
+        """
+        queries = np.asarray(vectors, np.float32)
+        if queries.ndim != 2:
+            raise ValueError(f"vectors must have shape (Q, D); got {queries.shape}")
+        if k < 1:
+            raise ValueError(f"k must be at least 1; got {k}")
+        with self._database.read() as session:
+            dim = session.scalar(select(Extractor.dim).where(Extractor.digest == extractor))
+            if dim is None:
+                chosen = list(session.scalars(select(Category).order_by(Category.id)))
+                self._require_same_extractor(session, chosen, extractor)
+                empty = (len(queries), k)
+                return np.full(empty, -np.inf, np.float32), np.full(empty, -1, np.int64)
+            if queries.shape[1] != dim:
+                raise ValueError(f"vectors must have shape (Q, {dim}) for this extractor; got {queries.shape}")
+            among = session.scalars(
+                select(Prototype.id)
+                .join(Extractor, Extractor.id == Prototype.extractor_id)
+                .where(Extractor.digest == extractor, Prototype.role == role)
+            ).all()
+            index = self._index(session, extractor)
+        norms = np.linalg.norm(queries, axis=1, keepdims=True)
+        queries = np.divide(queries, norms, out=np.zeros_like(queries), where=norms > 0)
+        return index.search(queries, k, np.array(among, np.int64))
+
+    def class_of(self, ids: Sequence[int] | NDArray[np.int64]) -> list[str]:
+        """Name the classes that some prototypes belong to.
+
+        Args:
+            ids: N database ids of prototypes.
+
+        Returns:
+            N class names.
+
+        Raises:
+            ValueError: If an id is not that of a prototype (-1 of `nearest` is not).
+        """
+        wanted = [int(number) for number in ids]
+        with self._database.read() as session:
+            owners = classes.owners(session, set(wanted))
+        unknown = [number for number in wanted if number not in owners]
+        if unknown:
+            raise ValueError(f"no prototype has the id {unknown[0]}")
+        return [owners[number] for number in wanted]
+
+    # Runs and evaluations
+
+    def begin_run(self, record: RunRecord) -> None:
+        """Note that a run has begun; its status is "running".
+
+        Raises:
+            ValueError: If a run of this id has begun before.
+            StoreReadOnlyError: If the store cannot be written.
+        """
+        with self._noting() as session:
+            journal.begin(session, record)
+
+    def add_run_items(self, run_id: str, items: Iterable[RunItem]) -> None:
+        """Note what became of some inputs of a run.
+
+        Raises:
+            ValueError: If there is no such run.
+            StoreReadOnlyError: If the store cannot be written.
+        """
+        with self._noting() as session:
+            journal.add_items(session, run_id, items)
+
+    def finish_run(self, run_id: str, status: RunStatus) -> None:
+        """Note how a run ended: "finished" or "interrupted".
+
+        Raises:
+            ValueError: If there is no such run.
+            StoreReadOnlyError: If the store cannot be written.
+        """
+        with self._noting() as session:
+            journal.finish(session, run_id, status)
+
+    def last_run(self) -> RunInfo | None:
+        """Describe the run that began last, however it ended; None when there is none."""
+        with self._database.read() as session:
+            return next(iter(journal.infos(session, last=1)), None)
+
+    def runs(self) -> list[RunInfo]:
+        """Describe all runs, the latest first."""
+        with self._database.read() as session:
+            return journal.infos(session)
+
+    def record_evaluation(self, run_id: str | None, report: dict[str, Any]) -> int:
+        """Keep a report of an evaluation.
+
+        Args:
+            run_id: The run that was scored; None for labels of unknown origin.
+            report: JSON-able.
+
+        Returns:
+            Its number in the store.
+
+        Raises:
+            ValueError: If there is no such run.
+            StoreReadOnlyError: If the store cannot be written.
+        """
+        with self._noting() as session:
+            return journal.add_evaluation(session, run_id, report)
+
+    def health(self) -> StoreHealth:
+        """Look the whole store over: the database's integrity, files, orphans, indexes.
+
+        Raises:
+            StoreCorruptError: If the database is too damaged to be looked over.
+        """
+        with os_errors(self.path), self._database.read() as session:
+            return health.examine(session, self.path, read_only=self.read_only)
+
+    # Within
+
+    def _require_writable(self) -> None:
+        if self.read_only:
+            raise read_only(self.path, "it was opened read-only: its folder or database has no write permission")
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Hold the write lock around a change of classes; afterwards no file is left that no row names.
+
+        The files of a new class are on disk before the commit that names them, those of a replaced or
+        removed class are deleted after it. So whatever a dead process leaves behind is only ever too
+        much, never too little, and one sweep serves success, failure and the next writer alike.
+        """
+        with os_errors(self.path), write_lock(self.path, self.lock_timeout):
+            try:
+                yield
+            except BaseException:
+                with suppress(OvsegError, OSError):  # the first error is the one to tell
+                    self._sweep()
+                raise
+            try:
+                self._sweep()
+            except (OvsegError, OSError) as error:
+                logger.warning("files that nothing uses stay in %s until the next change: %s", self.path, error)
+
+    @contextmanager
+    def _noting(self) -> Iterator[Session]:
+        """Hold the write lock around a change of the journal."""
+        self._require_writable()
+        with os_errors(self.path), write_lock(self.path, self.lock_timeout), self._database.write() as session:
+            yield session
+
+    def _sweep(self) -> None:
+        with self._database.read() as session:
+            orphans = health.find_orphans(session, self.path)
+        for path in orphans:
+            if path.is_dir():
+                support.remove(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _row(self, session: Session, name: str) -> Category:
+        row = classes.find(session, name)
+        if row is None:
+            raise self._unknown(session, name)
+        return row
+
+    def _unknown(self, session: Session, name: str) -> UnknownClassError:
+        names = list(session.scalars(select(Category.name).order_by(Category.id)))
+        if not names:
+            return UnknownClassError(f"the store has no class {name!r}, nor any other: add it with `ovseg add-class`")
+        by_key = {class_key(known): known for known in names}
+        near = [by_key[key] for key in difflib.get_close_matches(class_key(name), by_key, n=3)]
+        if near:
+            hint = f"did you mean {' or '.join(map(repr, near))}?"
+        else:
+            hint = "`ovseg list-classes` shows what there is, `ovseg add-class` adds it"
+        return UnknownClassError(f"the store has no class {name!r}: {hint}")
+
+    def _require_same_extractor(self, session: Session, rows: Sequence[Category], extractor: str) -> None:
+        """Raise when one of the classes has prototypes; they are known to be none by this extractor."""
+        for row in rows:
+            other = session.scalars(
+                select(Extractor.name)
+                .join(Prototype, Prototype.extractor_id == Extractor.id)
+                .where(Prototype.category_id == row.id)
+                .limit(1)
+            ).first()
+            if other is not None:
+                raise ProfileMismatchError(
+                    f"the prototypes of {row.name!r} were not made by the feature extractor in use "
+                    f"({extractor[:16]}): make them anew with `ovseg add-class {_quoted(row.name)} "
+                    "--if-exists replace`"
+                )
+
+    def _read_vectors(
+        self, session: Session, extractor: str, ids: Sequence[int] | None
+    ) -> tuple[NDArray[np.float32], Sequence[Any]]:
+        """Read vectors float32 (N, D) by one extractor, and N rows with id, category_id, role and kind."""
+        query = (
+            select(Prototype.id, Prototype.category_id, Prototype.role, Prototype.kind, Prototype.vector)
+            .join(Extractor, Extractor.id == Prototype.extractor_id)
+            .where(Extractor.digest == extractor)
+            .order_by(Prototype.id)
+        )
+        if ids is not None:
+            query = query.where(Prototype.category_id.in_(ids))
+        found = session.execute(query).all()
+        dim = session.scalar(select(Extractor.dim).where(Extractor.digest == extractor)) or 0
+        return classes.decode_vectors([row.vector for row in found], dim), found
+
+    def _index(self, session: Session, extractor: str) -> VectorIndex:
+        """Give the index of the vectors as this session sees them."""
+        meta = classes.meta(session)
+        stamp = Stamp(extractor=extractor, revision=meta.vector_revision, token=meta.vector_token)
+        loaded = self._indexes.get(extractor)
+        if loaded is not None and loaded.stamp == stamp:
+            return loaded
+
+        def vectors() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+            found, rows = self._read_vectors(session, extractor, None)
+            return found, np.array([row.id for row in rows], np.int64)
+
+        index, new = vector_index.open_index(self.path, stamp, vectors)
+        if new and not self.read_only:
+            self._save(index)
+        self._indexes[extractor] = index
+        return index
+
+    def _save(self, index: VectorIndex) -> None:
+        """Put an index on disk if that can be done now: a cache is not worth waiting or failing for."""
+        try:
+            with os_errors(self.path), write_lock(self.path, 0.0):
+                index.save(self.path)
+        except StoreLockedError:
+            logger.info("the vector index of %s was not saved, as another process is writing", self.path)
+        except OvsegError as error:
+            logger.warning("the vector index was not saved, so the next search makes it anew: %s", error)
+
+
+def _store_folder(path: str | Path | None) -> Path:
+    """Give the absolute folder of a store."""
+    if isinstance(path, str) and "://" in path:
+        raise UsageError(f"a store is a folder, and databases by URL are not supported; got {path!r}")
+    folder = Path(os.path.abspath(default_store_path() if path is None else Path(path).expanduser()))
+    if folder.is_file():
+        raise StoreError(f"{folder} is a file, and a store is a folder: choose another one with --store")
+    return folder
+
+
+def _mode(file: Path) -> Mode:
+    """Give "rw", or "ro" where the folder or the database cannot be written."""
+    return "rw" if is_writable(file.parent, file) else "ro"
+
+
+def _revision(file: Path) -> str | None:
+    """Read the schema revision of a database; None when there is none, or only an empty one."""
+    if not file.exists():
+        return None
+    with Database(file, _mode(file)).read() as session:
+        return schema.database_revision(session.connection(), file)
+
+
+def _resolve(profile: str | ProfileLike | None, *, offline: bool) -> ProfileLike:
+    """Give the profile for a new store."""
+    if profile is None or isinstance(profile, str):
+        from ovseg_cli.profiles import resolve_profile
+
+        return resolve_profile(profile, offline=offline)
+    return profile
+
+
+def _create(file: Path, profile: ProfileLike, lock_timeout: float) -> None:
+    """Create the folder and the database; in the end there is a whole store or an empty database."""
+    folder = file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with write_lock(folder, lock_timeout):
+        database = Database(file, "rwc")
+        database.use_write_ahead_log()
+        with database.write() as session:
+            if schema.database_revision(session.connection(), file) is not None:
+                return  # another process was faster
+            schema.upgrade(session.connection())
+            session.add(
+                StoreMeta(
+                    id=1,
+                    profile_name=profile.name,
+                    profile_digest=profile.digest,
+                    profile_record=profile.record(),
+                    vector_revision=0,
+                    vector_token=uuid.uuid4().hex,
+                    created_at=datetime.now(UTC),
+                    created_by=_version(),
+                )
+            )
+
+
+def _upgrade(file: Path, lock_timeout: float) -> None:
+    if _mode(file) == "ro":
+        raise StoreReadOnlyError(
+            f"the store {file.parent} is of an older version and has to be upgraded, but cannot be written: "
+            "make the folder writable, or use a copy of it"
+        )
+    with write_lock(file.parent, lock_timeout):
+        schema.upgrade_with_backup(Database(file, "rw"))
+
+
+def _version() -> str:
+    """Give the version of ovseg, for the record."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ovseg")
+    except PackageNotFoundError:  # run from a folder that was never installed
+        return "unknown"
+
+
+def _quoted(name: str) -> str:
+    """Quote a class name for a command line that is shown."""
+    return f'"{name}"' if " " in name else name

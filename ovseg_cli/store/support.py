@@ -1,0 +1,127 @@
+"""Support images, masks and attribution maps as files: `support/<slug>/<generation>/<position>….png`.
+
+A generation folder is written once and never changed. A class row names its generation; a folder that
+no row names is an orphan of a writer that died, and the next writer sweeps it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ovseg_cli.store.disk import sync_folder, write_new
+from ovseg_cli.store.records import SupportRecord
+
+FOLDER = "support"
+FOREGROUND, BACKGROUND = 1, 2
+"""Values in a mask file; 0 is neither."""
+
+_MASK_PALETTE = [0, 0, 0, 0, 158, 115, 213, 94, 0]
+_GENERATION = re.compile(r"[0-9a-f]{32}")
+
+Generation = tuple[str, str]
+"""Slug and generation id of a class: where its files are."""
+
+
+def file_names(position: int) -> tuple[str, str, str]:
+    """Give the names of the image, the attribution map and the mask at a position."""
+    return f"{position:03d}.png", f"{position:03d}.attribution.png", f"{position:03d}.mask.png"
+
+
+def folder_of(store: Path, generation: Generation) -> Path:
+    """Give the folder that holds the files of a class."""
+    return store / FOLDER / generation[0] / generation[1]
+
+
+def encode(supports: Iterable[SupportRecord]) -> dict[str, bytes]:
+    """Turn support images into PNG files.
+
+    Args:
+        supports: Support records.
+
+    Returns:
+        File name to file content.
+    """
+    files: dict[str, bytes] = {}
+    for support in supports:
+        attribution = np.rint(support.attribution * 255.0).astype(np.uint8)
+        mask = np.zeros(support.foreground.shape, np.uint8)
+        mask[support.foreground] = FOREGROUND
+        mask[support.background] = BACKGROUND
+        mask_picture = Image.fromarray(mask).convert("L")
+        mask_picture.putpalette(_MASK_PALETTE)
+        pictures = (Image.fromarray(support.image), Image.fromarray(attribution), mask_picture)
+        for name, picture in zip(file_names(support.position), pictures, strict=True):
+            buffer = io.BytesIO()
+            picture.save(buffer, "PNG")
+            files[name] = buffer.getvalue()
+    return files
+
+
+def read_mask(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Read a mask file back.
+
+    Args:
+        path: A `mask_path`.
+
+    Returns:
+        Foreground and background, bool (H, W) each.
+    """
+    with Image.open(path) as picture:
+        values = np.asarray(picture)
+    return values == FOREGROUND, values == BACKGROUND
+
+
+def stage(store: Path, generation: Generation, files: dict[str, bytes]) -> None:
+    """Write the files of a class and wait until the disk has them, names included.
+
+    Args:
+        store: The store's folder.
+        generation: Where to write; must not exist yet.
+        files: File name to file content.
+
+    Raises:
+        OSError: If the disk refuses; what was written so far stays for the sweep.
+    """
+    folder = folder_of(store, generation)
+    folder.mkdir(parents=True)
+    for name, data in files.items():
+        write_new(folder / name, data)
+    for made in (folder, folder.parent, folder.parent.parent, store):
+        sync_folder(made)
+
+
+def orphans(store: Path, alive: Collection[Generation]) -> list[Path]:
+    """Find generation folders that no class names.
+
+    Args:
+        store: The store's folder.
+        alive: Generations of all classes.
+
+    Returns:
+        Folders, sorted. Anything that does not look like a generation of ours is left alone.
+    """
+    return sorted(
+        path
+        for path in (store / FOLDER).glob("*/*")
+        if _GENERATION.fullmatch(path.name) and (path.parent.name, path.name) not in alive and path.is_dir()
+    )
+
+
+def remove(folder: Path) -> None:
+    """Delete a generation folder, and the class folder when it becomes empty.
+
+    Raises:
+        OSError: If something cannot be deleted.
+    """
+    shutil.rmtree(folder)
+    with suppress(OSError):  # another generation of the same class lives on in there
+        folder.parent.rmdir()

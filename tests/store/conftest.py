@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ovseg_cli.store import Store
+from tests.store.helpers import FakeProfile, make_class
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a cat, made once: most tests start from a copy."""
+    path = tmp_path_factory.mktemp("template") / "store"
+    with Store.open(path, profile=FakeProfile()) as store:
+        store.add_class(make_class("cat", 0))
+    return path
+
+
+@pytest.fixture
+def store_path(template: Path, tmp_path: Path) -> Path:
+    """A store with a cat, of this test's own, in a folder that is hard to spell."""
+    return Path(shutil.copytree(template, tmp_path / "my störe #1 100%?"))
+
+
+@pytest.fixture
+def store(store_path: Path) -> Store:
+    return Store.open(store_path)
+
+
+@pytest.fixture
+def resolved(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, bool]]:
+    """What was asked of the profile registry, for which a stand-in answers."""
+    asked: list[tuple[str | None, bool]] = []
+
+    def resolve_profile(name: str | None, *, offline: bool = False) -> Any:
+        asked.append((name, offline))
+        return FakeProfile(name=name or "mini")
+
+    monkeypatch.setitem(sys.modules, "ovseg_cli.profiles", SimpleNamespace(resolve_profile=resolve_profile))
+    return asked

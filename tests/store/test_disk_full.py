@@ -1,0 +1,99 @@
+"""A full disk is said in one sentence, and the store is as it was."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovseg_cli.errors import DiskFullError, StoreError
+from ovseg_cli.store import Store, disk, support
+from ovseg_cli.store.database import Database
+from tests.store import processes
+from tests.store.helpers import FakeProfile, assert_whole, make_class
+
+
+def assert_as_before(store: Store) -> None:
+    assert store.class_names() == ["cat"]
+    assert_whole(store, make_class("cat", 0))
+    health = store.health()
+    assert health.ok
+    assert health.orphans == ()
+    assert len(list((store.path / "support").glob("*/*"))) == 1
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+@pytest.mark.parametrize("after", [0, 3])
+def test_while_writing_files(store: Store, monkeypatch: pytest.MonkeyPatch, code: int, after: int) -> None:
+    left = after
+
+    def write_new(path: Path, data: bytes) -> None:
+        nonlocal left
+        if left == 0:
+            path.write_bytes(data[:10])
+            raise OSError(code, os.strerror(code), str(path))
+        left -= 1
+        disk.write_new(path, data)
+
+    monkeypatch.setattr(support, "write_new", write_new)
+    for name in ("dog", "cat"):
+        left = after
+        with pytest.raises(DiskFullError, match="free some space and run the command again"):
+            store.add_class(make_class(name, 1), replace=True)
+        assert_as_before(store)
+
+
+def test_while_writing_the_database(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite itself says that it is full: the database may not grow by a page."""
+    connect = Database._connect
+
+    def small(self: Database) -> sqlite3.Connection:
+        connection = connect(self)
+        connection.execute("PRAGMA max_page_count = 1")  # means: as many as there are
+        return connection
+
+    monkeypatch.setattr(Database, "_connect", small)
+    store = Store.open(store.path)
+    with pytest.raises(DiskFullError, match=r"database or disk is full"):
+        store.add_class(replace(make_class("dog", 1), settings={"note": "x" * 200_000}))
+    monkeypatch.undo()
+    assert_as_before(Store.open(store.path))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of file sizes")
+@pytest.mark.parametrize(
+    ("most", "side", "note", "says"),
+    [
+        (40_000, 200, 0, "DiskFullError: the disk of the store"),  # a picture is too large
+        (40_000, 8, 50_000, "StoreError: the disk refused"),  # all files fit, the write-ahead log does not
+        (1_000, 8, 0, "DiskFullError: the disk of the store"),  # not even reading can begin
+    ],
+)
+def test_the_system_refuses_to_write(store_path: Path, most: int, side: int, note: int, says: str) -> None:
+    assert processes.run("add_with_small_files", store_path, most, side, note).startswith(says)
+    assert_as_before(Store.open(store_path))
+
+
+def test_while_creating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, *args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(DiskFullError):
+        Store.open(tmp_path / "new", profile=FakeProfile())
+
+
+def test_other_troubles_keep_their_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, data: bytes) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(support, "write_new", refuse)
+    with pytest.raises(StoreError, match=r"Input/output error on .*000.png"):
+        store.add_class(make_class("dog", 1))
+    assert_as_before(store)
