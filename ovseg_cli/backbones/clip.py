@@ -107,7 +107,8 @@ class ClipBackbone:
 
         try:
             with quiet_libraries():
-                model = open_clip.create_model(f"local-dir:{folder}")
+                # Without this, a folder that lacks its weights would be a model of random numbers.
+                model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
                 tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         except Exception as error:  # open_clip raises whatever its parts raise
             raise WeightsError(f"The CLIP model in {folder} cannot be loaded: {error}") from error

@@ -8,6 +8,7 @@ probabilities, and replacing processors breaks on every upgrade).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,20 +56,31 @@ def phrase_token_positions(tokenizer: Any, prompt: str, phrase: str) -> list[int
     Raises:
         UsageError: The phrase is not in the prompt, or is cut off by the tokenizer's length limit.
     """
-    start = prompt.lower().rfind(phrase.lower())
-    if start < 0:
-        raise UsageError(f"The prompt {prompt!r} does not contain the class name {phrase!r}.")
-    end = start + len(phrase)
-    encoding = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length, return_offsets_mapping=True)
-    spans = encoding["offset_mapping"]
+    start, end = _phrase_span(prompt, phrase)
+    # Not truncated here, so that a phrase that will be cut off is told from one that the tokenizer normalises.
+    encoding = tokenizer(prompt, return_offsets_mapping=True, verbose=False)
     # Start and end tokens have empty spans, so they never overlap the phrase.
-    positions = [i for i, (a, b) in enumerate(spans) if a < b and a < end and b > start]
-    if not positions or spans[positions[-1]][1] < end:
+    positions = [i for i, (a, b) in enumerate(encoding["offset_mapping"]) if a < b and a < end and b > start]
+    if not positions or positions[-1] > tokenizer.model_max_length - 2:  # the end token takes the last place
         raise UsageError(
             f"The prompt is longer than the text encoder's {tokenizer.model_max_length} tokens, which cuts off "
             f"the class name {phrase!r}. Give a shorter name, or a shorter --prompt."
         )
     return positions
+
+
+def _phrase_span(prompt: str, phrase: str) -> tuple[int, int]:
+    """Start and end of the phrase's last occurrence in whole words, else of its last occurrence at all.
+
+    Whole words first: the "cat" of "a cat in a scattered field" is not in "scattered". Scripts that do not
+    part words need the second try.
+    """
+    literal = re.escape(phrase)
+    for pattern in (rf"(?<!\w){literal}(?!\w)", literal):
+        spans = [match.span() for match in re.finditer(pattern, prompt, re.IGNORECASE)]
+        if spans:
+            return spans[-1]
+    raise UsageError(f"The prompt {prompt!r} does not contain the class name {phrase!r}.")
 
 
 def attention_probabilities(queries: Tensor, keys: Tensor, heads: int, scale: float) -> Tensor:
@@ -260,12 +272,11 @@ class DiffusionBackbone:
     @contextmanager
     def _tap_cross_attention(self, sink: Callable[[Tensor, Tensor, int, float], None]) -> Iterator[None]:
         """Give `sink` the queries, keys, heads and scale of every cross-attention layer, at every forward pass."""
-        handles = []
-        for name, module in self.unet.named_modules():
-            if name.rpartition(".")[2] != "attn2":
-                continue
-            handles += _tap_attention(module, sink)
+        handles: list[Any] = []
         try:
+            for name, module in self.unet.named_modules():
+                if name.rpartition(".")[2] == "attn2":
+                    handles += _tap_attention(module, sink)
             yield
         finally:
             for handle in handles:
@@ -329,8 +340,10 @@ class DiffusionBackbone:
 
             return hook
 
-        handles = [self._cross_attention(layer).to_q.register_forward_hook(keep(layer)) for layer in layers]
+        projections = {layer: self._cross_attention(layer).to_q for layer in layers}
         text = self._encode_empty_prompt().expand(len(noisy), -1, -1)
+        # Nothing that can fail stands between the hooks and their removal: one left behind would end a later walk.
+        handles = [projection.register_forward_hook(keep(layer)) for layer, projection in projections.items()]
         try:
             self.unet(noisy.to(self.unet.dtype), times, text)
         except _StopWalkError:

@@ -32,9 +32,14 @@ class VitBackbone:
 
         try:
             with quiet_libraries():
-                model = ViTModel.from_pretrained(folder, add_pooling_layer=False, local_files_only=True, dtype=dtype)
+                model, report = ViTModel.from_pretrained(
+                    folder, add_pooling_layer=False, local_files_only=True, dtype=dtype, output_loading_info=True
+                )
         except Exception as error:  # transformers raises whatever its parts raise
             raise WeightsError(f"The vision transformer in {folder} cannot be loaded: {error}") from error
+        if report["missing_keys"]:  # transformers fills these with random numbers
+            lost = ", ".join(sorted(report["missing_keys"])[:3])
+            raise WeightsError(f"The vision transformer in {folder} cannot be loaded: its weights lack {lost}.")
         return cls(model, device)
 
     @torch.inference_mode()

@@ -142,6 +142,8 @@ class ClipSpec:
         logit_scale: Cosines are multiplied by this before the softmax over class and background words.
         background_words: What "none of the asked classes" looks like; a word that is asked for is left out.
         gem_blocks: How many of the last blocks carry the GEM stream.
+        gem_temperature: GEM's inverse temperature; None takes the published adaptive one, which fits the widths of
+            the published models and is far too soft for very narrow ones.
     """
 
     weights: Weights
@@ -152,6 +154,7 @@ class ClipSpec:
     logit_scale: float
     background_words: tuple[str, ...]
     gem_blocks: int
+    gem_temperature: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

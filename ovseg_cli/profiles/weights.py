@@ -66,8 +66,16 @@ def find_weights(weights: Weights) -> Path | None:
             )
         except LocalEntryNotFoundError:
             return None
-    # A download that was interrupted leaves a snapshot folder without its large files.
-    return folder if (folder / weights.marker).is_file() else None
+    # A download that was interrupted leaves a snapshot folder without some of its files.
+    return folder if all((folder / name).is_file() for name in _needed_files(weights)) else None
+
+
+def _needed_files(weights: Weights) -> list[str]:
+    """The marker, and every tensor file and model configuration that the patterns name in full."""
+    configurations = ("config.json", "model_index.json", "open_clip_config.json")
+    named = [name for name in weights.files if "*" not in name]
+    needed = [n for n in named if n.endswith(".safetensors") or n.rpartition("/")[2] in configurations]
+    return [weights.marker, *needed]
 
 
 def fetch_weights(weights: Weights, *, offline: bool = False) -> Path:
@@ -96,12 +104,19 @@ def fetch_weights(weights: Weights, *, offline: bool = False) -> Path:
 
     log.warning("Downloading %s (about %.1f GB, %s).", weights.repo, weights.nbytes / 1e9, weights.licence)
     try:
-        return Path(snapshot_download(weights.repo, revision=weights.revision, allow_patterns=list(weights.files)))
+        snapshot_download(weights.repo, revision=weights.revision, allow_patterns=list(weights.files))
     except Exception as error:  # the hub client raises a dozen unrelated types; each means "not fetched"
         raise WeightsError(
             f"Could not download {weights.repo} ({type(error).__name__}: {_first_line(error)}). "
             f"Check the network, or fetch it elsewhere: {fetch_command(weights)}"
         ) from error
+    folder = find_weights(weights)
+    if folder is None:  # without a network, the hub client hands back what an interrupted download left
+        raise WeightsError(
+            f"The download of {weights.repo} is incomplete. Check the network and try again, "
+            f"or fetch it with: {fetch_command(weights)}"
+        )
+    return folder
 
 
 def weights_status(profile: Profile) -> list[WeightsStatus]:

@@ -1,0 +1,85 @@
+"""Cutting an image into overlapping crops, and putting the crops' scores together again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A rectangle in pixels: rows top to top + height, columns left to left + width."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def cut(self, images: Tensor) -> Tensor:
+        """The rectangle of (..., H, W)."""
+        return images[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+MAX_ASPECT = 8
+"""An image's long side becomes at most this many short sides, or a strip of 1 x 5000 pixels would fill the memory."""
+
+
+def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """(height, width) of an image resized so that its shorter side has `short_side` pixels.
+
+    An image longer than `MAX_ASPECT` times its shorter side is resized so that its longer side has that many
+    short sides instead. At least one pixel remains in each direction.
+    """
+    scale = min(short_side / min(height, width), MAX_ASPECT * short_side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def sliding_crops(height: int, width: int, size: int, stride: int) -> list[Crop]:
+    """Windows that cover an image; the last of each row and column is moved back to end at the border.
+
+    An image smaller than the window gives crops as small as the image.
+    """
+
+    def starts(length: int) -> list[int]:
+        last = max(length - size, 0)
+        return [*range(0, last, stride), last]
+
+    h, w = min(size, height), min(size, width)
+    return [Crop(top, left, h, w) for top in starts(height) for left in starts(width)]
+
+
+def all_crops(height: int, width: int, windows: Sequence[tuple[int, int]], *, whole_image: bool) -> list[Crop]:
+    """Every crop of an image, without repeats: each sliding-window pass, and the whole image (OVDiff, inference)."""
+    crops = [crop for size, stride in windows for crop in sliding_crops(height, width, size, stride)]
+    if whole_image:
+        crops.append(Crop(0, 0, height, width))
+    return list(dict.fromkeys(crops))
+
+
+class ScoreCanvas:
+    """Sums the crops' scores where they lie, and divides by how many covered each pixel.
+
+    Args:
+        channels: C, scores per pixel.
+        height: Of the image that the crops were cut from.
+        width: Of the same.
+        device: Where the sums are kept.
+    """
+
+    def __init__(self, channels: int, height: int, width: int, device: torch.device | str) -> None:
+        self._sum = torch.zeros(channels, height, width, device=device)
+        self._count = torch.zeros(height, width, device=device)
+
+    def add(self, crop: Crop, scores: Tensor) -> None:
+        """Add one crop's scores, float (C, h, w) of any resolution: enlarged bilinearly to the crop."""
+        enlarged = F.interpolate(scores[None], (crop.height, crop.width), mode="bilinear", align_corners=False)[0]
+        crop.cut(self._sum).add_(enlarged)
+        crop.cut(self._count).add_(1)
+
+    def mean(self) -> Tensor:
+        """Mean scores, float32 (C, H, W)."""
+        return self._sum / self._count

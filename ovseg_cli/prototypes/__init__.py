@@ -1,0 +1,1 @@
+"""From a class name to prototypes: support set, masks, pooled features."""

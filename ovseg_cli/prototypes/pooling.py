@@ -1,0 +1,161 @@
+"""Masked features to prototypes: class mean, instance means and part centroids (OVDiff, section 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+from torch.nn import functional as F
+
+Vectors = npt.NDArray[np.float32]
+
+POINTS_PER_PART = 256
+"""k-means sees at most this many sampled pixels per centroid, so memory does not grow with the support set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """One prototype before it is stored.
+
+    Attributes:
+        kind: "mean" (all images), "instance" (one image) or "part" (k-means centroid).
+        vector: float32 (D,), not normalised.
+        pixels: How many feature cells were pooled.
+        support: Position of the support image, for an instance.
+    """
+
+    kind: Literal["mean", "instance", "part"]
+    vector: Vectors
+    pixels: int
+    support: int | None = None
+
+
+def masks_to_grid(masks: Tensor, grid: tuple[int, int], threshold: float) -> Tensor:
+    """Masks on the feature grid.
+
+    Args:
+        masks: bool (N, H, W).
+        grid: (rows, columns) of the feature map.
+        threshold: A cell is inside when the bilinearly resized mask is above this. At 0 any overlap of the
+            sampled pixels counts, as in the published code.
+
+    Returns:
+        bool (N, rows, columns).
+    """
+    resized = F.interpolate(masks[:, None].float(), grid, mode="bilinear", align_corners=False)
+    return resized[:, 0] > threshold
+
+
+class PrototypePool:
+    """Pools one role (fg or bg) of one class for one extractor, image by image.
+
+    Only running sums and a bounded sample of pixels are kept.
+
+    Args:
+        parts: Number of k-means centroids, at most.
+        images: How many support images will come, which divides the sample fairly among them.
+        seed: Of the sample and of k-means.
+    """
+
+    def __init__(self, *, parts: int, images: int, seed: int) -> None:
+        self._parts = parts
+        self._per_image = -(-parts * POINTS_PER_PART // max(images, 1))
+        self._seed = seed
+        self._random = np.random.default_rng(seed)
+        self._instances: list[Pooled] = []
+        self._sample: list[Vectors] = []
+
+    def add(self, features: Tensor, mask: Tensor, support: int) -> None:
+        """Pool one support image; an image with an empty mask gives nothing.
+
+        Args:
+            features: float (D, rows, columns).
+            mask: bool (rows, columns).
+            support: Position of the support image.
+        """
+        cells = features[:, mask].T.float().cpu().numpy()
+        cells = cells[np.isfinite(cells).all(axis=1)]
+        if not len(cells):
+            return
+        mean = cells.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self._instances.append(Pooled("instance", mean, len(cells), support))
+        if len(cells) > self._per_image:
+            cells = cells[np.sort(self._random.choice(len(cells), self._per_image, replace=False))]
+        self._sample.append(np.ascontiguousarray(cells))
+
+    def prototypes(self) -> list[Pooled]:
+        """The class mean over all pixels of all images, the instances, and the part centroids; empty without pixels."""
+        if not self._instances:
+            return []
+        weights = np.array([instance.pixels for instance in self._instances], dtype=np.float64)
+        means = np.stack([instance.vector for instance in self._instances]).astype(np.float64)
+        mean = (weights[:, None] * means).sum(axis=0) / weights.sum()
+        whole = Pooled("mean", mean.astype(np.float32), int(weights.sum()))
+        return [whole, *self._instances, *self._part_centroids()]
+
+    def _part_centroids(self) -> list[Pooled]:
+        points = np.concatenate(self._sample)
+        parts = min(self._parts, len(points))
+        if parts == 0:
+            return []
+        centroids, assignment = kmeans(points, parts, seed=self._seed)
+        sizes = np.bincount(assignment, minlength=len(centroids))
+        return [Pooled("part", centroid, int(size)) for centroid, size in zip(centroids, sizes, strict=True) if size]
+
+
+def kmeans(points: Vectors, clusters: int, *, seed: int) -> tuple[Vectors, npt.NDArray[np.int64]]:
+    """Euclidean k-means: greedy k-means++ start, iterations by faiss.
+
+    Args:
+        points: float32 (N, D).
+        clusters: K, at most N.
+        seed: Of the starting centroids; any integer that is not negative.
+
+    Returns:
+        (centroids float32 (K, D), index of each point's centroid int64 (N,)). There are fewer than K
+        centroids when there are fewer different points.
+    """
+    from ovseg_cli.faiss_import import import_faiss
+
+    faiss = import_faiss()
+    start = points[_greedy_start(points, clusters, np.random.default_rng(seed))]
+    solver = faiss.Kmeans(
+        points.shape[1],
+        len(start),
+        niter=50,
+        seed=seed % 2**31,  # a C int; after the start it only splits clusters that ran empty
+        min_points_per_centroid=1,
+        max_points_per_centroid=max(1, -(-len(points) // len(start))),
+    )
+    solver.train(points, init_centroids=start)
+    _, assignment = solver.index.search(points, 1)
+    return np.asarray(solver.centroids, dtype=np.float32), assignment[:, 0]
+
+
+def _greedy_start(points: Vectors, clusters: int, random: np.random.Generator) -> list[int]:
+    """Indices of the starting centroids: k-means++ that tries several points at each step and takes the best.
+
+    faiss starts from random points, which leaves far more spread inside the clusters.
+    """
+    squares = np.einsum("nd,nd->n", points, points)
+
+    def distances(chosen: list[int]) -> Vectors:
+        """Squared distances of all points from the chosen ones, (len(chosen), N)."""
+        return np.maximum(squares[chosen][:, None] - 2 * points[chosen] @ points.T + squares, 0)
+
+    start = [int(random.integers(len(points)))]
+    nearest = distances(start)[0]
+    tries = 2 + int(np.log(clusters))
+    for _ in range(1, clusters):
+        cumulative = np.cumsum(nearest, dtype=np.float64)
+        if cumulative[-1] <= 0:  # every point lies on a centroid already
+            break
+        drawn = np.searchsorted(cumulative, random.random(tries) * cumulative[-1]).clip(max=len(points) - 1).tolist()
+        shrunk = np.minimum(nearest, distances(drawn))
+        best = int(shrunk.sum(axis=1).argmin())
+        start.append(drawn[best])
+        nearest = shrunk[best]
+    return start

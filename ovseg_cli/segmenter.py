@@ -1,0 +1,333 @@
+"""Segmenting one image after another with a fixed list of classes: what ``segment`` does to each image."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ovseg_cli.errors import UnknownClassError, UsageError
+from ovseg_cli.profiles import Profile
+from ovseg_cli.profiles.specs import digest_of
+from ovseg_cli.store.names import class_key
+
+if TYPE_CHECKING:
+    import torch
+
+    from ovseg_cli.labeling.windows import Crop
+    from ovseg_cli.models import Models
+    from ovseg_cli.store.store import Store
+
+METHODS = ("prototype", "gem")
+ANSWER_VERSION = 1
+"""Raised when the same inputs give another label map than before, so that old results are not taken for new ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodChoice:
+    """Which method segments, and why.
+
+    Attributes:
+        method: "prototype" or "gem".
+        asked: What the user asked for ("auto" or a method).
+        missing: Classes without prototypes, which made "auto" fall back.
+        reason: One sentence for people.
+    """
+
+    method: Literal["prototype", "gem"]
+    asked: str
+    missing: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation:
+    """One segmented image.
+
+    Attributes:
+        ids: uint16 (H, W) at the image's own size; 0 is background, i is ``names[i - 1]``.
+        names: The classes, in label order.
+        method: "prototype" or "gem".
+        shares: Share of the pixels per class that is present, "background" included.
+        mean_scores: Mean winning score over the pixels of each of those (cosine for prototypes, probability for GEM).
+    """
+
+    ids: npt.NDArray[np.uint16]
+    names: tuple[str, ...]
+    method: str
+    shares: dict[str, float]
+    mean_scores: dict[str, float]
+
+    def mask(self, name: str) -> npt.NDArray[np.bool_]:
+        """Pixels of one class, bool (H, W).
+
+        Raises:
+            UnknownClassError: The image was not segmented for this class.
+        """
+        if name not in self.names:
+            raise UnknownClassError(f"{name!r} was not among the classes: {', '.join(self.names)}.")
+        return self.ids == self.names.index(name) + 1
+
+
+def resolve_method(store: Store, classes: Sequence[str], method: str = "auto") -> MethodChoice:
+    """Which method to use; loads no model.
+
+    "auto" takes prototypes when every class has them, else GEM for all of them: scores of the two methods
+    are not on one scale, so they are not mixed within an image.
+
+    Raises:
+        UnknownClassError: "prototype" was asked for and a class has no prototypes.
+        UsageError: No such method, no class, or a class twice.
+    """
+    if method not in ("auto", *METHODS):
+        raise UsageError(f"Unknown method {method!r}. Methods: auto, {', '.join(METHODS)}.")
+    if not classes:
+        raise UsageError('No classes to segment. Name some with --classes, or add one: ovseg add-class "cat".')
+    if len({class_key(name) for name in classes}) < len(classes):
+        raise UsageError(f"A class is given twice: {', '.join(classes)}.")
+    missing = tuple(name for name in classes if not store.has_class(name))
+    if method == "gem":
+        return MethodChoice("gem", method, missing, "asked for")
+    if not missing:
+        return MethodChoice("prototype", method, (), "every class has prototypes")
+    if method == "prototype":
+        raise UnknownClassError(_unknown_message(missing[0], store.class_names()))
+    listed = ", ".join(missing)
+    return MethodChoice("gem", method, missing, f"no prototypes for {listed}")
+
+
+def _unknown_message(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name.casefold(), [k.casefold() for k in known], n=1)
+    hint = next((f" Did you mean {k!r}?" for k in known if close and k.casefold() == close[0]), "")
+    return f'The store has no class {name!r}.{hint} Add it with: ovseg add-class "{name}" (or use --method auto).'
+
+
+class Segmenter:
+    """Segments images for one list of classes.
+
+    Args:
+        models: The models of the store's profile.
+        store: Where prototypes come from.
+        classes: Class names in label order.
+        method: "auto", "prototype", "gem", or an already resolved choice.
+        background: Whether pixels may belong to none of the classes.
+        threshold: A class whose score is below this gives way to the background.
+
+    Raises:
+        UnknownClassError: See `resolve_method`.
+        UsageError: A threshold without a background.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        store: Store,
+        classes: Sequence[str],
+        *,
+        method: MethodChoice | str = "auto",
+        background: bool = True,
+        threshold: float | None = None,
+    ) -> None:
+        choice = resolve_method(store, classes, method) if isinstance(method, str) else method
+        check_threshold(threshold, background=background)
+        self.models = models
+        self.choice = choice
+        self.names = tuple(classes)
+        self.background = background
+        self.threshold = threshold
+        self.settings = self.plan_settings(store, models.profile, classes, choice, background, threshold)
+        self.digest = digest_of(self.settings)
+        self._scorers = (
+            _prototype_scorers(models, store, self.names)
+            if choice.method == "prototype"
+            else [_GemScorer(models, self.names, background=background)]
+        )
+
+    @property
+    def method(self) -> str:
+        """The method that segments: "prototype" or "gem"."""
+        return self.choice.method
+
+    @staticmethod
+    def plan_settings(
+        store: Store,
+        profile: Profile,
+        classes: Sequence[str],
+        choice: MethodChoice,
+        background: bool,
+        threshold: float | None,
+    ) -> dict[str, Any]:
+        """Everything that changes the answer, as JSON-able values; loads no model."""
+        record = profile.record()
+        settings: dict[str, Any] = {
+            "answer_version": ANSWER_VERSION,
+            "method": choice.method,
+            "classes": list(classes),
+            "background": background,
+            "threshold": threshold,
+            "inference": record["inference"],
+        }
+        if choice.method == "prototype":
+            infos = [store.get_class(name) for name in classes]
+            settings["extractors"] = {e.name: e.digest for e in profile.extractors}
+            settings["prototypes"] = [[info.name, info.generation] for info in infos]
+        else:
+            settings["clip"] = record["clip"]
+        return settings
+
+    @classmethod
+    def plan_digest(
+        cls,
+        store: Store,
+        profile: Profile,
+        classes: Sequence[str],
+        choice: MethodChoice,
+        background: bool,
+        threshold: float | None,
+    ) -> str:
+        """`digest` of the segmenter that these arguments would make; loads no model."""
+        return digest_of(cls.plan_settings(store, profile, classes, choice, background, threshold))
+
+    def segment(self, image: Any) -> Segmentation:
+        """Segment one image.
+
+        Args:
+            image: PIL image in mode RGB, or uint8 array (H, W, 3).
+
+        Returns:
+            The label map at the image's own size.
+
+        Raises:
+            ValueError: Not an RGB picture of 8 bits per channel.
+        """
+        import torch
+
+        from ovseg_cli.backbones.pixels import to_tensor
+        from ovseg_cli.labeling.decide import decide
+
+        with torch.inference_mode():
+            picture = to_tensor(image, self.models.device)
+            scores = self._scores(picture)
+            size = (int(picture.shape[2]), int(picture.shape[3]))
+            decision = decide(scores, size, background=self.background, threshold=self.threshold)
+        labels = ("background", *self.names)
+        present = [i for i in range(len(labels)) if decision.shares[i] > 0]
+        return Segmentation(
+            ids=decision.ids,
+            names=self.names,
+            method=self.method,
+            shares={labels[i]: float(decision.shares[i]) for i in present},
+            mean_scores={labels[i]: float(decision.mean_scores[i]) for i in present},
+        )
+
+    def _scores(self, picture: torch.Tensor) -> torch.Tensor:
+        """Scores fused over crops and scorers, float32 (C + 1, h, w) at the profile's working size."""
+        import torch
+
+        from ovseg_cli.backbones.pixels import resize
+        from ovseg_cli.labeling.windows import ScoreCanvas, all_crops, short_side_size
+
+        inference = self.models.profile.inference
+        height, width = short_side_size(picture.shape[2], picture.shape[3], inference.short_side)
+        picture = resize(picture, (height, width))
+        crops = all_crops(height, width, inference.windows, whole_image=inference.whole_image)
+        canvas = ScoreCanvas(self._scorers[0].channels, height, width, picture.device)
+        for group in _batches(crops, MAX_CROPS_AT_ONCE):
+            images = torch.cat([crop.cut(picture) for crop in group])
+            for scorer in self._scorers:
+                for crop, scores in zip(group, scorer.score(images), strict=True):
+                    canvas.add(crop, scores)
+        return self._scorers[0].finish(canvas.mean())
+
+
+MAX_CROPS_AT_ONCE = 16
+
+
+def check_threshold(threshold: float | None, *, background: bool) -> None:
+    """Refuse a threshold that cannot work.
+
+    Raises:
+        UsageError: Without a background there is nothing that a weak class could give way to.
+    """
+    if threshold is not None and not background:
+        raise UsageError("--threshold needs the background: leave out --no-background, or the threshold.")
+
+
+def _batches(crops: list[Crop], limit: int) -> list[list[Crop]]:
+    """Crops of one size together, at most `limit` at once."""
+    by_size: dict[tuple[int, int], list[Crop]] = {}
+    for crop in crops:
+        by_size.setdefault((crop.height, crop.width), []).append(crop)
+    return [group[i : i + limit] for group in by_size.values() for i in range(0, len(group), limit)]
+
+
+class _PrototypeScorer:
+    """Cosine to the nearest prototype, for one extractor."""
+
+    def __init__(self, models: Models, extractor_index: int, store: Store, names: Sequence[str]) -> None:
+        import torch
+
+        self._models = models
+        self._extractor = models.profile.extractors[extractor_index]
+        block = store.prototypes(list(names), self._extractor.digest)
+        self.channels = len(names) + 1
+        keys = [class_key(name) for name in names]  # the store spells a name as it was added
+        order = np.array([keys.index(class_key(name)) for name in block.classes], dtype=np.int64)
+        channel = np.where(block.role_is_fg, order[block.class_index] + 1, 0)
+        self._channel = torch.from_numpy(channel).to(models.device)
+        self._vectors = torch.from_numpy(block.vectors).to(models.device)
+
+    def score(self, images: torch.Tensor) -> torch.Tensor:
+        """Scores of crops, float32 (B, C + 1, g, g)."""
+        from ovseg_cli.methods.prototype import prototype_scores
+
+        features = self._models.features(self._extractor, images)
+        return prototype_scores(features, self._vectors, self._channel, self.channels)
+
+    def finish(self, scores: torch.Tensor) -> torch.Tensor:
+        """Fused scores as they are, negative ones as 0 (OVDiff, inference)."""
+        return scores.clamp(min=0)
+
+
+class _GemScorer:
+    """Cosine of GEM features with class and background words."""
+
+    def __init__(self, models: Models, names: Sequence[str], *, background: bool) -> None:
+        self._clip = models.profile.clip
+        self._backbone = models.clip
+        self._classes = len(names)
+        asked = {name.casefold() for name in names}
+        words = [w for w in self._clip.background_words if w.casefold() not in asked] if background else []
+        self._text = self._backbone.embed_text([*names, *words], self._clip.prompts)
+        self.channels = len(self._text)
+
+    def score(self, images: torch.Tensor) -> torch.Tensor:
+        """Cosines of crops with every word, float32 (B, words, g, g)."""
+        from ovseg_cli.methods.gem import gem_tokens
+
+        clip = self._clip
+        trace = self._backbone.trace(
+            images,
+            blocks=range(self._backbone.depth - clip.gem_blocks, self._backbone.depth),
+            input_size=clip.input_size,
+            mean=clip.mean,
+            std=clip.std,
+        )
+        blocks = [trace.blocks[i] for i in sorted(trace.blocks)]
+        tokens = self._backbone.embed(gem_tokens(blocks, temperature=clip.gem_temperature))
+        cosines = tokens[:, 1:] @ self._text.T
+        return cosines.permute(0, 2, 1).reshape(len(images), -1, *trace.grid)
+
+    def finish(self, scores: torch.Tensor) -> torch.Tensor:
+        """Probabilities per class and for the background, from fused cosines."""
+        from ovseg_cli.methods.gem import word_probabilities
+
+        return word_probabilities(scores, classes=self._classes, logit_scale=self._clip.logit_scale)
+
+
+def _prototype_scorers(models: Models, store: Store, names: Sequence[str]) -> list[_PrototypeScorer]:
+    return [_PrototypeScorer(models, i, store, names) for i in range(len(models.profile.extractors))]
