@@ -1,0 +1,473 @@
+"""add-class, list-classes, show-class, remove-class: the classes of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from ovseg_cli.cli.common import Common, command
+from ovseg_cli.cli.options import CountOpt, DryRunOpt
+from ovseg_cli.cli.output import Align, ProgressBars, amount, duration, fields, file_size, table
+
+if TYPE_CHECKING:
+    from ovseg_cli.prototypes.build import Progress
+    from ovseg_cli.runs.classes import Added, ClassPlan, IfExists
+    from ovseg_cli.store import Store
+    from ovseg_cli.store.records import ClassInfo, PrototypeKind
+
+NamesArg = Annotated[list[str], typer.Argument(metavar="NAME", help="Class names; quote those of several words.")]
+
+_STAGES = {"generate": "images", "features": "features", "cluster": "clusters"}
+_TECHNICAL = frozenset({"seed", "seeds", "count", "rejected", "profile_digest", "versions", "batch_size"})
+_TILE = 128
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    command(
+        app,
+        "add-class",
+        examples=(
+            'ovseg add-class "chocolate glazed donut"',
+            "ovseg add-class cat dog bird --count 32 --if-exists skip",
+            'ovseg add-class sky --stuff --prompt "a photo of the {}"',
+        ),
+    )(add_class)
+    command(app, "list-classes", examples=("ovseg list-classes", "ovseg list-classes --json"))(list_classes)
+    command(
+        app,
+        "show-class",
+        examples=("ovseg show-class cat", "ovseg show-class cat --contact-sheet cat.png"),
+    )(show_class)
+    command(app, "remove-class", examples=("ovseg remove-class cat", "ovseg remove-class cat dog --yes"))(remove_class)
+
+
+# ---------------------------------------------------------------------- add-class
+
+
+def add_class(
+    common: Common,
+    names: NamesArg,
+    count: CountOpt = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            "--steps", min=1, metavar="N", help="Denoising steps. (default: the profile's)", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            min=0,
+            metavar="N",
+            help="Seed of the first image; the others count up from it. (default: the profile's)",
+            show_default=False,
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt",
+            metavar="TEXT",
+            help="What the generator is asked for, with {} where the name goes. (default: the profile's)",
+            show_default=False,
+        ),
+    ] = None,
+    if_exists: Annotated[
+        Literal["error", "skip", "replace"],
+        typer.Option("--if-exists", help="What to do about a class that the store holds."),
+    ] = "error",
+    thing: Annotated[
+        bool | None,
+        typer.Option(
+            "--thing/--stuff",
+            help="Countable objects (cat) or uncountable matter (sky). (default: thing)",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            min=1,
+            metavar="N",
+            help="Images generated at once; the result does not depend on it. (default: the profile's)",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: DryRunOpt = False,
+) -> None:
+    """Teach ovseg new classes by name.
+
+    Generates pictures of the class, cuts the object out of them, and keeps what its pixels look like.
+    Each class is stored as a whole or not at all. After Ctrl-C, run the same command with --if-exists skip.
+    """
+    from ovseg_cli.runs.classes import plan_classes, unique_names
+
+    unique_names(names)  # a bad name is told before a store is made for it
+    settings = {
+        "count": count,
+        "steps": steps,
+        "seed": seed,
+        "prompt": prompt,
+        "kind": None if thing is None else "thing" if thing else "stuff",
+        "batch_size": batch_size,
+    }
+    if dry_run:
+        _show_plan(common, names, settings, if_exists)
+        return
+    with common.open_store() as store:
+        plan = plan_classes(store, names, if_exists)
+        added = build_planned(common, store, plan, settings)
+        data = [{"name": name, "status": "skipped"} for name in plan.skip] + [
+            {"status": "added", "seconds": round(made.seconds, 2), **class_data(made.info)} for made in added
+        ]
+        common.out.result(data, human=lambda: None, quiet=[made.info.name for made in added])
+
+
+def build_planned(common: Common, store: Store, plan: ClassPlan, settings: Mapping[str, Any]) -> list[Added]:
+    """Make the planned classes with a progress bar each, and print a line per class.
+
+    Args:
+        common: the command's context.
+        store: where to put them.
+        plan: what to make.
+        settings: the fields of `SupportSettings`.
+    """
+    from ovseg_cli.runs.classes import add_classes
+
+    out = common.out
+    made: list[Added] = []
+    for name in plan.skip:
+        _say(common, f"{name}: already there, left as it is")
+    if not plan.build:
+        return made
+    try:
+        with out.progress() as bars:
+            tell = _progress_teller(bars, len(plan.build))
+            # Importing this brings torch: only now is it sure to be needed.
+            from ovseg_cli.prototypes.build import SupportSettings
+
+            models = common.load_models(common.profile_of(store))
+            for added in add_classes(store, models, plan, SupportSettings(**settings), progress=tell):
+                made.append(added)
+                _say(common, _added_line(added))
+    except KeyboardInterrupt:
+        left = [name for name in plan.build if name not in {added.info.name for added in made}]
+        out.note(
+            f"stored {amount(len(made), 'class', 'classes')}; nothing was kept of {left[0]!r}. "
+            "Run the same command with --if-exists skip to go on."
+        )
+        raise
+    return made
+
+
+def _say(common: Common, text: str) -> None:
+    if common.out.mode == "human":
+        common.out.line(text)
+
+
+def _progress_teller(bars: ProgressBars, classes: int) -> Callable[[str, Progress], None]:
+    """A callback that shows one bar at a time, each stage of each class with its own, so with its own rate."""
+    names: list[str] = []
+    # The networks load when they are first used, so this stands until the first step is told.
+    shown: dict[tuple[str, str], Any] = {("", ""): bars.start("loading the models")}
+
+    def tell(name: str, step: Progress) -> None:
+        if name not in names:
+            names.append(name)
+        if (name, step.stage) not in shown:
+            for task in shown.values():
+                bars.remove(task)
+            shown.clear()
+            place = f" {len(names)}/{classes}" if classes > 1 else ""
+            text = f"{name}{place} · {_STAGES.get(step.stage, step.stage)}"
+            shown[name, step.stage] = bars.start(text, total=step.total)
+        bars.update(shown[name, step.stage], done=step.done)
+
+    return tell
+
+
+def _added_line(added: Added) -> str:
+    info = added.info
+    again = f" ({info.rejected} made again)" if info.rejected else ""
+    return (
+        f"{info.name}: {amount(info.support_count, 'image')}{again}, "
+        f"{amount(sum(info.prototype_counts.values()), 'prototype')}, {duration(added.seconds)}"
+    )
+
+
+def _show_plan(common: Common, names: Sequence[str], settings: Mapping[str, Any], if_exists: IfExists) -> None:
+    """What --dry-run prints; it makes no store."""
+    from ovseg_cli.profiles import get_profile, resolve_profile
+    from ovseg_cli.runs.classes import plan_classes
+
+    store = common.find_store()
+    if store is None:
+        profile = resolve_profile(common.options.profile, offline=common.options.offline)
+        plan = plan_classes(None, names, if_exists)
+    else:
+        with store:
+            profile = get_profile(store.profile_name)
+            plan = plan_classes(store, names, if_exists)
+    from ovseg_cli.prototypes.build import SupportSettings, plan_class
+
+    asked = SupportSettings(**settings)
+    steps = [{"name": name, "status": "planned", **plan_class(profile, name, asked)} for name in plan.build]
+    skipped = [{"name": name, "status": "skipped"} for name in plan.skip]
+
+    def human() -> None:
+        for name in plan.skip:
+            common.out.line(f"{name}: already there, would stay as it is")
+        for step in steps:
+            common.out.line((f"{step['name']}", "bold"), " would be made so:")
+            common.out.show(
+                fields(
+                    (key.replace("_", " "), _brief(value))
+                    for key, value in step.items()
+                    if key not in {"name", "status"}
+                )
+            )
+
+    common.out.result(skipped + steps, human=human, quiet=plan.build)
+
+
+def _brief(value: Any) -> str:
+    """A setting as a person reads it; long lists of counting numbers become a range."""
+    if isinstance(value, (list, tuple)):
+        if len(value) > 4 and all(isinstance(v, int) for v in value):
+            return f"{value[0]} … {value[-1]} ({len(value)})"
+        return ", ".join(map(_brief, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_brief(inner)}" for key, inner in value.items())
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "–" if value is None or value == "" else str(value)
+
+
+# ---------------------------------------------------------------------- list-classes
+
+
+def list_classes(common: Common) -> None:
+    """List the classes of the store."""
+    out = common.out
+    store = common.find_store()
+    if store is None:
+        out.result([], human=lambda: out.line("There is no store yet. `ovseg add-class NAME` makes one."))
+        return
+    with store:
+        infos = store.classes()
+        path, profile = store.path, store.profile_name
+
+    def human() -> None:
+        if not infos:
+            out.line(f"No classes yet in {path} (profile {profile}). Add one: ovseg add-class NAME")
+            return
+        rows = [
+            (
+                info.name,
+                info.kind,
+                str(info.support_count),
+                str(sum(info.prototype_counts.values())),
+                file_size(info.nbytes),
+                f"{info.created_at.astimezone():%Y-%m-%d %H:%M}",
+            )
+            for info in infos
+        ]
+        out.show(
+            table(
+                ("class", "left"),
+                ("kind", "left"),
+                ("images", "right"),
+                ("prototypes", "right"),
+                ("size", "right"),
+                ("made", "left"),
+                rows=rows,
+            )
+        )
+        out.hint(f"{amount(len(infos), 'class', 'classes')} in {path} (profile {profile})")
+
+    out.result([class_data(info) for info in infos], human=human, quiet=[info.name for info in infos])
+
+
+def class_data(info: ClassInfo) -> dict[str, Any]:
+    """A class as `--json` prints it."""
+    return {
+        "name": info.name,
+        "slug": info.slug,
+        "kind": info.kind,
+        "kind_source": info.kind_source,
+        "created_at": info.created_at.isoformat(),
+        "seed": info.seed,
+        "images": info.support_count,
+        "rejected": info.rejected,
+        "prototypes": [
+            {"extractor": extractor, "role": role, "kind": kind, "count": number}
+            for (extractor, role, kind), number in sorted(info.prototype_counts.items())
+        ],
+        "extractors": list(info.extractors),
+        "bytes": info.nbytes,
+        "settings": info.settings,
+    }
+
+
+# ---------------------------------------------------------------------- show-class
+
+
+def show_class(
+    common: Common,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The class.")],
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option(
+            "--contact-sheet",
+            metavar="FILE",
+            help="Write the support images and their masks into one picture (.png).",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Show how a class was made.
+
+    Also what is stored of it, and which other classes look alike.
+    """
+    out = common.out
+    with common.open_store(create=False) as store:
+        info = store.get_class(name)
+        supports = store.supports(info.name)
+        alike = nearest_classes(store, info.name)
+        sheet = None
+        if contact_sheet is not None:
+            sheet = contact_sheet.expanduser()
+            write_contact_sheet(store, [info.name], sheet)
+    data = {
+        **class_data(info),
+        "nearest": [{"name": other, "similarity": round(score, 4)} for other, score in alike],
+        "supports": [
+            {key: str(value) if isinstance(value, Path) else value for key, value in asdict(support).items()}
+            for support in supports
+        ],
+        "contact_sheet": None if sheet is None else str(sheet),
+    }
+
+    def human() -> None:
+        out.line((info.name, "bold"))
+        seeds = [support.seed for support in supports if support.seed is not None]
+        out.show(fields(_description(info, seeds, alike)))
+        out.line()
+        out.show(_prototype_table(info))
+        if sheet is not None:
+            out.line(f"\ncontact sheet: {sheet}", copyable=True)
+        elif supports:
+            out.hint(f"\nsupport images: {supports[0].image_path.parent}", copyable=True)
+
+    out.result(data, human=human, quiet=[] if sheet is None else [sheet])
+
+
+def _description(info: ClassInfo, seeds: list[int], alike: list[tuple[str, float]]) -> Iterator[tuple[str, str]]:
+    yield "kind", f"{info.kind} ({'as you said' if info.kind_source == 'user' else 'by default'})"
+    again = f", {info.rejected} made again" if info.rejected else ""
+    yield "images", f"{info.support_count}{again}"
+    if seeds:
+        yield "seeds", _brief(seeds)
+    for key, value in info.settings.items():
+        if key not in _TECHNICAL:
+            yield key.replace("_", " "), _brief(value)
+    yield "size", file_size(info.nbytes)
+    yield "made", f"{info.created_at.astimezone():%Y-%m-%d %H:%M:%S}"
+    if alike:
+        yield "looks like", ", ".join(f"{other} ({score:.2f})" for other, score in alike)
+
+
+def _prototype_table(info: ClassInfo) -> Table:
+    """How many prototypes of each kind, a row per extractor and role."""
+    counts = info.prototype_counts
+    sides = dict.fromkeys(
+        (extractor, role) for extractor, role, _ in sorted(counts, key=lambda k: (k[0], k[1] == "bg"))
+    )
+    order: tuple[PrototypeKind, ...] = ("mean", "instance", "part")
+    kinds = [kind for kind in order if any(key[2] == kind for key in counts)]
+    rows = [
+        (
+            extractor,
+            "object" if role == "fg" else "background",
+            *(str(counts.get((extractor, role, kind), 0)) for kind in kinds),
+        )
+        for extractor, role in sides
+    ]
+    columns: list[tuple[str, Align]] = [("prototypes", "left"), ("of the", "left"), *((k, "right") for k in kinds)]
+    return table(*columns, rows=rows)
+
+
+def nearest_classes(store: Store, name: str, most: int = 3) -> list[tuple[str, float]]:
+    """The other classes whose mean object prototypes are nearest, with the cosine, averaged over extractors."""
+    import numpy as np
+
+    info = store.get_class(name)
+    others = [other for other in store.class_names() if other != info.name]
+    scores: dict[str, list[float]] = {}
+    for extractor in info.extractors if others else ():
+        own = store.prototypes([info.name], extractor)
+        is_mean = np.array([kind == "mean" for kind in own.kind], dtype=bool) & own.role_is_fg
+        if not is_mean.any():
+            continue
+        # Enough neighbours that the class's own prototypes cannot crowd out all others.
+        found, ids = store.nearest(own.vectors[is_mean][:1], extractor, k=len(own.ids) + 64)
+        best: dict[str, float] = {}
+        valid = ids[0] >= 0
+        for other, score in zip(store.class_of(ids[0][valid]), found[0][valid], strict=True):
+            if other != info.name:
+                best.setdefault(other, float(score))
+        for other, score in best.items():
+            scores.setdefault(other, []).append(score)
+    means = {other: sum(values) / len(values) for other, values in scores.items()}
+    return sorted(means.items(), key=lambda pair: -pair[1])[:most]
+
+
+def write_contact_sheet(store: Store, names: Sequence[str], target: Path) -> None:
+    """Draw the support images of the classes, and their masks, into one picture."""
+    from ovseg_cli.files.atomic import write_image
+    from ovseg_cli.files.pictures import SheetRow, SheetTile, contact_sheet
+
+    rows = [
+        SheetRow(
+            title=name,
+            note=amount(store.get_class(name).support_count, "image"),
+            tiles=[SheetTile.read(support.image_path, support.mask_path) for support in store.supports(name)],
+        )
+        for name in names
+    ]
+    write_image(target, contact_sheet(rows, tile=_TILE))
+
+
+# ---------------------------------------------------------------------- remove-class
+
+
+def remove_class(
+    common: Common,
+    names: NamesArg,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: DryRunOpt = False,
+) -> None:
+    """Remove classes with all that is stored of them."""
+    from ovseg_cli.runs.classes import unique_names
+
+    out = common.out
+    with common.open_store(create=False) as store:
+        infos = [store.get_class(name) for name in unique_names(names)]
+        shown = ", ".join(info.name for info in infos)
+        size = file_size(sum(info.nbytes for info in infos))
+        if not dry_run and not yes and not out.confirm(f"Remove {shown} ({size})?", instead="--yes"):
+            out.note("nothing was removed")
+            raise typer.Exit(1)
+        if not dry_run:
+            store.remove_classes([info.name for info in infos])
+    verb = "Would remove" if dry_run else "Removed"
+    data = [{"name": info.name, "status": "planned" if dry_run else "removed", "bytes": info.nbytes} for info in infos]
+    out.result(data, human=lambda: out.line(f"{verb} {shown} ({size})."), quiet=[info.name for info in infos])

@@ -1,0 +1,369 @@
+"""What every command shares: the global options, the context made of them, and how errors end a command.
+
+The global options work before and after the command's name (`ovseg --json list-classes` and
+`ovseg list-classes --json`). They are defined once here; `command` adds them to each command's signature.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import os
+import re
+import sys
+import typing
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from ovseg_cli.cli.output import Output, set_up_logging, silence_stdout
+from ovseg_cli.errors import OvsegError, StoreNotFoundError
+
+if TYPE_CHECKING:
+    from ovseg_cli.models import Models
+    from ovseg_cli.profiles import Profile
+    from ovseg_cli.store import Store
+
+PANEL = "Global options (before or after the command)"
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Globals:
+    """The global options as typed, before and after the command's name together."""
+
+    store: Path | None = None
+    profile: str | None = None
+    device: str | None = None
+    offline: bool = False
+    json: bool = False
+    quiet: bool = False
+    verbose: int = 0
+
+    def merged(self, later: Globals) -> Globals:
+        """These values, with those of `later` (typed after the command's name) winning."""
+        return Globals(
+            store=later.store or self.store,
+            profile=later.profile or self.profile,
+            device=later.device or self.device,
+            offline=later.offline or self.offline,
+            json=later.json or self.json,
+            quiet=later.quiet or self.quiet,
+            verbose=max(later.verbose, self.verbose),
+        )
+
+
+@dataclass(slots=True)
+class Common:
+    """What a command body works with.
+
+    Attributes:
+        options: the merged global options.
+        out: the output sink.
+        argv: the command line, for the record.
+    """
+
+    options: Globals
+    out: Output
+    argv: tuple[str, ...] = field(default_factory=lambda: tuple(sys.argv))
+
+    @property
+    def device(self) -> str:
+        """The device that was asked for, `auto` by default."""
+        return self.options.device or "auto"
+
+    def open_store(self, *, create: bool = True) -> Store:
+        """Open the store that `--store`, `OVSEG_STORE` or the default names.
+
+        Args:
+            create: make it when it does not exist yet.
+
+        Raises:
+            StoreError: when it cannot be opened, or is absent and `create` is false.
+        """
+        from ovseg_cli.store import Store
+
+        return Store.open(self.options.store, profile=self.options.profile, create=create, offline=self.options.offline)
+
+    def find_store(self, *, any_profile: bool = False) -> Store | None:
+        """The store if there is one; a command that only reads makes none.
+
+        Args:
+            any_profile: take it whatever profile it was made with, for what has nothing to do with models.
+        """
+        from ovseg_cli.store import Store
+
+        try:
+            return Store.open(self.options.store, profile=None if any_profile else self.options.profile, create=False)
+        except StoreNotFoundError:
+            return None
+
+    def profile_of(self, store: Store) -> Profile:
+        """The profile that `store` was made with."""
+        from ovseg_cli.profiles import get_profile
+
+        return get_profile(store.profile_name)
+
+    def load_models(self, profile: Profile) -> Models:
+        """Load the networks of `profile` onto the device that was asked for."""
+        from ovseg_cli.models import load_models
+
+        return load_models(profile, device=self.device, offline=self.options.offline)
+
+
+# ---------------------------------------------------------------------- the global options, once
+
+
+def _check_device(value: str | None) -> str | None:
+    if value is not None and not _DEVICE.fullmatch(value):
+        raise typer.BadParameter(f"got {value!r}; choose auto, cpu, mps, cuda or cuda:N.")
+    return value
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"ovseg {version('ovseg')}")
+        raise typer.Exit
+
+
+def _global_parameters(*, root: bool) -> list[inspect.Parameter]:
+    """The global options as parameters of a function that typer reads.
+
+    Args:
+        root: whether they stand before the command's name. Only those read environment variables:
+            after the name, a variable would beat the option typed before it.
+    """
+
+    def option(kind: Any, *flags: str, env: str | None = None, **settings: Any) -> Any:
+        return Annotated[
+            kind,
+            typer.Option(*flags, envvar=env if root else None, rich_help_panel=PANEL, show_default=False, **settings),
+        ]
+
+    options: dict[str, tuple[Any, Any]] = {
+        "store": (
+            option(
+                Path | None,
+                "--store",
+                env="OVSEG_STORE",
+                metavar="DIR",
+                help="The folder that holds your classes.",
+            ),
+            None,
+        ),
+        "profile": (
+            option(
+                str | None,
+                "--profile",
+                env="OVSEG_PROFILE",
+                metavar="NAME",
+                help="The model set of a new store: see `ovseg profiles`.",
+            ),
+            None,
+        ),
+        "device": (
+            option(
+                str | None,
+                "--device",
+                metavar="DEVICE",
+                callback=_check_device,
+                help="auto, cpu, mps, cuda or cuda:N.",
+            ),
+            None,
+        ),
+        "offline": (option(bool, "--offline", help="Never ask the model hub."), False),
+        "json": (option(bool, "--json", help="Print one JSON document on stdout."), False),
+        "quiet": (option(bool, "--quiet", "-q", help="Print bare values only, no progress."), False),
+        "verbose": (
+            option(int, "--verbose", "-v", count=True, metavar="", help="Tell more; twice for debugging."),
+            0,
+        ),
+        "version": (
+            option(bool, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+            False,
+        ),
+    }
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in options.items()
+    ]
+
+
+_GLOBAL_NAMES = tuple(parameter.name for parameter in _global_parameters(root=True))
+
+
+def _take_globals(values: dict[str, Any]) -> Globals:
+    """Move the global options out of `values` (a command's keyword arguments)."""
+    taken = {name: values.pop(name) for name in _GLOBAL_NAMES}
+    del taken["version"]  # eager: it has printed and left
+    return Globals(**taken)
+
+
+# ---------------------------------------------------------------------- commands
+
+
+@contextmanager
+def _quiet_pipe() -> Iterator[None]:
+    """Make help into a closed pipe (`ovseg --help | head`) a quiet success; rich would exit with 1."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit) as error:
+        silence_stdout()
+        raise typer.Exit(0) from error
+
+
+class OvsegCommand(TyperCommand):
+    """A command of ovseg."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        with _quiet_pipe():
+            super().format_help(ctx, formatter)
+
+
+class OvsegGroup(TyperGroup):
+    """The root command of ovseg."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        with _quiet_pipe():
+            super().format_help(ctx, formatter)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands in the order of registration, which is the order of use."""
+        return list(self.commands)
+
+
+def root_callback(app: typer.Typer, *, examples: Sequence[str]) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Register the root command, which keeps the global options typed before the command's name.
+
+    Args:
+        app: where to register.
+        examples: command lines for the help.
+    """
+
+    def register(function: Callable[[], None]) -> Callable[[], None]:
+        def callback(ctx: typer.Context, **values: Any) -> None:
+            ctx.obj = _take_globals(values)
+            function()
+
+        _dress(callback, function, [_CONTEXT, *_global_parameters(root=True)])
+        app.callback(help=_help_of(function, examples))(callback)
+        return function
+
+    return register
+
+
+def command(
+    app: typer.Typer, name: str, *, examples: Sequence[str]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command body.
+
+    The body's first parameter is a `Common`; the others are its own options. The global options are added
+    behind them, deliberate errors become one line and an exit code, and the examples end the help.
+
+    Args:
+        app: where to register.
+        name: the command's name as typed.
+        examples: command lines for the help.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        def run_command(ctx: typer.Context, **values: Any) -> None:
+            before = ctx.obj if isinstance(ctx.obj, Globals) else Globals()
+            options = before.merged(_take_globals(values))
+            common = _begin(options)
+            with _endings(common.out):
+                function(common, **values)
+
+        hints = typing.get_type_hints(function, include_extras=True)
+        own = [
+            parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in list(inspect.signature(function).parameters.values())[1:]
+        ]
+        _dress(run_command, function, [_CONTEXT, *own, *_global_parameters(root=False)])
+        app.command(name, cls=OvsegCommand, help=_help_of(function, examples))(run_command)
+        return function
+
+    return register
+
+
+_CONTEXT = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+
+
+def _help_of(function: Callable[..., Any], examples: Sequence[str]) -> str:
+    """The docstring of a command as its help, with examples."""
+    shown = "\n".join(f"  {line}" for line in examples)
+    # The backspace is how the help renderer is told to keep a paragraph's line breaks.
+    return f"{inspect.cleandoc(function.__doc__ or '')}\n\n\b\nExamples:\n{shown}"
+
+
+def _dress(wrapper: Callable[..., Any], function: Callable[..., Any], parameters: list[inspect.Parameter]) -> None:
+    """Give `wrapper` the name and doc of `function`, and the signature that typer is to see."""
+    functools.update_wrapper(wrapper, function)
+    for parameter in parameters:
+        _hide_type_of_flag(parameter.annotation)
+    del wrapper.__wrapped__  # type: ignore[attr-defined]  # inspect would look through to the body's own signature
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+
+
+def _hide_type_of_flag(annotation: Any) -> None:
+    """Keep the help from saying `<bool>` behind each flag: an empty metavar takes its place."""
+    kind, *extras = typing.get_args(annotation) if typing.get_origin(annotation) is Annotated else (annotation,)
+    if kind in (bool, bool | None):
+        for extra in extras:
+            extra.metavar = ""
+
+
+def _begin(options: Globals) -> Common:
+    """Set the stage for one command: output mode, log, and silence from the libraries below."""
+    if options.json and options.quiet:
+        raise typer.BadParameter("--json and --quiet exclude each other.")
+    out = Output(mode="json" if options.json else "quiet" if options.quiet else "human", verbosity=options.verbose)
+    set_up_logging(out)
+    if not options.verbose:
+        # Remarks of the libraries below are for developers; `-v` brings them back.
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    return Common(options=options, out=out)
+
+
+@contextmanager
+def _endings(out: Output) -> Iterator[None]:
+    """Turn every way in which a command can end into its exit code, and errors into one line."""
+    debug = os.environ.get("OVSEG_DEBUG", "") not in {"", "0"}
+    try:
+        yield
+        sys.stdout.flush()
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
+    except BrokenPipeError:
+        silence_stdout()
+        raise typer.Exit(0) from None
+    except KeyboardInterrupt:
+        out.error("interrupted")
+        raise typer.Exit(130) from None
+    except OvsegError as error:
+        if debug:
+            out.stderr.print_exception()
+        out.error(str(error))
+        raise typer.Exit(error.exit_code) from None
+    except Exception as error:
+        if debug:
+            out.stderr.print_exception()
+        logging.getLogger("ovseg_cli").debug("unexpected error", exc_info=error)
+        out.error(f"unexpected {type(error).__name__}: {error}. Set OVSEG_DEBUG=1 for the whole story.")
+        raise typer.Exit(1) from None

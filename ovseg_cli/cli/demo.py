@@ -1,0 +1,176 @@
+"""demo: the whole main job on bundled models and bundled pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ovseg_cli.cli.classes import build_planned, class_data, write_contact_sheet
+from ovseg_cli.cli.common import Common, command
+from ovseg_cli.cli.evaluate import show_report
+from ovseg_cli.cli.options import CountOpt
+from ovseg_cli.cli.output import amount
+from ovseg_cli.cli.segment import (
+    EXIT_SOME_FAILED,
+    plan_segmentation,
+    run_segmentation,
+    short_path,
+    show_summary,
+    summary_data,
+)
+from ovseg_cli.errors import NoInputError
+
+if TYPE_CHECKING:
+    from ovseg_cli.store import Store
+
+DEMO_CLASSES = (
+    "chocolate glazed donut",
+    "cat",
+    "dog",
+    "car",
+    "tree",
+    "house",
+    "apple",
+    "penguin",
+    "soccer ball",
+    "lion",
+)
+"""The classes that the bundled pictures are about."""
+
+_BUNDLED = Path("examples", "pictograms")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the application."""
+    command(app, "demo", examples=("ovseg demo", "ovseg demo --dir try-it --count 32"))(demo)
+
+
+def demo(
+    common: Common,
+    folder: Annotated[
+        Path, typer.Option("--dir", metavar="DIR", help="Where the demo keeps its store and its results.")
+    ] = Path("ovseg-demo"),
+    count: CountOpt = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images",
+            metavar="DIR",
+            help="Pictures to segment. (default: examples/pictograms of the source code)",
+            show_default=False,
+        ),
+    ] = None,
+    gt: Annotated[
+        Path | None,
+        typer.Option(
+            "--gt", metavar="DIR", help="Their labels. (default: `labels` beside the pictures)", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """See the main job on the example pictures.
+
+    Makes classes, segments the pictures, scores the result and says where to look.
+    Uses the bundled models, which know pictograms, not photographs. The second time, what is done is skipped.
+    """
+    pictures = images or bundled_pictures()
+    labels = gt or pictures.parent / "labels"
+    common.options = replace(common.options, store=folder / "store", profile=common.options.profile or "mini")
+    output, sheet = folder / "ovseg-out", folder / "contact-sheet.png"
+    with common.open_store() as store:
+        made = _make_classes(common, store, count)
+        _heading(common, 2, f"Segmenting {pictures}")
+        plan = plan_segmentation(
+            common, store, [str(pictures)], output, classes=DEMO_CLASSES, method="prototype", overlay=True
+        )
+        summary = run_segmentation(common, store, plan)
+        if common.out.mode == "human":
+            show_summary(common, summary, overlay=False)
+        report = _score(common, store, labels)
+        if made or not sheet.is_file():
+            write_contact_sheet(store, DEMO_CLASSES, sheet)
+        classes = [class_data(store.get_class(name)) for name in DEMO_CLASSES]
+
+    files = {
+        "overlays": str(output / "overlay"),
+        "masks": str(output / "SegmentationClass"),
+        "contact_sheet": str(sheet),
+    }
+
+    def human() -> None:
+        _heading(common, 4, "Look at")
+        places = {
+            output / "overlay": "the pictures with their labels",
+            sheet: "the support images with their masks",
+            output / "SegmentationClass": "the label maps",
+        }
+        width = max(len(short_path(path)) for path in places)
+        for path, what in places.items():
+            common.out.line(f"{short_path(path):<{width}}", (f"  {what}", "dim"), copyable=True)
+
+    data: dict[str, Any] = {
+        "classes": classes,
+        "run": summary_data(summary),
+        "report": report,
+        "files": files,
+    }
+    common.out.result(data, human=human, quiet=files.values())
+    if summary.failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def bundled_pictures() -> Path:
+    """The example pictures of the source code, which a wheel does not carry.
+
+    Raises:
+        NoInputError: they are not here.
+    """
+    import ovseg_cli
+
+    places = (Path(), Path(ovseg_cli.__file__).resolve().parents[1])
+    for place in places:
+        if (place / _BUNDLED / "images").is_dir():
+            return place / _BUNDLED / "images"
+    raise NoInputError(
+        "The example pictures come with the source code, not with the installed package: "
+        "run ovseg demo in a checkout of it, or name pictures with --images DIR."
+    )
+
+
+def _heading(common: Common, number: int, text: str) -> None:
+    if common.out.mode == "human":
+        if number > 1:
+            common.out.line()
+        common.out.line((f"{number}. {text}", "bold"))
+
+
+def _make_classes(common: Common, store: Store, count: int | None) -> int:
+    """Make those of the demo's classes that are missing; returns how many."""
+    from ovseg_cli.runs.classes import plan_classes
+
+    plan = plan_classes(store, DEMO_CLASSES, "skip")
+    there = f" ({len(plan.skip)} are there already)" if plan.skip else ""
+    some = f"Making {amount(len(plan.build), 'class', 'classes')}{there}"
+    _heading(common, 1, some if plan.build else f"All {len(plan.skip)} classes are there already")
+    return len(build_planned(common, store, replace(plan, skip=()), {"count": count}))
+
+
+def _score(common: Common, store: Store, labels: Path) -> dict[str, Any] | None:
+    """Score the run against the labels, if there are any."""
+    from ovseg_cli.runs.evaluate import evaluate, last_predictions
+
+    if not labels.is_dir():
+        common.out.hint(f"There are no labels in {labels}, so nothing is scored.")
+        return None
+    _heading(common, 3, f"Scoring against {labels}")
+    predictions = last_predictions(store)
+    report = evaluate(predictions, labels)
+    data = report.to_dict()
+    store.record_evaluation(predictions.run_id, data)
+    if common.out.mode == "human":
+        show_report(common, report)
+    for warning in report.warnings:
+        common.out.warning(warning)
+    return data

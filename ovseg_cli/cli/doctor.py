@@ -1,0 +1,183 @@
+"""doctor: what this installation has, and whether the store is sound."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ovseg_cli.cli.common import Common, command
+from ovseg_cli.cli.output import amount, fields, file_size
+from ovseg_cli.errors import OvsegError
+
+if TYPE_CHECKING:
+    from ovseg_cli.store import Store
+
+_DISTRIBUTIONS = (
+    "ovseg",
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "open_clip_torch",
+    "faiss-gpu",
+    "faiss-cpu",
+    "numpy",
+    "pillow",
+    "sqlalchemy",
+    "huggingface_hub",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the application."""
+    command(app, "doctor", examples=("ovseg doctor", "ovseg doctor --json > doctor.json"))(doctor)
+
+
+def doctor(common: Common) -> None:
+    """Check this installation and the store.
+
+    Looks at Python, the libraries, devices, weights, and the health of the store.
+    Exit code 1: the store is damaged.
+    """
+    out = common.out
+    data: dict[str, Any] = {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "libraries": _versions(),
+        "devices": _devices(),
+        "profiles": _weights(),
+        "store": _store_health(common),
+    }
+
+    def human() -> None:
+        _section(common, "machine")
+        out.show(
+            fields(
+                [
+                    ("python", f"{data['python']} on {data['platform']}"),
+                    *(("device", f"{name}: {what}") for name, what in data["devices"].items()),
+                ]
+            )
+        )
+        _section(common, "libraries")
+        out.show(fields(data["libraries"].items()))
+        _section(common, "weights")
+        out.show(fields(data["profiles"].items()))
+        _section(common, "store")
+        out.show(fields(_store_lines(data["store"])))
+
+    out.result(data, human=human, quiet=["ok" if data["store"]["healthy"] else "damaged"])
+    if not data["store"]["healthy"]:
+        out.error(f"the store is damaged: {'; '.join(data['store']['problems'])}")
+        raise typer.Exit(1)
+
+
+def _section(common: Common, title: str) -> None:
+    common.out.line((title, "bold"))
+
+
+def _store_lines(store: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The state of the store for a person."""
+    yield "path", store["path"]
+    if not store["exists"]:
+        yield "state", "not made yet; ovseg add-class NAME makes it"
+        return
+    yield "state", "sound" if store["healthy"] else "damaged"
+    for problem in store["problems"]:
+        yield "problem", problem
+    if "profile" not in store:  # it could not even be opened
+        return
+    yield "profile", store["profile"] + (" (read-only)" if store["read_only"] else "")
+    yield (
+        "holds",
+        f"{amount(store['classes'], 'class', 'classes')}, {amount(store['prototypes'], 'prototype')}, "
+        f"{amount(store['support_images'], 'support image')}, {file_size(store['bytes'])}",
+    )
+    for index in store["indexes"]:
+        yield "index", f"{index['extractor']}: {index['status']}" + (f" ({index['reason']})" if index["reason"] else "")
+    if store["leftovers"]:
+        yield "leftovers", f"{len(store['leftovers'])}, swept by the next command that writes"
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in _DISTRIBUTIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            if not name.startswith("faiss"):
+                found[name] = "missing"
+    if not any(name.startswith("faiss") for name in found):
+        found["faiss"] = "missing"
+    return found
+
+
+def _devices() -> dict[str, str]:
+    """The devices that `--device` can name here."""
+    import torch
+
+    devices = {"cpu": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"}
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(index)
+        devices[f"cuda:{index}"] = f"{properties.name}, {file_size(properties.total_memory)}"
+    if torch.backends.mps.is_available():
+        devices["mps"] = "Apple GPU"
+    return devices
+
+
+def _weights() -> dict[str, str]:
+    from ovseg_cli.profiles import PROFILES, weights_status
+
+    summary = {}
+    for profile in PROFILES.values():
+        missing = [state.part for state in weights_status(profile) if not state.present]
+        summary[profile.name] = f"missing: {', '.join(missing)} (see `ovseg profiles`)" if missing else "ready"
+    return summary
+
+
+def _store_health(common: Common) -> dict[str, Any]:
+    """The state of the store; a store that cannot be opened is a finding, not a crash."""
+    try:
+        store = common.find_store(any_profile=True)
+        if store is None:
+            return {"path": _default_path(common), "exists": False, "healthy": True, "problems": []}
+        with store:
+            return _examine(store)
+    except OvsegError as error:
+        return {"path": _default_path(common), "exists": True, "healthy": False, "problems": [str(error)]}
+
+
+def _examine(store: Store) -> dict[str, Any]:
+    health = store.health()
+    lost = [f"{path} is missing" for path in health.missing]
+    return {
+        "path": str(health.path),
+        "exists": True,
+        "healthy": health.ok,
+        "problems": [*health.problems, *lost],
+        "profile": store.profile_name,
+        "read_only": health.read_only,
+        "classes": health.classes,
+        "prototypes": health.prototypes,
+        "support_images": health.supports,
+        "bytes": health.nbytes,
+        "leftovers": [str(path) for path in health.orphans],
+        "indexes": [
+            {"extractor": index.extractor, "path": str(index.path), "status": index.status, "reason": index.reason}
+            for index in health.indexes
+        ],
+    }
+
+
+def _default_path(common: Common) -> str:
+    from ovseg_cli.store import default_store_path
+
+    path: Path = common.options.store or default_store_path()
+    return str(path)

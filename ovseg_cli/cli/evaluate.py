@@ -1,0 +1,200 @@
+"""eval: score label maps against ground truth."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ovseg_cli.cli.common import Common, command
+from ovseg_cli.cli.options import BackgroundOpt, ClassesOpt, LabelMapOpt, split_names
+from ovseg_cli.cli.output import percent, table
+from ovseg_cli.cli.segment import plan_segmentation, run_segmentation
+from ovseg_cli.errors import LabelError, NoInputError, OvsegError, UsageError
+
+if TYPE_CHECKING:
+    from ovseg_cli.evaluation.report import Report
+    from ovseg_cli.runs.evaluate import Predictions
+
+EXIT_BELOW = 4
+_MOST_NAMED = 3
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the application."""
+    command(
+        app,
+        "eval",
+        examples=(
+            "ovseg eval --gt labels/",
+            "ovseg eval --gt labels/ --pred ovseg-out -o report.json",
+            "ovseg eval --gt labels/ --images photos/ -c cat,dog --fail-under 0.45",
+        ),
+    )(evaluate)
+
+
+def evaluate(
+    common: Common,
+    gt: Annotated[Path, typer.Option("--gt", metavar="DIR", help="Folder of ground-truth labels.", show_default=False)],
+    pred: Annotated[
+        Path | None,
+        typer.Option(
+            "--pred", metavar="DIR", help="Label maps to score. (default: those of the last run)", show_default=False
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images",
+            metavar="DIR",
+            help="Pictures to segment first; their label maps are not kept.",
+            show_default=False,
+        ),
+    ] = None,
+    classes: ClassesOpt = None,
+    label_map: LabelMapOpt = None,
+    ignore: Annotated[
+        int,
+        typer.Option("--ignore", min=-1, max=65535, metavar="ID", help="Label of pixels that do not count; -1: none."),
+    ] = 255,
+    background: BackgroundOpt = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the report as JSON.", show_default=False),
+    ] = None,
+    fail_under: Annotated[
+        float | None,
+        typer.Option(
+            "--fail-under",
+            min=0.0,
+            max=1.0,
+            metavar="X",
+            help="Exit with code 4 when the mIoU (0 to 1) is lower.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Score label maps against ground truth.
+
+    Gives IoU per class, mIoU and pixel accuracy. Without --pred and --images, the last run is scored.
+    Ground truth and label maps are paired by file name and their ids by class name. Exit code 4: --fail-under.
+    """
+    from ovseg_cli.files.atomic import write_json
+    from ovseg_cli.runs.evaluate import predictions_in
+
+    if pred is not None and images is not None:
+        raise UsageError("--pred and --images exclude each other: name label maps, or pictures to segment.")
+    if not gt.is_dir():
+        raise LabelError(f"There is no folder {gt} with ground truth. Name it with --gt.")
+    names = split_names(classes)
+    run_id = None
+    if images is not None:
+        report = _score_images(common, images, gt, names, background, label_map, ignore)
+    else:
+        if pred is not None:
+            found = predictions_in(pred, label_map=label_map, classes=names, background=background)
+        else:
+            found = _last_run(common, names, background)
+        run_id = found.run_id
+        report = _score(common, found, gt, label_map, ignore)
+    data = report.to_dict()
+    if output is not None:
+        write_json(output, data)
+    common.out.result(data, human=lambda: show_report(common, report, output), quiet=[_figure(report.miou)])
+    for warning in report.warnings:
+        common.out.warning(warning)
+    _record(common, run_id, data)
+    if fail_under is not None and (report.miou is None or report.miou < fail_under):
+        common.out.error(f"the mIoU {_figure(report.miou)} is below --fail-under {fail_under:g}")
+        raise typer.Exit(EXIT_BELOW)
+
+
+def _last_run(common: Common, names: tuple[str, ...], background: bool | None) -> Predictions:
+    """The label maps of the last run, named on stderr."""
+    from ovseg_cli.runs.evaluate import last_predictions
+
+    store = common.find_store(any_profile=True)
+    if store is None:
+        return last_predictions(None)
+    with store:
+        found = last_predictions(store, classes=names, background=background)
+    when = "" if found.started_at is None else f" of {found.started_at.astimezone():%Y-%m-%d %H:%M:%S}"
+    common.out.note(f"scoring the last run{when}: {found.folder.parent} ({', '.join(found.requested)})")
+    if not found.finished:
+        common.out.warning("that run did not come to its end; label maps may be missing")
+    return found
+
+
+def _score(common: Common, predictions: Predictions, gt: Path, label_map: Path | None, ignore: int) -> Report:
+    from ovseg_cli.runs.evaluate import evaluate as evaluate_predictions
+
+    with common.out.progress() as bars:
+        bar = bars.start("scoring")
+        return evaluate_predictions(
+            predictions,
+            gt,
+            label_map=label_map,
+            ignore=ignore,
+            progress=lambda done, total: bars.update(bar, done=done, total=total),
+        )
+
+
+def _score_images(
+    common: Common,
+    images: Path,
+    gt: Path,
+    names: tuple[str, ...],
+    background: bool | None,
+    label_map: Path | None,
+    ignore: int,
+) -> Report:
+    """Segment into a folder that is thrown away, then score."""
+    from ovseg_cli.runs.evaluate import predictions_in
+
+    with tempfile.TemporaryDirectory(prefix="ovseg-eval-") as scratch:
+        output = Path(scratch) / "ovseg-out"
+        with common.open_store() as store:
+            plan = plan_segmentation(
+                common, store, [str(images)], output, classes=names, background=background is not False
+            )
+            summary = run_segmentation(common, store, plan, recorded=False)
+        if summary.failed and not summary.done:
+            raise NoInputError(f"None of the pictures in {images} could be read.")
+        return _score(common, predictions_in(output), gt, label_map, ignore)
+
+
+def _record(common: Common, run_id: str | None, data: dict[str, Any]) -> None:
+    """Keep the report in the store, if there is one; the figures are out, so a failure is only a warning."""
+    try:
+        store = common.find_store(any_profile=True)
+        if store is not None:
+            with store:
+                store.record_evaluation(run_id, data)
+    except OvsegError as error:
+        common.out.warning(f"the evaluation was not recorded: {error}")
+
+
+def show_report(common: Common, report: Report, written: Path | None = None) -> None:
+    """The table of classes, then the figures over all of them and how they are computed."""
+    out = common.out
+    out.show(table(("class", "left"), ("IoU", "right"), ("truth", "right"), ("predicted", "right"), rows=report.rows()))
+    out.line()
+    out.line(
+        ("mIoU ", "bold"),
+        (_figure(report.miou), "bold"),
+        f"   pixel accuracy {_figure(report.pixel_accuracy)}   pictures {report.images}",
+    )
+    out.line((report.convention, "dim"))
+    if report.unasked:
+        shown = ", ".join(f"{other.name} {percent(other.share)}" for other in report.unasked[:_MOST_NAMED])
+        more = f", and {len(report.unasked) - _MOST_NAMED} more" if len(report.unasked) > _MOST_NAMED else ""
+        fate = "count as background" if report.background else "are ignored"
+        out.line(f"Not asked for, so they {fate}: {shown}{more}.")
+    if written is not None:
+        out.line("report  ", str(written), copyable=True)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,48 @@
+"""The `ovseg` command: registers the commands and runs them."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ovseg_cli.cli import classes, demo, doctor, evaluate, profiles, segment
+from ovseg_cli.cli.common import OvsegGroup, root_callback
+
+app = typer.Typer(
+    name="ovseg",
+    cls=OvsegGroup,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+_EXAMPLES = (
+    'ovseg add-class "chocolate glazed donut"',
+    "ovseg segment photos/ --classes cat,dog",
+    "ovseg eval --gt labels/",
+)
+
+
+@root_callback(app, examples=_EXAMPLES)
+def ovseg() -> None:
+    """Name every pixel of a photograph with words that you choose, without training."""
+
+
+classes.register(app)
+segment.register(app)
+evaluate.register(app)
+profiles.register(app)
+doctor.register(app)
+demo.register(app)
+
+
+def run() -> None:
+    """Run the command line and leave the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A class name that the terminal's encoding lacks must not end the command.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    app(prog_name="ovseg")

@@ -1,0 +1,61 @@
+"""Options that several commands share, defined once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ClassesOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--classes",
+        "-c",
+        metavar="NAMES",
+        help="Class names, separated by commas; may be given several times.",
+        show_default=False,
+    ),
+]
+
+BackgroundOpt = Annotated[
+    bool | None,
+    typer.Option(
+        "--background/--no-background",
+        help="Whether pixels may belong to none of the classes. (default: they may)",
+        show_default=False,
+    ),
+]
+
+CountOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--count", min=1, metavar="N", help="Support images per class. (default: the profile's)", show_default=False
+    ),
+]
+
+DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+
+LabelMapOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--label-map",
+        metavar="FILE",
+        help="What the ids (or colours) of the labels mean: lines like `name:R,G,B::`. "
+        "(default: labelmap.txt in the labels' folder or beside it)",
+        show_default=False,
+    ),
+]
+
+
+def split_names(values: Iterable[str] | None) -> tuple[str, ...]:
+    """Split `cat,dog` at its commas; blanks around a name and repeated names fall away.
+
+    An empty item (`cat,,dog`) stays, so that whoever checks the names can refuse it.
+
+    >>> split_names(["cat, dog", "bird"])
+    ('cat', 'dog', 'bird')
+    """
+    names = [name.strip() for value in values or () for name in value.split(",")]
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,335 @@
+"""The one place that writes to the terminal: stdout carries data, stderr everything else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn
+
+import typer
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+from ovseg_cli.errors import UsageError
+
+Mode = Literal["human", "json", "quiet"]
+Align = Literal["left", "right"]
+
+
+class DataConsole(Console):
+    """A console for stdout that leaves a closed pipe (`| head`) to the caller instead of exiting with 1."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Raise what rich caught: `silence_stdout` and exit code 0 are decided in one place."""
+        raise BrokenPipeError
+
+
+@dataclass(slots=True)
+class Output:
+    """Where results and remarks go.
+
+    Attributes:
+        mode: `human` prints tables and sentences, `json` one JSON document, `quiet` bare values (one per
+            line) for scripts. Progress bars and hints exist in `human` only; warnings and errors always.
+        verbosity: how many `-v` were given; 1 shows the log, 2 shows debugging too.
+    """
+
+    mode: Mode = "human"
+    verbosity: int = 0
+    stdout: Console = field(init=False)
+    stderr: Console = field(init=False)
+    _live: Progress | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.stdout = DataConsole(highlight=False, markup=False, emoji=False)
+        self.stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+    # ------------------------------------------------------------------ data, on stdout
+
+    def result(self, data: Any, *, human: Callable[[], None], quiet: Iterable[object] = ()) -> None:
+        """Print a command's result in the mode that was asked for.
+
+        Args:
+            data: what `--json` prints; dates, paths and tuples are fine, NaN is not.
+            human: prints the same for a person, with `line` and `table`.
+            quiet: the bare values that `-q` prints, one per line.
+        """
+        if self.mode == "json":
+            self.stdout.file.write(dump_json(data, self.stdout.encoding) + "\n")
+        elif self.mode == "quiet":
+            for value in quiet:
+                self.stdout.file.write(f"{value}\n")
+        else:
+            human()
+
+    def line(self, *parts: str | Text | tuple[str, str], copyable: bool = False) -> None:
+        """Print one sentence for a person.
+
+        Args:
+            *parts: the text, in parts that may carry a style (`("cat", "bold")`).
+            copyable: leave the wrapping to the terminal, so that a path can be copied in one piece.
+        """
+        with self._bars_aside():
+            _print(self.stdout, Text.assemble(*parts), copyable=copyable)
+
+    def show(self, renderable: RenderableType) -> None:
+        """Print a table or any other rich renderable for a person."""
+        with self._bars_aside():
+            self.stdout.print(renderable)
+
+    @contextmanager
+    def _bars_aside(self) -> Iterator[None]:
+        """Take the progress bars off the terminal while something is printed to stdout, which they know nothing of."""
+        if self._live is None:
+            yield
+            return
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.start()
+
+    # ------------------------------------------------------------------ remarks, on stderr
+
+    def hint(self, text: str, *, copyable: bool = False) -> None:
+        """Say what to do next; left out in the modes made for scripts.
+
+        Args:
+            text: one sentence, or a command.
+            copyable: leave the wrapping to the terminal, so that a command can be copied in one piece.
+        """
+        if self.mode == "human":
+            _print(self.stderr, Text(text, style="dim"), copyable=copyable)
+
+    def note(self, text: str) -> None:
+        """Say something about the result that no reader of it should miss."""
+        self._remark("note", "cyan", text)
+
+    def warning(self, text: str) -> None:
+        """Say that something was not as it should be, and that the work goes on."""
+        self._remark("warning", "yellow", text)
+
+    def error(self, text: str) -> None:
+        """Say why the command stops; one line."""
+        self._remark("error", "red", text)
+
+    def _remark(self, label: str, style: str, text: str) -> None:
+        one_line = " ".join(str(text).split())
+        _print(self.stderr, Text.assemble((f"{label}: ", f"bold {style}"), one_line))
+
+    # ------------------------------------------------------------------ a person at the keyboard
+
+    @property
+    def interactive(self) -> bool:
+        """Whether a question would reach a person."""
+        return self.mode == "human" and sys.stdin.isatty() and self.stderr.is_terminal
+
+    def confirm(self, question: str, *, instead: str) -> bool:
+        """Ask yes or no.
+
+        Args:
+            question: the question, without a question mark's answer hint.
+            instead: the flag that answers it in scripts.
+
+        Raises:
+            UsageError: when there is no person to ask.
+        """
+        if not self.interactive:
+            raise UsageError(f"This needs a confirmation and nobody can be asked here: add {instead}.")
+        return typer.confirm(question, err=True)
+
+    @contextmanager
+    def progress(self) -> Iterator[ProgressBars]:
+        """Live progress on stderr, for as long as the block runs; nothing at all when nobody watches."""
+        if self.mode != "human" or not self.stderr.is_terminal:
+            yield ProgressBars(None)
+            return
+        bars = Progress(
+            TextColumn("{task.description}", table_column=Column(ratio=3, no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=None, table_column=Column(ratio=2)),
+            DoneOfAll(),
+            SecondsLeft(table_column=Column(min_width=11)),
+            console=self.stderr,
+            expand=True,
+            transient=True,
+        )
+        with bars:
+            self._live = bars
+            try:
+                yield ProgressBars(bars)
+            finally:
+                self._live = None
+
+
+class DoneOfAll(ProgressColumn):
+    """How many of how many; blank while the number is not known."""
+
+    def render(self, task: Task) -> Text:
+        """The counts of `task`, the first one as wide as the second so that nothing jumps."""
+        if task.total is None:
+            return Text("")
+        total = str(int(task.total))
+        return Text(f"{int(task.completed):>{len(total)}}/{total}")
+
+
+class SecondsLeft(ProgressColumn):
+    """The time left, as a person says it: `12 s left`, `3 min 05 s left`."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        """The remaining time of `task`, or blank while nothing can be said yet."""
+        if task.finished or task.time_remaining is None:
+            return Text("")
+        return Text(f"{duration(task.time_remaining)} left", style="dim")
+
+
+@dataclass(slots=True)
+class ProgressBars:
+    """Progress bars, or their absence: every method does nothing when nobody watches."""
+
+    _bars: Progress | None
+
+    def start(self, description: str, total: int | None = None) -> TaskID | None:
+        """Add a bar; `total=None` pulses until `update` brings one."""
+        return None if self._bars is None else self._bars.add_task(description, total=total)
+
+    def update(
+        self, task: TaskID | None, *, done: float | None = None, total: int | None = None, text: str | None = None
+    ) -> None:
+        """Move a bar, and change what it says."""
+        if self._bars is not None and task is not None:
+            self._bars.update(task, completed=done, total=total, description=text)
+
+    def remove(self, task: TaskID | None) -> None:
+        """Take a bar away."""
+        if self._bars is not None and task is not None:
+            self._bars.remove_task(task)
+
+
+class ConsoleLogHandler(logging.Handler):
+    """Brings the package's log to stderr through the console that draws the progress bars."""
+
+    def __init__(self, out: Output) -> None:
+        super().__init__()
+        self.out = out
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record: warnings as warnings, the rest dimmed."""
+        message = record.getMessage()
+        if record.levelno >= logging.ERROR:
+            self.out.error(message)
+        elif record.levelno >= logging.WARNING:
+            self.out.warning(message)
+        else:
+            _print(self.out.stderr, Text(message, style="dim"))
+
+
+def _print(console: Console, text: Text, *, copyable: bool = False) -> None:
+    """Print a sentence: broken between words on a terminal, on one line into a pipe."""
+    console.print(text, soft_wrap=copyable or not console.is_terminal)
+
+
+def set_up_logging(out: Output) -> None:
+    """Send the package's log to `out`, once, at the level that `-v` asks for."""
+    logger = logging.getLogger("ovseg_cli")
+    for handler in [h for h in logger.handlers if isinstance(h, ConsoleLogHandler)]:
+        logger.removeHandler(handler)
+    logger.addHandler(ConsoleLogHandler(out))
+    logger.propagate = False
+    logger.setLevel({0: logging.WARNING, 1: logging.INFO}.get(out.verbosity, logging.DEBUG))
+
+
+def silence_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter's last flush into a closed pipe cannot fail."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # replaced by an object without a file, as test runners do
+        return
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, descriptor)
+    os.close(devnull)
+
+
+def table(*columns: tuple[str, Align], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """A plain table; cells are shown as they are, so `[red]` in a class name stays `[red]`."""
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for title, align in columns:
+        # Long names fold, so that nothing of them is lost; figures never break.
+        overflow: Literal["fold", "ellipsis"] = "fold" if align == "left" else "ellipsis"
+        grid.add_column(Text(title), justify=align, overflow=overflow, no_wrap=align == "right")
+    for row in rows:
+        grid.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    return grid
+
+
+def fields(rows: Iterable[tuple[str, str]]) -> Table:
+    """Names and values in two columns, without a heading."""
+    grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        grid.add_row(Text(name), Text(value))
+    return grid
+
+
+def dump_json(data: Any, encoding: str = "utf-8") -> str:
+    """`data` as indented JSON; escapes letters only where the stream could not carry them."""
+    ascii_only = encoding.lower().replace("-", "") not in {"utf8", "utf16", "utf32"}
+    return json.dumps(data, indent=2, ensure_ascii=ascii_only, allow_nan=False, default=str)
+
+
+def duration(seconds: float) -> str:
+    """A time span as a person says it.
+
+    >>> duration(0.04), duration(2.34), duration(59.7), duration(185), duration(7500)
+    ('0.0 s', '2.3 s', '1 min 00 s', '3 min 05 s', '2 h 05 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def file_size(nbytes: int) -> str:
+    """A size as a person says it.
+
+    >>> file_size(512), file_size(20_480), file_size(27_200_000), file_size(4_270_000_000)
+    ('512 B', '20 kB', '27.2 MB', '4.3 GB')
+    """
+    if nbytes < 1000:
+        return f"{nbytes} B"
+    if nbytes < 1_000_000:
+        return f"{nbytes / 1e3:.0f} kB"
+    if nbytes < 1_000_000_000:
+        return f"{nbytes / 1e6:.1f} MB"
+    return f"{nbytes / 1e9:.1f} GB"
+
+
+def percent(share: float | None) -> str:
+    """A share in [0, 1] in per cent, or a dash where there is none.
+
+    >>> percent(0.1234), percent(None)
+    ('12.3 %', '–')
+    """
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def amount(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun in the right form.
+
+    >>> amount(1, "image"), amount(0, "image"), amount(3, "class", "classes")
+    ('1 image', '0 images', '3 classes')
+    """
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

@@ -1,0 +1,88 @@
+"""profiles: the model sets that ovseg knows, and whether their weights are here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.text import Text
+
+from ovseg_cli.cli.common import Common, command
+from ovseg_cli.cli.output import file_size, table
+
+if TYPE_CHECKING:
+    from ovseg_cli.profiles import Profile, WeightsStatus
+
+_SHOWN_REVISION = 12
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the application."""
+    command(app, "profiles", examples=("ovseg profiles", "ovseg profiles --json"))(profiles)
+
+
+def profiles(common: Common) -> None:
+    """List the model sets and where their weights are.
+
+    With hub ids, pinned revisions, licences and sizes. A store keeps the profile that it was made with.
+    """
+    from ovseg_cli.profiles import PROFILES, weights_status
+
+    out = common.out
+    known = [(profile, weights_status(profile)) for profile in PROFILES.values()]
+
+    def human() -> None:
+        for number, (profile, states) in enumerate(known):
+            if number:
+                out.line()
+            _show_profile(common, profile, states)
+
+    out.result([profile_data(*pair) for pair in known], human=human, quiet=list(PROFILES))
+
+
+def _show_profile(common: Common, profile: Profile, states: list[WeightsStatus]) -> None:
+    out = common.out
+    here = all(state.present for state in states)
+    out.line((profile.name, "bold"), ("  ready" if here else "  weights are missing", "green" if here else "yellow"))
+    out.line((profile.summary, "dim"))
+    rows = [
+        (
+            state.part,
+            "here" if state.present else "missing",
+            file_size(state.nbytes),
+            Text.assemble(state.repo, "\n", (_details(state), "dim")),
+        )
+        for state in states
+    ]
+    out.show(table(("part", "left"), ("weights", "left"), ("size", "right"), ("model", "left"), rows=rows))
+    for state in states:
+        if state.fetch_hint:
+            out.hint(f"fetch {state.part}: {state.fetch_hint}", copyable=True)
+
+
+def _details(state: WeightsStatus) -> str:
+    revision = state.revision.removeprefix("sha256:")[:_SHOWN_REVISION]
+    return f"{revision}, {state.licence}"
+
+
+def profile_data(profile: Profile, states: list[WeightsStatus]) -> dict[str, Any]:
+    """A profile as `--json` prints it."""
+    return {
+        "name": profile.name,
+        "summary": profile.summary,
+        "digest": profile.digest,
+        "ready": all(state.present for state in states),
+        "weights": [
+            {
+                "part": state.part,
+                "model": state.repo,
+                "revision": state.revision,
+                "licence": state.licence,
+                "present": state.present,
+                "path": None if state.path is None else str(state.path),
+                "bytes": state.nbytes,
+                "fetch": state.fetch_hint or None,
+            }
+            for state in states
+        ],
+    }

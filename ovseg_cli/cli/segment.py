@@ -1,0 +1,308 @@
+"""segment: a label map for every picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.text import Text
+
+from ovseg_cli.cli.common import Common, command
+from ovseg_cli.cli.options import BackgroundOpt, ClassesOpt, DryRunOpt, split_names
+from ovseg_cli.cli.output import amount, duration, percent, table
+from ovseg_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from ovseg_cli.runs.plan import Plan
+    from ovseg_cli.runs.segment import RunSummary
+    from ovseg_cli.store import Store
+
+MethodName = Literal["auto", "prototype", "gem"]
+
+EXIT_SOME_FAILED = 3
+_MOST_NAMED = 5
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the application."""
+    command(
+        app,
+        "segment",
+        examples=(
+            "ovseg segment photos/ --classes cat,dog",
+            "ovseg segment 'photos/**/*.jpg' -c cat -c dog --overlay -o result",
+            "find photos -name '*.png' | ovseg segment - --method gem -c cat",
+        ),
+    )(segment)
+
+
+def segment(
+    common: Common,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT", help="Pictures, folders, patterns, a .txt list, or - for stdin."),
+    ],
+    classes: ClassesOpt = None,
+    method: Annotated[
+        MethodName,
+        typer.Option(
+            "--method",
+            metavar="METHOD",
+            help="prototype, gem, or auto: prototypes if all classes have them, else GEM.",
+        ),
+    ] = "auto",
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")] = Path(
+        "ovseg-out"
+    ),
+    overlay: Annotated[bool, typer.Option("--overlay", help="Also draw the labels on the pictures.")] = False,
+    background: BackgroundOpt = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            min=0.0,
+            max=1.0,
+            metavar="X",
+            help="Score below which a pixel is background. (default: the method's own)",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Make everything again; also to change the classes of a folder.")
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, metavar="N", help="Only the first N pictures.", show_default=False),
+    ] = None,
+    dry_run: DryRunOpt = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop at the first picture that cannot be read.")
+    ] = False,
+) -> None:
+    """Name every pixel of pictures.
+
+    Without --classes, all classes of the store are looked for.
+    What is done is skipped the next time, so an interrupted run goes on where it stopped.
+    Exit code 3: finished, but some pictures could not be read.
+    """
+    with common.open_store() as store:
+        plan = plan_segmentation(
+            common,
+            store,
+            inputs,
+            output,
+            classes=split_names(classes),
+            method=method,
+            background=background is not False,
+            threshold=threshold,
+            overlay=overlay,
+            overwrite=overwrite,
+            limit=limit,
+        )
+        if dry_run:
+            _show_plan(common, plan)
+            return
+        summary = run_segmentation(common, store, plan, fail_fast=fail_fast)
+    common.out.result(
+        summary_data(summary),
+        human=lambda: show_summary(common, summary, overlay=overlay),
+        quiet=[summary.output],
+    )
+    if summary.failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def plan_segmentation(
+    common: Common,
+    store: Store,
+    inputs: Sequence[str],
+    output: Path,
+    *,
+    classes: Sequence[str] = (),
+    method: MethodName = "auto",
+    background: bool = True,
+    threshold: float | None = None,
+    overlay: bool = False,
+    overwrite: bool = False,
+    limit: int | None = None,
+) -> Plan:
+    """Decide about classes and method, and plan the run; says so when `auto` does without prototypes.
+
+    Raises:
+        UsageError: see `ovseg_cli.runs.plan.plan_run`, and when there is no class to look for.
+        UnknownClassError: the method is `prototype` and a class has none.
+    """
+    from ovseg_cli.runs.classes import stored_names
+    from ovseg_cli.runs.plan import Request, plan_run
+    from ovseg_cli.segmenter import Segmenter, check_threshold, resolve_method
+
+    check_threshold(threshold, background=background)
+    names = stored_names(store, classes) if classes else tuple(store.class_names())
+    if not names:
+        raise UsageError(
+            f"The store {store.path} has no classes yet: name what to look for with --classes, "
+            "or make classes with ovseg add-class NAME."
+        )
+    choice = resolve_method(store, names, method)
+    profile = common.profile_of(store)
+    request = Request(
+        classes=names,
+        method=choice.method,
+        asked=choice.asked,
+        reason=choice.reason,
+        background=background,
+        threshold=threshold,
+        digest=Segmenter.plan_digest(store, profile, names, choice, background, threshold),
+        overlay=overlay,
+    )
+    plan = plan_run(inputs, output, request, overwrite=overwrite, limit=limit)
+    if choice.asked == "auto" and choice.missing:
+        some = ", ".join(choice.missing[:_MOST_NAMED]) + (" …" if len(choice.missing) > _MOST_NAMED else "")
+        common.out.note(
+            f"no prototypes for {some}: all classes are segmented with GEM, which needs none. "
+            f'For prototypes: ovseg add-class "{choice.missing[0]}"'
+        )
+    if plan.redone and not overwrite:
+        common.out.note(
+            f"{amount(plan.redone, 'label map')} in {output} came from other pictures or settings; made again"
+        )
+    return plan
+
+
+def run_segmentation(
+    common: Common, store: Store, plan: Plan, *, fail_fast: bool = False, recorded: bool = True
+) -> RunSummary:
+    """Carry out a plan with a progress bar.
+
+    Args:
+        common: the command's context.
+        store: where prototypes come from.
+        plan: what to do.
+        fail_fast: stop at the first picture that cannot be read.
+        recorded: whether the store remembers the run, so that a later `eval` scores it.
+    """
+    from ovseg_cli.runs.segment import Loaded, Step, run_folder
+
+    profile = common.profile_of(store)
+    request = plan.request
+    with common.out.progress() as bars:
+        bar = bars.start("looking at what is done", total=len(plan.items))
+
+        def load() -> Loaded:
+            from ovseg_cli.segmenter import Segmenter
+
+            bars.update(bar, text="loading the models")
+            models = common.load_models(profile)
+            segmenter = Segmenter(
+                models,
+                store,
+                request.classes,
+                method=request.method,
+                background=request.background,
+                threshold=request.threshold,
+            )
+            return Loaded(segmenter, models.device)
+
+        def tell(step: Step) -> None:
+            bars.update(bar, done=step.done, text=step.path.name)
+
+        try:
+            return run_folder(
+                plan,
+                load,
+                store,
+                profile,
+                argv=common.argv,
+                progress=tell,
+                fail_fast=fail_fast,
+                recorded=recorded,
+            )
+        except KeyboardInterrupt:
+            if recorded:
+                common.out.note("what is done is kept; run the same command to go on")
+            raise
+
+
+def summary_data(summary: RunSummary) -> dict[str, Any]:
+    """A run as `--json` prints it."""
+    return {
+        "output": str(summary.output),
+        "method": summary.method,
+        "images": summary.images,
+        **{key: value for key, value in summary.counts().items()},
+        "failures": [{"path": failure.path, "reason": failure.reason} for failure in summary.failed],
+        "seconds": round(summary.seconds, 2),
+        "classes": [
+            {
+                "name": name,
+                "images": summary.images_with.get(name, 0),
+                "share": round(summary.shares.get(name, 0.0), 6),
+            }
+            for name in summary.classes
+        ],
+    }
+
+
+def show_summary(common: Common, summary: RunSummary, *, overlay: bool) -> None:
+    """What was done, which classes were found, and where to look."""
+    out = common.out
+    parts = [f"Segmented {amount(summary.done, 'picture')}"]
+    if summary.skipped:
+        parts.append(f"{summary.skipped} already done")
+    if summary.failed:
+        parts.append(f"{len(summary.failed)} failed")
+    if summary.remaining:
+        parts.append(f"{summary.remaining} not reached")
+    out.line(f"{', '.join(parts)}, in {duration(summary.seconds)} ({summary.method}).")
+    mapped = summary.done + summary.skipped
+    if mapped:
+        found = sorted(summary.classes, key=lambda name: -summary.shares.get(name, 0.0))
+        rows = [
+            (name, f"{summary.images_with.get(name, 0)} of {mapped}", percent(summary.shares.get(name, 0.0)))
+            for name in found
+        ]
+        out.show(table(("class", "left"), ("pictures", "right"), ("pixels", "right"), rows=rows))
+    for failure in summary.failed[:_MOST_NAMED]:
+        out.line(Text("failed  ", style="red"), failure.path, copyable=True)
+    if len(summary.failed) > _MOST_NAMED:
+        out.line(f"        and {len(summary.failed) - _MOST_NAMED} more (see predictions.jsonl)")
+    shown = short_path(summary.output)
+    out.line("masks   ", f"{shown}/SegmentationClass", copyable=True)
+    if overlay:
+        out.line("look at ", f"{shown}/overlay", copyable=True)
+
+
+def short_path(path: Path) -> str:
+    """A path as one would type it here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _show_plan(common: Common, plan: Plan) -> None:
+    out, request = common.out, plan.request
+    actions = {"segment": "would segment", "draw": "would draw the overlay only", "skip": "is done"}
+
+    def human() -> None:
+        for item in plan.items:
+            out.line(f"{item.image.path} → {plan.output.name}/{item.output}: {actions[item.action]}", copyable=True)
+        for name in plan.stale:
+            out.line(f"{plan.output.name}/{name}: would be removed")
+        out.line(
+            f"{amount(plan.count('segment'), 'picture')} to segment with {request.method}, "
+            f"{plan.count('skip') + plan.count('draw')} done; classes: {', '.join(request.classes)}"
+        )
+
+    data = {
+        "output": str(plan.output),
+        "classes": list(request.classes),
+        "method": request.method,
+        "reason": request.reason,
+        "background": request.background,
+        "images": [{"path": str(item.image.path), "output": item.output, "action": item.action} for item in plan.items],
+        "removed": list(plan.stale),
+    }
+    out.result(data, human=human, quiet=[item.image.path for item in plan.items if item.action == "segment"])

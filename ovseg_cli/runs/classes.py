@@ -1,0 +1,140 @@
+"""Making several classes in a row: all names are checked before the first image is generated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ovseg_cli.errors import ClassExistsError, StoreReadOnlyError, UsageError
+from ovseg_cli.store.names import class_key, normalise_class_name
+
+if TYPE_CHECKING:
+    from ovseg_cli.models import Models
+    from ovseg_cli.prototypes.build import Progress, SupportSettings
+    from ovseg_cli.store import Store
+    from ovseg_cli.store.records import ClassInfo
+
+IfExists = Literal["error", "skip", "replace"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPlan:
+    """What `add-class` is going to do.
+
+    Attributes:
+        build: names to make, in the order given.
+        skip: names that are there already and stay as they are.
+        replace: whether a class that is there is made anew.
+    """
+
+    build: tuple[str, ...]
+    skip: tuple[str, ...]
+    replace: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """One class that was made and stored."""
+
+    info: ClassInfo
+    seconds: float
+
+
+def plan_classes(store: Store | None, names: Sequence[str], if_exists: IfExists) -> ClassPlan:
+    """Check all names, and the store for each of them.
+
+    Args:
+        store: the store, None while there is none.
+        names: class names as typed.
+        if_exists: what to do about a name that the store holds.
+
+    Raises:
+        ClassNameError: a name cannot be stored.
+        ClassExistsError: a name is there and `if_exists` is `error`; all such names are listed.
+        UsageError: a name is given twice.
+    """
+    wanted = unique_names(names)
+    existing = tuple(name for name in wanted if store is not None and store.has_class(name))
+    if store is not None and existing and if_exists == "error":
+        shown = ", ".join(repr(store.get_class(name).name) for name in existing)
+        what, them = ("class is", "it") if len(existing) == 1 else ("classes are", "them")
+        raise ClassExistsError(
+            f"The {what} in the store already: {shown}. "
+            f"Add --if-exists skip to leave {them} alone, or --if-exists replace to make {them} anew."
+        )
+    skip = existing if if_exists == "skip" else ()
+    return ClassPlan(
+        build=tuple(name for name in wanted if name not in skip), skip=skip, replace=if_exists == "replace"
+    )
+
+
+def unique_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names as they are stored.
+
+    Raises:
+        ClassNameError: a name cannot be stored.
+        UsageError: a name is given twice (upper and lower case make no difference).
+    """
+    seen: dict[str, str] = {}
+    for given in names:
+        name = normalise_class_name(given)
+        if class_key(name) in seen:
+            raise UsageError(f"The class {name!r} is given twice.")
+        seen[class_key(name)] = name
+    return tuple(seen.values())
+
+
+def stored_names(store: Store, names: Sequence[str]) -> tuple[str, ...]:
+    """The names in the spelling of the store, as far as it holds them.
+
+    Raises:
+        ClassNameError: a name is none that a class can have.
+        UsageError: a name is given twice.
+    """
+    return tuple(store.get_class(name).name if store.has_class(name) else name for name in unique_names(names))
+
+
+def add_classes(
+    store: Store,
+    models: Models,
+    plan: ClassPlan,
+    settings: SupportSettings,
+    *,
+    progress: Callable[[str, Progress], None] | None = None,
+) -> Iterator[Added]:
+    """Make and store the planned classes one by one; each is stored as soon as it is made.
+
+    An exception (Ctrl-C too) leaves the classes that were yielded, and nothing of the one in the making.
+
+    Args:
+        store: where to put them.
+        models: the networks of the store's profile.
+        plan: from `plan_classes`.
+        settings: how the support sets are made.
+        progress: told the class name and how far it is.
+
+    Yields:
+        Each class, right after it was stored.
+
+    Raises:
+        StoreReadOnlyError: before anything is generated, when nothing could be stored.
+        GenerationError: a name that the generator cannot draw.
+    """
+    if store.read_only:
+        raise StoreReadOnlyError(
+            f"The store {store.path} is read-only. Choose another with --store, or change its permissions."
+        )
+    from ovseg_cli.prototypes.build import build_class
+
+    for name in plan.build:
+        started = time.perf_counter()
+
+        def tell(step: Progress, name: str = name) -> None:
+            if progress is not None:
+                progress(name, step)
+
+        record = build_class(models, name, settings, tell)
+        info = store.add_class(record, replace=plan.replace)
+        yield Added(info, time.perf_counter() - started)

@@ -1,0 +1,167 @@
+"""What to score: a folder of label maps, pictures to segment first, or the last recorded run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ovseg_cli.errors import LabelError, NoInputError, UsageError
+from ovseg_cli.files.labels import LABELMAP_NAME, LabelMap, is_background, read_labelmap
+from ovseg_cli.runs.manifest import Manifest, read_manifest
+from ovseg_cli.runs.plan import MASK_FOLDER
+from ovseg_cli.store.names import class_key
+
+if TYPE_CHECKING:
+    from ovseg_cli.evaluation.report import Report
+    from ovseg_cli.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """Label maps to be scored.
+
+    Attributes:
+        folder: the folder of label maps.
+        labels: what their ids mean.
+        requested: the classes that were asked for, which are the classes that count.
+        background: whether background counts as a class of its own.
+        run_id: the recorded run that made them, if it is known.
+        started_at: when that run began.
+        finished: whether that run came to its end.
+    """
+
+    folder: Path
+    labels: LabelMap
+    requested: tuple[str, ...]
+    background: bool
+    run_id: str | None = None
+    started_at: datetime | None = None
+    finished: bool = True
+
+
+def predictions_in(
+    folder: Path,
+    *,
+    label_map: Path | None = None,
+    classes: Sequence[str] = (),
+    background: bool | None = None,
+) -> Predictions:
+    """The label maps of a folder: an output folder of `segment`, or any folder with a labelmap.
+
+    Args:
+        folder: `ovseg-out`, its `SegmentationClass`, or another folder of label maps.
+        label_map: what the ids mean when no `labelmap.txt` lies in the folder or beside it.
+        classes: the classes that count; all that the run was asked for when empty.
+        background: whether background counts; as the run had it when None.
+
+    Raises:
+        LabelError: the folder is absent, or nothing says what its ids mean.
+        UsageError: a class is named that the label maps cannot hold.
+    """
+    if not folder.is_dir():
+        raise LabelError(f"There is no folder {folder} with predictions. Name it with --pred.")
+    folder = folder / MASK_FOLDER if (folder / MASK_FOLDER).is_dir() else folder
+    manifest = _manifest_near(folder)
+    labels = _labels_near(folder, label_map)
+    names = manifest.class_names if manifest is not None else tuple(n for n in labels.names if not is_background(n))
+    if background is None:
+        background = manifest.background if manifest is not None else True
+    return Predictions(folder=folder, labels=labels, requested=_chosen(classes, names, folder), background=background)
+
+
+def last_predictions(
+    store: Store | None, *, classes: Sequence[str] = (), background: bool | None = None
+) -> Predictions:
+    """The label maps of the last recorded run.
+
+    Raises:
+        NoInputError: there is no run, or its folder is gone.
+    """
+    run = store.last_run() if store is not None else None
+    if run is None:
+        raise NoInputError(
+            "There is no recorded run to score. Name label maps with --pred DIR, or pictures with --images DIR."
+        )
+    if not (run.output / MASK_FOLDER).is_dir():
+        raise NoInputError(
+            f"The last run wrote to {run.output}, which is gone. "
+            "Segment again, or name label maps with --pred DIR or pictures with --images DIR."
+        )
+    found = predictions_in(run.output, classes=classes, background=background)
+    return Predictions(
+        folder=found.folder,
+        labels=found.labels,
+        requested=found.requested,
+        background=found.background,
+        run_id=run.id,
+        started_at=run.started_at,
+        finished=run.status == "finished",
+    )
+
+
+def evaluate(
+    predictions: Predictions,
+    gt: Path,
+    *,
+    label_map: Path | None = None,
+    ignore: int = 255,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Score label maps against ground truth.
+
+    Args:
+        predictions: what to score.
+        gt: folder of ground truth.
+        label_map: what the ids or colours of the ground truth mean; None to look for a `labelmap.txt`.
+        ignore: the id of pixels that do not count.
+        progress: told how many images of how many are read.
+
+    Raises:
+        LabelError: see `ovseg_cli.evaluation.folder.evaluate_folders`.
+    """
+    from ovseg_cli.evaluation.folder import evaluate_folders
+
+    return evaluate_folders(
+        gt,
+        predictions.folder,
+        prediction_labels=predictions.labels,
+        gt_labels=None if label_map is None else read_labelmap(label_map),
+        requested=predictions.requested,
+        background=predictions.background,
+        ignore=ignore,
+        progress=progress,
+    )
+
+
+def _manifest_near(folder: Path) -> Manifest | None:
+    """The `run.json` of an output folder, seen from its label maps."""
+    return read_manifest(folder.parent) if folder.name == MASK_FOLDER else read_manifest(folder)
+
+
+def _labels_near(folder: Path, label_map: Path | None) -> LabelMap:
+    for place in (folder, folder.parent):
+        if (place / LABELMAP_NAME).is_file():
+            return read_labelmap(place / LABELMAP_NAME)
+    if label_map is None:
+        raise LabelError(
+            f"There is no {LABELMAP_NAME} in {folder} or beside it, so nothing says what its ids mean. "
+            "Name one with --label-map FILE."
+        )
+    return read_labelmap(label_map)
+
+
+def _chosen(classes: Sequence[str], available: Sequence[str], folder: Path) -> tuple[str, ...]:
+    """The classes that count: those named, in the spelling of the label maps, or all."""
+    if not classes:
+        return tuple(available)
+    spelling = {class_key(name): name for name in available}
+    unknown = [name for name in classes if class_key(name) not in spelling]
+    if unknown:
+        raise UsageError(
+            f"The label maps in {folder} were not asked for {', '.join(map(repr, unknown))}; "
+            f"they hold {', '.join(available)}."
+        )
+    return tuple(spelling[class_key(name)] for name in classes)

@@ -1,0 +1,113 @@
+"""`run.json`: what made the label maps of an output folder, and which id means which class there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from ovseg_cli.errors import OutputError
+from ovseg_cli.files.atomic import write_json
+
+MANIFEST_NAME = "run.json"
+FORMAT = 1
+
+_LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch", "numpy", "pillow", "scikit-image")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The contents of `run.json`.
+
+    Attributes:
+        format: version of this file's layout.
+        ovseg: version of ovseg.
+        id: the run's id, as in the store.
+        status: `running`, `finished` or `interrupted`.
+        started_at: ISO 8601 time with zone.
+        finished_at: likewise, None while running.
+        argv: the command line.
+        inputs: the inputs as typed.
+        classes: one mapping per class with `id`, `name` and `colour` `[r, g, b]`; the ids are those in the masks.
+        background: whether id 0 is background (otherwise each pixel has a class).
+        threshold: the score below which a pixel is background, None for the method's own.
+        method: `asked`, `used` and `reason` (why the one became the other).
+        digest: digest of everything that decides a label map, except the picture.
+        settings: what the method was run with (windows, extractors ...).
+        profile: the model set, with ids and revisions.
+        profile_digest: its digest.
+        device: where it ran.
+        libraries: versions of the libraries below.
+        store: `path` and `vector_revision` of the store.
+        counts: images by outcome.
+    """
+
+    format: int = FORMAT
+    ovseg: str
+    id: str
+    status: Literal["running", "finished", "interrupted"]
+    started_at: str
+    finished_at: str | None = None
+    argv: tuple[str, ...]
+    inputs: tuple[str, ...]
+    classes: tuple[Mapping[str, Any], ...]
+    background: bool
+    threshold: float | None
+    method: Mapping[str, str]
+    digest: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    profile: Mapping[str, Any]
+    profile_digest: str
+    device: str | None = None
+    libraries: Mapping[str, str]
+    store: Mapping[str, Any]
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in the order of their ids."""
+        return tuple(str(entry["name"]) for entry in self.classes)
+
+    def write(self, output: Path) -> None:
+        """Put the manifest into `output`, in one step."""
+        write_json(output / MANIFEST_NAME, asdict(self))
+
+
+def read_manifest(output: Path) -> Manifest | None:
+    """The manifest of an output folder, None when it has none.
+
+    Raises:
+        OutputError: it is damaged, or was written by a newer ovseg.
+    """
+    path = output / MANIFEST_NAME
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] > FORMAT:
+            raise OutputError(f"{path} was written by ovseg {data.get('ovseg', '?')}, which is newer. Update ovseg.")
+        known = {f.name for f in fields(Manifest)}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data.items() if name in known
+        }
+        return Manifest(**values)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OutputError(f"Cannot read {path}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"{path} is damaged ({error}). Choose another folder with -o, or start this one afresh with --overwrite."
+        ) from error
+
+
+def library_versions() -> dict[str, str]:
+    """The installed versions of the libraries that can change a result, without importing them."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found

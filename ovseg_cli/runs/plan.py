@@ -1,0 +1,283 @@
+"""What a folder run has to do: which images, where to, and which of them are done already."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ovseg_cli.errors import ImageError, OutputError, UsageError
+from ovseg_cli.files.images import InputImage, discover
+from ovseg_cli.runs.journal import Entry, read_journal
+from ovseg_cli.runs.manifest import Manifest, read_manifest
+
+MASK_FOLDER = "SegmentationClass"
+OVERLAY_FOLDER = "overlay"
+
+Action = Literal["segment", "draw", "skip"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the label maps of a run are to be, whatever the pictures.
+
+    Attributes:
+        classes: class names; the id of a class is its place, counted from 1.
+        method: the method that will run.
+        asked: the method that was asked for (`auto` included).
+        reason: why `asked` became `method`; empty when there is nothing to say.
+        background: whether id 0 is background.
+        threshold: score below which a pixel is background, None for the method's own.
+        digest: digest of everything that decides a label map, except the picture.
+        overlay: whether pictures with the labels drawn on them are wanted too.
+    """
+
+    classes: tuple[str, ...]
+    method: str
+    asked: str
+    reason: str = ""
+    background: bool = True
+    threshold: float | None = None
+    digest: str
+    overlay: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanItem:
+    """One image of a plan.
+
+    Attributes:
+        image: the picture.
+        output: its label map, relative to the output folder.
+        overlay: its drawing, likewise; None when none is wanted.
+        key: its resume key; empty when the file cannot even be looked at.
+        action: `segment`; `draw` when only the overlay is missing; `skip` when all is there.
+        entry: what the journal says, when that still holds.
+    """
+
+    image: InputImage
+    output: str
+    overlay: str | None
+    key: str
+    action: Action
+    entry: Entry | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run, ready to start.
+
+    Attributes:
+        output: the output folder, absolute.
+        inputs: the inputs as typed.
+        request: what is to be made.
+        items: the images, in the order in which they will be taken.
+        kept: journal entries of images that this run does not touch.
+        stale: files of earlier runs that the run removes before it starts, relative to the output folder.
+        redone: how many label maps exist but were made from another picture or with other settings.
+        previous: the manifest that the folder has.
+    """
+
+    output: Path
+    inputs: tuple[str, ...]
+    request: Request
+    items: tuple[PlanItem, ...]
+    kept: tuple[Entry, ...] = ()
+    stale: tuple[str, ...] = ()
+    redone: int = 0
+    previous: Manifest | None = field(default=None, repr=False)
+
+    def count(self, action: Action) -> int:
+        """How many images will be treated so."""
+        return sum(item.action == action for item in self.items)
+
+
+def plan_run(
+    inputs: Sequence[str],
+    output: Path,
+    request: Request,
+    *,
+    overwrite: bool = False,
+    limit: int | None = None,
+) -> Plan:
+    """Find the images and decide what to do with each. Nothing is written.
+
+    Args:
+        inputs: files, folders, patterns, `.txt` lists or `-`, as `discover` takes them.
+        output: the output folder. It may lie inside an input folder; it is never read as input.
+        request: what is to be made.
+        overwrite: make everything again, and give the folder another class list if need be.
+        limit: take only the first so many images.
+
+    Raises:
+        UsageError: the output folder is, or contains, an input; or holds another kind of label maps.
+        NoInputError: there is no image.
+        OutputError: the folder's own files cannot be read.
+    """
+    folder = output.expanduser().absolute()
+    check_output(inputs, folder)
+    previous, entries = _state_of(folder, overwrite=overwrite)
+    changed = previous is not None and _difference(previous, request) is not None
+    if previous is not None and changed and not overwrite:
+        raise UsageError(
+            f"{output} holds label maps {_difference(previous, request)}. Add --overwrite to replace them, "
+            "or choose another folder with -o."
+        )
+    images = discover(inputs, exclude=folder)[:limit]
+    items = tuple(_plan_image(image, folder, request, entries, overwrite=overwrite) for image in images)
+    planned = {str(item.image.path.absolute()) for item in items}
+    others = [entry for path, entry in entries.items() if path not in planned]
+    kept: tuple[Entry, ...] = ()
+    if changed:
+        # Their ids mean other classes now: leaving them beside the new ones would mislabel them.
+        stale = _files_of(entries.values())
+    else:
+        _check_collisions(items, others, output, overwrite=overwrite)
+        taken = {item.output for item in items}
+        kept = tuple(entry for entry in others if entry.output not in taken and _is_there(entry, folder))
+        stale = _moved(items, entries)
+    redone = sum(item.action == "segment" and (folder / item.output).exists() for item in items)
+    return Plan(
+        output=folder,
+        inputs=tuple(str(given) for given in inputs),
+        request=request,
+        items=items,
+        kept=kept,
+        stale=tuple(stale),
+        redone=redone,
+        previous=previous,
+    )
+
+
+def resume_key(path: Path, request: Request) -> str:
+    """A digest that changes with the picture (size, time of change) and with what decides its label map.
+
+    Raises:
+        ImageError: the file cannot be looked at.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
+    parts: list[Any] = [
+        status.st_size,
+        status.st_mtime_ns,
+        request.classes,
+        request.method,
+        request.background,
+        request.threshold,
+        request.digest,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def check_output(inputs: Sequence[str], output: Path) -> None:
+    """Refuse an output folder that is an input, or that contains one: pictures and results would mix.
+
+    Raises:
+        UsageError: it is so.
+    """
+    target = output.resolve()
+    for given in inputs:
+        if given == "-":
+            continue
+        source = _fixed_part(given)
+        if source == target or target in source.parents:
+            relation = "is the input folder" if source == target else f"contains the input {given}"
+            raise UsageError(f"The output folder {output} {relation}. Choose another one with -o.")
+
+
+def _fixed_part(given: str) -> Path:
+    """The path of an input, up to its first wildcard."""
+    path = Path(given).expanduser()
+    if not path.exists() and glob.has_magic(given):
+        fixed: list[str] = []
+        for part in path.parts:
+            if glob.has_magic(part):
+                break
+            fixed.append(part)
+        path = Path(*fixed)
+    return path.resolve()
+
+
+def _state_of(folder: Path, *, overwrite: bool) -> tuple[Manifest | None, dict[str, Entry]]:
+    """What earlier runs left in `folder`; damage is forgiven only to those who overwrite."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"The output {folder} is a file. Choose a folder with -o.")
+    try:
+        return read_manifest(folder), read_journal(folder)
+    except OutputError:
+        if overwrite:
+            return None, {}
+        raise
+
+
+def _difference(previous: Manifest, request: Request) -> str | None:
+    """How the label maps in a folder differ in kind from what is asked for now, in words; None if they do not."""
+    if previous.class_names != request.classes:
+        return f"of other classes ({_shortened(previous.class_names)})"
+    if previous.method.get("used") != request.method:
+        return f"made by the method {previous.method.get('used')!r}, and this run would use {request.method!r}"
+    if previous.background != request.background:
+        return "with background" if previous.background else "without background"
+    return None
+
+
+def _shortened(names: Sequence[str], most: int = 5) -> str:
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _plan_image(
+    image: InputImage, folder: Path, request: Request, entries: dict[str, Entry], *, overwrite: bool
+) -> PlanItem:
+    mask = f"{MASK_FOLDER}/{image.key}.png"
+    overlay = f"{OVERLAY_FOLDER}/{image.key}.png" if request.overlay else None
+    try:
+        key = resume_key(image.path, request)
+    except ImageError:
+        key = ""  # opening it will fail in a moment, and say why
+    entry = entries.get(str(image.path.absolute()))
+    holds = (
+        not overwrite
+        and entry is not None
+        and entry.status == "done"
+        and entry.key == key != ""
+        and entry.output == mask
+        and (folder / mask).is_file()
+    )
+    if not holds or entry is None:
+        return PlanItem(image=image, output=mask, overlay=overlay, key=key, action="segment")
+    drawn = overlay is None or (entry.overlay == overlay and (folder / overlay).is_file())
+    return PlanItem(image=image, output=mask, overlay=overlay, key=key, action="skip" if drawn else "draw", entry=entry)
+
+
+def _check_collisions(items: Iterable[PlanItem], others: Iterable[Entry], output: Path, *, overwrite: bool) -> None:
+    """Refuse to replace the label map of another picture that still exists (`a/x.jpg` after `b/x.jpg`)."""
+    owners = {entry.output: entry.path for entry in others if entry.output is not None}
+    for item in items:
+        owner = owners.get(item.output)
+        if owner is not None and not overwrite and Path(owner).exists():
+            raise UsageError(
+                f"{output / item.output} belongs to {owner} and would be replaced by that of {item.image.path}. "
+                "Choose another folder with -o, or add --overwrite."
+            )
+
+
+def _is_there(entry: Entry, folder: Path) -> bool:
+    return entry.output is None or (folder / entry.output).is_file()
+
+
+def _files_of(entries: Iterable[Entry]) -> list[str]:
+    return [name for entry in entries for name in (entry.output, entry.overlay) if name is not None]
+
+
+def _moved(items: Iterable[PlanItem], entries: dict[str, Entry]) -> list[str]:
+    """Files of planned pictures that used to have another name (`x.png`, now `x.jpg.png` beside a new `x.webp`)."""
+    taken = {name for item in items for name in (item.output, item.overlay)}
+    own = (entries.get(str(item.image.path.absolute())) for item in items)
+    return [name for name in _files_of(entry for entry in own if entry is not None) if name not in taken]

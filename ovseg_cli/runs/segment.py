@@ -1,0 +1,477 @@
+"""A folder run: segment what the plan says, write every file in one step, keep a journal, survive interruption."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from ovseg_cli.errors import ImageError, OutputError, OvsegError, StoreReadOnlyError
+from ovseg_cli.files.atomic import make_folder, write_image, write_text
+from ovseg_cli.files.images import open_image
+from ovseg_cli.files.labels import (
+    BACKGROUND,
+    LABELMAP_NAME,
+    LabelMap,
+    read_label,
+    voc_colour,
+    write_label,
+    write_labelmap,
+)
+from ovseg_cli.files.pictures import overlay as draw_overlay
+from ovseg_cli.runs.journal import Entry, Journal, write_journal
+from ovseg_cli.runs.manifest import Manifest, library_versions
+from ovseg_cli.runs.plan import MASK_FOLDER, Plan, PlanItem
+from ovseg_cli.store.records import RunItem, RunRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from ovseg_cli.profiles import Profile
+    from ovseg_cli.store import Store
+
+log = logging.getLogger("ovseg_cli")
+
+LIST_NAME = "ImageSets/Segmentation/default.txt"
+_LOCK_NAME = ".ovseg.lock"
+_ITEMS_AT_ONCE = 64
+
+
+class SegmentationLike(Protocol):
+    """The result for one picture, as `ovseg_cli.segmenter.Segmentation` has it."""
+
+    @property
+    def ids(self) -> NDArray[np.integer[Any]]:
+        """Class ids, `(H, W)`, 0 = background."""
+
+    @property
+    def method(self) -> str:
+        """What made it."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the pixels per class, in [0, 1]."""
+
+    @property
+    def mean_scores(self) -> dict[str, float]:
+        """Mean score per class."""
+
+
+class SegmenterLike(Protocol):
+    """What a run needs of a segmenter."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """JSON-able settings for the record."""
+
+    def segment(self, image: Image.Image) -> Any:
+        """Label one upright RGB picture."""
+
+
+class Loaded(NamedTuple):
+    """A segmenter, ready to work, and where it computes (`cpu`, `cuda:0` ...)."""
+
+    segmenter: SegmenterLike
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One picture that could not be segmented, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(slots=True)
+class RunSummary:
+    """What a run did.
+
+    Attributes:
+        output: the output folder, absolute.
+        method: the method that ran.
+        classes: the classes looked for, in the order of their ids.
+        images: how many the plan named.
+        done: segmented now.
+        skipped: done by an earlier run.
+        failed: the pictures that could not be segmented.
+        remaining: planned and not reached (with `fail_fast`).
+        seconds: wall time.
+        shares: mean share of the pixels per class over all pictures of the plan that have a label map.
+        images_with: in how many of these pictures each class is.
+    """
+
+    output: Path
+    method: str
+    classes: tuple[str, ...]
+    images: int
+    done: int = 0
+    skipped: int = 0
+    failed: list[Failure] = field(default_factory=list)
+    remaining: int = 0
+    seconds: float = 0.0
+    shares: dict[str, float] = field(default_factory=dict)
+    images_with: dict[str, int] = field(default_factory=dict)
+
+    def counts(self) -> dict[str, int]:
+        """Images by outcome."""
+        return {
+            "done": self.done,
+            "skipped": self.skipped,
+            "failed": len(self.failed),
+            "remaining": self.remaining,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Told after each image: how far the run is."""
+
+    done: int
+    total: int
+    path: Path
+    error: str | None = None
+
+
+def run_folder(
+    plan: Plan,
+    segmenter_factory: Callable[[], Loaded],
+    store: Store,
+    profile: Profile,
+    *,
+    argv: tuple[str, ...] = (),
+    progress: Callable[[Step], None] | None = None,
+    fail_fast: bool = False,
+    recorded: bool = True,
+) -> RunSummary:
+    """Carry out a plan.
+
+    Each label map is written under a temporary name and renamed, then noted in `predictions.jsonl`, so a
+    kill at any instant leaves whole files only, and the next run goes on where this one stopped.
+
+    Args:
+        plan: from `plan_run`.
+        segmenter_factory: loads the models; called only when there is an image to segment.
+        store: where the run is recorded, so that `eval` finds it. A read-only store is no obstacle.
+        profile: the model set, for the record.
+        argv: the command line, for the record.
+        progress: told after each image.
+        fail_fast: stop at the first picture that cannot be read.
+        recorded: whether the store remembers the run.
+
+    Returns:
+        What was done. Pictures that cannot be read are in `failed`; they stop nothing else.
+
+    Raises:
+        OutputError: the output folder cannot be written, or another process is writing to it.
+        DiskFullError: there is no space left. What is done stays done.
+        KeyboardInterrupt: passed on after the journal is closed and the run marked as interrupted.
+    """
+    with _only_writer(plan.output):
+        run = _Run(plan, segmenter_factory, store, profile, argv, recorded=recorded)
+        return run.execute(progress, fail_fast=fail_fast)
+
+
+class _Run:
+    """The state of one run."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        segmenter_factory: Callable[[], Loaded],
+        store: Store,
+        profile: Profile,
+        argv: tuple[str, ...],
+        *,
+        recorded: bool,
+    ) -> None:
+        self.plan = plan
+        self.make_segmenter = segmenter_factory
+        self.segmenter: SegmenterLike | None = None
+        self.record = _RunRecorder(store if recorded else None, plan, argv)
+        self.labelmap = labelmap_of(plan.request.classes)
+        self.summary = RunSummary(
+            output=plan.output,
+            method=plan.request.method,
+            classes=plan.request.classes,
+            images=len(plan.items),
+        )
+        self.manifest = _manifest(plan, store, profile, argv, self.labelmap, self.record.id)
+        self.entries = {entry.path: entry for entry in plan.kept}
+
+    def execute(self, progress: Callable[[Step], None] | None, *, fail_fast: bool) -> RunSummary:
+        started = time.perf_counter()
+        self._prepare_folder()
+        self.record.begin()
+        try:
+            with Journal(self.plan.output, self.entries.values()) as journal:
+                for number, item in enumerate(self.plan.items, start=1):
+                    entry = self._take(item)
+                    if entry is not item.entry:
+                        journal.add(entry)
+                    self.entries[entry.path] = entry
+                    if progress is not None:
+                        progress(Step(number, len(self.plan.items), item.image.path, entry.error))
+                    if fail_fast and entry.status == "failed":
+                        break
+        except BaseException:
+            self._close("interrupted", started)
+            raise
+        stopped = fail_fast and bool(self.summary.failed)
+        self._close("interrupted" if stopped else "finished", started)
+        return self.summary
+
+    def _prepare_folder(self) -> None:
+        """Write what gives the label maps their meaning before the first of them is there."""
+        for name in self.plan.stale:
+            _remove_inside(self.plan.output, name)
+        make_folder(self.plan.output / MASK_FOLDER)
+        # Entries of planned images that still hold stay in the journal from the start: a kill loses nothing.
+        for item in self.plan.items:
+            if item.entry is not None:
+                self.entries[item.entry.path] = item.entry
+        write_labelmap(self.plan.output / LABELMAP_NAME, self.labelmap)
+        self.manifest.write(self.plan.output)
+
+    def _take(self, item: PlanItem) -> Entry:
+        """Do what the plan says with one image, and count it."""
+        if item.action == "skip" and item.entry is not None:
+            self.summary.skipped += 1
+            self.record.add(item, "skipped", item.entry)
+            return item.entry
+        begun = time.perf_counter()
+        try:
+            if item.action == "draw" and item.entry is not None:
+                entry = self._draw(item, item.entry)
+            else:
+                entry = self._segment(item, begun)
+        except ImageError as error:
+            reason = str(error)
+            log.warning("%s", reason)  # the message names the file
+            self.summary.failed.append(Failure(str(item.image.path), reason))
+            entry = Entry(path=str(item.image.path.absolute()), status="failed", error=reason, key=item.key)
+            # A label map of what used to be under this name describes it no more.
+            for name in (item.output, item.overlay):
+                if name is not None:
+                    _remove_inside(self.plan.output, name)
+            self.record.add(item, "failed", entry)
+            return entry
+        if item.action == "draw":
+            self.summary.skipped += 1
+            self.record.add(item, "skipped", entry)
+        else:
+            self.summary.done += 1
+            self.record.add(item, "done", entry)
+        return entry
+
+    def _segment(self, item: PlanItem, begun: float) -> Entry:
+        image = open_image(item.image.path)
+        if self.segmenter is None:
+            self.segmenter = self._load()
+        result: SegmentationLike = self.segmenter.segment(image)
+        write_label(self.plan.output / item.output, result.ids, self.labelmap)
+        if item.overlay is not None:
+            write_image(self.plan.output / item.overlay, draw_overlay(image, result.ids, self.labelmap))
+        return Entry(
+            path=str(item.image.path.absolute()),
+            output=item.output,
+            overlay=item.overlay,
+            size=(image.width, image.height),
+            status="done",
+            method=result.method,
+            shares={name: round(float(share), 6) for name, share in result.shares.items()},
+            scores={name: round(float(score), 6) for name, score in result.mean_scores.items()},
+            ms=round(1000 * (time.perf_counter() - begun), 1),
+            key=item.key,
+        )
+
+    def _draw(self, item: PlanItem, entry: Entry) -> Entry:
+        """Make the overlay of a label map that is there."""
+        if item.overlay is None:
+            raise ValueError(f"nothing to draw for {item.image.path}")
+        image = open_image(item.image.path)
+        ids = read_label(self.plan.output / item.output)
+        write_image(self.plan.output / item.overlay, draw_overlay(image, ids, self.labelmap))
+        return replace(entry, overlay=item.overlay)
+
+    def _load(self) -> SegmenterLike:
+        segmenter, device = self.make_segmenter()
+        self.manifest = replace(self.manifest, settings=segmenter.settings, device=device, libraries=library_versions())
+        self.manifest.write(self.plan.output)
+        return segmenter
+
+    def _close(self, status: Literal["finished", "interrupted"], started: float) -> None:
+        """Bring the folder's own files up to date, then the store; an error here must not hide the first one."""
+        summary = self.summary
+        summary.remaining = summary.images - summary.done - summary.skipped - len(summary.failed)
+        summary.seconds = time.perf_counter() - started
+        _add_shares(summary, [self.entries.get(str(item.image.path.absolute())) for item in self.plan.items])
+        try:
+            ordered = sorted(self.entries.values(), key=lambda entry: (entry.output or "", entry.path))
+            write_journal(self.plan.output, ordered)
+            _write_list(self.plan.output, ordered)
+            replace(
+                self.manifest,
+                status=status,
+                finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                counts=summary.counts(),
+            ).write(self.plan.output)
+            self.record.finish(status)
+        except OvsegError as error:
+            if status == "finished":
+                raise
+            log.warning("the end of the run could not be recorded: %s", error)
+
+
+class _RunRecorder:
+    """Tells the store about the run, in batches; does without when the store cannot be written."""
+
+    def __init__(self, store: Store | None, plan: Plan, argv: tuple[str, ...]) -> None:
+        self.id = uuid.uuid4().hex
+        self._store = store
+        self._plan = plan
+        self._argv = argv
+        self._waiting: list[RunItem] = []
+        self._active = False
+
+    def begin(self) -> None:
+        if self._store is None:
+            return
+        request = self._plan.request
+        record = RunRecord(
+            id=self.id,
+            argv=self._argv,
+            method=request.method,
+            classes=request.classes,
+            background=request.background,
+            output=self._plan.output,
+            inputs=self._plan.inputs,
+            settings={"asked": request.asked, "threshold": request.threshold, "digest": request.digest},
+        )
+        try:
+            self._store.begin_run(record)
+        except StoreReadOnlyError:
+            log.warning(
+                "The store %s is read-only, so this run is not recorded: name its folder to eval with --pred.",
+                self._store.path,
+            )
+        else:
+            self._active = True
+
+    def add(self, item: PlanItem, status: Literal["done", "skipped", "failed"], entry: Entry) -> None:
+        width, height = entry.size or (None, None)
+        self._waiting.append(
+            RunItem(
+                source=entry.path,
+                output=entry.output,
+                status=status,
+                method=entry.method,
+                error=entry.error,
+                width=width,
+                height=height,
+            )
+        )
+        if len(self._waiting) >= _ITEMS_AT_ONCE:
+            self._flush()
+
+    def finish(self, status: Literal["finished", "interrupted"]) -> None:
+        if self._store is not None and self._active:
+            self._flush()
+            self._store.finish_run(self.id, status)
+
+    def _flush(self) -> None:
+        if self._store is not None and self._active and self._waiting:
+            self._store.add_run_items(self.id, self._waiting)
+        self._waiting = []
+
+
+def labelmap_of(classes: tuple[str, ...]) -> LabelMap:
+    """The label map of a class list: 0 is background, class i has id i + 1, colours are those of PASCAL VOC."""
+    ids = tuple(range(len(classes) + 1))
+    return LabelMap(names=(BACKGROUND, *classes), ids=ids, colours=tuple(voc_colour(i) for i in ids))
+
+
+def _manifest(
+    plan: Plan, store: Store, profile: Profile, argv: tuple[str, ...], labelmap: LabelMap, run_id: str
+) -> Manifest:
+    request, previous = plan.request, plan.previous
+    # When nothing is left to segment no model is loaded; what is known of the maps is then in the old manifest.
+    known = previous if previous is not None and previous.digest == request.digest else None
+    classes: tuple[Mapping[str, Any], ...] = tuple(
+        {"id": i, "name": name, "colour": list(voc_colour(i))} for i, name in enumerate(request.classes, start=1)
+    )
+    return Manifest(
+        ovseg=version("ovseg"),
+        id=run_id,
+        status="running",
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        argv=argv,
+        inputs=plan.inputs,
+        classes=classes,
+        background=request.background,
+        threshold=request.threshold,
+        method={"asked": request.asked, "used": request.method, "reason": request.reason},
+        digest=request.digest,
+        settings=known.settings if known else {},
+        profile=profile.record(),
+        profile_digest=profile.digest,
+        device=known.device if known else None,
+        libraries=known.libraries if known else library_versions(),
+        store={"path": str(store.path), "vector_revision": store.vector_revision},
+    )
+
+
+def _add_shares(summary: RunSummary, entries: list[Entry | None]) -> None:
+    mapped = [entry for entry in entries if entry is not None and entry.status == "done"]
+    for entry in mapped:
+        for name, share in entry.shares.items():
+            if share > 0:
+                summary.shares[name] = summary.shares.get(name, 0.0) + share / len(mapped)
+                summary.images_with[name] = summary.images_with.get(name, 0) + 1
+
+
+def _write_list(output: Path, entries: list[Entry]) -> None:
+    """The VOC list of the pictures that have a label map: one name per line, without its suffix."""
+    names = [
+        entry.output.removeprefix(f"{MASK_FOLDER}/").removesuffix(".png")
+        for entry in entries
+        if entry.output is not None and entry.status == "done"
+    ]
+    write_text(output / LIST_NAME, "".join(f"{name}\n" for name in names))
+
+
+def _remove_inside(output: Path, name: str) -> None:
+    """Remove a file that the journal names; never one outside the output folder, whatever the journal says."""
+    path = (output / name).resolve()
+    if output.resolve() in path.parents:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _only_writer(output: Path) -> Iterator[None]:
+    """Keep a second process out of the folder: two journals in one file would be none."""
+    from filelock import FileLock, Timeout
+
+    make_folder(output)
+    lock = FileLock(output / _LOCK_NAME, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OutputError(
+            f"Another ovseg process is writing to {output}. Wait for it, or choose another folder with -o."
+        ) from None
+    except OSError as error:
+        raise OutputError(f"Cannot write {output}: {error.strerror}. Choose another folder with -o.") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ovseg_cli.cli.main import app
+from tests import doubles
+from tests.runs.conftest import paint
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Result:
+    """What a command did."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.stdout)
+
+    @property
+    def error(self) -> str:
+        """The one line that says why it stopped."""
+        lines = [line for line in self.stderr.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.stderr
+        return lines[0].removeprefix("error: ")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def cli(here, monkeypatch):
+    """Runs a command in this process, with the stand-ins for the networks and the bundled profile."""
+    doubles.install(monkeypatch.setattr, monkeypatch.setitem)
+    monkeypatch.setenv("OVSEG_PROFILE", "mini")
+
+    def run(*args: object, stdin: str | None = None) -> Result:
+        result = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin, prog_name="ovseg")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Result(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+@pytest.fixture
+def photos(here):
+    """Two pictures: a is half cat, half background; sub/b is half dog, half cat."""
+    paint(here / "photos" / "a.png", 1, 0)
+    paint(here / "photos" / "sub" / "b.png", 2, 1)
+    return here / "photos"
+
+
+class Process:
+    """The command as a process of its own, with the stand-ins."""
+
+    def __init__(self, *args: object, program: tuple[str, ...] = ("-m", "tests.doubles"), **options: Any) -> None:
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OVSEG_PROFILE": "mini"}
+        self.popen = subprocess.Popen(
+            [sys.executable, *program, *map(str, args)],
+            stdout=options.pop("stdout", subprocess.PIPE),
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment | options.pop("env", {}),
+            **options,
+        )
+
+    def result(self, timeout: float = 60) -> Result:
+        stdout, stderr = self.popen.communicate(timeout=timeout)
+        return Result(self.popen.returncode, stdout or "", stderr)
+
+    def interrupt_when(self, ready: Path, timeout: float = 60) -> Result:
+        """Send Ctrl-C as soon as the file is there."""
+        limit = time.monotonic() + timeout
+        while not ready.exists():
+            assert self.popen.poll() is None, self.popen.communicate()
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        self.popen.send_signal(signal.SIGINT)
+        return self.result()

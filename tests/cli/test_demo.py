@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ovseg_cli.cli.demo import DEMO_CLASSES, bundled_pictures
+from ovseg_cli.errors import NoInputError
+from ovseg_cli.files.labels import write_label, write_labelmap
+from ovseg_cli.runs.segment import labelmap_of
+from tests import doubles
+from tests.runs.conftest import paint
+
+
+@pytest.fixture
+def pictures(here):
+    labels = labelmap_of(DEMO_CLASSES)
+    write_labelmap(here / "mine" / "labels" / "labelmap.txt", labels)
+    paint(here / "mine" / "images" / "x.png", 1, 2)
+    write_label(here / "mine" / "labels" / "x.png", np.repeat([[1] * 8 + [2] * 8], 8, axis=0), labels)
+    return here / "mine" / "images"
+
+
+def test_the_demo_shows_at_least_six_classes():
+    assert {"chocolate glazed donut", "cat", "dog"} < set(DEMO_CLASSES)
+    assert len(DEMO_CLASSES) >= 6
+
+
+def test_everything_is_made_and_named(cli, pictures, here):
+    result = cli("demo", "--images", pictures)
+    assert result.exit_code == 0, result.stderr
+    for words in ("Making 10 classes", "mIoU 1.000", "ovseg-demo/contact-sheet.png", "ovseg-demo/ovseg-out/overlay"):
+        assert words in result.stdout
+    assert (here / "ovseg-demo" / "contact-sheet.png").is_file()
+    assert (here / "ovseg-demo" / "ovseg-out" / "overlay" / "x.png").is_file()
+
+
+def test_the_second_time_everything_is_there(cli, pictures, here):
+    cli("demo", "--images", pictures)
+    sheet = (here / "ovseg-demo" / "contact-sheet.png").stat().st_mtime_ns
+    before = doubles.FakeModels.loaded
+    result = cli("demo", "--images", pictures)
+    assert result.exit_code == 0
+    assert "All 10 classes are there already" in result.stdout
+    assert "mIoU 1.000" in result.stdout
+    assert doubles.FakeModels.loaded == before
+    assert (here / "ovseg-demo" / "contact-sheet.png").stat().st_mtime_ns == sheet
+
+
+def test_json(cli, pictures):
+    data = cli("demo", "--images", pictures, "--json").data
+    assert [entry["name"] for entry in data["classes"]] == list(DEMO_CLASSES)
+    assert data["report"]["miou"] == 1.0
+    assert data["run"]["done"] == 1
+    assert data["files"]["contact_sheet"] == "ovseg-demo/contact-sheet.png"
+
+
+def test_it_leaves_the_own_store_alone(cli, pictures, own_world):
+    cli("demo", "--images", pictures)
+    assert not (own_world / "store").exists()
+
+
+def test_in_a_checkout_the_bundled_pictures_are_found(here):
+    assert (bundled_pictures().parent / "labels" / "labelmap.txt").is_file()
+
+
+def test_without_them_it_says_what_to_do(cli, here, monkeypatch):
+    monkeypatch.setattr("ovseg_cli.cli.demo._BUNDLED", here / "nowhere")
+    with pytest.raises(NoInputError):
+        bundled_pictures()
+    result = cli("demo")
+    assert result.exit_code == 2
+    assert "--images" in result.error
+    assert not (here / "ovseg-demo").exists()
+
+
+def test_without_labels_nothing_is_scored(cli, here):
+    paint(here / "alone" / "x.png", 1)
+    result = cli("demo", "--images", "alone")
+    assert result.exit_code == 0
+    assert "nothing is scored" in result.stderr
+    assert "mIoU" not in result.stdout

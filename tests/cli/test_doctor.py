@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_torch(monkeypatch):
+    """Asking torch for its devices takes seconds, and is not what these tests are about."""
+    monkeypatch.setattr("ovseg_cli.cli.doctor._devices", lambda: {"cpu": "a processor, 2 threads"})
+
+
+def test_without_a_store_all_is_well(cli, own_world):
+    result = cli("doctor")
+    assert result.exit_code == 0
+    assert "not made yet" in result.stdout
+    assert not (own_world / "store").exists()
+
+
+def test_says_what_is_here(cli, own_world):
+    cli("add-class", "cat")
+    data = cli("doctor", "--json").data
+    assert data["libraries"]["torch"].startswith("2.")
+    assert data["devices"] == {"cpu": "a processor, 2 threads"}
+    assert data["profiles"]["mini"] == "ready"
+    assert data["profiles"]["sd15"].startswith("missing: diffusion, clip, dino")
+    store = data["store"]
+    assert store["path"] == str(own_world / "store")
+    assert (store["healthy"], store["classes"], store["support_images"]) == (True, 1, 2)
+
+
+def test_says_it_to_a_person(cli):
+    cli("add-class", "cat")
+    text = cli("doctor").stdout
+    for words in ("machine", "libraries", "weights", "store", "sound", "1 class, 8 prototypes, 2 support images"):
+        assert words in text
+
+
+def test_a_store_with_lost_files_is_damaged(cli, own_world):
+    cli("add-class", "cat")
+    shutil.rmtree(own_world / "store" / "support" / "cat")
+    result = cli("doctor")
+    assert result.exit_code == 1
+    assert "damaged" in result.error
+    assert "missing" in result.stdout
+    assert cli("doctor", "-q").stdout == "damaged\n"
+
+
+def test_a_store_that_cannot_be_opened_is_damaged(cli, own_world):
+    (own_world / "store").mkdir()
+    (own_world / "store" / "ovseg.db").write_text("no database" * 99)
+    result = cli("doctor")
+    assert result.exit_code == 1
+    assert "damaged" in result.error
+
+
+def test_profiles(cli):
+    [mini, sd15] = cli("profiles", "--json").data
+    assert (mini["name"], mini["ready"]) == ("mini", True)
+    assert (sd15["name"], sd15["ready"]) == ("sd15", False)
+    assert {weights["part"] for weights in sd15["weights"]} == {"diffusion", "clip", "dino"}
+    assert all(len(weights["revision"]) == 40 for weights in sd15["weights"]), "full revisions in the data"
+    assert all(weights["licence"] for weights in sd15["weights"])
+
+
+def test_profiles_for_a_person(cli):
+    result = cli("profiles")
+    assert "mini  ready" in result.stdout
+    assert "sd15  weights are missing" in result.stdout
+    assert "fetch diffusion: hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --revision" in result.stderr
+    assert cli("profiles", "-q").stdout == "mini\nsd15\n"

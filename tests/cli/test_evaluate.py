@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg_cli.errors import StoreReadOnlyError
+from ovseg_cli.files.labels import write_label, write_labelmap
+from ovseg_cli.runs.segment import labelmap_of
+
+
+@pytest.fixture
+def gt(here):
+    """Truth in ids of its own: dog 1, cat 2, bird 3. The stand-in is right but for the bird, which is a quarter."""
+    labels = labelmap_of(("dog", "cat", "bird"))
+    folder = here / "labels"
+    write_labelmap(folder / "labelmap.txt", labels)
+    a = np.repeat([[2] * 8 + [0] * 4 + [3] * 4], 8, axis=0)
+    b = np.repeat([[1] * 8 + [2] * 8], 8, axis=0)
+    write_label(folder / "a.png", a, labels)
+    write_label(folder / "sub" / "b.png", b, labels)
+    return folder
+
+
+@pytest.fixture
+def segmented(cli, photos):
+    cli("segment", "photos", "-c", "cat,dog")
+
+
+def test_the_last_run_is_scored_and_named(cli, segmented, gt, here):
+    result = cli("eval", "--gt", "labels")
+    assert result.exit_code == 0
+    assert str(here / "ovseg-out") in result.stderr
+    assert "cat, dog" in result.stderr
+    lines = {line.split()[0]: line.split()[1] for line in result.stdout.splitlines() if line.strip()}
+    assert lines["cat"] == "1.000"
+    assert lines["mIoU"] == "1.000"
+    assert "bird 12.5 %" in result.stdout
+
+
+def test_json_holds_every_figure(cli, segmented, gt):
+    data = cli("eval", "--gt", "labels", "--json").data
+    assert {entry["name"]: entry["iou"] for entry in data["classes"]} == {"background": 1.0, "cat": 1.0, "dog": 1.0}
+    assert data["miou"] == 1.0
+    assert data["images"] == 2
+    assert data["unasked"] == [{"name": "bird", "pixels": 32, "share": 0.125}]
+    assert data["convention"]
+
+
+def test_quiet_prints_the_miou(cli, segmented, gt):
+    assert cli("eval", "--gt", "labels", "-q").stdout == "1.000\n"
+
+
+def test_a_report_is_written(cli, segmented, gt, here):
+    result = cli("eval", "--gt", "labels", "-o", "deep/report.json")
+    assert "deep/report.json" in result.stdout
+    assert json.loads((here / "deep" / "report.json").read_text())["miou"] == 1.0
+
+
+def test_a_folder_of_predictions(cli, segmented, gt, here):
+    shutil.move(here / "ovseg-out", here / "kept")
+    for folder in ("kept", "kept/SegmentationClass"):
+        result = cli("eval", "--gt", "labels", "--pred", folder, "--json")
+        assert result.data["miou"] == 1.0
+        assert "last run" not in result.stderr
+
+
+def test_pictures_are_segmented_first(cli, photos, gt, here, own_world):
+    result = cli("eval", "--gt", "labels", "--images", "photos", "-c", "cat,dog", "--json")
+    assert result.data["miou"] == 1.0
+    assert not (here / "ovseg-out").exists()
+    assert cli("eval", "--gt", "labels").exit_code == 2, "such a run is not one to be scored again"
+
+
+@pytest.mark.parametrize(("limit", "code"), [("0.99", 0), ("1.0", 0)])
+def test_fail_under_that_is_met(cli, segmented, gt, limit, code):
+    assert cli("eval", "--gt", "labels", "--fail-under", limit).exit_code == code
+
+
+def test_fail_under_that_is_not_met(cli, segmented, gt, here):
+    write_label(gt / "a.png", np.zeros((8, 16), int), labelmap_of(("dog", "cat", "bird")))
+    result = cli("eval", "--gt", "labels", "--fail-under", "0.9", "--json")
+    assert result.exit_code == 4
+    assert "below --fail-under 0.9" in result.error
+    assert result.data["miou"] < 0.9, "the report comes all the same"
+
+
+def test_classes_to_count(cli, segmented, gt):
+    data = cli("eval", "--gt", "labels", "-c", "dog", "--no-background", "--json").data
+    assert [entry["name"] for entry in data["classes"]] == ["dog"]
+
+
+def test_a_profile_that_is_not_the_stores_does_not_matter_here(cli, segmented, gt):
+    assert cli("eval", "--gt", "labels", "--profile", "sd15").exit_code == 0
+
+
+def test_figures_that_cannot_be_recorded_are_shown_all_the_same(cli, segmented, gt, monkeypatch):
+    def refuse(*_):
+        raise StoreReadOnlyError("the store is read-only")
+
+    monkeypatch.setattr("ovseg_cli.store.Store.record_evaluation", refuse)
+    result = cli("eval", "--gt", "labels", "-q")
+    assert (result.exit_code, result.stdout) == (0, "1.000\n")
+    assert "not recorded: the store is read-only" in result.stderr
+
+
+class TestErrors:
+    def test_without_any_run(self, cli, gt):
+        result = cli("eval", "--gt", "labels")
+        assert result.exit_code == 2
+        assert "--pred" in result.error
+        assert "--images" in result.error
+
+    def test_with_a_store_but_without_any_run(self, cli, gt):
+        cli("add-class", "cat")
+        assert cli("eval", "--gt", "labels").exit_code == 2
+
+    def test_no_ground_truth(self, cli, segmented):
+        result = cli("eval", "--gt", "nowhere")
+        assert result.exit_code == 2
+        assert "nowhere" in result.error
+
+    def test_two_sources(self, cli, gt):
+        result = cli("eval", "--gt", "labels", "--pred", "a", "--images", "b")
+        assert result.exit_code == 2
+        assert "exclude each other" in result.error
+
+    def test_rgb_labels_without_a_map(self, cli, segmented, gt):
+        (gt / "labelmap.txt").write_text("0: background\n1: dog\n2: cat\n")
+        for path in gt.rglob("*.png"):
+            with Image.open(path) as image:
+                colours = image.convert("RGB").point(lambda value: value // 2)
+            colours.save(path)
+        result = cli("eval", "--gt", "labels")
+        assert result.exit_code == 2
+        assert "colour" in result.error
+
+    def test_no_label_map_at_all(self, cli, segmented, gt):
+        (gt / "labelmap.txt").unlink()
+        result = cli("eval", "--gt", "labels")
+        assert result.exit_code == 2
+        assert "--label-map" in result.error
+
+    def test_the_label_map_by_hand(self, cli, segmented, gt, here):
+        (gt / "labelmap.txt").rename(here / "names.txt")
+        assert cli("eval", "--gt", "labels", "--label-map", "names.txt", "-q").stdout == "1.000\n"
+
+    def test_sizes_that_differ(self, cli, segmented, gt):
+        write_label(gt / "a.png", np.zeros((4, 4), int), labelmap_of(("dog", "cat", "bird")))
+        result = cli("eval", "--gt", "labels")
+        assert result.exit_code == 2
+        assert "4x4" in result.error
+
+    def test_missing_and_extra_files_are_warnings(self, cli, segmented, gt):
+        (gt / "a.png").rename(gt / "z.png")
+        result = cli("eval", "--gt", "labels")
+        assert result.exit_code == 0
+        warnings = [line for line in result.stderr.splitlines() if line.startswith("warning:")]
+        assert any("z" in line for line in warnings)
+        assert any("no ground truth: a" in line for line in warnings)
+
+    def test_nothing_to_pair(self, cli, segmented, gt):
+        (gt / "a.png").rename(gt / "z.png")
+        (gt / "sub" / "b.png").unlink()
+        assert cli("eval", "--gt", "labels").exit_code == 2
+
+    def test_none_of_the_pictures_can_be_read(self, cli, photos, gt):
+        for path in photos.rglob("*.png"):
+            path.write_bytes(b"")
+        result = cli("eval", "--gt", "labels", "--images", "photos", "-c", "cat")
+        assert result.exit_code == 2
+        assert "None of the pictures" in result.error
+
+    def test_a_run_that_was_cut_is_pointed_out(self, cli, photos, gt):
+        (photos / "a.png").write_bytes(b"")
+        cli("segment", "photos", "-c", "cat,dog", "--fail-fast")
+        result = cli("eval", "--gt", "labels")
+        assert result.exit_code == 2 or "did not come to its end" in result.stderr

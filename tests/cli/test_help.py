@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+
+import pytest
+
+from ovseg_cli.cli.main import app
+from tests.cli.conftest import REPOSITORY, Process
+
+COMMANDS = [command.name for command in app.registered_commands]
+HEAVY = ("torch", "torchvision", "diffusers", "transformers", "open_clip", "faiss", "sqlalchemy", "alembic", "skimage")
+
+
+def test_the_commands_are_those_of_the_mission():
+    assert COMMANDS == [
+        "add-class",
+        "list-classes",
+        "show-class",
+        "remove-class",
+        "segment",
+        "eval",
+        "profiles",
+        "doctor",
+        "demo",
+    ]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(cli, name):
+    result = cli(name, "--help")
+    assert result.exit_code == 0
+    assert f"Usage: ovseg {name}" in result.stdout
+    examples = result.stdout.partition("Examples:")[2].splitlines()
+    assert any(f"ovseg {name}" in line for line in examples)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_says_what_it_does(name):
+    import typer
+
+    command = typer.main.get_command(app).commands[name]
+    assert command.help
+    assert [parameter.name for parameter in command.params if not parameter.help] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_takes_the_global_options(cli, name):
+    text = cli(name, "--help").stdout
+    for option in ("--store", "--profile", "--device", "--offline", "--json", "--quiet", "--verbose"):
+        assert option in text
+
+
+def test_help_fits_into_80_columns(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("", *COMMANDS):
+        lines = cli(*([name] if name else []), "--help").stdout.splitlines()
+        assert max(map(len, lines)) <= 80
+
+
+def test_without_a_command_the_help_is_shown(cli):
+    assert "Usage: ovseg" in cli().stdout
+
+
+@pytest.mark.parametrize("args", [["--version"], ["list-classes", "--version"]])
+def test_version(cli, args):
+    assert cli(*args).stdout == f"ovseg {version('ovseg')}\n"
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    code = (
+        "import sys, json\n"
+        "from ovseg_cli.cli.main import run\n"
+        "sys.argv = ['ovseg', '--help']\n"
+        "try:\n    run()\n"
+        "except SystemExit as end:\n    code = end.code\n"
+        "sys.stderr.write(json.dumps([code, sorted(sys.modules)]))\n"
+    )
+    best = float("inf")
+    for _ in range(5):  # other work on the machine is not our slowness
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        best = min(best, time.perf_counter() - started)
+        if best < 0.5:
+            break
+    exit_code, modules = json.loads(done.stderr)
+    assert exit_code == 0
+    assert "add-class" in done.stdout
+    assert {name for name in HEAVY if name in modules} == set()
+    assert best < 0.5
+
+
+@pytest.mark.parametrize("module", ["ovseg_cli", "ovseg_cli.errors", "ovseg_cli.profiles"])
+def test_light_modules_stay_light(module):
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(HEAVY) & set(done.stdout.split()) == set()
+
+
+def test_as_a_module_and_as_a_script_it_is_the_same(here):
+    script = REPOSITORY / "ovseg_cli" / "__main__.py"
+    by_module = Process("--help", program=("-m", "ovseg_cli")).result()
+    assert by_module.exit_code == 0
+    assert "Usage: ovseg" in by_module.stdout
+    assert script.is_file()

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import os
+import tempfile
+
+import pytest
+
+# Some libraries read these once, when they are imported, so they are set before any test module is.
+_NOWHERE = tempfile.mkdtemp(prefix="ovseg-tests-")
+os.environ.update(
+    HF_HOME=os.path.join(_NOWHERE, "hf"),
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"),
+)
+
+
+@pytest.fixture(autouse=True)
+def own_world(tmp_path_factory, monkeypatch):
+    """Give every test a home, caches and a default store of its own; subprocesses inherit them."""
+    home = tmp_path_factory.mktemp("home")
+    for name in [name for name in os.environ if name.startswith("OVSEG_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+    monkeypatch.setenv("OVSEG_STORE", str(home / "store"))
+    # A terminal's width and colours would otherwise leak into what the commands print.
+    monkeypatch.setenv("COLUMNS", "100")
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    return home

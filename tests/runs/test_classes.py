@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+
+from ovseg_cli.errors import ClassExistsError, ClassNameError, UsageError
+from ovseg_cli.runs.classes import add_classes, plan_classes, stored_names, unique_names
+from tests import doubles
+
+
+@pytest.fixture
+def models(profile, monkeypatch):
+    doubles.install(monkeypatch.setattr, monkeypatch.setitem)
+    return doubles.FakeModels(profile)
+
+
+def make(store, models, *names, if_exists="error", **settings):
+    plan = plan_classes(store, names, if_exists)
+    return [a.info.name for a in add_classes(store, models, plan, doubles.SupportSettings(**settings))]
+
+
+def test_classes_are_stored_one_by_one(store, models):
+    plan = plan_classes(store, ["cat", "dog"], "error")
+    making = add_classes(store, models, plan, doubles.SupportSettings())
+    next(making)
+    assert store.class_names() == ["cat"]
+    next(making)
+    assert store.class_names() == ["cat", "dog"]
+
+
+def test_all_names_are_checked_before_the_first_is_made(store, models):
+    with pytest.raises(ClassNameError):
+        plan_classes(store, ["cat", "do/g"], "error")
+    make(store, models, "dog")
+    with pytest.raises(ClassExistsError, match=r"'dog'.*--if-exists skip.*--if-exists replace"):
+        plan_classes(store, ["cat", "Dog"], "error")
+    assert store.class_names() == ["dog"]
+
+
+def test_skip_leaves_alone_and_replace_makes_anew(store, models):
+    make(store, models, "cat", seed=1)
+    assert make(store, models, "cat", "dog", if_exists="skip", seed=2) == ["dog"]
+    assert store.get_class("cat").seed == 1
+    assert make(store, models, "cat", if_exists="replace", seed=3) == ["cat"]
+    assert store.get_class("cat").seed == 3
+
+
+def test_an_interruption_keeps_what_was_finished_and_nothing_else(store, models, monkeypatch):
+    def progress(name, step):
+        if name == "dog":
+            raise KeyboardInterrupt
+
+    plan = plan_classes(store, ["cat", "dog"], "error")
+    with pytest.raises(KeyboardInterrupt):
+        list(add_classes(store, models, plan, doubles.SupportSettings(), progress=progress))
+    assert store.class_names() == ["cat"]
+    assert store.health().ok
+    assert store.health().orphans == ()
+
+
+@pytest.mark.parametrize("twice", [["cat", "cat"], ["cat", " Cat "], ["crème", "cre\u0300me"]])
+def test_a_name_given_twice_is_refused(twice):
+    with pytest.raises(UsageError, match="twice"):
+        unique_names(twice)
+
+
+def test_names_take_the_spelling_of_the_store(store, models):
+    make(store, models, "Cat")
+    assert stored_names(store, ["dog", "cAT"]) == ("dog", "Cat")

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ovseg_cli.errors import OutputError
+from ovseg_cli.runs.journal import JOURNAL_NAME, Entry, Journal, read_journal, write_journal
+
+shares = st.dictionaries(st.text(), st.floats(0, 1), max_size=3)
+entries = st.builds(
+    Entry,
+    path=st.text(min_size=1),
+    output=st.none() | st.text(min_size=1),
+    size=st.none() | st.tuples(st.integers(1, 9999), st.integers(1, 9999)),
+    status=st.sampled_from(["done", "failed"]),
+    shares=shares,
+    scores=shares,
+    ms=st.none() | st.floats(0, 1e6),
+    error=st.none() | st.text(),
+    key=st.text(),
+)
+
+
+def entry(name: str, **changes) -> Entry:
+    return Entry(**({"path": f"/photos/{name}", "output": f"{name}.png", "status": "done", "key": "k"} | changes))
+
+
+@given(entries)
+def test_a_line_holds_one_entry_whatever_is_in_it(made):
+    line = made.to_line()
+    assert "\n" not in line
+    read = Entry.from_line(line)
+    assert read.path == made.path
+    assert read.shares == made.shares
+    assert read.error == made.error
+    assert tuple(read.size or ()) == tuple(made.size or ())
+
+
+def test_unknown_fields_of_a_later_version_are_dropped():
+    line = json.dumps(json.loads(entry("a").to_line()) | {"mood": "sunny"})
+    assert Entry.from_line(line) == entry("a")
+
+
+@pytest.mark.parametrize("line", ["[]", "{}", '{"path": 1, "status": "done", "key": ""}', "nonsense"])
+def test_other_lines_are_refused(line):
+    with pytest.raises(ValueError, match=r".+"):
+        Entry.from_line(line)
+
+
+def test_no_journal_is_an_empty_one(tmp_path):
+    assert read_journal(tmp_path) == {}
+
+
+def test_what_was_added_is_there_even_before_the_journal_is_closed(tmp_path):
+    with Journal(tmp_path, [entry("kept")]) as journal:
+        journal.add(entry("new"))
+        assert list(read_journal(tmp_path)) == ["/photos/kept", "/photos/new"]
+
+
+def test_the_last_line_about_a_picture_wins(tmp_path):
+    write_journal(tmp_path, [entry("a", key="old"), entry("a", key="new")])
+    assert read_journal(tmp_path)["/photos/a"].key == "new"
+
+
+@pytest.mark.parametrize("cut", range(1, 40, 3))
+def test_a_torn_last_line_is_forgotten(tmp_path, cut):
+    write_journal(tmp_path, [entry("a"), entry("b")])
+    path = tmp_path / JOURNAL_NAME
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert list(read_journal(tmp_path)) == ["/photos/a"]
+
+
+def test_a_line_torn_within_a_letter_is_forgotten(tmp_path):
+    write_journal(tmp_path, [entry("a"), entry("猫")])
+    path = tmp_path / JOURNAL_NAME
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index("猫".encode()) + 1])
+    assert list(read_journal(tmp_path)) == ["/photos/a"]
+
+
+def test_damage_elsewhere_is_told_with_its_line(tmp_path):
+    write_journal(tmp_path, [entry("a"), entry("b")])
+    path = tmp_path / JOURNAL_NAME
+    path.write_bytes(b"{broken\n" + path.read_bytes())
+    with pytest.raises(OutputError, match=r"damaged in line 1 .*--overwrite"):
+        read_journal(tmp_path)
+
+
+def test_file_names_that_are_no_unicode_survive(tmp_path):
+    odd = entry("x\udc80")
+    with Journal(tmp_path, []) as journal:
+        journal.add(odd)
+    assert list(read_journal(tmp_path)) == ["/photos/x\udc80"]
+    write_journal(tmp_path, [odd])
+    assert list(read_journal(tmp_path)) == ["/photos/x\udc80"]
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / JOURNAL_NAME).mkdir()
+    with pytest.raises(OutputError, match="Cannot write"):
+        Journal(tmp_path, [])
