@@ -142,7 +142,7 @@ class Segmenter:
         self.settings = self.plan_settings(store, models.profile, classes, choice, background, threshold)
         self.digest = digest_of(self.settings)
         self._scorers = (
-            _prototype_scorers(models, store, self.names)
+            _prototype_scorers(models, store, self.names, background=background)
             if choice.method == "prototype"
             else [_GemScorer(models, self.names, background=background)]
         )
@@ -268,10 +268,13 @@ def _batches(crops: list[Crop], limit: int) -> list[list[Crop]]:
 class _PrototypeScorer:
     """Cosine to the nearest prototype, for one extractor."""
 
-    def __init__(self, models: Models, extractor_index: int, store: Store, names: Sequence[str]) -> None:
+    def __init__(
+        self, models: Models, extractor_index: int, store: Store, names: Sequence[str], *, background: bool
+    ) -> None:
         import torch
 
         self._models = models
+        self._background = background
         self._extractor = models.profile.extractors[extractor_index]
         block = store.prototypes(list(names), self._extractor.digest)
         self.channels = len(names) + 1
@@ -289,8 +292,9 @@ class _PrototypeScorer:
         return prototype_scores(features, self._vectors, self._channel, self.channels)
 
     def finish(self, scores: torch.Tensor) -> torch.Tensor:
-        """Fused scores as they are, negative ones as 0 (OVDiff, inference)."""
-        return scores.clamp(min=0)
+        """Fused scores as they are, negative ones as 0, which lets the background win there (OVDiff, inference)."""
+        # Without a background that would only make ties, all won by the first class.
+        return scores.clamp(min=0) if self._background else scores
 
 
 class _GemScorer:
@@ -329,5 +333,8 @@ class _GemScorer:
         return word_probabilities(scores, classes=self._classes, logit_scale=self._clip.logit_scale)
 
 
-def _prototype_scorers(models: Models, store: Store, names: Sequence[str]) -> list[_PrototypeScorer]:
-    return [_PrototypeScorer(models, i, store, names) for i in range(len(models.profile.extractors))]
+def _prototype_scorers(
+    models: Models, store: Store, names: Sequence[str], *, background: bool
+) -> list[_PrototypeScorer]:
+    count = len(models.profile.extractors)
+    return [_PrototypeScorer(models, i, store, names, background=background) for i in range(count)]

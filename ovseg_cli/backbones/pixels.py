@@ -25,7 +25,7 @@ def to_tensor(image: Any, device: torch.device | str = "cpu") -> Tensor:
         ValueError: Not an RGB picture of 8 bits per channel.
     """
     array = np.asarray(image)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
         raise ValueError(f"an RGB image of shape (H, W, 3) and dtype uint8 is wanted, got {array.shape} {array.dtype}")
     tensor = torch.from_numpy(np.array(array, order="C")).to(device)
     return tensor.permute(2, 0, 1)[None].to(torch.float32) / 255

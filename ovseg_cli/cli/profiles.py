@@ -1,4 +1,4 @@
-"""profiles: the model sets that ovseg knows, and whether their weights are here."""
+"""profiles and pull: the model sets that ovseg knows, whether their weights are here, and how they get here."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ _SHOWN_REVISION = 12
 
 
 def register(app: typer.Typer) -> None:
-    """Add this command to the application."""
+    """Add these commands to the application."""
     command(app, "profiles", examples=("ovseg profiles", "ovseg profiles --json"))(profiles)
+    command(app, "pull", examples=("ovseg pull", "ovseg pull --profile sd15"))(pull)
 
 
 def profiles(common: Common) -> None:
@@ -40,6 +41,24 @@ def profiles(common: Common) -> None:
     out.result([profile_data(*pair) for pair in known], human=human, quiet=list(PROFILES))
 
 
+def pull(common: Common) -> None:
+    """Fetch a profile's weights from the model hub, once.
+
+    Takes `--profile NAME` (default: sd15). They land in the hub's cache (`HF_HOME`), where `--offline` finds them.
+    """
+    from ovseg_cli.profiles import fetch_weights, get_profile, weights_status
+
+    profile = get_profile(common.options.profile or "sd15")
+    for weights in profile.weights:
+        fetch_weights(weights, offline=common.options.offline)
+    states = weights_status(profile)
+    common.out.result(
+        profile_data(profile, states),
+        human=lambda: _show_profile(common, profile, states),
+        quiet=[str(state.path) for state in states],
+    )
+
+
 def _show_profile(common: Common, profile: Profile, states: list[WeightsStatus]) -> None:
     out = common.out
     here = all(state.present for state in states)
@@ -55,9 +74,9 @@ def _show_profile(common: Common, profile: Profile, states: list[WeightsStatus])
         for state in states
     ]
     out.show(table(("part", "left"), ("weights", "left"), ("size", "right"), ("model", "left"), rows=rows))
-    for state in states:
-        if state.fetch_hint:
-            out.hint(f"fetch {state.part}: {state.fetch_hint}", copyable=True)
+    hint = next((state.fetch_hint for state in states if state.fetch_hint), None)
+    if hint is not None:
+        out.hint(f"fetch them: {hint}", copyable=True)
 
 
 def _details(state: WeightsStatus) -> str:

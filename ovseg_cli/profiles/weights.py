@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovseg_cli.errors import WeightsError
-from ovseg_cli.profiles.registry import MINI, SD15, get_profile
+from ovseg_cli.profiles.registry import MINI, PROFILES, SD15, get_profile
 from ovseg_cli.profiles.specs import Profile, Weights
 
 log = logging.getLogger("ovseg_cli")
@@ -42,9 +42,9 @@ class WeightsStatus:
 
 
 def fetch_command(weights: Weights) -> str:
-    """The shell command that downloads these weights into the hub's cache."""
-    patterns = " ".join(f'--include "{pattern}"' for pattern in weights.files)
-    return f"hf download {weights.repo} --revision {weights.revision} {patterns}"
+    """The shell command that downloads these weights, with the rest of their profile, into the hub's cache."""
+    name = next((profile.name for profile in PROFILES.values() if weights in profile.weights), "NAME")
+    return f"ovseg pull --profile {name}"
 
 
 def find_weights(weights: Weights) -> Path | None:
@@ -98,7 +98,7 @@ def fetch_weights(weights: Weights, *, offline: bool = False) -> Path:
     if offline:
         raise WeightsError(
             f"{weights.repo} is not in the local cache and --offline is set. "
-            f"Fetch it once on a machine with a network: {fetch_command(weights)}"
+            f"Fetch it once with a network: {fetch_command(weights)}"
         )
     from huggingface_hub import snapshot_download
 
@@ -108,7 +108,7 @@ def fetch_weights(weights: Weights, *, offline: bool = False) -> Path:
     except Exception as error:  # the hub client raises a dozen unrelated types; each means "not fetched"
         raise WeightsError(
             f"Could not download {weights.repo} ({type(error).__name__}: {_first_line(error)}). "
-            f"Check the network, or fetch it elsewhere: {fetch_command(weights)}"
+            f"Check the network and try again: {fetch_command(weights)} (or copy a hub cache here and set HF_HOME)."
         ) from error
     folder = find_weights(weights)
     if folder is None:  # without a network, the hub client hands back what an interrupted download left
@@ -133,7 +133,7 @@ def weights_status(profile: Profile) -> list[WeightsStatus]:
                 present=folder is not None,
                 path=folder,
                 nbytes=weights.nbytes,
-                fetch_hint="" if folder is not None or weights.repo is None else fetch_command(weights),
+                fetch_hint=f"ovseg pull --profile {profile.name}" if folder is None else "",
             )
         )
     return states
@@ -169,6 +169,11 @@ def resolve_profile(name: str | None = None, *, offline: bool = False) -> Profil
     if not missing:
         return SD15
     if not offline and all(hub_answers(w) for w in missing):
+        log.warning(
+            "This store uses profile sd15, whose weights will be downloaded now (about %.1f GB). It wants a GPU; to try "
+            "ovseg on the bundled mini models instead: ovseg --profile mini --store DIR …",
+            sum(w.nbytes for w in missing) / 1e9,
+        )
         return SD15
     reason = "--offline is set" if offline else "the model hub does not answer"
     log.warning(
