@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import open_clip
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ovseg_cli.backbones.clip import ClipBackbone, resize_position_embedding
+from ovseg_cli.errors import WeightsError
+from tests.mini import MINI_FOLDER, mini_models, random_pictures, write_tiny_clip
+
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+def tiny_clip(image_size: int = 32, **vision) -> open_clip.CLIP:
+    """In small what ViT-B-16-quickgelu is; random weights that make attention anything but uniform."""
+    torch.manual_seed(0)
+    model = open_clip.CLIP(
+        embed_dim=12,
+        quick_gelu=True,
+        vision_cfg={"image_size": image_size, "layers": 4, "width": 48, "head_width": 16, "patch_size": 8, **vision},
+        text_cfg={"context_length": 16, "vocab_size": 100, "width": 16, "heads": 2, "layers": 1},
+    ).eval()
+    for parameter in model.visual.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def fake_tokenizer(texts):
+    return torch.tensor([[ord(c) % 90 for c in f"{text:16.16}"] for text in texts])
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {
+        "bundled": mini_models().clip,
+        "quickgelu": ClipBackbone(tiny_clip(), fake_tokenizer, "cpu"),
+        "layer-scale": ClipBackbone(tiny_clip(ls_init_value=0.5, no_ln_pre=True), fake_tokenizer, "cpu"),
+    }
+
+
+@pytest.fixture(params=["bundled", "quickgelu", "layer-scale"])
+def backbone(request, models):
+    return models[request.param]
+
+
+def record_forward(model, pixels):
+    """What open_clip's own forward pass feeds into and gets out of each block, and its embedding."""
+    inputs, outputs, handles = [], [], []
+    for block in model.visual.transformer.resblocks:
+        handles.append(block.register_forward_pre_hook(lambda _module, args: inputs.append(args[0])))
+        handles.append(block.register_forward_hook(lambda _module, _args, output: outputs.append(output)))
+    try:
+        with torch.inference_mode():
+            embedding = model.encode_image(pixels)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return inputs, outputs, embedding
+
+
+def enlarged(model, side: int):
+    """The same weights in a model made for another input size, by open_clip's own position resizing."""
+    from open_clip.model import resize_pos_embed
+
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    bigger = tiny_clip(side)
+    resize_pos_embed(state, bigger)
+    bigger.load_state_dict(state)
+    return bigger.eval()
+
+
+def test_walk_equals_open_clips_forward_at_the_native_size(backbone):
+    side = backbone.model.visual.image_size[0]
+    pixels = random_pictures(2, side, side)
+    inputs, outputs, embedding = record_forward(backbone.model, pixels)
+    trace = backbone.trace(pixels, blocks=range(backbone.depth), input_size=side, **PLAIN)
+    assert sorted(trace.blocks) == list(range(backbone.depth))
+    for index, block in trace.blocks.items():
+        torch.testing.assert_close(block.inputs, inputs[index], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(block.outputs, outputs[index], atol=1e-4, rtol=1e-4)
+    # The class token of the last block is the image embedding.
+    pooled = backbone.embed(trace.blocks[backbone.depth - 1].outputs)[:, 0]
+    torch.testing.assert_close(pooled, F.normalize(embedding, dim=-1), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("side", [16, 40, 64])
+def test_walk_at_another_size_equals_a_model_made_for_that_size(models, side):
+    backbone = models["quickgelu"]
+    pixels = random_pictures(2, side, side)
+    _, outputs, _ = record_forward(enlarged(backbone.model, side), pixels)
+    trace = backbone.trace(pixels, blocks=(-1,), input_size=side, **PLAIN)
+    assert trace.grid == (side // 8, side // 8)
+    torch.testing.assert_close(trace.blocks[3].outputs, outputs[-1], atol=1e-4, rtol=1e-4)
+
+
+def test_pictures_are_squashed_and_normalised_before_the_walk(models):
+    backbone = models["quickgelu"]
+    pictures = random_pictures(1, 50, 23)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    by_hand = F.interpolate(pictures, (32, 32), mode="bicubic", antialias=True).clamp(0, 1)
+    by_hand = (by_hand - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    inputs, _, _ = record_forward(backbone.model, by_hand)
+    trace = backbone.trace(pictures, blocks=(0,), input_size=32, mean=mean, std=std)
+    torch.testing.assert_close(trace.blocks[0].inputs, inputs[0], atol=1e-5, rtol=1e-5)
+
+
+def test_queries_keys_values_are_multihead_attentions_own(backbone):
+    side = backbone.model.visual.image_size[0]
+    trace = backbone.trace(random_pictures(2, side, side), blocks=range(backbone.depth), input_size=side, **PLAIN)
+    for index, step in trace.blocks.items():
+        attention = backbone.model.visual.transformer.resblocks[index].attn
+        width = attention.embed_dim
+        for which, part in enumerate((step.queries, step.keys, step.values)):
+            weight = attention.in_proj_weight[which * width : (which + 1) * width]
+            bias = attention.in_proj_bias[which * width : (which + 1) * width]
+            flat = torch.einsum("bnd,ed->bne", step.normed, weight) + bias
+            heads = torch.stack(flat.split(width // attention.num_heads, dim=-1), dim=1)
+            torch.testing.assert_close(part, heads, atol=1e-4, rtol=1e-4)
+        with torch.inference_mode():
+            output, probabilities = attention(
+                step.normed, step.normed, step.normed, need_weights=True, average_attn_weights=False
+            )
+        scale = step.queries.shape[-1] ** -0.5
+        ours = torch.softmax(step.queries @ step.keys.transpose(-1, -2) * scale, dim=-1)
+        torch.testing.assert_close(ours, probabilities, atol=1e-5, rtol=1e-3)
+        block = backbone.model.visual.transformer.resblocks[index]
+        torch.testing.assert_close(step.project(ours @ step.values), block.ls_1(output), atol=1e-4, rtol=1e-3)
+
+
+def test_only_the_asked_blocks_are_kept_and_later_ones_do_not_run(models):
+    backbone = models["quickgelu"]
+    ran = []
+    handles = [
+        block.ln_1.register_forward_hook(lambda _m, _x, _y, i=i: ran.append(i))
+        for i, block in enumerate(backbone.model.visual.transformer.resblocks)
+    ]
+    trace = backbone.trace(random_pictures(1, 32, 32), blocks=(-3, 0), input_size=32, **PLAIN)
+    for handle in handles:
+        handle.remove()
+    assert sorted(trace.blocks) == [0, 1]
+    assert ran == [0, 1]
+
+
+@pytest.mark.parametrize("index", [4, -5, 99])
+def test_a_block_that_is_not_there_is_refused(models, index):
+    with pytest.raises(ValueError, match=f"4 blocks, got index {index}"):
+        models["quickgelu"].trace(random_pictures(1, 32, 32), blocks=(index,), input_size=32, **PLAIN)
+
+
+def test_an_image_has_the_same_keys_alone_and_in_a_batch(backbone):
+    side = backbone.model.visual.image_size[0]
+    pictures = random_pictures(3, side, side)
+    together = backbone.trace(pictures, blocks=(-2,), input_size=side, **PLAIN).blocks[backbone.depth - 2].keys
+    for i in range(3):
+        alone = backbone.trace(pictures[i : i + 1], blocks=(-2,), input_size=side, **PLAIN)
+        torch.testing.assert_close(alone.blocks[backbone.depth - 2].keys[0], together[i], atol=1e-4, rtol=1e-4)
+
+
+def test_position_embedding_at_the_native_grid_is_the_same_object():
+    embedding = torch.randn(17, 5)
+    assert resize_position_embedding(embedding, (4, 4)) is embedding
+
+
+def test_position_embedding_keeps_the_class_token_and_a_constant():
+    embedding = torch.cat([torch.randn(1, 5), torch.arange(5.0).expand(16, 5)])
+    resized = resize_position_embedding(embedding, (3, 7))
+    assert resized.shape == (22, 5)
+    torch.testing.assert_close(resized[0], embedding[0])
+    torch.testing.assert_close(resized[1:], torch.arange(5.0).expand(21, 5), atol=1e-5, rtol=1e-5)
+
+
+def test_position_embedding_keeps_rows_and_columns_apart():
+    rows = torch.arange(4.0)[:, None].expand(4, 4)
+    embedding = torch.cat([torch.zeros(1, 2), torch.stack([rows, rows.T], -1).reshape(16, 2)])
+    resized = resize_position_embedding(embedding, (8, 4))[1:].reshape(8, 4, 2)
+    torch.testing.assert_close(resized[..., 1], torch.arange(4.0).expand(8, 4), atol=1e-5, rtol=1e-5)
+    assert (resized[1:, 0, 0] > resized[:-1, 0, 0]).all()
+
+
+def test_embed_is_ln_post_projection_and_unit_norm(backbone):
+    visual = backbone.model.visual
+    tokens = torch.randn(2, 5, visual.conv1.out_channels)
+    by_hand = F.layer_norm(tokens, tokens.shape[-1:], visual.ln_post.weight, visual.ln_post.bias) @ visual.proj
+    by_hand = by_hand / by_hand.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(backbone.embed(tokens), by_hand, atol=1e-5, rtol=1e-5)
+
+
+def test_text_embedding_is_the_unit_mean_over_prompts():
+    backbone = mini_models().clip
+    prompts = ("a photo of {article} {name}", "{name}")
+    ours = backbone.embed_text(["apple", "cat"], prompts)
+    for row, texts in zip(ours, (["a photo of an apple", "apple"], ["a photo of a cat", "cat"]), strict=True):
+        with torch.inference_mode():
+            each = F.normalize(backbone.model.encode_text(backbone.tokenizer(texts)), dim=-1)
+        torch.testing.assert_close(row, F.normalize(each.mean(0), dim=0), atol=1e-5, rtol=1e-5)
+
+
+def test_text_embeddings_are_cached_per_name_and_prompt(monkeypatch):
+    backbone = ClipBackbone(tiny_clip(), fake_tokenizer, "cpu")
+    asked = []
+    encode = backbone.model.encode_text
+    monkeypatch.setattr(backbone.model, "encode_text", lambda tokens: (asked.append(len(tokens)), encode(tokens))[1])
+    first = backbone.embed_text(["a", "b", "a"], ("{name}",))
+    torch.testing.assert_close(first[0], first[2])
+    backbone.embed_text(["b", "c"], ("{name}",))
+    assert asked == [2, 1]
+    backbone.embed_text(["b"], ("x {name}",))
+    assert asked == [2, 1, 1]
+    many = backbone.embed_text([f"n{i}" for i in range(150)], ("{name}",))
+    assert asked[3:] == [64, 64, 22]
+    torch.testing.assert_close(many[130], backbone.embed_text(["n130"], ("{name}",))[0])
+
+
+def test_another_vision_tower_is_refused():
+    model = tiny_clip()
+    model.visual = torch.nn.Conv2d(3, 3, 1)
+    with pytest.raises(WeightsError, match="Conv2d"):
+        ClipBackbone(model, fake_tokenizer, "cpu")
+
+
+def test_attention_pooling_is_refused():
+    with pytest.raises(WeightsError, match="plain open_clip ViT"):
+        ClipBackbone(tiny_clip(attentional_pool=True, attn_pooler_heads=2), fake_tokenizer, "cpu")
+
+
+def test_a_folder_that_holds_no_clip_is_a_weights_error(tmp_path):
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        ClipBackbone.load(tmp_path, device="cpu")
+
+
+def test_a_folder_without_the_weights_is_not_filled_with_random_ones(tmp_path):
+    write_tiny_clip(tmp_path / "clip")
+    (tmp_path / "clip" / "open_clip_model.safetensors").unlink()
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        ClipBackbone.load(tmp_path / "clip", device="cpu")
+
+
+def test_loading_writes_nothing_on_the_terminal(capfd, caplog):
+    ClipBackbone.load(MINI_FOLDER / "clip", device="cpu")
+    out, err = capfd.readouterr()
+    assert (out, err, caplog.records) == ("", "", [])

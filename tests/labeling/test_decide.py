@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from ovseg_cli.labeling import decide as module
+from ovseg_cli.labeling.decide import decide, enlarge_rows
+
+small, large = st.integers(1, 9), st.integers(1, 40)
+
+
+def random_scores(channels, height, width, seed, *, levels=None):
+    random = torch.Generator().manual_seed(seed)
+    scores = torch.rand(channels, height, width, generator=random) * 2 - 1
+    return scores if levels is None else (scores * levels).round() / levels  # a few levels only: many ties
+
+
+@settings(max_examples=120, deadline=None)
+@given(h=small, w=small, height=large, width=large, seed=st.integers(0, 99), data=st.data())
+def test_rows_equal_a_slice_of_the_whole_enlargement(h, w, height, width, seed, data):
+    start = data.draw(st.integers(0, height - 1))
+    stop = data.draw(st.integers(start + 1, height))
+    scores = random_scores(3, h, w, seed)
+    whole = F.interpolate(scores[None], (height, width), mode="bilinear", align_corners=False)[0]
+    rows = enlarge_rows(scores, (height, width), start, stop)
+    torch.testing.assert_close(rows, whole[:, start:stop], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (4, 3), (2000, 5)])
+def test_rows_of_odd_sizes(size):
+    scores = random_scores(2, 4, 3, 0)
+    whole = F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(enlarge_rows(scores, size, 0, size[0]), whole, atol=1e-3, rtol=1e-3)
+
+
+def brute_force(scores, background, threshold):
+    """Label and winning score of each pixel by comparing one class after another; the first of equals wins."""
+    channels, height, width = scores.shape
+    labels, best = np.zeros((height, width), int), np.zeros((height, width))
+    for y in range(height):
+        for x in range(width):
+            order = range(channels) if background else range(1, channels)
+            winner = None
+            for c in order:
+                if winner is None or scores[c, y, x] > scores[winner, y, x]:
+                    winner = c
+            best[y, x] = scores[winner, y, x]
+            labels[y, x] = 0 if threshold is not None and scores[winner, y, x] < threshold else winner
+    return labels, best
+
+
+@pytest.mark.parametrize(
+    ("background", "threshold"), [(False, None), (True, None), (True, -0.5), (True, 0.4), (True, 2.0)]
+)
+@pytest.mark.parametrize("levels", [None, 2])
+def test_labels_equal_brute_force(background, threshold, levels):
+    for seed in range(3):
+        scores = random_scores(4, 11, 13, seed, levels=levels)
+        decision = decide(scores, (11, 13), background=background, threshold=threshold)
+        labels, best = brute_force(scores.numpy(), background, threshold)
+        np.testing.assert_array_equal(decision.ids, labels)
+        assert decision.ids.dtype == np.uint16
+        for label in range(4):
+            here = labels == label
+            assert decision.shares[label] == pytest.approx(here.mean())
+            if here.any():
+                assert decision.mean_scores[label] == pytest.approx(best[here].mean(), abs=1e-6)
+            else:
+                assert np.isnan(decision.mean_scores[label])
+        assert decision.shares.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("background", "threshold"), [(False, None), (True, None), (True, 0.1)])
+@pytest.mark.parametrize("max_cells", [1, 40, 170, 1000])
+def test_strips_give_the_same_answer(monkeypatch, background, threshold, max_cells):
+    scores = random_scores(5, 6, 7, 3)
+    whole = decide(scores, (33, 17), background=background, threshold=threshold)
+    monkeypatch.setattr(module, "MAX_CELLS", max_cells)
+    strips = decide(scores, (33, 17), background=background, threshold=threshold)
+    np.testing.assert_array_equal(strips.ids, whole.ids)
+    np.testing.assert_allclose(strips.shares, whole.shares)
+    np.testing.assert_allclose(strips.mean_scores, whole.mean_scores)
+
+
+def test_strips_keep_the_memory_bounded(monkeypatch):
+    rows = []
+    original = module.enlarge_rows
+
+    def counting(scores, size, start, stop):
+        rows.append((stop - start) * scores.shape[0] * size[1])
+        return original(scores, size, start, stop)
+
+    monkeypatch.setattr(module, "MAX_CELLS", 300)
+    monkeypatch.setattr(module, "enlarge_rows", counting)
+    decide(random_scores(3, 4, 4, 0), (50, 20), background=True)
+    assert max(rows) <= 300
+
+
+def test_without_background_every_pixel_gets_a_class_even_when_the_background_scores_best():
+    scores = torch.tensor([9.0, 0.1, 0.2]).view(3, 1, 1).expand(3, 4, 4)
+    assert (decide(scores, (5, 6), background=True).ids == 0).all()
+    assert (decide(scores, (5, 6), background=False).ids == 2).all()
+
+
+def test_a_tie_goes_to_the_background():
+    assert (decide(torch.zeros(4, 3, 3), (3, 3), background=True).ids == 0).all()
+    assert (decide(torch.zeros(4, 3, 3), (3, 3), background=False).ids == 1).all()
+
+
+def test_more_labels_than_a_byte_holds():
+    scores = torch.zeros(701, 1, 1)
+    scores[700] = 1
+    assert decide(scores, (2, 2), background=True).ids.tolist() == [[700, 700], [700, 700]]

@@ -1,0 +1,221 @@
+"""The bundled models, loaded once for every test that needs them, and models with random weights."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import ovseg_cli.profiles
+from ovseg_cli.models import Models, load_models
+from ovseg_cli.profiles import Weights, get_profile
+from ovseg_cli.prototypes.build import SupportSettings, build_class
+from ovseg_cli.store.records import ClassRecord
+
+# numpy 2 on torch tensors, inside diffusers' schedulers.
+SCHEDULER_NOISE = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+MINI_FOLDER = Path(ovseg_cli.profiles.__file__).parent / "mini"
+EXAMPLES = Path(__file__).parents[1] / "examples" / "pictograms"
+
+
+@functools.cache
+def mini_models() -> Models:
+    return load_models(get_profile("mini"), device="cpu", offline=True)
+
+
+@functools.cache
+def mini_class(name: str, count: int = 6, steps: int = 12) -> ClassRecord:
+    return build_class(mini_models(), name, SupportSettings(count=count, steps=steps))
+
+
+@functools.cache
+def example_scene(number: int) -> np.ndarray:
+    with Image.open(EXAMPLES / "images" / f"scene_{number:03d}.jpg") as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@functools.cache
+def example_labels(number: int) -> np.ndarray:
+    with Image.open(EXAMPLES / "labels" / f"scene_{number:03d}.png") as image:
+        return np.asarray(image)
+
+
+@functools.cache
+def example_names() -> tuple[str, ...]:
+    """Line i names label id i."""
+    lines = (EXAMPLES / "labels" / "labelmap.txt").read_text(encoding="utf-8").splitlines()
+    return tuple(line.split(":")[0] for line in lines if line and not line.startswith("#"))
+
+
+def random_pictures(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """Smooth noise, float (count, 3, height, width) in [0, 1]: pure noise would vanish when it is resized."""
+    random = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 6, 6, generator=random)
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+
+
+# --------------------------------------------------------------------------- the hub's cache, in small
+
+
+def put_into_hub_cache(cache: Path, weights: Weights, source: Path) -> Path:
+    """Lay the files of `source` out as the hub's client does: blobs, links in a snapshot, a ref."""
+    repo = cache / f"models--{weights.repo.replace('/', '--')}"
+    snapshot = repo / "snapshots" / weights.revision
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(weights.revision)
+    (repo / "blobs").mkdir()
+    for index, file in enumerate(sorted(f for f in source.rglob("*") if f.is_file())):
+        blob = repo / "blobs" / f"{index:040x}"
+        blob.write_bytes(file.read_bytes())
+        link = snapshot / file.relative_to(source)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        up = "../" * len(link.relative_to(repo).parent.parts)
+        link.symlink_to(f"{up}blobs/{blob.name}")
+    return snapshot
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+SD15_UNET = {
+    "_class_name": "UNet2DConditionModel",
+    "_diffusers_version": "0.6.0",
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "center_input_sample": False,
+    "cross_attention_dim": 768,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-05,
+    "norm_num_groups": 32,
+    "out_channels": 4,
+    "sample_size": 64,
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+"""unet/config.json of Stable Diffusion 1.5."""
+
+
+def write_tiny_stable_diffusion(folder: Path) -> None:
+    """Stable Diffusion 1.5's folder with its files' names and configurations, but narrow and with random weights."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    _write_json(
+        folder / "model_index.json",
+        {
+            "_class_name": "StableDiffusionPipeline",
+            "_diffusers_version": "0.6.0",
+            "feature_extractor": ["transformers", "CLIPImageProcessor"],
+            "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+            "scheduler": ["diffusers", "PNDMScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        },
+    )
+    _write_json(
+        folder / "scheduler" / "scheduler_config.json",
+        {
+            "_class_name": "PNDMScheduler",
+            "_diffusers_version": "0.6.0",
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "beta_start": 0.00085,
+            "clip_sample": False,
+            "num_train_timesteps": 1000,
+            "set_alpha_to_one": False,
+            "skip_prk_steps": True,
+            "steps_offset": 1,
+            "trained_betas": None,
+        },
+    )
+    # The real folder has no tokenizer.json, only the older pair of files.
+    (folder / "tokenizer").mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        (folder / "tokenizer" / name).write_bytes((MINI_FOLDER / "diffusion" / "tokenizer" / name).read_bytes())
+    _write_json(
+        folder / "tokenizer" / "tokenizer_config.json",
+        {
+            "add_prefix_space": False,
+            "bos_token": "<|startoftext|>",
+            "do_lower_case": True,
+            "eos_token": "<|endoftext|>",
+            "errors": "replace",
+            "model_max_length": 77,
+            "pad_token": "<|endoftext|>",
+            "tokenizer_class": "CLIPTokenizer",
+            "unk_token": "<|endoftext|>",
+        },
+    )
+    _write_json(
+        folder / "tokenizer" / "special_tokens_map.json",
+        {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
+    )
+    narrow = {**SD15_UNET, "block_out_channels": [8, 16, 32, 32], "norm_num_groups": 4, "cross_attention_dim": 16}
+    unet = UNet2DConditionModel.from_config({**narrow, "attention_head_dim": 2})
+    vae = AutoencoderKL(
+        block_out_channels=(4, 4, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=2,
+        sample_size=512,
+    )
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=932,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=77,
+            bos_token_id=0,
+            eos_token_id=2,
+        )
+    )
+    unet.half().save_pretrained(folder / "unet", variant="fp16")
+    vae.half().save_pretrained(folder / "vae", variant="fp16")
+    text.half().save_pretrained(folder / "text_encoder", variant="fp16")
+
+
+def write_tiny_clip(folder: Path, *, quick_gelu: bool = True) -> None:
+    """A folder as timm's OpenAI CLIP on the hub: OpenAI's tokenizer (no tokenizer named in the configuration)."""
+    import open_clip
+
+    torch.manual_seed(1)
+    config = {
+        "embed_dim": 8,
+        "quick_gelu": quick_gelu,
+        "vision_cfg": {"image_size": 224, "layers": 3, "width": 32, "head_width": 8, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
+    }
+    folder.mkdir(parents=True)
+    _write_json(folder / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3}})
+    save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+
+
+def write_tiny_dino(folder: Path) -> None:
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(2)
+    config = ViTConfig(
+        hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=32, patch_size=8, image_size=224
+    )
+    ViTModel(config).save_pretrained(folder)  # with a pooler, as the published file has

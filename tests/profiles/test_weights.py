@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+
+from ovseg_cli.backbones.diffusion import phrase_token_positions
+from ovseg_cli.errors import UsageError, WeightsError
+from ovseg_cli.models import Models
+from ovseg_cli.profiles import fetch_weights, find_weights, get_profile, resolve_profile, weights_status
+from ovseg_cli.prototypes.build import SupportSettings, build_class
+from tests.mini import (
+    MINI_FOLDER,
+    SCHEDULER_NOISE,
+    put_into_hub_cache,
+    random_pictures,
+    write_tiny_clip,
+    write_tiny_dino,
+    write_tiny_stable_diffusion,
+)
+
+pytestmark = SCHEDULER_NOISE
+
+MINI, SD15 = get_profile("mini"), get_profile("sd15")
+DIFFUSION, CLIP, DINO = SD15.weights
+PULL = "ovseg pull --profile sd15"
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Small random weights under the names of the real files."""
+    folder = tmp_path_factory.mktemp("sources")
+    write_tiny_stable_diffusion(folder / "diffusion")
+    write_tiny_clip(folder / "clip")
+    write_tiny_dino(folder / "dino")
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty hub cache."""
+    path = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(path))
+    return path
+
+
+@pytest.fixture
+def full_cache(cache, sources):
+    for part in SD15.weights:
+        put_into_hub_cache(cache, part, sources / part.part)
+    return cache
+
+
+# --------------------------------------------------------------------------- finding
+
+
+def test_bundled_weights_are_always_there():
+    for part in MINI.weights:
+        assert find_weights(part) == fetch_weights(part, offline=True) == MINI_FOLDER / part.part
+
+
+def test_nothing_is_found_in_an_empty_cache(cache):
+    assert [find_weights(part) for part in SD15.weights] == [None] * 3
+
+
+def test_weights_are_found_in_the_hubs_own_layout(full_cache):
+    for part in SD15.weights:
+        folder = find_weights(part)
+        assert folder.name == part.revision
+        assert (folder / part.marker).is_file()
+        assert fetch_weights(part, offline=True) == folder
+
+
+def test_another_revision_is_not_found(full_cache):
+    for part in SD15.weights:
+        assert find_weights(dataclasses.replace(part, revision="0" * 40)) is None
+
+
+def test_the_files_that_the_loaders_need_are_those_that_would_be_downloaded(full_cache):
+    """Every file that the tiny folders have, which load, matches a download pattern."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    for part in SD15.weights:
+        folder = find_weights(part)
+        names = [str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()]
+        assert sorted(filter_repo_objects(names, allow_patterns=list(part.files))) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+        "text_encoder/model.fp16.safetensors",
+        "model_index.json",
+    ],
+)
+def test_a_download_that_was_interrupted_counts_as_absent(cache, sources, lost):
+    snapshot = put_into_hub_cache(cache, DIFFUSION, sources / "diffusion")
+    (snapshot / lost).unlink()
+    assert find_weights(DIFFUSION) is None
+
+
+def test_status_of_present_and_absent_weights(cache, sources):
+    put_into_hub_cache(cache, CLIP, sources / "clip")
+    states = {state.part: state for state in weights_status(SD15)}
+    assert [part for part, state in states.items() if state.present] == ["clip"]
+    assert states["clip"].path.name == CLIP.revision
+    assert states["clip"].fetch_hint == ""
+    assert states["dino"].path is None
+    assert states["dino"].repo == DINO.repo
+    assert states["dino"].fetch_hint == PULL
+    assert all(state.present for state in weights_status(MINI))
+
+
+# --------------------------------------------------------------------------- fetching
+
+
+@pytest.mark.parametrize("part", SD15.weights, ids=lambda w: w.part)
+def test_absent_weights_offline_name_the_command_that_fetches_them(cache, part):
+    with pytest.raises(WeightsError) as caught:
+        fetch_weights(part, offline=True)
+    message = str(caught.value)
+    assert part.repo in message
+    assert "--offline" in message
+    assert PULL in message
+
+
+def test_models_of_absent_weights_say_so_when_they_are_needed(cache):
+    models = Models(SD15, "cpu", offline=True)
+    with pytest.raises(WeightsError, match=f"timm/.*{PULL}"):
+        _ = models.clip
+
+
+def test_the_download_asks_for_the_pinned_revision_and_the_needed_files(cache, sources, monkeypatch, caplog):
+    asked = []
+    real = huggingface_hub.snapshot_download
+
+    def download(repo, **settings):
+        if settings.get("local_files_only"):
+            return real(repo, **settings)
+        asked.append((repo, settings))
+        return str(put_into_hub_cache(cache, CLIP, sources / "clip"))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with caplog.at_level(logging.WARNING, "ovseg_cli"):
+        folder = fetch_weights(CLIP)
+    assert folder == find_weights(CLIP)
+    assert asked == [(CLIP.repo, {"revision": CLIP.revision, "allow_patterns": list(CLIP.files)})]
+    assert CLIP.repo in caplog.text
+    assert "0.6 GB" in caplog.text
+    assert CLIP.licence in caplog.text
+    fetch_weights(CLIP)
+    assert len(asked) == 1  # now it is there
+
+
+def test_a_download_that_fails_is_told_in_one_line_with_the_command(cache, monkeypatch):
+    def download(repo, **settings):
+        if settings.get("local_files_only"):
+            raise huggingface_hub.errors.LocalEntryNotFoundError("nothing")
+        raise ConnectionError("no route to host\nand a page of advice")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(WeightsError) as caught:
+        fetch_weights(DINO)
+    assert "ConnectionError: no route to host)" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert DINO.repo in str(caught.value)
+    assert PULL in str(caught.value)
+
+
+def test_a_download_without_a_network_ends_in_the_same_error(cache):
+    """The hub's client itself, with sockets blocked and its own offline switch on."""
+    with pytest.raises(WeightsError, match="Could not download facebook/dino-vitb8"):
+        fetch_weights(DINO)
+
+
+def test_a_partial_folder_that_the_client_hands_back_is_not_taken_for_the_weights(cache, sources):
+    """Without a network, the hub's client returns the folder of an interrupted download."""
+    snapshot = put_into_hub_cache(cache, DINO, sources / "dino")
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match=f"incomplete.*{PULL}"):
+        fetch_weights(DINO)
+
+
+def test_bundled_weights_that_are_gone_say_to_reinstall():
+    gone = dataclasses.replace(MINI.weights[0], bundled="mini/gone")
+    with pytest.raises(WeightsError, match="reinstall"):
+        fetch_weights(gone)
+
+
+# --------------------------------------------------------------------------- which profile
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub whose answer a test sets; keeps what it was asked."""
+
+    class Hub:
+        answer = True
+
+        def __init__(self):
+            self.asked = []
+
+        def model_info(self, repo, *, revision, timeout):
+            self.asked.append((repo, revision))
+            assert timeout <= 10
+            if not Hub.answer:
+                raise OSError("no network")
+
+    instance = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: instance)
+    yield instance, Hub
+    Hub.answer = True
+
+
+def test_an_explicit_profile_is_taken_without_asking(cache, hub):
+    assert resolve_profile("sd15") is SD15
+    assert resolve_profile("mini") is MINI
+    with pytest.raises(UsageError, match="Unknown profile"):
+        resolve_profile("nothing")
+    assert hub[0].asked == []
+
+
+def test_sd15_when_the_hub_answers_and_a_word_about_the_download(cache, hub, caplog):
+    assert resolve_profile() is SD15
+    assert hub[0].asked == [(w.repo, w.revision) for w in SD15.weights]
+    (record,) = caplog.records
+    assert "sd15" in record.getMessage()
+    assert "3.1 GB" in record.getMessage()
+    assert "--profile mini" in record.getMessage()
+
+
+def test_mini_with_a_loud_notice_when_the_hub_does_not_answer(cache, hub, caplog):
+    hub[1].answer = False
+    assert resolve_profile() is MINI
+    assert len(hub[0].asked) == 1  # not one timeout per repository
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    message = record.getMessage()
+    assert "MINI MODELS" in message
+    assert "hub does not answer" in message
+    assert "--profile sd15" in message
+
+
+def test_offline_the_hub_is_not_asked(cache, hub, caplog):
+    assert resolve_profile(offline=True) is MINI
+    assert hub[0].asked == []
+    assert "--offline is set" in caplog.text
+
+
+def test_sd15_when_everything_is_cached_even_offline(full_cache, hub, caplog):
+    assert resolve_profile(offline=True) is SD15
+    assert resolve_profile() is SD15
+    assert hub[0].asked == []
+    assert caplog.records == []
+
+
+def test_only_what_is_missing_is_asked_for(cache, sources, hub):
+    put_into_hub_cache(cache, CLIP, sources / "clip")
+    assert resolve_profile() is SD15
+    assert [repo for repo, _ in hub[0].asked] == [DIFFUSION.repo, DINO.repo]
+
+
+def test_a_real_client_without_a_network_means_mini(cache, caplog):
+    assert resolve_profile() is MINI
+    assert "MINI MODELS" in caplog.text
+
+
+# --------------------------------------------------------------------------- the loaders of sd15
+
+
+def small(extractor):
+    return dataclasses.replace(extractor, input_size=64)
+
+
+@pytest.fixture
+def models(full_cache):
+    """The real profile over tiny random weights in the hub's layout; small pictures, so that it is quick."""
+    profile = dataclasses.replace(
+        SD15,
+        generator=dataclasses.replace(SD15.generator, image_size=64, min_attention_grid=1, parts=2),
+        extractors=tuple(small(e) for e in SD15.extractors),
+    )
+    return Models(profile, "cpu", offline=True)
+
+
+def test_all_three_extractors_give_features_through_the_hubs_layout(models, capfd, caplog):
+    pictures = random_pictures(2, 70, 50)
+    shapes = {}
+    for extractor in models.profile.extractors:
+        features = models.features(extractor, pictures)
+        assert features.dtype == torch.float32
+        assert torch.isfinite(features).all()
+        shapes[extractor.name] = tuple(features.shape)
+    # 8 + 32 + 3 * 32 + 3 * 16 + 8 channels, the narrow counterpart of 7680, on the finest grid of the layers.
+    assert shapes == {"sd": (2, 192, 8, 8), "clip": (2, 32, 4, 4), "dino": (2, 24, 8, 8)}
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+def test_the_sampler_replaces_the_published_scheduler_and_keeps_its_noise_schedule(models):
+    scheduler = models.generator.pipeline.scheduler
+    assert type(scheduler).__name__ == "DPMSolverMultistepScheduler"
+    assert scheduler.config.algorithm_type == "dpmsolver++"
+    assert scheduler.config.prediction_type == "epsilon"
+    beta = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    torch.testing.assert_close(scheduler.alphas_cumprod.float(), torch.cumprod(1 - beta, 0))
+    assert models.generator.latent_scale == 8
+    assert models.generator.pipeline.safety_checker is None
+
+
+def test_the_tokenizer_without_its_newer_file_still_gives_offsets(models):
+    folder = find_weights(DIFFUSION)
+    assert not (folder / "tokenizer" / "tokenizer.json").exists()
+    tokenizer = models.generator.pipeline.tokenizer
+    assert tokenizer.model_max_length == 77
+    ids = tokenizer("a photo of a cat").input_ids
+    (position,) = phrase_token_positions(tokenizer, "a photo of a cat", "cat")
+    assert tokenizer.decode([ids[position]]).strip() == "cat"
+
+
+def test_half_precision_files_give_the_precision_that_is_asked_for(models):
+    from safetensors.torch import load_file
+
+    stored = load_file(find_weights(DIFFUSION) / DIFFUSION.marker)
+    loaded = models.generator.unet.state_dict()
+    assert stored["conv_in.weight"].dtype == torch.float16
+    assert loaded["conv_in.weight"].dtype == torch.float32
+    for name, tensor in stored.items():
+        assert torch.equal(loaded[name], tensor.float())
+
+
+def test_clip_is_loaded_with_its_activation_and_openais_tokenizer(models):
+    clip = models.clip
+    assert type(clip.model.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+    assert type(clip.tokenizer).__name__ == "SimpleTokenizer"
+    text = clip.embed_text(["cat", "dog"], models.profile.clip.prompts)
+    assert text.shape == (2, 8)
+    torch.testing.assert_close(text.norm(dim=1), torch.ones(2))
+
+
+def test_a_class_is_built_from_end_to_end_with_the_real_profiles_shape(models, monkeypatch):
+    # Random weights draw grey noise with even attention, which is rightly refused.
+    monkeypatch.setattr("ovseg_cli.prototypes.build.find_degenerate", lambda images, *_a, **_k: [None] * len(images))
+    record = build_class(models, "chocolate glazed donut", SupportSettings(count=2, steps=2))
+    assert {e.name: e.dim for e in record.extractors} == {"sd": 192, "clip": 32, "dino": 24}
+    assert record.supports[0].prompt == "A good picture of a chocolate glazed donut"
+    assert record.supports[0].image.shape == (64, 64, 3)
+    assert all(np.isfinite(p.vector).all() for p in record.prototypes)
+
+
+def test_weights_that_lack_a_part_are_a_weights_error(models, full_cache):
+    folder = find_weights(DIFFUSION)
+    (folder / "vae" / "config.json").unlink()
+    with pytest.raises(WeightsError):
+        _ = models.generator

@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ovseg_cli.backbones.diffusion import Generated
+from ovseg_cli.errors import GenerationError, UsageError
+from ovseg_cli.models import Models
+from ovseg_cli.profiles import get_profile
+from ovseg_cli.prototypes.build import (
+    MAX_ATTEMPTS_PER_IMAGE,
+    Progress,
+    SupportSettings,
+    build_class,
+    plan_class,
+)
+from tests.mini import SCHEDULER_NOISE, mini_class, mini_models
+
+MINI = get_profile("mini")
+SIZE = 64
+
+
+def drawing(seed):
+    """A picture with a red square on blue, somewhere by the seed, and attention on the square."""
+    random = np.random.default_rng(seed)
+    image = np.zeros((SIZE, SIZE, 3), np.uint8)
+    image[..., 2] = 120 + random.integers(0, 20, (SIZE, SIZE))
+    attention = np.full((16, 16), 0.01, np.float32) + random.random((16, 16), dtype=np.float32) * 0.01
+    y, x = (int(n) for n in random.integers(1, 9, 2))
+    attention[y : y + 6, x : x + 6] = 0.3
+    image[4 * y : 4 * (y + 6), 4 * x : 4 * (x + 6)] = (220, 10, 10)
+    return image, attention
+
+
+def black(seed):
+    return np.zeros((SIZE, SIZE, 3), np.uint8), drawing(seed)[1]
+
+
+def flat_attention(seed):
+    return drawing(seed)[0], np.full((16, 16), 0.05, np.float32)
+
+
+def weak_attention(seed):
+    image, attention = drawing(seed)
+    return image, attention * 0.1
+
+
+def broken(seed):
+    image, attention = drawing(seed)
+    attention[0, 0] = np.nan
+    return image, attention
+
+
+class ChosenModels(Models):
+    """Models whose generator draws what a test chose for each seed, and whose features are colours."""
+
+    def __init__(self, special=None, otherwise=drawing, features=None):
+        super().__init__(MINI, "cpu", offline=True)
+        self.special = special or {}
+        self.otherwise = otherwise
+        self.chosen_features = features
+        self.batches = []
+        self.calls = []
+
+    @property
+    def generator(self):
+        return SimpleNamespace(generate=self._generate)
+
+    def _generate(self, prompt, phrase, seeds, *, steps, on_step, **settings):
+        self.batches.append(list(seeds))
+        self.calls.append({"prompt": prompt, "phrase": phrase, "steps": steps, **settings})
+        for step in range(steps):
+            on_step(step + 1)
+        drawn = [self.special.get(seed, self.otherwise)(seed) for seed in seeds]
+        images, maps = (np.stack(part) for part in zip(*drawn, strict=True))
+        return Generated(torch.from_numpy(images), torch.from_numpy(maps))
+
+    def features(self, extractor, images):
+        if self.chosen_features is not None:
+            return self.chosen_features(extractor, images)
+        return torch.nn.functional.avg_pool2d(images, 4) + 0.01
+
+
+def build(models=None, name="thing", **settings):
+    settings = {"count": 4, "steps": 2, "batch_size": 4, **settings}
+    return build_class(models or ChosenModels(), name, SupportSettings(**settings))
+
+
+# --------------------------------------------------------------------------- degenerate images
+
+
+def test_good_images_keep_their_seeds_in_order():
+    models = ChosenModels()
+    record = build(models)
+    assert [s.seed for s in record.supports] == [42, 43, 44, 45]
+    assert [s.position for s in record.supports] == [0, 1, 2, 3]
+    assert record.rejected == 0
+    assert models.batches == [[42, 43, 44, 45]]
+    for support in record.supports:
+        np.testing.assert_array_equal(support.image, drawing(support.seed)[0])
+
+
+def test_degenerate_images_are_made_again_under_new_seeds_and_counted():
+    models = ChosenModels({43: black, 45: flat_attention, 46: broken, 48: weak_attention})
+    record = build(models, count=5, batch_size=3)
+    assert models.batches == [[42, 43, 44], [45, 46, 47], [48, 49], [50]]
+    assert [s.seed for s in record.supports] == [42, 44, 47, 49, 50]
+    assert record.rejected == 4
+    assert record.settings["rejected"] == {
+        "blank image": 1,
+        "flat attention": 1,
+        "not finite": 1,
+        "weak attention": 1,
+    }
+    for support in record.supports:
+        np.testing.assert_array_equal(support.image, drawing(support.seed)[0])
+        assert support.foreground.any()
+
+
+def test_an_image_that_only_looked_good_at_first_is_rejected_when_its_siblings_are_stronger():
+    models = ChosenModels({42: weak_attention, 43: weak_attention})
+    record = build(models, count=5, batch_size=2)
+    assert models.batches[0] == [42, 43]
+    assert [s.seed for s in record.supports] == [44, 45, 46, 47, 48]
+    assert record.rejected == 2
+
+
+def test_it_gives_up_when_nothing_is_usable():
+    models = ChosenModels({43: flat_attention}, otherwise=black)
+    with pytest.raises(
+        GenerationError, match=r"Only 0 of 3 .*'thing'.* 9 attempts \(8 blank image, 1 flat attention\)"
+    ):
+        build(models, count=3, batch_size=2)
+    assert sorted(seed for batch in models.batches for seed in batch) == list(
+        range(42, 42 + 3 * MAX_ATTEMPTS_PER_IMAGE)
+    )
+
+
+def test_it_gives_up_when_too_few_are_usable():
+    models = ChosenModels({44: drawing}, otherwise=black)
+    with pytest.raises(GenerationError, match=r"Only 1 of 2 .* 6 attempts"):
+        build(models, count=2)
+
+
+def test_features_without_any_finite_value_are_no_class():
+    nothing = ChosenModels(features=lambda extractor, images: torch.full((len(images), 3, 16, 16), float("nan")))
+    with pytest.raises(GenerationError, match="No foreground"):
+        build(nothing)
+
+
+def test_foreground_is_needed_in_every_extractor():
+    def features(extractor, images):
+        lost = extractor.name == MINI.extractors[1].name
+        return torch.full((len(images), 3, 16, 16), float("nan") if lost else 1.0)
+
+    with pytest.raises(GenerationError, match="No foreground"):
+        build(ChosenModels(features=features))
+
+
+# --------------------------------------------------------------------------- the record
+
+
+def test_the_prototypes_are_the_colours_of_what_was_drawn():
+    record = build()
+    assert [e.digest for e in record.extractors] == [e.digest for e in MINI.extractors]
+    for extractor in record.extractors:
+        mine = [p for p in record.prototypes if p.extractor == extractor.digest]
+        means = {p.role: p.vector for p in mine if p.kind == "mean"}
+        assert extractor.dim == 3
+        # The red square, with the rim of cells that its mask touches; and the blue rest.
+        assert means["fg"][0] > means["fg"][2] + 0.2
+        assert means["bg"][2] > means["bg"][0] + 0.4
+        assert means["fg"][0] > means["bg"][0] + 0.4
+        for role in ("fg", "bg"):
+            assert [p.support for p in mine if (p.role, p.kind) == (role, "instance")] == [0, 1, 2, 3]
+            assert 1 <= len([p for p in mine if (p.role, p.kind) == (role, "part")]) <= MINI.generator.parts
+
+
+def test_masks_sit_on_the_object():
+    for support in build().supports:
+        red = support.image[..., 0] > 100
+        inside = support.foreground & red
+        assert inside.sum() / (support.foreground | red).sum() > 0.7
+        assert (support.background & red).mean() < 0.05
+        assert support.attribution[red].mean() > 0.8 > 0.2 > support.attribution[~red].mean()
+
+
+def test_the_batch_size_changes_nothing_but_its_own_record():
+    one, four = build(batch_size=1), build(batch_size=4)
+    assert [s.seed for s in one.supports] == [s.seed for s in four.supports]
+    for a, b in zip(one.prototypes, four.prototypes, strict=True):
+        assert (a.role, a.kind, a.pixels, a.support) == (b.role, b.kind, b.pixels, b.support)
+        np.testing.assert_allclose(a.vector, b.vector, rtol=1e-5)
+
+
+def test_stuff_gives_no_background_prototypes():
+    record = build(kind="stuff")
+    assert (record.kind, record.kind_source) == ("stuff", "user")
+    assert {p.role for p in record.prototypes} == {"fg"}
+    assert (build().kind, build().kind_source) == ("thing", "default")
+    thing = {(p.kind, p.pixels) for p in build().prototypes if p.role == "fg"}
+    assert {(p.kind, p.pixels) for p in record.prototypes} == thing
+
+
+def test_settings_reach_the_generator_and_the_record():
+    models = ChosenModels()
+    record = build(models, name="apple", prompt="{article} {} on a table", steps=3, seed=7)
+    (call,) = models.calls
+    assert call["prompt"] == "an apple on a table"
+    assert call["phrase"] == "apple"
+    assert call["steps"] == 3
+    assert call["guidance"] == MINI.generator.guidance
+    assert call["image_size"] == MINI.generator.image_size
+    assert call["negative_prompt"] == MINI.generator.negative_prompt
+    assert call["min_attention_grid"] == MINI.generator.min_attention_grid
+    assert [s.seed for s in record.supports] == [7, 8, 9, 10]
+    assert {s.prompt for s in record.supports} == {"an apple on a table"}
+    assert record.seed == 7
+    assert record.settings["steps"] == 3
+    assert record.settings["mask_method"] == "otsu"
+    assert 0 < record.settings["mask_low"] < record.settings["mask_high"] < 1
+    json.dumps(record.settings, allow_nan=False)
+
+
+@pytest.mark.parametrize("seed", [2**31, 2**40, 2**62])
+def test_large_seeds_work(seed):
+    record = build(seed=seed, count=2)
+    assert [s.seed for s in record.supports] == [seed, seed + 1]
+
+
+# --------------------------------------------------------------------------- settings and plan
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"count": 0}, "--count"),
+        ({"count": 513}, "--count"),
+        ({"steps": 0}, "--steps"),
+        ({"steps": 1001}, "--steps"),
+        ({"seed": -1}, "--seed"),
+        ({"seed": 2**62 + 1}, "--seed"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"prompt": "a picture"}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+    ],
+)
+def test_settings_out_of_range_are_refused_before_anything_is_generated(settings, flag):
+    models = ChosenModels()
+    with pytest.raises(UsageError, match=flag):
+        build_class(models, "cat", SupportSettings(**settings))
+    with pytest.raises(UsageError, match=flag):
+        plan_class(MINI, "cat", SupportSettings(**settings))
+    assert models.batches == []
+
+
+def test_the_plan_says_what_is_then_done():
+    models = ChosenModels()
+    settings = SupportSettings(count=3, steps=2, seed=5, prompt="my {}", batch_size=2)
+    plan = plan_class(MINI, "猫", settings)
+    record = build_class(models, "猫", settings)
+    assert plan["prompt"] == "my 猫" == record.supports[0].prompt
+    assert plan["seeds"] == [5, 7] == [record.supports[0].seed, record.supports[-1].seed]
+    for key in ("prompt", "negative_prompt", "count", "steps", "guidance", "image_size", "batch_size", "parts"):
+        assert plan[key] == record.settings[key]
+    assert plan["extractors"] == [e.name for e in record.extractors]
+    json.dumps(plan)
+
+
+def test_a_plan_without_settings_takes_the_profiles():
+    generator = MINI.generator
+    plan = plan_class(MINI, "cat", SupportSettings())
+    assert (plan["count"], plan["steps"], plan["batch_size"]) == (
+        generator.count,
+        generator.steps,
+        generator.batch_size,
+    )
+    assert plan["prompt"] == "a good picture of a cat"
+    assert plan_class(get_profile("sd15"), "cat", SupportSettings())["prompt"] == "A good picture of a cat"
+
+
+def test_a_name_with_braces_is_taken_literally():
+    assert plan_class(MINI, "{article} cup", SupportSettings())["prompt"] == "a good picture of a {article} cup"
+
+
+# --------------------------------------------------------------------------- progress
+
+
+@pytest.mark.parametrize("special", [{}, {43: black, 44: black, 46: flat_attention}])
+def test_progress_never_runs_backwards(special):
+    told = []
+    build_class(ChosenModels(special), "cat", SupportSettings(count=5, steps=3, batch_size=2), told.append)
+    assert all(isinstance(p, Progress) for p in told)
+    stages = [p.stage for p in told]
+    assert list(dict.fromkeys(stages)) == ["generate", "features", "cluster"]
+    generate = [p for p in told if p.stage == "generate"]
+    done = [p.done for p in generate]
+    assert done == sorted(done)
+    assert 0 < done[0] < 1
+    assert done[-1] == generate[-1].total == 5
+    assert [p.rejected for p in told] == sorted(p.rejected for p in told)
+    assert told[-1].rejected == len(special)
+    features = [p.done for p in told if p.stage == "features"]
+    assert features == [2, 4, 5] * len(MINI.extractors)
+    assert told[-1].done == told[-1].total == len(MINI.extractors)
+
+
+class StopError(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("stage", ["generate", "features", "cluster"])
+def test_an_exception_from_the_progress_ends_the_build(stage):
+    def stop(progress):
+        if progress.stage == stage:
+            raise StopError
+
+    with pytest.raises(StopError):
+        build_class(ChosenModels(), "cat", SupportSettings(count=2, steps=1), stop)
+
+
+# --------------------------------------------------------------------------- the bundled models
+
+
+@SCHEDULER_NOISE
+def test_a_class_of_the_bundled_models_from_end_to_end():
+    record = build_class(mini_models(), "chocolate glazed donut", SupportSettings(count=2, steps=2, seed=1))
+    assert record.name == "chocolate glazed donut"
+    assert len(record.supports) == 2
+    for support in record.supports:
+        assert support.image.shape == (64, 64, 3)
+        assert support.prompt == "a good picture of a chocolate glazed donut"
+    dims = {e.name: e.dim for e in record.extractors}
+    assert set(dims) == {"sd", "clip"}
+    for p in record.prototypes:
+        assert np.isfinite(p.vector).all()
+    again = build_class(mini_models(), "chocolate glazed donut", SupportSettings(count=2, steps=2, seed=1))
+    for a, b in zip(record.prototypes, again.prototypes, strict=True):
+        np.testing.assert_array_equal(a.vector, b.vector)
+    assert dataclasses.asdict(record.supports[0])["seed"] == record.supports[0].seed
+
+
+@SCHEDULER_NOISE
+def test_prototypes_of_two_classes_differ_more_than_those_of_two_halves_of_one():
+    def mean(name, seed, extractor):
+        record = halves[name, seed]
+        (vector,) = [
+            p.vector for p in record.prototypes if (p.role, p.kind, p.extractor) == ("fg", "mean", extractor.digest)
+        ]
+        return vector / np.linalg.norm(vector)
+
+    halves = {
+        (name, seed): build_class(mini_models(), name, SupportSettings(count=3, steps=8, seed=seed))
+        for name in ("cat", "banana")
+        for seed in (1, 100)
+    }
+    for extractor in MINI.extractors:
+        same = min(mean(n, 1, extractor) @ mean(n, 100, extractor) for n in ("cat", "banana"))
+        other = mean("cat", 1, extractor) @ mean("banana", 1, extractor)
+        assert same > other
+
+
+@SCHEDULER_NOISE
+def test_the_class_that_other_tests_use_has_masks_of_sensible_size():
+    for support in mini_class("cat").supports:
+        assert 0.02 < support.foreground.mean() < 0.6
+        assert support.background.mean() > 0.1

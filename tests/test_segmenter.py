@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg_cli import segmenter as module
+from ovseg_cli.errors import UnknownClassError, UsageError
+from ovseg_cli.profiles import get_profile
+from ovseg_cli.segmenter import MethodChoice, Segmenter, resolve_method
+from ovseg_cli.store import Store
+from tests.mini import SCHEDULER_NOISE, example_labels, example_names, example_scene, mini_class, mini_models
+
+pytestmark = SCHEDULER_NOISE
+
+MINI = get_profile("mini")
+SCENE = 8  # a cat, an apple and a soccer ball
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Two classes that the example pictures show."""
+    with Store.open(tmp_path_factory.mktemp("segmenter") / "store", profile="mini") as opened:
+        opened.add_class(mini_class("cat"))
+        opened.add_class(mini_class("apple"))
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def segmenters(store):
+    """One per method, with a background."""
+    return {m: Segmenter(mini_models(), store, ["cat", "apple"], method=m) for m in ("prototype", "gem")}
+
+
+@pytest.fixture(scope="module")
+def results(segmenters):
+    return {m: s.segment(example_scene(SCENE)) for m, s in segmenters.items()}
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def iou(result, name):
+    truth = example_labels(SCENE) == example_names().index(name)
+    found = result.mask(name)
+    return (truth & found).sum() / (truth | found).sum()
+
+
+# --------------------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize("method", ["prototype", "gem"])
+def test_objects_of_an_example_picture_are_found(results, method):
+    result = results[method]
+    assert iou(result, "cat") > 0.4
+    assert iou(result, "apple") > 0.4
+    # What was not asked for is background: the sky, the wood, and the soccer ball for the most part.
+    truth = example_labels(SCENE)
+    for name in ("sky", "wood"):
+        assert (result.ids[truth == example_names().index(name)] == 0).mean() > 0.7
+
+
+@pytest.mark.parametrize("method", ["prototype", "gem"])
+def test_the_numbers_of_a_result_are_those_of_its_label_map(results, method):
+    result = results[method]
+    assert result.ids.shape == example_scene(SCENE).shape[:2]
+    assert result.ids.dtype == np.uint16
+    assert result.names == ("cat", "apple")
+    assert result.method == method
+    for i, name in enumerate(("background", "cat", "apple")):
+        assert result.shares[name] == pytest.approx((result.ids == i).mean())
+        assert 0 < result.mean_scores[name] <= 1
+    assert sum(result.shares.values()) == pytest.approx(1)
+    np.testing.assert_array_equal(result.mask("apple"), result.ids == 2)
+    with pytest.raises(UnknownClassError, match="cat, apple"):
+        result.mask("dog")
+
+
+@pytest.mark.parametrize("method", ["prototype", "gem"])
+def test_the_same_picture_gets_the_same_answer(segmenters, results, method):
+    again = segmenters[method].segment(Image.fromarray(example_scene(SCENE)))
+    np.testing.assert_array_equal(again.ids, results[method].ids)
+    assert again.shares == results[method].shares
+
+
+@pytest.mark.parametrize("method", ["prototype", "gem"])
+def test_the_order_of_the_classes_changes_ids_and_nothing_else(store, results, method):
+    turned = Segmenter(mini_models(), store, ["apple", "cat"], method=method).segment(example_scene(SCENE))
+    for name in ("cat", "apple"):
+        assert (turned.mask(name) == results[method].mask(name)).mean() > 0.999
+
+
+@pytest.mark.parametrize("method", ["prototype", "gem"])
+def test_without_background_every_pixel_gets_a_class(store, method):
+    result = Segmenter(mini_models(), store, ["cat", "apple"], method=method, background=False).segment(
+        example_scene(SCENE)
+    )
+    assert result.ids.min() >= 1
+    assert "background" not in result.shares
+    truth = example_labels(SCENE)
+    for i, name in enumerate(("cat", "apple"), 1):
+        assert (result.ids[truth == example_names().index(name)] == i).mean() > 0.7
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_where_all_scores_are_negative_the_background_wins_or_else_the_best_class(store, background):
+    import torch
+
+    segmenter = Segmenter(mini_models(), store, ["cat", "apple"], method="prototype", background=background)
+    for scorer in segmenter._scorers:
+        scorer.score = lambda images: torch.tensor([-0.9, -0.5, -0.2]).view(1, 3, 1, 1).expand(len(images), 3, 2, 2)
+    result = segmenter.segment(noise(9, 9))
+    assert result.shares == {"background" if background else "apple": 1.0}
+
+
+@pytest.mark.parametrize("method", ["prototype", "gem"])
+def test_a_threshold_that_nothing_reaches_leaves_only_background(store, results, method):
+    def at(threshold):
+        return Segmenter(mini_models(), store, ["cat", "apple"], method=method, threshold=threshold).segment(
+            example_scene(SCENE)
+        )
+
+    assert (at(1.01).ids == 0).all()
+    np.testing.assert_array_equal(at(0.0).ids, results[method].ids)
+
+
+@pytest.mark.parametrize("method", ["prototype", "gem"])
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (3, 200), (150, 4), (17, 33)])
+def test_any_size_of_picture_gives_a_label_map_of_that_size(segmenters, method, size):
+    assert segmenters[method].segment(noise(*size)).ids.shape == size
+
+
+def test_a_very_thin_picture_needs_no_more_work_than_a_long_one(segmenters, monkeypatch):
+    """A line of 1 x 5000 pixels must not be enlarged to 192 x 960000."""
+    cells = []
+    monkeypatch.setattr(
+        segmenters["gem"],
+        "_scores",
+        lambda picture, real=segmenters["gem"]._scores: cells.append(real(picture)) or cells[0],
+    )
+    assert segmenters["gem"].segment(noise(1, 5000)).ids.shape == (1, 5000)
+    assert cells[0][0].numel() <= 8 * MINI.inference.short_side**2
+
+
+def test_batches_of_crops_change_nothing(segmenters, results, monkeypatch):
+    monkeypatch.setattr(module, "MAX_CROPS_AT_ONCE", 3)
+    again = segmenters["gem"].segment(example_scene(SCENE))
+    assert (again.ids == results["gem"].ids).mean() > 0.999
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), Image.new("L", (4, 4))])
+def test_what_is_no_rgb_picture_is_refused(segmenters, image):
+    with pytest.raises(ValueError, match="RGB"):
+        segmenters["gem"].segment(image)
+
+
+def test_one_class_with_prototypes(store):
+    result = Segmenter(mini_models(), store, ["cat"]).segment(example_scene(SCENE))
+    assert set(result.shares) == {"background", "cat"}
+    assert iou(result, "cat") > 0.3
+
+
+def test_names_are_found_in_any_case_and_keep_the_callers_spelling(store, results):
+    segmenter = Segmenter(mini_models(), store, ["CAT", "Apple"])
+    result = segmenter.segment(example_scene(SCENE))
+    assert result.names == ("CAT", "Apple")
+    np.testing.assert_array_equal(result.ids, results["prototype"].ids)
+
+
+def test_gem_takes_names_that_no_store_knows(store):
+    segmenter = Segmenter(mini_models(), store, ["cat", "crème brûlée", "猫"])
+    assert segmenter.method == "gem"
+    assert segmenter.segment(noise(40, 40)).ids.max() <= 3
+
+
+def test_a_background_word_that_is_asked_for_is_no_background(store):
+    word = MINI.clip.background_words[0]
+    result = Segmenter(mini_models(), store, [word.upper()], method="gem")
+    assert result._scorers[0].channels == len(MINI.clip.background_words)
+    assert Segmenter(mini_models(), store, ["cat"], method="gem")._scorers[0].channels == 1 + len(
+        MINI.clip.background_words
+    )
+    no_background = Segmenter(mini_models(), store, ["cat"], method="gem", background=False)
+    assert no_background._scorers[0].channels == 1
+
+
+# --------------------------------------------------------------------------- which method
+
+
+def test_auto_takes_prototypes_when_every_class_has_them(store):
+    choice = resolve_method(store, ["cat", "apple"])
+    assert (choice.method, choice.asked, choice.missing) == ("prototype", "auto", ())
+
+
+def test_auto_falls_back_and_says_for_which_classes(store):
+    choice = resolve_method(store, ["cat", "dog", "sky"])
+    assert (choice.method, choice.missing) == ("gem", ("dog", "sky"))
+    assert "dog, sky" in choice.reason
+
+
+def test_an_asked_method_is_taken(store):
+    assert resolve_method(store, ["cat"], "gem").method == "gem"
+    assert resolve_method(store, ["cat"], "prototype").method == "prototype"
+
+
+@pytest.mark.parametrize(("name", "near"), [("aple", "apple"), ("Catt", "cat"), ("CAR", "cat")])
+def test_an_unknown_class_under_prototype_suggests_the_nearest(store, name, near):
+    with pytest.raises(UnknownClassError) as caught:
+        resolve_method(store, ["cat", name], "prototype")
+    assert repr(name) in str(caught.value)
+    assert f"Did you mean '{near}'?" in str(caught.value)
+    assert f'ovseg add-class "{name}"' in str(caught.value)
+
+
+def test_an_unknown_class_that_is_like_none_gets_no_suggestion(store):
+    with pytest.raises(UnknownClassError) as caught:
+        resolve_method(store, ["zzzzzz"], "prototype")
+    assert "Did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("classes", [["cat", "cat"], ["cat", "apple", "CAT"]])
+def test_a_class_given_twice_is_refused(store, classes):
+    with pytest.raises(UsageError, match="twice"):
+        resolve_method(store, classes)
+
+
+def test_no_class_and_no_such_method_are_refused(store):
+    with pytest.raises(UsageError, match="No classes"):
+        resolve_method(store, [])
+    with pytest.raises(UsageError, match=r"'magic'.*auto, prototype, gem"):
+        resolve_method(store, ["cat"], "magic")
+
+
+def test_a_threshold_without_background_is_refused(store):
+    with pytest.raises(UsageError, match="--threshold"):
+        Segmenter(mini_models(), store, ["cat"], background=False, threshold=0.5)
+
+
+# --------------------------------------------------------------------------- digests
+
+
+def digest(store, classes=("cat", "apple"), method="auto", background=True, threshold=None, profile=MINI):
+    choice = resolve_method(store, list(classes), method)
+    return Segmenter.plan_digest(store, profile, list(classes), choice, background, threshold)
+
+
+@pytest.mark.parametrize(
+    ("method", "background", "threshold"), [("prototype", True, None), ("gem", True, 0.5), ("auto", False, None)]
+)
+def test_the_planned_digest_is_the_segmenters(store, method, background, threshold):
+    segmenter = Segmenter(
+        mini_models(), store, ["cat", "apple"], method=method, background=background, threshold=threshold
+    )
+    assert segmenter.digest == digest(store, method=method, background=background, threshold=threshold)
+    assert json.loads(json.dumps(segmenter.settings)) == segmenter.settings
+
+
+def test_whatever_changes_the_answer_changes_the_digest(store):
+    digests = [
+        digest(store),
+        digest(store, classes=("apple", "cat")),
+        digest(store, classes=("cat",)),
+        digest(store, method="gem"),
+        digest(store, background=False),
+        digest(store, threshold=0.5),
+        digest(store, threshold=0.25),
+        digest(store, profile=get_profile("sd15")),
+        digest(store, profile=get_profile("sd15"), method="gem"),
+    ]
+    assert len(set(digests)) == len(digests)
+
+
+def test_why_a_method_was_chosen_does_not_change_the_digest(store):
+    asked = MethodChoice("prototype", "prototype", (), "asked for")
+    assert Segmenter.plan_digest(store, MINI, ["cat", "apple"], asked, True, None) == digest(store)
+
+
+def test_a_class_made_anew_changes_the_digest_of_its_prototypes_and_not_of_gem(tmp_path):
+    with Store.open(tmp_path / "store", profile="mini") as own:
+        own.add_class(mini_class("cat"))
+        own.add_class(mini_class("apple"))
+        before = digest(own), digest(own, method="gem"), digest(own, classes=("apple",))
+        assert before[0] == digest(own)
+        own.add_class(mini_class("cat"), replace=True)
+        after = digest(own), digest(own, method="gem"), digest(own, classes=("apple",))
+    assert after[0] != before[0]
+    assert after[1:] == before[1:]
+
+
+def test_a_class_removed_meanwhile_is_told(tmp_path):
+    with Store.open(tmp_path / "store", profile="mini") as own:
+        own.add_class(mini_class("cat"))
+        choice = resolve_method(own, ["cat"])
+        own.remove_classes(["cat"])
+        with pytest.raises(UnknownClassError):
+            Segmenter(mini_models(), own, ["cat"], method=choice)
+
+
+def test_scores_equal_the_fused_best_cosines_by_hand(store):
+    """The whole path once more, from the stored vectors: crops, features, cosines, mean over crops and extractors."""
+    import torch
+    from torch.nn import functional as F
+
+    from ovseg_cli.backbones.pixels import to_tensor
+
+    segmenter = Segmenter(mini_models(), store, ["cat", "apple"], method="prototype")
+    picture = to_tensor(np.ascontiguousarray(example_scene(SCENE)[:96, :96]))
+    short = MINI.inference.short_side
+    ours = segmenter._scores(picture)
+    large = F.interpolate(picture, (short, short), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    boxes = {(0, 0, short)} if MINI.inference.whole_image else set()
+    for size, stride in MINI.inference.windows:
+        starts = sorted({*range(0, max(short - size, 0), stride), max(short - size, 0)})
+        boxes |= {(top, left, min(size, short)) for top in starts for left in starts}
+    total, count = torch.zeros(3, short, short), torch.zeros(short, short)
+    for extractor in MINI.extractors:
+        block = store.prototypes(["cat", "apple"], extractor.digest)
+        for top, left, size in boxes:
+            features = mini_models().features(extractor, large[:, :, top : top + size, left : left + size])[0]
+            unit = F.normalize(features, dim=0)
+            cosines = torch.einsum("pd,dhw->phw", torch.from_numpy(block.vectors), unit)
+            best = torch.full((3, *cosines.shape[1:]), -1.0)
+            for p in range(len(cosines)):
+                channel = int(block.class_index[p]) + 1 if block.role_is_fg[p] else 0
+                best[channel] = torch.maximum(best[channel], cosines[p])
+            here = (slice(top, top + size), slice(left, left + size))
+            total[:, *here] += F.interpolate(best[None], (size, size), mode="bilinear", align_corners=False)[0]
+            count[here] += 1
+    torch.testing.assert_close(ours, (total / count).clamp(0, 1), atol=1e-3, rtol=1e-3)
