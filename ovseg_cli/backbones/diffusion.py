@@ -98,7 +98,8 @@ def attention_probabilities(queries: Tensor, keys: Tensor, heads: int, scale: fl
     batch = queries.shape[0]
     q = queries.view(batch, -1, heads, queries.shape[-1] // heads).transpose(1, 2)
     k = keys.view(batch, -1, heads, keys.shape[-1] // heads).transpose(1, 2)
-    return torch.softmax((q @ k.transpose(-1, -2)).float() * scale, dim=-1)
+    # Scaled before the product: unscaled products overflow float16 in some checkpoints.
+    return torch.softmax(((q * scale) @ k.transpose(-1, -2)).float(), dim=-1)
 
 
 class RunningAttribution:

@@ -24,7 +24,7 @@ _HALF = (0.5, 0.5, 0.5)
 
 _MINI_DIFFUSION = Weights(
     part="diffusion",
-    revision="sha256:aebe0e1ae81b9862",
+    revision="sha256:c29c9645d95f2f6a",
     bundled="mini/diffusion",
     files=("**",),
     marker="unet/diffusion_pytorch_model.safetensors",
@@ -33,7 +33,7 @@ _MINI_DIFFUSION = Weights(
 )
 _MINI_CLIP = Weights(
     part="clip",
-    revision="sha256:25cd013bcedae04a",
+    revision="sha256:4e6bacb8c89d86d5",
     bundled="mini/clip",
     files=("**",),
     marker="open_clip_model.safetensors",

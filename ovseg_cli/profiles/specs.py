@@ -10,9 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 ExtractorKind = Literal["unet-query", "clip-key", "vit-key"]
+
+FEATURE_CODE = 1
+"""Raised when the code that extracts features changes what they are, so that old prototypes are not compared with new
+features."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -27,7 +32,7 @@ class Weights:
     Attributes:
         part: Short name shown to people ("diffusion", "clip", "dino").
         repo: Hub id, or None for weights that ship inside the package.
-        revision: Commit hash on the hub; for bundled weights ``sha256:`` and the first 16 hex digits of `marker`.
+        revision: Commit hash on the hub; for bundled weights `bundled_revision` of the folder.
         bundled: Folder below ``ovseg_cli/profiles``, or None.
         files: Glob patterns of the files that are needed; nothing else is downloaded.
         marker: One file without which the weights count as absent.
@@ -116,7 +121,7 @@ class ExtractorSpec:
 
     def record(self) -> dict[str, Any]:
         """Everything that changes a feature vector, as JSON-able values."""
-        record = asdict(self)
+        record = {"code": FEATURE_CODE, **asdict(self)}
         weights = record.pop("weights")
         record["model"] = self.weights.model_id
         record["revision"] = weights["revision"]
@@ -211,6 +216,15 @@ class Profile:
     def digest(self) -> str:
         """SHA-256 (hex) of `record`."""
         return digest_of(self.record())
+
+
+def bundled_revision(folder: Path) -> str:
+    """What `Weights.revision` must be for a bundled folder: a hash over all its safetensors files and their names."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        digest.update(file.relative_to(folder).as_posix().encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return f"sha256:{digest.hexdigest()[:16]}"
 
 
 def digest_of(record: dict[str, Any]) -> str:

@@ -170,7 +170,7 @@ def resolve_profile(name: str | None = None, *, offline: bool = False) -> Profil
         return SD15
     if not offline and all(hub_answers(w) for w in missing):
         log.warning(
-            "This store uses profile sd15, whose weights will be downloaded now (about %.1f GB). It wants a GPU; to try "
+            "This store uses profile sd15; its weights will be downloaded now (about %.1f GB). It wants a GPU; to try "
             "ovseg on the bundled mini models instead: ovseg --profile mini --store DIR …",
             sum(w.nbytes for w in missing) / 1e9,
         )

@@ -10,7 +10,7 @@ import torch
 from ovseg_cli.errors import UsageError
 from ovseg_cli.profiles import PROFILES, get_profile
 from ovseg_cli.profiles.prompts import fill_prompt
-from ovseg_cli.profiles.specs import digest_of
+from ovseg_cli.profiles.specs import bundled_revision, digest_of
 from tests.mini import MINI_FOLDER, SD15_UNET, mini_models
 
 MINI, SD15 = get_profile("mini"), get_profile("sd15")
@@ -101,9 +101,19 @@ def test_pinned_revisions_are_whole_commit_hashes():
 
 
 @pytest.mark.parametrize("weights", MINI.weights, ids=lambda w: w.part)
-def test_the_bundled_revision_is_the_hash_of_the_file_on_disk(weights):
-    marker = MINI_FOLDER.parent / weights.bundled / weights.marker
-    assert weights.revision == f"sha256:{hashlib.sha256(marker.read_bytes()).hexdigest()[:16]}"
+def test_the_bundled_revision_is_the_hash_of_the_files_on_disk(weights):
+    assert weights.revision == bundled_revision(MINI_FOLDER.parent / weights.bundled)
+
+
+def test_a_bundled_revision_changes_with_any_weight_file(tmp_path):
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "a.safetensors").write_bytes(b"1")
+    (tmp_path / "b.safetensors").write_bytes(b"2")
+    first = bundled_revision(tmp_path)
+    (tmp_path / "vae" / "a.safetensors").write_bytes(b"3")
+    second = bundled_revision(tmp_path)
+    (tmp_path / "b.safetensors").rename(tmp_path / "c.safetensors")
+    assert len({first, second, bundled_revision(tmp_path)}) == 3
 
 
 @pytest.mark.parametrize("weights", MINI.weights, ids=lambda w: w.part)
