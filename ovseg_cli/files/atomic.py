@@ -25,7 +25,8 @@ __all__ = ["TEMPORARY_PREFIX", "atomic_path", "make_folder", "write_image", "wri
 TEMPORARY_PREFIX = ".ovseg-"
 """How the name of a temporary file begins. The dot keeps a leftover out of every folder listing."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+# EDQUOT is unknown on Windows.
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _ADVICE = {
     errno.EACCES: "Check the permissions of the folder, or choose another place.",
     errno.EPERM: "Check the permissions of the folder, or choose another place.",

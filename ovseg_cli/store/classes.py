@@ -70,14 +70,14 @@ def decode_vectors(blobs: Sequence[bytes], dim: int) -> NDArray[np.float32]:
     """
     if any(len(blob) != dim * VECTOR_DTYPE.itemsize for blob in blobs):
         raise StoreCorruptError(
-            f"a prototype in the store does not have {dim} numbers: run `ovseg doctor`, and replace the class "
+            f"A prototype in the store does not have {dim} numbers: run `ovseg doctor`, and replace the class "
             "with `ovseg add-class NAME --if-exists replace`"
         )
     vectors = np.frombuffer(b"".join(blobs), VECTOR_DTYPE).reshape(len(blobs), dim).astype(np.float32)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not (np.isfinite(norms) & (norms > 0)).all():
         raise StoreCorruptError(
-            "a prototype in the store is not a finite direction: run `ovseg doctor`, and replace the class "
+            "A prototype in the store is not a finite direction: run `ovseg doctor`, and replace the class "
             "with `ovseg add-class NAME --if-exists replace`"
         )
     return vectors / norms
@@ -91,7 +91,7 @@ def meta(session: Session) -> StoreMeta:
     """
     row = session.get(StoreMeta, 1)
     if row is None:
-        raise StoreCorruptError("the store does not say what it is (store_meta is empty): put a backup in its place")
+        raise StoreCorruptError("The store does not say what it is (store_meta is empty): put a backup in its place")
     return row
 
 
@@ -154,7 +154,7 @@ def require_absent(row: Category | None) -> None:
     """
     if row is not None:
         raise ClassExistsError(
-            f"the store already has a class {row.name!r}: add --if-exists replace to make it anew, "
+            f"The store already has a class {row.name!r}: add --if-exists replace to make it anew, "
             "or --if-exists skip to keep it"
         )
 

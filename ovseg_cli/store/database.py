@@ -174,7 +174,7 @@ def corrupt(file: Path, reason: object) -> StoreCorruptError:
         reason: What is wrong with it.
     """
     return StoreCorruptError(
-        f"the database {file} is damaged or is not an ovseg store ({reason}): put a backup in its place, "
+        f"The database {file} is damaged or is not an ovseg store ({reason}): put a backup in its place, "
         "or move the folder away and add the classes again"
     )
 
@@ -187,20 +187,20 @@ def _translate(file: Path, error: BaseException) -> OvsegError:
         return disk_full(file.parent, error)
     if code == sqlite3.SQLITE_IOERR:
         return StoreError(
-            f"the disk refused to read or write the database {file} ({error}); the store is as it was before: "
+            f"The disk refused to read or write the database {file} ({error}); the store is as it was before: "
             "look whether the disk is over its quota or failing"
         )
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         return read_only(file.parent, error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreLockedError(
-            f"another program holds the database {file} ({error}): close it, then run the command again"
+            f"Another program holds the database {file} ({error}): close it, then run the command again"
         )
     if code == sqlite3.SQLITE_CANTOPEN:
         if not file.exists():
-            return StoreNotFoundError(f"the database {file} is gone: check --store or OVSEG_STORE")
+            return StoreNotFoundError(f"The database {file} is gone: check --store or OVSEG_STORE")
         return read_only(file.parent, error)
     # SQLITE_ERROR is a missing table or column: the schema is not the one that the revision promises.
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT):
         return corrupt(file, error)
-    return StoreError(f"the database {file} failed: {error}; check the disk and run `ovseg doctor`")
+    return StoreError(f"The database {file} failed: {error}; check the disk and run `ovseg doctor`")

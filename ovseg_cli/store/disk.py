@@ -24,7 +24,7 @@ def disk_full(store: Path, reason: object) -> DiskFullError:
         reason: What the system or the database said.
     """
     return DiskFullError(
-        f"the disk of the store {store} takes no more data ({reason}); nothing of this was stored: "
+        f"The disk of the store {store} takes no more data ({reason}); nothing of this was stored: "
         "free some space and run the command again"
     )
 
@@ -37,7 +37,7 @@ def read_only(store: Path, reason: object) -> StoreReadOnlyError:
         reason: What the system or the database said.
     """
     return StoreReadOnlyError(
-        f"the store {store} cannot be written ({reason}): "
+        f"The store {store} cannot be written ({reason}): "
         "make the folder writable, or choose another one with --store or OVSEG_STORE"
     )
 
@@ -63,7 +63,7 @@ def os_errors(store: Path) -> Iterator[None]:
         if error.errno in _DENIED:
             raise read_only(store, reason) from error
         named = f" on {error.filename}" if error.filename else ""
-        raise StoreError(f"the store {store} cannot be used: {reason}{named}") from error
+        raise StoreError(f"The store {store} cannot be used: {reason}{named}") from error
 
 
 def write_new(path: Path, data: bytes) -> None:

@@ -62,7 +62,7 @@ def _acquire(lock: FileLock, store: Path, timeout: float) -> None:
             lock.acquire(timeout=timeout - patience)
             return
     raise StoreLockedError(
-        f"another ovseg process{_describe_owner(store)} has been writing to {store} for more than {timeout:g} s: "
+        f"Another ovseg process{_describe_owner(store)} has been writing to {store} for more than {timeout:g} s: "
         "wait until it is done, then run the command again"
     )
 

@@ -40,14 +40,14 @@ def normalise_class_name(name: str) -> str:
     for character in name:
         if unicodedata.category(character) in _CONTROL_CATEGORIES:
             raise ClassNameError(
-                f"a class name cannot hold control characters or line breaks; got {name[:MAX_NAME_LENGTH]!r}: "
+                f"A class name cannot hold control characters or line breaks; got {name[:MAX_NAME_LENGTH]!r}: "
                 "type it with plain spaces"
             )
     if not any(_is_visible(character) for character in normal):
-        raise ClassNameError(f"a class name must not be empty; got {name!r}: say what to look for, like 'cat'")
+        raise ClassNameError(f"A class name must not be empty; got {name!r}: say what to look for, like 'cat'")
     if len(normal) > MAX_NAME_LENGTH:
         raise ClassNameError(
-            f"a class name has at most {MAX_NAME_LENGTH} characters; got {len(normal)} ({normal[:24]!r}…): "
+            f"A class name has at most {MAX_NAME_LENGTH} characters; got {len(normal)} ({normal[:24]!r}…): "
             "shorten it, and put the description into --prompt"
         )
     for forbidden, called in ((",", "a comma"), ("/", "a slash"), ("\\", "a backslash"), ("..", "'..'")):
@@ -57,7 +57,7 @@ def normalise_class_name(name: str) -> str:
                 if forbidden == ","
                 else "use letters, digits and spaces"
             )
-            raise ClassNameError(f"a class name cannot hold {called}; got {normal!r}: {hint}")
+            raise ClassNameError(f"A class name cannot hold {called}; got {normal!r}: {hint}")
     if class_key(normal) in _RESERVED:
         raise ClassNameError(
             f"{normal!r} is the name of the pixels that belong to no class, so it cannot be a class: "

@@ -30,7 +30,7 @@ def migrations_path() -> Path:
     for folder in (package / "_migrations", package.parent / "migrations"):
         if (folder / "env.py").is_file():
             return folder
-    raise StoreError(f"the database migrations are missing beside {package}: install ovseg again")
+    raise StoreError(f"The database migrations are missing beside {package}: install ovseg again")
 
 
 def database_revision(connection: Connection, file: Path) -> str | None:
@@ -72,7 +72,7 @@ def is_current(revision: str, store: Path) -> bool:
     """
     if revision not in REVISIONS:
         raise StoreVersionError(
-            f"the store {store} was made by a newer ovseg (schema {revision}, this version knows up to "
+            f"The store {store} was made by a newer ovseg (schema {revision}, this version knows up to "
             f"{REVISIONS[-1]}): update ovseg, or choose another store with --store"
         )
     return revision == REVISIONS[-1]
@@ -113,7 +113,7 @@ def upgrade_with_backup(database: Database) -> None:
     with database.write() as session:
         upgrade(session.connection())
     logger.warning(
-        "the store %s was brought from schema %s to %s; the database as it was is kept in %s",
+        "The store %s was brought from schema %s to %s; the database as it was is kept in %s",
         store,
         revision,
         REVISIONS[-1],

@@ -154,7 +154,7 @@ class Store:
         if revision is None:
             if not create:
                 raise StoreNotFoundError(
-                    f"there is no store at {folder}: add a class with `ovseg add-class NAME`, "
+                    f"There is no store at {folder}: add a class with `ovseg add-class NAME`, "
                     "or check --store and OVSEG_STORE"
                 )
             chosen = _resolve(profile, offline=offline)
@@ -172,7 +172,7 @@ class Store:
         asked = profile if isinstance(profile, str) or profile is None else profile.name
         if asked is not None and asked != store.profile_name:
             raise ProfileMismatchError(
-                f"the store {folder} was made with profile {store.profile_name!r}, not {asked!r}: leave --profile "
+                f"The store {folder} was made with profile {store.profile_name!r}, not {asked!r}: leave --profile "
                 f"out, or choose another folder with --store for {asked!r}"
             )
         return store
@@ -518,14 +518,14 @@ class Store:
     def _unknown(self, session: Session, name: str) -> UnknownClassError:
         names = list(session.scalars(select(Category.name).order_by(Category.id)))
         if not names:
-            return UnknownClassError(f"the store has no class {name!r}, nor any other: add it with `ovseg add-class`")
+            return UnknownClassError(f"The store has no class {name!r}, nor any other: add it with `ovseg add-class`")
         by_key = {class_key(known): known for known in names}
         near = [by_key[key] for key in difflib.get_close_matches(class_key(name), by_key, n=3)]
         if near:
             hint = f"did you mean {' or '.join(map(repr, near))}?"
         else:
             hint = "`ovseg list-classes` shows what there is, `ovseg add-class` adds it"
-        return UnknownClassError(f"the store has no class {name!r}: {hint}")
+        return UnknownClassError(f"The store has no class {name!r}: {hint}")
 
     def _require_same_extractor(self, session: Session, rows: Sequence[Category], extractor: str) -> None:
         """Raise when one of the classes has prototypes; they are known to be none by this extractor."""
@@ -538,7 +538,7 @@ class Store:
             ).first()
             if other is not None:
                 raise ProfileMismatchError(
-                    f"the prototypes of {row.name!r} were not made by the feature extractor in use "
+                    f"The prototypes of {row.name!r} were not made by the feature extractor in use "
                     f"({extractor[:16]}): make them anew with `ovseg add-class {_quoted(row.name)} "
                     "--if-exists replace`"
                 )
@@ -591,7 +591,7 @@ class Store:
 def _store_folder(path: str | Path | None) -> Path:
     """Give the absolute folder of a store."""
     if isinstance(path, str) and "://" in path:
-        raise UsageError(f"a store is a folder, and databases by URL are not supported; got {path!r}")
+        raise UsageError(f"A store is a folder, and databases by URL are not supported; got {path!r}")
     folder = Path(os.path.abspath(default_store_path() if path is None else Path(path).expanduser()))
     if folder.is_file():
         raise StoreError(f"{folder} is a file, and a store is a folder: choose another one with --store")
@@ -648,7 +648,7 @@ def _create(file: Path, profile: ProfileLike, lock_timeout: float) -> None:
 def _upgrade(file: Path, lock_timeout: float) -> None:
     if _mode(file) == "ro":
         raise StoreReadOnlyError(
-            f"the store {file.parent} is of an older version and has to be upgraded, but cannot be written: "
+            f"The store {file.parent} is of an older version and has to be upgraded, but cannot be written: "
             "make the folder writable, or use a copy of it"
         )
     with write_lock(file.parent, lock_timeout):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -68,5 +69,17 @@ def test_profiles_for_a_person(cli):
     result = cli("profiles")
     assert "mini  ready" in result.stdout
     assert "sd15  weights are missing" in result.stdout
-    assert "fetch diffusion: hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --revision" in result.stderr
+    assert "fetch them: ovseg pull --profile sd15" in result.stderr
     assert cli("profiles", "-q").stdout == "mini\nsd15\n"
+
+
+def test_pull_offline_names_what_is_missing(cli):
+    result = cli("pull", "--offline", "--profile", "sd15")
+    assert result.exit_code == 1
+    assert "stable-diffusion-v1-5/stable-diffusion-v1-5 is not in the local cache" in result.error
+
+
+def test_pull_of_what_is_bundled_does_nothing(cli):
+    result = cli("pull", "--profile", "mini", "--json")
+    assert result.exit_code == 0
+    assert all(part["present"] for part in json.loads(result.stdout)["weights"])

@@ -70,9 +70,9 @@ def test_while_writing_the_database(store: Store, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("most", "side", "note", "says"),
     [
-        (40_000, 200, 0, "DiskFullError: the disk of the store"),  # a picture is too large
-        (40_000, 8, 50_000, "StoreError: the disk refused"),  # all files fit, the write-ahead log does not
-        (1_000, 8, 0, "DiskFullError: the disk of the store"),  # not even reading can begin
+        (40_000, 200, 0, "DiskFullError: The disk of the store"),  # a picture is too large
+        (40_000, 8, 50_000, "StoreError: The disk refused"),  # all files fit, the write-ahead log does not
+        (1_000, 8, 0, "DiskFullError: The disk of the store"),  # not even reading can begin
     ],
 )
 def test_the_system_refuses_to_write(store_path: Path, most: int, side: int, note: int, says: str) -> None:

@@ -100,6 +100,6 @@ def test_a_user_without_write_permission(locked_folder: Path, store_path: Path, 
     said = processes.run("read_without_rights", locked_folder, store_path, NOBODY).splitlines()
     assert said[0] == "True ['cat']"
     assert said[1] == "(1, 1)"
-    assert f"the store {locked_folder} cannot be written" in said[2]
-    assert f"the store {locked_folder / 'below'} cannot be written (Permission denied)" in said[3]
+    assert f"The store {locked_folder} cannot be written" in said[2]
+    assert f"The store {locked_folder / 'below'} cannot be written (Permission denied)" in said[3]
     assert contents(locked_folder) == contents(template)

@@ -88,7 +88,7 @@ class TestOpen:
             Store.open(tmp_path / "file" / "below", profile=FakeProfile())
 
     def test_urls_are_refused(self) -> None:
-        with pytest.raises(UsageError, match="a store is a folder"):
+        with pytest.raises(UsageError, match="A store is a folder"):
             Store.open("postgresql://host/db")
 
     def test_default_place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
