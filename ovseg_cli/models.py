@@ -114,7 +114,11 @@ def concatenate_maps(maps: list[Tensor]) -> Tensor:
     def enlarge(m: Tensor) -> Tensor:
         return m if m.shape[-1] == side else F.interpolate(m, (side, side), mode="bilinear", align_corners=False)
 
-    return torch.cat([enlarge(m) for m in maps], dim=1)
+    # Filled map by map: holding every enlarged map beside the result would take twice the memory.
+    joined = maps[0].new_empty(len(maps[0]), sum(m.shape[1] for m in maps), side, side)
+    for part, m in zip(joined.split([m.shape[1] for m in maps], dim=1), maps, strict=True):
+        part.copy_(enlarge(m))
+    return joined
 
 
 def choose_device(device: str = "auto") -> str:

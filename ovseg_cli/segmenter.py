@@ -236,7 +236,7 @@ class Segmenter:
         picture = resize(picture, (height, width))
         crops = all_crops(height, width, inference.windows, whole_image=inference.whole_image)
         canvas = ScoreCanvas(self._scorers[0].channels, height, width, picture.device)
-        for group in _batches(crops, MAX_CROPS_AT_ONCE):
+        for group in _batches(crops, crops_at_once(max(scorer.input_size for scorer in self._scorers))):
             images = torch.cat([crop.cut(picture) for crop in group])
             for scorer in self._scorers:
                 for crop, scores in zip(group, scorer.score(images), strict=True):
@@ -245,6 +245,13 @@ class Segmenter:
 
 
 MAX_CROPS_AT_ONCE = 16
+MAX_INPUT_PIXELS_AT_ONCE = 4 * 512**2
+"""Of network input in one batch of crops: features of Stable Diffusion take 126 MB for each 512x512 crop."""
+
+
+def crops_at_once(input_size: int) -> int:
+    """How many crops go through a network together, by the side of its input in pixels."""
+    return max(1, min(MAX_CROPS_AT_ONCE, MAX_INPUT_PIXELS_AT_ONCE // input_size**2))
 
 
 def check_threshold(threshold: float | None, *, background: bool) -> None:
@@ -276,6 +283,7 @@ class _PrototypeScorer:
         self._models = models
         self._background = background
         self._extractor = models.profile.extractors[extractor_index]
+        self.input_size = self._extractor.input_size
         block = store.prototypes(list(names), self._extractor.digest)
         self.channels = len(names) + 1
         keys = [class_key(name) for name in names]  # the store spells a name as it was added
@@ -302,6 +310,7 @@ class _GemScorer:
 
     def __init__(self, models: Models, names: Sequence[str], *, background: bool) -> None:
         self._clip = models.profile.clip
+        self.input_size = self._clip.input_size
         self._backbone = models.clip
         self._classes = len(names)
         asked = {name.casefold() for name in names}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MAX_CELLS = 32_000_000
-"""Scores enlarged at once (classes x rows x columns): 128 MB in float32, whatever the size of the image."""
+MAX_CELLS = 4_000_000
+"""Scores enlarged at once (classes x rows x columns): 16 MB in float32, whatever the size of the image."""
 
 
 @dataclass(frozen=True, slots=True)

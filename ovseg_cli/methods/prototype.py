@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 MAX_CELLS = 64_000_000
 """Cosines held at once (prototypes x cells): 256 MB in float32."""
@@ -24,11 +24,14 @@ def prototype_scores(features: Tensor, vectors: Tensor, channel: Tensor, channel
         float32 (B, C + 1, h, w) in [-1, 1]; -1 in a channel without prototypes.
     """
     batch, _, height, width = features.shape
-    cells = F.normalize(features.float(), dim=1).permute(0, 2, 3, 1).reshape(batch * height * width, -1)
-    best = cells.new_full((len(cells), channels), -1.0)
+    best = vectors.new_full((batch, channels, height * width), -1.0)
+    index = channel[:, None]
     step = max(1, MAX_CELLS // max(len(vectors), 1))
-    for start in range(0, len(cells), step):
-        cosines = cells[start : start + step] @ vectors.T
-        index = channel.expand(len(cosines), -1)
-        best[start : start + step].scatter_reduce_(1, index, cosines, reduce="amax")
-    return best.view(batch, height, width, channels).permute(0, 3, 1, 2).clamp(-1, 1)
+    for image, scores in zip(features.float().flatten(2), best, strict=True):
+        # The products are divided by the norms: a normalised copy of wide features would take as much memory again.
+        norms = torch.linalg.vector_norm(image, dim=0).clamp(min=1e-12)
+        for start in range(0, height * width, step):
+            part = slice(start, start + step)
+            cosines = vectors @ image[:, part] / norms[part]
+            scores[:, part].scatter_reduce_(0, index.expand_as(cosines), cosines, reduce="amax")
+    return best.view(batch, channels, height, width).clamp(-1, 1)

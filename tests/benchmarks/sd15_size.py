@@ -1,0 +1,183 @@
+"""The profile `sd15` at full size with random weights: that everything fits, has its shape and is finite.
+
+What is segmented or generated means nothing; seconds and memory do not depend on the values of the weights.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tests.benchmarks.harness import Benchmark, Case, DisagreementError, Job
+from tests.benchmarks.mini import same_images, same_labels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHAPES = {"sd": (1, 7680, 64, 64), "clip": (1, 768, 28, 28), "dino": (1, 768, 56, 56)}
+NAMES = ("cat", "chocolate glazed donut", "grass")
+PHOTO = (375, 500)
+STEPS = 2
+
+
+def checked(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The values, when they have this shape and are finite."""
+    if values.shape != shape:
+        raise DisagreementError(f"the shape is {tuple(values.shape)}, not {shape}")
+    strange = values.numel() - int(values.isfinite().sum())
+    if strange:
+        raise DisagreementError(f"{strange} of {values.numel()} values are not finite")
+    return values
+
+
+def features(name: str, device: str) -> Job:
+    """Features of one picture by one extractor."""
+    from tests.benchmarks.sd15_models import RandomModels
+    from tests.mini import random_pictures
+
+    models = RandomModels(device)
+    (extractor,) = (e for e in models.profile.extractors if e.name == name)
+    models.make(extractor)
+    picture = random_pictures(1, 512, 512)
+
+    def job() -> np.ndarray:
+        return np.array(checked(models.features(extractor, picture), SHAPES[name]).shape)
+
+    return job
+
+
+def whole_unet(device: str) -> Job:
+    """The VAE's encoder and all of the UNet for one picture: nothing is read, and nothing is left out."""
+    import torch
+
+    from tests.benchmarks.sd15_models import RandomModels
+    from tests.mini import random_pictures
+
+    pipeline = RandomModels(device).generator.pipeline
+    text = pipeline.encode_prompt("", device, 1, False)[0]
+    picture = random_pictures(1, 512, 512).to(device, pipeline.vae.dtype)
+
+    @torch.inference_mode()
+    def job() -> np.ndarray:
+        latents = pipeline.vae.encode(picture).latent_dist.mean
+        return checked(pipeline.unet(latents, 200, text).sample, (1, 4, 64, 64)).float().cpu().numpy()
+
+    return job
+
+
+def generating(device: str) -> Job:
+    """One support image and its attribution map."""
+    from tests.benchmarks.sd15_models import RandomModels
+
+    models = RandomModels(device)
+    spec, backbone = models.profile.generator, models.generator
+
+    def job() -> np.ndarray:
+        made = backbone.generate(
+            "A good picture of a cat",
+            "cat",
+            [spec.seed],
+            image_size=spec.image_size,
+            steps=STEPS,
+            guidance=spec.guidance,
+            negative_prompt=spec.negative_prompt,
+            min_attention_grid=spec.min_attention_grid,
+        )
+        checked(made.attribution, (1, 64, 64))
+        return checked(made.images, (1, 512, 512, 3)).numpy()
+
+    return job
+
+
+def sampling(device: str) -> Job:
+    """The same image by the pipeline alone."""
+    import torch
+
+    from tests.benchmarks.sd15_models import RandomModels
+
+    models = RandomModels(device)
+    spec, pipeline = models.profile.generator, models.generator.pipeline
+
+    def job() -> np.ndarray:
+        images = pipeline(
+            "A good picture of a cat",
+            negative_prompt=spec.negative_prompt,
+            height=spec.image_size,
+            width=spec.image_size,
+            num_inference_steps=STEPS,
+            guidance_scale=spec.guidance,
+            generator=[torch.Generator().manual_seed(spec.seed)],
+            output_type="pt",
+        ).images
+        return (images.float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    return job
+
+
+def segmenting(crops_at_once: int | None, device: str) -> Job:
+    """Segment one photograph with all three extractors; as many crops at once as shipped for None."""
+    import torch
+
+    from ovseg_cli import segmenter
+    from tests.benchmarks.sd15_models import RandomModels
+    from tests.benchmarks.stores import RandomPrototypes
+    from tests.mini import random_pictures
+
+    if crops_at_once is not None:
+        segmenter.MAX_CROPS_AT_ONCE = crops_at_once
+    models = RandomModels(device)
+    for extractor in models.profile.extractors:
+        models.make(extractor)
+    dims = {extractor.digest: SHAPES[extractor.name][1] for extractor in models.profile.extractors}
+    work = segmenter.Segmenter(models, RandomPrototypes(NAMES, dims), NAMES)
+    photo = (random_pictures(1, *PHOTO)[0].permute(1, 2, 0) * 255).byte().numpy()
+
+    def job() -> np.ndarray:
+        result = work.segment(photo)
+        checked(torch.tensor(list(result.mean_scores.values())), (len(result.shares),))
+        return checked(torch.from_numpy(result.ids), PHOTO).numpy()
+
+    return job
+
+
+BENCHMARK = Benchmark(
+    name="sd15-size",
+    question=f"Stable Diffusion 1.5, CLIP ViT-B/16 and DINO ViT-B/8 with random weights; {len(NAMES)} classes",
+    cases=(
+        Case(name="whole-unet", what="VAE encoder and UNet, 512 x 512", prepare=whole_unet, heavy=True),
+        Case(
+            name="sd-queries",
+            what="query features, 512 x 512",
+            prepare=partial(features, "sd"),
+            baseline="whole-unet",
+            heavy=True,
+        ),
+        Case(name="clip-keys", what="key features, 448 x 448", prepare=partial(features, "clip")),
+        Case(name="dino-keys", what="key features, 448 x 448", prepare=partial(features, "dino")),
+        Case(name="pipeline", what=f"1 image, {STEPS} steps, diffusers alone", prepare=sampling, heavy=True),
+        Case(
+            name="generate",
+            what=f"1 image, {STEPS} steps, with attribution",
+            prepare=generating,
+            baseline="pipeline",
+            agree=same_images,
+            heavy=True,
+        ),
+        Case(
+            name="segment-singly",
+            what="375 x 500, one crop at a time",
+            prepare=partial(segmenting, 1),
+            heavy=True,
+        ),
+        Case(
+            name="segment",
+            what="375 x 500, batches as shipped",
+            prepare=partial(segmenting, None),
+            baseline="segment-singly",
+            agree=same_labels,
+            heavy=True,
+        ),
+    ),
+)
