@@ -91,8 +91,8 @@ def segment(
 
     Args:
         store: An open store.
-        image: PIL image, or uint8 array (H, W, 3) in RGB.
-        classes: Class names (default: every class in the store).
+        image: PIL image of any mode (turned upright by its EXIF data), or uint8 array (H, W, 3) in RGB.
+        classes: Class names in any case (default: every class in the store).
         method: "auto", "prototype" or "gem".
         background: Whether pixels may belong to none of the classes.
         threshold: A class whose score is below this gives way to the background.
@@ -103,12 +103,19 @@ def segment(
 
     Raises:
         UnknownClassError: "prototype" was asked for, and a class has no prototypes.
-        UsageError: No class was named and the store is empty.
-        ValueError: Not an RGB picture of 8 bits per channel.
+        UsageError: No class was named and the store is empty, or a class was named twice.
+        ClassNameError: A name that no class can have.
+        ValueError: An array that is not an RGB picture of 8 bits per channel.
     """
+    from PIL import Image
+
+    from ovseg_cli.files.images import to_rgb
+    from ovseg_cli.runs.classes import stored_names
     from ovseg_cli.segmenter import Segmenter
 
-    names = store.class_names() if classes is None else list(classes)
+    if isinstance(classes, str):
+        raise UsageError(f"classes must be a list of names, like [{classes!r}]; got the string {classes!r}.")
+    names = store.class_names() if classes is None else stored_names(store, classes)
     segmenter = Segmenter(
         _models(get_profile(store.profile_name), device),
         store,
@@ -117,7 +124,7 @@ def segment(
         background=background,
         threshold=threshold,
     )
-    return segmenter.segment(image)
+    return segmenter.segment(to_rgb(image) if isinstance(image, Image.Image) else image)
 
 
 @lru_cache(maxsize=1)

@@ -63,14 +63,17 @@ class Segmentation:
     mean_scores: dict[str, float]
 
     def mask(self, name: str) -> npt.NDArray[np.bool_]:
-        """Pixels of one class, bool (H, W).
+        """Pixels of one class (its name in any case), bool (H, W).
 
         Raises:
             UnknownClassError: The image was not segmented for this class.
         """
-        if name not in self.names:
+        from ovseg_cli.store.names import class_key
+
+        keys = [class_key(known) for known in self.names]
+        if class_key(name) not in keys:
             raise UnknownClassError(f"{name!r} was not among the classes: {', '.join(self.names)}.")
-        return self.ids == self.names.index(name) + 1
+        return self.ids == keys.index(class_key(name)) + 1
 
 
 def resolve_method(store: Store, classes: Sequence[str], method: str = "auto") -> MethodChoice:

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -17,9 +16,6 @@ from ovseg_cli.models import Models, load_models
 from ovseg_cli.profiles import Weights, get_profile
 from ovseg_cli.prototypes.build import SupportSettings, build_class
 from ovseg_cli.store.records import ClassRecord
-
-# numpy 2 on torch tensors, inside diffusers' schedulers.
-SCHEDULER_NOISE = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 MINI_FOLDER = Path(ovseg_cli.profiles.__file__).parent / "mini"
 EXAMPLES = Path(__file__).parents[1] / "examples" / "pictograms"

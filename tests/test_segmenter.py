@@ -11,9 +11,7 @@ from ovseg_cli.errors import UnknownClassError, UsageError
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.segmenter import MethodChoice, Segmenter, resolve_method
 from ovseg_cli.store import Store
-from tests.mini import SCHEDULER_NOISE, example_labels, example_names, example_scene, mini_class, mini_models
-
-pytestmark = SCHEDULER_NOISE
+from tests.mini import example_labels, example_names, example_scene, mini_class, mini_models
 
 MINI = get_profile("mini")
 SCENE = 8  # a cat, an apple and a soccer ball

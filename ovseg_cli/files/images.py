@@ -76,7 +76,7 @@ def open_image(path: str | Path) -> Image.Image:
     """
     path = Path(path)
     with decoding(path) as image:
-        return _to_rgb(image, path)
+        return to_rgb(image, path)
 
 
 @contextmanager
@@ -134,8 +134,16 @@ def _why_unidentified(path: Path) -> str:
     return f"{path} is damaged or not an image that can be read (its content is none of {FORMAT_NAMES})."
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    """Convert any mode that Pillow decodes to upright RGB."""
+def to_rgb(image: Image.Image, path: Path = Path("the image")) -> Image.Image:
+    """Convert any mode that Pillow decodes to upright RGB, as `open_image` does.
+
+    Args:
+        image: A Pillow image.
+        path: The file, for messages.
+
+    Raises:
+        ImageError: Grey values of more than 8 bits whose range does not tell how to scale them.
+    """
     turned = upright(image, path)
     if turned.mode == "F" or turned.mode.startswith("I"):
         return Image.fromarray(_deep_grey_to_8bit(np.asarray(turned), path)).convert("RGB")

@@ -15,6 +15,8 @@ _RESERVED = frozenset({"background", "_background_"})
 _MAX_SLUG_STEM = 48
 # Cc and Cs cannot be shown or encoded, Zl and Zp would break every line-based file that holds names.
 _CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# These turn the reading direction of what follows, so that a name shows as something that it is not.
+_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # Folder names that Windows keeps for devices, whatever their extension.
 _DEVICES = frozenset(
     {"con", "prn", "aux", "nul"} | {f"{device}{digit}" for device in ("com", "lpt") for digit in "123456789"}
@@ -38,13 +40,15 @@ def normalise_class_name(name: str) -> str:
     normal = unicodedata.normalize("NFC", " ".join(name.split()))
     # Checked on the name as typed: splitting has already eaten tabs and line breaks.
     for character in name:
-        if unicodedata.category(character) in _CONTROL_CATEGORIES:
+        if unicodedata.category(character) in _CONTROL_CATEGORIES or character in _BIDI_CONTROLS:
             raise ClassNameError(
                 f"A class name cannot hold control characters or line breaks; got {name[:MAX_NAME_LENGTH]!r}: "
                 "type it with plain spaces"
             )
-    if not any(_is_visible(character) for character in normal):
-        raise ClassNameError(f"A class name must not be empty; got {name!r}: say what to look for, like 'cat'")
+    if not any(_says_something(character) for character in normal):
+        raise ClassNameError(
+            f"A class name must not be empty or mere punctuation; got {name!r}: say what to look for, like 'cat'"
+        )
     if len(normal) > MAX_NAME_LENGTH:
         raise ClassNameError(
             f"A class name has at most {MAX_NAME_LENGTH} characters; got {len(normal)} ({normal[:24]!r}…): "
@@ -101,6 +105,6 @@ def slugify(name: str) -> str:
     return f"{stem or 'class'}_{digest[:10]}"
 
 
-def _is_visible(character: str) -> bool:
-    """Whether a character leaves ink: not a space, a format character or a lone combining mark."""
-    return unicodedata.category(character)[0] not in "ZCM"
+def _says_something(character: str) -> bool:
+    """Whether a character is a letter, a digit or a symbol (an emoji is one)."""
+    return unicodedata.category(character)[0] in "LNS"

@@ -30,7 +30,7 @@ from ovseg_cli.errors import (
     UsageError,
 )
 from ovseg_cli.store import classes, health, journal, schema, support, vector_index
-from ovseg_cli.store.database import DATABASE_NAME, Database, Mode
+from ovseg_cli.store.database import DATABASE_NAME, Database, Mode, corrupt
 from ovseg_cli.store.disk import is_writable, os_errors, read_only
 from ovseg_cli.store.health import StoreHealth
 from ovseg_cli.store.lock import write_lock
@@ -151,6 +151,8 @@ class Store:
         file = folder / DATABASE_NAME
         with os_errors(folder):
             revision = _revision(file)
+        if revision is None and file.exists() and any((folder / "support").glob("*/*")):
+            raise corrupt(file, "it is empty, but support images of classes lie beside it")
         if revision is None:
             if not create:
                 raise StoreNotFoundError(
@@ -170,12 +172,28 @@ class Store:
                 session.expunge(meta)
         store = cls(database, meta, lock_timeout=lock_timeout)
         asked = profile if isinstance(profile, str) or profile is None else profile.name
-        if asked is not None and asked != store.profile_name:
+        if asked is not None and asked != store.profile_name and not store._adopt(_resolve(profile, offline=offline)):
             raise ProfileMismatchError(
                 f"The store {folder} was made with profile {store.profile_name!r}, not {asked!r}: leave --profile "
                 f"out, or choose another folder with --store for {asked!r}"
             )
         return store
+
+    def _adopt(self, profile: ProfileLike) -> bool:
+        """Change the profile of a store that holds no class yet; False when it holds one or cannot be written.
+
+        A first command that fails (its weights cannot be had, say) would else tie the store to its profile for good.
+        """
+        if self.read_only or self.class_names():
+            return False
+        with self._noting() as session:
+            if session.scalars(select(Category.id).limit(1)).first() is not None:
+                return False  # another process was faster
+            meta = classes.meta(session)
+            meta.profile_name = self.profile_name = profile.name
+            meta.profile_digest = self.profile_digest = profile.digest
+            meta.profile_record = self.profile_record = profile.record()
+        return True
 
     def __enter__(self) -> Self:
         return self

@@ -14,9 +14,7 @@ from ovseg_cli.backbones.diffusion import (
     phrase_token_positions,
 )
 from ovseg_cli.errors import UsageError, WeightsError
-from tests.mini import MINI_FOLDER, SCHEDULER_NOISE, mini_models, random_pictures
-
-pytestmark = SCHEDULER_NOISE
+from tests.mini import MINI_FOLDER, mini_models, random_pictures
 
 HALF = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 DONUT = "chocolate glazed donut"

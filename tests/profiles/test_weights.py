@@ -15,15 +15,12 @@ from ovseg_cli.profiles import fetch_weights, find_weights, get_profile, resolve
 from ovseg_cli.prototypes.build import SupportSettings, build_class
 from tests.mini import (
     MINI_FOLDER,
-    SCHEDULER_NOISE,
     put_into_hub_cache,
     random_pictures,
     write_tiny_clip,
     write_tiny_dino,
     write_tiny_stable_diffusion,
 )
-
-pytestmark = SCHEDULER_NOISE
 
 MINI, SD15 = get_profile("mini"), get_profile("sd15")
 DIFFUSION, CLIP, DINO = SD15.weights

@@ -19,7 +19,7 @@ from ovseg_cli.prototypes.build import (
     build_class,
     plan_class,
 )
-from tests.mini import SCHEDULER_NOISE, mini_class, mini_models
+from tests.mini import mini_class, mini_models
 
 MINI = get_profile("mini")
 SIZE = 64
@@ -327,7 +327,6 @@ def test_an_exception_from_the_progress_ends_the_build(stage):
 # --------------------------------------------------------------------------- the bundled models
 
 
-@SCHEDULER_NOISE
 def test_a_class_of_the_bundled_models_from_end_to_end():
     record = build_class(mini_models(), "chocolate glazed donut", SupportSettings(count=2, steps=2, seed=1))
     assert record.name == "chocolate glazed donut"
@@ -345,7 +344,6 @@ def test_a_class_of_the_bundled_models_from_end_to_end():
     assert dataclasses.asdict(record.supports[0])["seed"] == record.supports[0].seed
 
 
-@SCHEDULER_NOISE
 def test_prototypes_of_two_classes_differ_more_than_those_of_two_halves_of_one():
     def mean(name, seed, extractor):
         record = halves[name, seed]
@@ -365,7 +363,6 @@ def test_prototypes_of_two_classes_differ_more_than_those_of_two_halves_of_one()
         assert same > other
 
 
-@SCHEDULER_NOISE
 def test_the_class_that_other_tests_use_has_masks_of_sensible_size():
     for support in mini_class("cat").supports:
         assert 0.02 < support.foreground.mean() < 0.6

@@ -38,6 +38,8 @@ def test_good_names_are_brought_into_one_form(typed: str, stored: str) -> None:
         ("", "must not be empty"),
         ("   ", "must not be empty"),
         ("\u200b\u200d", "must not be empty"),
+        (".", "mere punctuation"),
+        ("evil\u202ename", "control characters"),
         ("cat,dog", "a comma"),
         ("cat/dog", "a slash"),
         ("cat\\dog", "a backslash"),

@@ -17,6 +17,7 @@ from ovseg_cli.errors import (
     ClassExistsError,
     ClassNameError,
     ProfileMismatchError,
+    StoreCorruptError,
     StoreError,
     StoreNotFoundError,
     UnknownClassError,
@@ -55,6 +56,20 @@ class TestOpen:
     def test_another_profile_is_refused(self, store_path: Path, asked: str | FakeProfile) -> None:
         with pytest.raises(ProfileMismatchError, match=r"made with profile 'mini', not 'sd15'.*--store"):
             Store.open(store_path, profile=asked)
+
+    def test_store_without_a_class_takes_another_profile(self, tmp_path: Path) -> None:
+        Store.open(tmp_path / "s", profile=FakeProfile(name="big", digest="b" * 64))
+        changed = Store.open(tmp_path / "s", profile=FakeProfile(name="small", digest="c" * 64))
+        again = Store.open(tmp_path / "s")
+        for store in (changed, again):
+            assert (store.profile_name, store.profile_digest) == ("small", "c" * 64)
+            assert store.profile_record == FakeProfile(name="small").record()
+
+    def test_empty_database_beside_support_images_is_damage(self, store_path: Path) -> None:
+        (store_path / "ovseg.db").write_bytes(b"")
+        with pytest.raises(StoreCorruptError, match="empty, but support images"):
+            Store.open(store_path)
+        assert any((store_path / "support").glob("*/*/*.png"))
 
     def test_profile_that_cannot_be_had_leaves_no_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def resolve_profile(name: str | None, *, offline: bool) -> None:

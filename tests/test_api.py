@@ -1,0 +1,77 @@
+"""The three steps as Python functions, with the bundled mini models."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg_cli import Store, add_class, evaluate, segment
+from ovseg_cli.errors import ClassExistsError, ClassNameError, UnknownClassError, UsageError
+from tests.mini import example_labels, example_names, example_scene
+
+SCENE = 8  # a cat, an apple and a soccer ball
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    with Store.open(tmp_path_factory.mktemp("api") / "store", profile="mini") as opened:
+        add_class(opened, "cat", count=6, steps=12)
+        add_class(opened, "apple", count=6, steps=12)
+        yield opened
+
+
+def test_a_class_is_stored_as_asked(store):
+    info = store.get_class("cat")
+    assert info.support_count == 6
+    assert info.settings["steps"] == 12
+
+
+def test_existing_class(store):
+    with pytest.raises(ClassExistsError, match="if_exists"):
+        add_class(store, "CAT", count=1)
+    assert add_class(store, "cat", count=1, if_exists="skip").support_count == 6
+    with pytest.raises(UsageError, match="if_exists must be"):
+        add_class(store, "cat", if_exists="maybe")
+
+
+def test_bad_name_is_refused_before_a_model_is_loaded(store):
+    with pytest.raises(ClassNameError, match="comma"):
+        add_class(store, "cat,dog")
+
+
+def test_segment_finds_the_objects_and_evaluate_scores_them(store):
+    result = segment(store, example_scene(SCENE), ["Apple", "cat"])
+    assert result.names == ("apple", "cat")
+    names = example_names()
+    truth = np.zeros_like(example_labels(SCENE))
+    for index, name in enumerate(result.names, start=1):
+        truth[example_labels(SCENE) == names.index(name)] = index
+    report = evaluate([result.ids], [truth], ["background", *result.names])
+    assert report.miou > 0.6
+    assert np.array_equal(result.mask("CAT"), result.ids == 2)
+
+
+def test_every_class_of_the_store_by_default(store):
+    assert segment(store, example_scene(SCENE)).names == ("cat", "apple")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "CMYK"])
+def test_pictures_of_any_mode(store, mode):
+    image = Image.fromarray(example_scene(SCENE))
+    expected = segment(store, image.convert(mode).convert("RGB"), ["cat"])
+    assert np.array_equal(segment(store, image.convert(mode), ["cat"]).ids, expected.ids)
+
+
+def test_a_string_is_not_a_list_of_classes(store):
+    with pytest.raises(UsageError, match=r"\['cat'\]"):
+        segment(store, example_scene(SCENE), "cat")
+
+
+def test_names_are_checked(store):
+    with pytest.raises(ClassNameError, match="comma"):
+        segment(store, example_scene(SCENE), ["b,c"])
+    with pytest.raises(UnknownClassError, match="among the classes"):
+        segment(store, example_scene(SCENE), ["cat"]).mask("dog")
+    with pytest.raises(ValueError, match="uint8"):
+        segment(store, np.zeros((4, 4), np.uint8), ["cat"])
