@@ -578,7 +578,7 @@ class Store:
         return classes.decode_vectors([row.vector for row in found], dim), found
 
     def _index(self, session: Session, extractor: str) -> VectorIndex:
-        """Give the index of the vectors as this session sees them."""
+        """Give the index of the vectors as `session` sees them."""
         meta = classes.meta(session)
         stamp = Stamp(extractor=extractor, revision=meta.vector_revision, token=meta.vector_token)
         loaded = self._indexes.get(extractor)
