@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 
 import pytest
 
 # Some libraries read these once, when they are imported, so they are set before any test module is.
 _NOWHERE = tempfile.mkdtemp(prefix="ovseg-tests-")
+atexit.register(shutil.rmtree, _NOWHERE, ignore_errors=True)
 os.environ.update(
     HF_HOME=os.path.join(_NOWHERE, "hf"),
     HF_HUB_OFFLINE="1",

@@ -13,6 +13,7 @@ from rich.table import Table
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.options import CountOpt, DryRunOpt
 from ovseg_cli.cli.output import Align, ProgressBars, amount, duration, fields, file_size, table
+from ovseg_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from ovseg_cli.prototypes.build import Progress
@@ -24,6 +25,7 @@ NamesArg = Annotated[list[str], typer.Argument(metavar="NAME", help="Class names
 
 _STAGES = {"generate": "images", "features": "features", "cluster": "clusters"}
 _TECHNICAL = frozenset({"seed", "seeds", "count", "rejected", "profile_digest", "versions", "batch_size"})
+_SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _TILE = 128
 
 
@@ -345,6 +347,10 @@ def show_class(
         sheet = None
         if contact_sheet is not None:
             sheet = contact_sheet.expanduser()
+            if sheet.suffix.lower() not in _SHEET_SUFFIXES:
+                raise UsageError(
+                    f"--contact-sheet names a picture ({', '.join(_SHEET_SUFFIXES)}); got {str(contact_sheet)!r}."
+                )
             write_contact_sheet(store, [info.name], sheet)
     data = {
         **class_data(info),

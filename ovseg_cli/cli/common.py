@@ -121,6 +121,13 @@ class Common:
 # ---------------------------------------------------------------------- the global options, once
 
 
+def _store_folder(value: str) -> Path:
+    """A store's folder; an unset shell variable must not mean the current one."""
+    if not str(value):
+        raise typer.BadParameter("is empty; name a folder.")
+    return Path(value)
+
+
 def _check_device(value: str | None) -> str | None:
     if value is not None and not _DEVICE.fullmatch(value):
         raise typer.BadParameter(f"got {value!r}; choose auto, cpu, mps, cuda or cuda:N.")
@@ -156,6 +163,7 @@ def _global_parameters(*, root: bool) -> list[inspect.Parameter]:
                 "--store",
                 env="OVSEG_STORE",
                 metavar="DIR",
+                parser=_store_folder,
                 help="The folder that holds your classes.",
             ),
             None,

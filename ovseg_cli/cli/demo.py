@@ -21,7 +21,7 @@ from ovseg_cli.cli.segment import (
     show_summary,
     summary_data,
 )
-from ovseg_cli.errors import NoInputError
+from ovseg_cli.errors import NoInputError, UsageError
 
 if TYPE_CHECKING:
     from ovseg_cli.store import Store
@@ -75,16 +75,22 @@ def demo(
     Makes classes, segments the pictures, scores the result and says where to look.
     Uses the bundled models, which know pictograms, not photographs. The second time, what is done is skipped.
     """
+    from ovseg_cli.files.discovery import discover
+
     pictures = images or bundled_pictures()
     labels = gt or pictures.parent / "labels"
     common.options = replace(common.options, store=folder / "store", profile=common.options.profile or "mini")
     output, sheet = folder / "ovseg-out", folder / "contact-sheet.png"
+    discover([str(pictures)])  # complains now, not after a minute of making classes
     with common.open_store() as store:
         made = _make_classes(common, store, count)
         _heading(common, 2, f"Segmenting {pictures}")
-        plan = plan_segmentation(
-            common, store, [str(pictures)], output, classes=DEMO_CLASSES, method="prototype", overlay=True
-        )
+        try:
+            plan = plan_segmentation(
+                common, store, [str(pictures)], output, classes=DEMO_CLASSES, method="prototype", overlay=True
+            )
+        except UsageError as error:
+            raise UsageError(f"{error} (In the demo: another --dir.)") from error
         summary = run_segmentation(common, store, plan)
         if common.out.mode == "human":
             show_summary(common, summary, overlay=False)
@@ -154,6 +160,8 @@ def _make_classes(common: Common, store: Store, count: int | None) -> int:
     there = f" ({len(plan.skip)} are there already)" if plan.skip else ""
     some = f"Making {amount(len(plan.build), 'class', 'classes')}{there}"
     _heading(common, 1, some if plan.build else f"All {len(plan.skip)} classes are there already")
+    if plan.skip and count is not None:
+        common.out.note("--count is for classes yet to be made; those that are there keep their images")
     return len(build_planned(common, store, replace(plan, skip=()), {"count": count}))
 
 

@@ -12,7 +12,7 @@ import typer
 
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.output import amount, fields, file_size
-from ovseg_cli.errors import OvsegError
+from ovseg_cli.errors import OvsegError, StoreCorruptError, StoreVersionError
 
 if TYPE_CHECKING:
     from ovseg_cli.store import Store
@@ -73,7 +73,7 @@ def doctor(common: Common) -> None:
 
     out.result(data, human=human, quiet=["ok" if data["store"]["healthy"] else "damaged"])
     if not data["store"]["healthy"]:
-        out.error(f"the store is damaged: {'; '.join(data['store']['problems'])}")
+        out.error(f"the store is {data['store'].get('state', 'damaged')}: {'; '.join(data['store']['problems'])}")
         raise typer.Exit(1)
 
 
@@ -87,7 +87,7 @@ def _store_lines(store: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if not store["exists"]:
         yield "state", "not made yet; ovseg add-class NAME makes it"
         return
-    yield "state", "sound" if store["healthy"] else "damaged"
+    yield "state", "sound" if store["healthy"] else store.get("state", "damaged")
     for problem in store["problems"]:
         yield "problem", problem
     if "profile" not in store:  # it could not even be opened
@@ -151,7 +151,10 @@ def _store_health(common: Common) -> dict[str, Any]:
         with store:
             return _examine(store)
     except OvsegError as error:
-        return {"path": _default_path(common), "exists": True, "healthy": False, "problems": [str(error)]}
+        states: dict[type[OvsegError], str] = {StoreVersionError: "of another version", StoreCorruptError: "damaged"}
+        state = states.get(type(error), "not usable")
+        found = {"path": _default_path(common), "exists": True, "healthy": False, "state": state}
+        return {**found, "problems": [str(error)]}
 
 
 def _examine(store: Store) -> dict[str, Any]:
@@ -180,4 +183,4 @@ def _default_path(common: Common) -> str:
     from ovseg_cli.store import default_store_path
 
     path: Path = common.options.store or default_store_path()
-    return str(path)
+    return str(path.expanduser().absolute())

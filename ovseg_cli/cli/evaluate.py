@@ -10,7 +10,7 @@ import typer
 
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.options import BackgroundOpt, ClassesOpt, LabelMapOpt, split_names
-from ovseg_cli.cli.output import percent, table
+from ovseg_cli.cli.output import amount, percent, table
 from ovseg_cli.cli.segment import plan_segmentation, run_segmentation
 from ovseg_cli.errors import LabelError, NoInputError, OvsegError, UsageError
 
@@ -84,6 +84,8 @@ def evaluate(
     from ovseg_cli.files.atomic import write_json
     from ovseg_cli.runs.evaluate import predictions_in
 
+    gt = gt.expanduser()
+    pred, images, output = (None if path is None else path.expanduser() for path in (pred, images, output))
     if pred is not None and images is not None:
         raise UsageError("--pred and --images exclude each other: name label maps, or pictures to segment.")
     if not gt.is_dir():
@@ -106,6 +108,10 @@ def evaluate(
     for warning in report.warnings:
         common.out.warning(warning)
     _record(common, run_id, data)
+    if fail_under is not None and report.missing:
+        count = len(report.missing)
+        common.out.error(f"{amount(count, 'labelled picture')} without a prediction, so --fail-under cannot be met")
+        raise typer.Exit(EXIT_BELOW)
     if fail_under is not None and (report.miou is None or report.miou < fail_under):
         common.out.error(f"the mIoU {_figure(report.miou)} is below --fail-under {fail_under:g}")
         raise typer.Exit(EXIT_BELOW)

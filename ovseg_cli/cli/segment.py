@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -114,6 +116,16 @@ def segment(
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
+def _near(store: Store, missing: Sequence[str]) -> str:
+    """A hint at the stored names that missing ones may be misspellings of."""
+    from ovseg_cli.store.names import class_key
+
+    known = {class_key(name): name for name in store.class_names()}
+    near = {m: difflib.get_close_matches(class_key(m), known, n=1, cutoff=0.75) for m in missing[:_MOST_NAMED]}
+    meant = [f"{known[found[0]]!r} (for {name!r})" for name, found in near.items() if found]
+    return f". Did you mean {', '.join(meant)}?" if meant else ""
+
+
 def plan_segmentation(
     common: Common,
     store: Store,
@@ -162,7 +174,7 @@ def plan_segmentation(
         some = ", ".join(choice.missing[:_MOST_NAMED]) + (" …" if len(choice.missing) > _MOST_NAMED else "")
         common.out.note(
             f"no prototypes for {some}: all classes are segmented with GEM, which needs none. "
-            f'For prototypes: ovseg add-class "{choice.missing[0]}"'
+            f"For prototypes: ovseg add-class {shlex.join(choice.missing[:_MOST_NAMED])}{_near(store, choice.missing)}"
         )
     if plan.redone and not overwrite:
         common.out.note(

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -56,8 +56,8 @@ def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> li
     - A *file* is taken whatever its name; if it is no image, decoding will say so. The exception is a
       ``.txt`` file that holds text: a list with one input per line (blank lines and lines starting with
       ``#`` are skipped; relative paths start at the list's folder, else at the current one).
-    - A *folder* is searched with all its subfolders in natural order. Hidden files, other kinds of files
-      and symbolic links that lead back to a parent are passed over.
+    - A *folder* is searched with all its subfolders in natural order. Hidden files, other kinds of files,
+      symbolic links that lead back to a parent and folders with results of earlier runs are passed over.
     - A *pattern* (``*``, ``?``, ``[...]`` and ``**`` for any depth) may match files and folders. A file
       of exactly that name comes first.
     - ``-`` reads a list from standard input (also one separated by NUL, as ``find -print0`` writes).
@@ -77,6 +77,8 @@ def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> li
     search = _Search(exclude=None if exclude is None else Path(os.path.realpath(exclude)))
     for item in inputs:
         search.add(item)
+    for folder in search.results:
+        _logger.warning("passed over %s: it holds results of an earlier run, not pictures", folder)
     if search.left_out and search.found:
         _logger.warning("left out %d named file(s) or folder(s) inside the output folder", search.left_out)
     if not search.found:
@@ -91,6 +93,7 @@ class _Search:
     exclude: Path | None
     found: dict[str, tuple[Path, str]] = field(default_factory=dict)
     other: Counter[str] = field(default_factory=Counter)
+    results: list[Path] = field(default_factory=list)
     left_out: int = 0
 
     def add(self, item: str | Path) -> None:
@@ -98,7 +101,7 @@ class _Search:
         if str(item) == "-":
             self._add_list(_read_stdin(), "standard input", Path())
             return
-        path = Path(item)
+        path = Path(item).expanduser()
         if os.path.isfile(path) and path.suffix.lower() == _LIST_SUFFIX and not is_image_content(path):
             try:
                 data = path.read_bytes()
@@ -106,7 +109,7 @@ class _Search:
                 raise NoInputError(f"Cannot read the list {path}: {error.strerror}.") from error
             self._add_list(data, str(path), path.parent)
             return
-        self._add_path(path, str(item))
+        self._add_path(path, str(path))
 
     def explain(self, inputs: Sequence[str | Path]) -> str:
         """Say what was looked at when nothing was found."""
@@ -151,7 +154,7 @@ class _Search:
             self.left_out += 1
             return
         before = len(self.found)
-        for path in walk_files(folder, exclude=self.exclude):
+        for path in walk_files(folder, passes=self._passes):
             self._take(path, root)
         if len(self.found) == before:
             _logger.warning("no (further) image in the folder %s", folder)
@@ -160,11 +163,11 @@ class _Search:
         anchor, parts = _split_pattern(text)
         root = os.path.abspath(anchor)
         matched = False
-        for path in _expand(anchor, parts, ()):
+        for path in _expand(anchor, parts, (), self._passes):
             matched = True
             if os.path.isdir(path):
                 if not self._is_excluded(path):
-                    for inner in walk_files(path, exclude=self.exclude):
+                    for inner in walk_files(path, passes=self._passes):
                         self._take(inner, root)
             elif os.path.isfile(path) and not self._is_excluded(path):
                 self._take(path, root)
@@ -183,30 +186,43 @@ class _Search:
         else:
             self.other[path.suffix.lower()] += 1
 
+    def _passes(self, folder: Path) -> bool:
+        """Whether a folder met on the way is passed over: the output folder, or one with results of another run."""
+        if self._is_excluded(folder):
+            return True
+        if (folder / "run.json").is_file() and (folder / "SegmentationClass").is_dir():
+            if folder not in self.results:
+                self.results.append(folder)
+            return True
+        return False
+
     def _is_excluded(self, path: Path) -> bool:
         return self.exclude is not None and Path(os.path.realpath(path)).is_relative_to(self.exclude)
 
 
-def walk_files(folder: Path, *, exclude: Path | None = None, ancestors: tuple[str, ...] = ()) -> Iterator[Path]:
+def walk_files(
+    folder: Path, *, passes: Callable[[Path], bool] | None = None, ancestors: tuple[str, ...] = ()
+) -> Iterator[Path]:
     """Yield the visible files of a folder and its subfolders in natural order.
 
     Links to folders are followed, except those that lead back to a folder on the way down.
 
     Args:
         folder: Where to start; it may itself be hidden.
-        exclude: A folder (resolved) that is passed over wherever it is met.
+        passes: Says which subfolders are passed over; None for none.
         ancestors: The real paths of the folders on the way down; for the recursion.
 
     Yields:
         Paths that begin with `folder`.
     """
     real = os.path.realpath(folder)
-    if real in ancestors or (exclude is not None and Path(real).is_relative_to(exclude)):
+    if real in ancestors:
         return
     for entry in _visible_entries(folder):
         path = folder / entry.name
         if entry.is_dir():
-            yield from walk_files(path, exclude=exclude, ancestors=(*ancestors, real))
+            if passes is None or not passes(path):
+                yield from walk_files(path, passes=passes, ancestors=(*ancestors, real))
         elif entry.is_file():
             yield path
 
@@ -242,7 +258,9 @@ def _split_pattern(text: str) -> tuple[Path, tuple[str, ...]]:
     return Path(*parts[:first]), parts[first:]
 
 
-def _expand(folder: Path, parts: tuple[str, ...], ancestors: tuple[str, ...]) -> Iterator[Path]:
+def _expand(
+    folder: Path, parts: tuple[str, ...], ancestors: tuple[str, ...], passes: Callable[[Path], bool]
+) -> Iterator[Path]:
     """Match a pattern part by part.
 
     Unlike `glob`, a link to an ancestor ends the search there: ``**`` would otherwise run through the loop
@@ -256,18 +274,18 @@ def _expand(folder: Path, parts: tuple[str, ...], ancestors: tuple[str, ...]) ->
         return
     here, rest = parts[0], parts[1:]
     if here == "**":
-        yield from _expand(folder, rest, ancestors)
+        yield from _expand(folder, rest, ancestors, passes)
         for entry in _visible_entries(folder):
-            if entry.is_dir():
-                yield from _expand(folder / entry.name, parts, (*ancestors, real))
+            if entry.is_dir() and not passes(folder / entry.name):
+                yield from _expand(folder / entry.name, parts, (*ancestors, real), passes)
         return
     if not _MAGIC.search(here):
         if os.path.exists(folder / here):
-            yield from _expand(folder / here, rest, ancestors)
+            yield from _expand(folder / here, rest, ancestors, passes)
         return
     for entry in _visible_entries(folder):
-        if fnmatch.fnmatch(entry.name, here):
-            yield from _expand(folder / entry.name, rest, (*ancestors, real))
+        if fnmatch.fnmatch(entry.name, here) and not (entry.is_dir() and passes(folder / entry.name)):
+            yield from _expand(folder / entry.name, rest, (*ancestors, real), passes)
 
 
 def _with_keys(found: dict[str, tuple[Path, str]]) -> list[InputImage]:

@@ -17,12 +17,21 @@ from ovseg_cli.files.atomic import write_text
 JOURNAL_NAME = "predictions.jsonl"
 
 
+def picture_id(path: Path) -> str:
+    """The one path by which a picture is known, however it was spelled.
+
+    Absolute, without `..` and without links to folders. A link to a file stays: two names may stand for one picture on
+    purpose.
+    """
+    return os.path.join(os.path.realpath(path.parent), path.name)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """What is known about one image of an output folder.
 
     Attributes:
-        path: the picture, as an absolute path.
+        path: the picture, as `picture_id` gives it.
         output: the label map, relative to the output folder with `/`; None when there is none.
         overlay: the picture with its labels drawn on it, likewise.
         size: `[width, height]` of the upright picture; None when it could not be read.
@@ -97,7 +106,7 @@ def read_journal(output: Path) -> dict[str, Entry]:
                 f"{path} is damaged in line {number} ({error}). Choose another folder with -o, "
                 "or start this one afresh with --overwrite."
             ) from error
-        entries[entry.path] = entry
+        entries[picture_id(Path(entry.path))] = entry
     return entries
 
 

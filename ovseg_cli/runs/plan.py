@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ovseg_cli.errors import ImageError, OutputError, UsageError
 from ovseg_cli.files.images import InputImage, discover
-from ovseg_cli.runs.journal import Entry, read_journal
+from ovseg_cli.runs.journal import Entry, picture_id, read_journal
 from ovseg_cli.runs.manifest import Manifest, read_manifest
 
 MASK_FOLDER = "SegmentationClass"
@@ -129,7 +129,7 @@ def plan_run(
         )
     images = discover(inputs, exclude=folder)[:limit]
     items = tuple(_plan_image(image, folder, request, entries, overwrite=overwrite) for image in images)
-    planned = {str(item.image.path.absolute()) for item in items}
+    planned = {picture_id(item.image.path) for item in items}
     others = [entry for path, entry in entries.items() if path not in planned]
     kept: tuple[Entry, ...] = ()
     if changed:
@@ -140,7 +140,9 @@ def plan_run(
         taken = {item.output for item in items}
         kept = tuple(entry for entry in others if entry.output not in taken and _is_there(entry, folder))
         stale = _moved(items, entries)
-    redone = sum(item.action == "segment" and (folder / item.output).exists() for item in items)
+    finished = {entry.output for entry in entries.values() if entry.status == "done"}
+    # A label map that the journal does not know is one whose run was killed in between: unfinished, not changed.
+    redone = sum(i.action == "segment" and i.output in finished and (folder / i.output).exists() for i in items)
     return Plan(
         output=folder,
         inputs=tuple(str(given) for given in inputs),
@@ -241,7 +243,7 @@ def _plan_image(
         key = resume_key(image.path, request)
     except ImageError:
         key = ""  # opening it will fail in a moment, and say why
-    entry = entries.get(str(image.path.absolute()))
+    entry = entries.get(picture_id(image.path))
     holds = (
         not overwrite
         and entry is not None
@@ -276,8 +278,19 @@ def _files_of(entries: Iterable[Entry]) -> list[str]:
     return [name for entry in entries for name in (entry.output, entry.overlay) if name is not None]
 
 
-def _moved(items: Iterable[PlanItem], entries: dict[str, Entry]) -> list[str]:
-    """Files of planned pictures that used to have another name (`x.png`, now `x.jpg.png` beside a new `x.webp`)."""
+def _moved(items: Sequence[PlanItem], entries: dict[str, Entry]) -> list[str]:
+    """Files of planned pictures that fit no more.
+
+    A label map whose picture has another name now (`x.png`, now `x.jpg.png` beside a new `x.webp`), and a drawing of
+    a label map that moves or is made again. A drawing that still fits stays, asked for or not.
+    """
     taken = {name for item in items for name in (item.output, item.overlay)}
-    own = (entries.get(str(item.image.path.absolute())) for item in items)
-    return [name for name in _files_of(entry for entry in own if entry is not None) if name not in taken]
+    stale = []
+    for item in items:
+        entry = entries.get(picture_id(item.image.path))
+        if entry is None:
+            continue
+        remade = item.action == "segment" or entry.output != item.output
+        names = (entry.output, entry.overlay if remade else None)
+        stale += [name for name in names if name is not None and name not in taken]
+    return stale

@@ -26,7 +26,7 @@ from ovseg_cli.files.labels import (
     write_labelmap,
 )
 from ovseg_cli.files.pictures import overlay as draw_overlay
-from ovseg_cli.runs.journal import Entry, Journal, write_journal
+from ovseg_cli.runs.journal import Entry, Journal, picture_id, write_journal
 from ovseg_cli.runs.manifest import Manifest, library_versions
 from ovseg_cli.runs.plan import MASK_FOLDER, Plan, PlanItem
 from ovseg_cli.store.records import RunItem, RunRecord
@@ -258,7 +258,7 @@ class _Run:
             reason = str(error)
             log.warning("%s", reason)  # the message names the file
             self.summary.failed.append(Failure(str(item.image.path), reason))
-            entry = Entry(path=str(item.image.path.absolute()), status="failed", error=reason, key=item.key)
+            entry = Entry(path=picture_id(item.image.path), status="failed", error=reason, key=item.key)
             # A label map of what used to be under this name describes it no more.
             for name in (item.output, item.overlay):
                 if name is not None:
@@ -282,7 +282,7 @@ class _Run:
         if item.overlay is not None:
             write_image(self.plan.output / item.overlay, draw_overlay(image, result.ids, self.labelmap))
         return Entry(
-            path=str(item.image.path.absolute()),
+            path=picture_id(item.image.path),
             output=item.output,
             overlay=item.overlay,
             size=(image.width, image.height),
@@ -314,7 +314,7 @@ class _Run:
         summary = self.summary
         summary.remaining = summary.images - summary.done - summary.skipped - len(summary.failed)
         summary.seconds = time.perf_counter() - started
-        _add_shares(summary, [self.entries.get(str(item.image.path.absolute())) for item in self.plan.items])
+        _add_shares(summary, [self.entries.get(picture_id(item.image.path)) for item in self.plan.items])
         try:
             ordered = sorted(self.entries.values(), key=lambda entry: (entry.output or "", entry.path))
             write_journal(self.plan.output, ordered)

@@ -84,7 +84,7 @@ class TestMethods:
         notes = [line for line in result.stderr.splitlines() if "GEM" in line]
         assert len(notes) == 1
         assert "no prototypes for dog" in notes[0]
-        assert 'ovseg add-class "dog"' in notes[0]
+        assert "ovseg add-class dog" in notes[0]
         lines = (here / "ovseg-out/predictions.jsonl").read_text().splitlines()
         assert {json.loads(line)["method"] for line in lines} == {"gem"}
         assert json.loads((here / "ovseg-out/run.json").read_text())["method"]["asked"] == "auto"
