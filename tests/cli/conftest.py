@@ -72,6 +72,11 @@ def photos(here):
     return here / "photos"
 
 
+def heed_ctrl_c() -> None:
+    """Undo what a shell does to background jobs, for a child process."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Process:
     """The command as a process of its own, with the stand-ins."""
 
@@ -83,6 +88,8 @@ class Process:
             stderr=subprocess.PIPE,
             text=True,
             env=environment | options.pop("env", {}),
+            # A shell starts background jobs with Ctrl-C ignored, which children inherit; a person's terminal does not.
+            preexec_fn=heed_ctrl_c,
             **options,
         )
 

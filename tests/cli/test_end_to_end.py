@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from ovseg_cli.cli.main import app
 from ovseg_cli.store import Store
+from tests.cli.conftest import heed_ctrl_c
 
 PICTOGRAMS = Path(__file__).resolve().parents[2] / "examples" / "pictograms"
 DONUT = "chocolate glazed donut"
@@ -114,6 +115,7 @@ def test_ctrl_c_in_the_middle_of_generation(store):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(PICTOGRAMS.parents[1]), "PYTHONUNBUFFERED": "1"},
+        preexec_fn=heed_ctrl_c,
     )
     for line in process.stderr:
         if "Loading" in line:
