@@ -280,6 +280,8 @@ def show_summary(common: Common, summary: RunSummary, *, overlay: bool) -> None:
         out.line(Text("failed  ", style="red"), failure.path, copyable=True)
     if len(summary.failed) > _MOST_NAMED:
         out.line(f"        and {len(summary.failed) - _MOST_NAMED} more (see predictions.jsonl)")
+    if not mapped:
+        return
     shown = short_path(summary.output)
     out.line("masks   ", f"{shown}/SegmentationClass", copyable=True)
     if overlay:

@@ -101,8 +101,8 @@ class Report:
             (
                 score.name,
                 _ABSENT if score.iou is None else f"{score.iou:.3f}",
-                f"{score.gt_share:.1%}",
-                f"{score.predicted_share:.1%}",
+                f"{100 * score.gt_share:.1f} %",
+                f"{100 * score.predicted_share:.1f} %",
             )
             for score in self.classes
         ]

@@ -446,7 +446,10 @@ def _write_list(output: Path, entries: list[Entry]) -> None:
         for entry in entries
         if entry.output is not None and entry.status == "done"
     ]
-    write_text(output / LIST_NAME, "".join(f"{name}\n" for name in names))
+    broken = [name for name in names if len(name.splitlines()) != 1]
+    for name in broken:
+        log.warning("%r is left out of %s: a name with a line break would be two there", name, LIST_NAME)
+    write_text(output / LIST_NAME, "".join(f"{name}\n" for name in names if name not in broken))
 
 
 def _remove_inside(output: Path, name: str) -> None:

@@ -73,6 +73,14 @@ class TestSegment:
         journal.write_text(first + "\n")
         assert "made again" not in cli("segment", "photos", "-c", "cat,dog").stderr
 
+    def test_a_name_with_a_line_break_is_left_out_of_the_list(self, cli, photos, here):
+        paint(photos / "two\nlines.png", 1, 0)
+        result = cli("segment", "photos", "-c", "cat")
+        assert result.exit_code == 0
+        assert "left out of ImageSets" in result.stderr
+        listed = (here / "ovseg-out" / "ImageSets" / "Segmentation" / "default.txt").read_text()
+        assert listed == "a\nsub/b\n"
+
     def test_a_tilde_is_the_home_folder(self, cli, photos, monkeypatch, here):
         monkeypatch.setenv("HOME", str(here))
         assert cli("segment", "~/photos", "-c", "cat").exit_code == 0

@@ -130,8 +130,8 @@ def test_absent_from_both_is_not_defined(folders):
     report = folders.score()
     assert scores(report)["dog"] is None
     assert report.miou == 1.0
-    assert report.rows()[2] == ("dog", "–", "0.0%", "0.0%")
-    assert report.rows()[1] == ("cat", "1.000", "50.0%", "50.0%")
+    assert report.rows()[2] == ("dog", "–", "0.0 %", "0.0 %")
+    assert report.rows()[1] == ("cat", "1.000", "50.0 %", "50.0 %")
 
 
 def test_only_predicted_counts_as_zero(folders):
