@@ -15,6 +15,8 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"),
+    # Threads that spin at every barrier starve each other when the machine has other work.
+    GOMP_SPINCOUNT=os.environ.get("GOMP_SPINCOUNT", "10000"),
 )
 
 

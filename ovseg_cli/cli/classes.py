@@ -152,7 +152,7 @@ def build_planned(common: Common, store: Store, plan: ClassPlan, settings: Mappi
         return made
     try:
         with out.progress() as bars:
-            tell = _progress_teller(bars, len(plan.build))
+            tell = _progress_teller(common, bars, len(plan.build))
             # Importing this brings torch: only now is it sure to be needed.
             from ovseg_cli.prototypes.build import SupportSettings
 
@@ -175,8 +175,11 @@ def _say(common: Common, text: str) -> None:
         common.out.line(text)
 
 
-def _progress_teller(bars: ProgressBars, classes: int) -> Callable[[str, Progress], None]:
-    """A callback that shows one bar at a time, each stage of each class with its own, so with its own rate."""
+def _progress_teller(common: Common, bars: ProgressBars, classes: int) -> Callable[[str, Progress], None]:
+    """A callback that shows one bar at a time, each stage of each class with its own, so with its own rate.
+
+    Without a terminal, it says on a line of its own which class is begun.
+    """
     names: list[str] = []
     # The networks load when they are first used, so this stands until the first step is told.
     shown: dict[tuple[str, str], Any] = {("", ""): bars.start("loading the models")}
@@ -184,6 +187,7 @@ def _progress_teller(bars: ProgressBars, classes: int) -> Callable[[str, Progres
     def tell(name: str, step: Progress) -> None:
         if name not in names:
             names.append(name)
+            common.out.log(f"making {name} ({len(names)} of {classes})")
         if (name, step.stage) not in shown:
             for task in shown.values():
                 bars.remove(task)
@@ -346,11 +350,9 @@ def show_class(
         alike = nearest_classes(store, info.name)
         sheet = None
         if contact_sheet is not None:
-            sheet = contact_sheet.expanduser()
+            sheet = contact_sheet
             if sheet.suffix.lower() not in _SHEET_SUFFIXES:
-                raise UsageError(
-                    f"--contact-sheet names a picture ({', '.join(_SHEET_SUFFIXES)}); got {str(contact_sheet)!r}."
-                )
+                raise UsageError(f"--contact-sheet names a picture ({', '.join(_SHEET_SUFFIXES)}); got {str(sheet)!r}.")
             write_contact_sheet(store, [info.name], sheet)
     data = {
         **class_data(info),

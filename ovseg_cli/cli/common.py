@@ -25,6 +25,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ovseg_cli.cli.output import Output, set_up_logging, silence_stdout
 from ovseg_cli.errors import OvsegError, StoreNotFoundError
+from ovseg_cli.files.discovery import expanded
 
 if TYPE_CHECKING:
     from ovseg_cli.models import Models
@@ -213,10 +214,15 @@ def _take_globals(values: dict[str, Any]) -> Globals:
     """Move the global options out of `values` (a command's keyword arguments)."""
     taken = {name: values.pop(name) for name in _GLOBAL_NAMES}
     del taken["version"]  # eager: it has printed and left
+    taken["store"] = taken["store"] and expanded(taken["store"])
     return Globals(**taken)
 
 
 # ---------------------------------------------------------------------- commands
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: the command ends as it does at Ctrl-C, with an exit code of its own."""
 
 
 @contextmanager
@@ -230,8 +236,20 @@ def _quiet_pipe() -> Iterator[None]:
         raise typer.Exit(0) from error
 
 
+def _without_flag_types(parameters: list[Any]) -> list[Any]:
+    """Keep the help from saying `<bool>` behind the flags that typer adds; ours have no type there either."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+            parameter.metavar = ""
+    return parameters
+
+
 class OvsegCommand(TyperCommand):
     """A command of ovseg."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, --help included."""
+        return _without_flag_types(super().get_params(ctx))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
@@ -241,6 +259,10 @@ class OvsegCommand(TyperCommand):
 
 class OvsegGroup(TyperGroup):
     """The root command of ovseg."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, --help and those for completion included."""
+        return _without_flag_types(super().get_params(ctx))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
@@ -292,7 +314,9 @@ def command(
             options = before.merged(_take_globals(values))
             common = _begin(options)
             with _endings(common.out):
-                function(common, **values)
+                # A shell leaves the ~ of '~/x' and of --gt=~/x alone.
+                given = {name: expanded(value) if isinstance(value, Path) else value for name, value in values.items()}
+                function(common, **given)
 
         hints = typing.get_type_hints(function, include_extras=True)
         own = [
@@ -361,6 +385,9 @@ def _endings(out: Output) -> Iterator[None]:
     except BrokenPipeError:
         silence_stdout()
         raise typer.Exit(0) from None
+    except Terminated:
+        out.error("terminated")
+        raise typer.Exit(143) from None
     except KeyboardInterrupt:
         out.error("interrupted")
         raise typer.Exit(130) from None

@@ -21,7 +21,7 @@ from ovseg_cli.cli.segment import (
     show_summary,
     summary_data,
 )
-from ovseg_cli.errors import NoInputError, UsageError
+from ovseg_cli.errors import LabelError, NoInputError, UsageError
 
 if TYPE_CHECKING:
     from ovseg_cli.store import Store
@@ -79,6 +79,8 @@ def demo(
 
     pictures = images or bundled_pictures()
     labels = gt or pictures.parent / "labels"
+    if gt is not None and not gt.is_dir():
+        raise LabelError(f"There is no folder {gt} with labels. Name it with --gt, or leave that out to score nothing.")
     common.options = replace(common.options, store=folder / "store", profile=common.options.profile or "mini")
     output, sheet = folder / "ovseg-out", folder / "contact-sheet.png"
     discover([str(pictures)])  # complains now, not after a minute of making classes

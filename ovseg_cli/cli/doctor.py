@@ -71,7 +71,7 @@ def doctor(common: Common) -> None:
         _section(common, "store")
         out.show(fields(_store_lines(data["store"])))
 
-    out.result(data, human=human, quiet=["ok" if data["store"]["healthy"] else "damaged"])
+    out.result(data, human=human, quiet=["ok" if data["store"]["healthy"] else data["store"].get("state", "damaged")])
     if not data["store"]["healthy"]:
         out.error(f"the store is {data['store'].get('state', 'damaged')}: {'; '.join(data['store']['problems'])}")
         raise typer.Exit(1)
@@ -183,4 +183,4 @@ def _default_path(common: Common) -> str:
     from ovseg_cli.store import default_store_path
 
     path: Path = common.options.store or default_store_path()
-    return str(path.expanduser().absolute())
+    return str(path.absolute())

@@ -84,8 +84,6 @@ def evaluate(
     from ovseg_cli.files.atomic import write_json
     from ovseg_cli.runs.evaluate import predictions_in
 
-    gt = gt.expanduser()
-    pred, images, output = (None if path is None else path.expanduser() for path in (pred, images, output))
     if pred is not None and images is not None:
         raise UsageError("--pred and --images exclude each other: name label maps, or pictures to segment.")
     if not gt.is_dir():

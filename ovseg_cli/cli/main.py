@@ -9,7 +9,7 @@ import sys
 import typer
 
 from ovseg_cli.cli import classes, demo, doctor, evaluate, profiles, segment
-from ovseg_cli.cli.common import OvsegGroup, root_callback
+from ovseg_cli.cli.common import OvsegGroup, Terminated, root_callback
 
 app = typer.Typer(
     name="ovseg",
@@ -30,7 +30,7 @@ _EXAMPLES = (
 
 @root_callback(app, examples=_EXAMPLES)
 def ovseg() -> None:
-    """Name every pixel of a photograph with words that you choose, without training."""
+    """Name every pixel of a picture with words that you choose, without training."""
 
 
 classes.register(app)
@@ -43,7 +43,7 @@ demo.register(app)
 
 def _terminate(_signal: int, _frame: object) -> None:
     """End like Ctrl-C (`docker stop`, `timeout`): what is done stays done, and the run is marked as interrupted."""
-    raise KeyboardInterrupt
+    raise Terminated
 
 
 def run() -> None:

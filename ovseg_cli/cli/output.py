@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -108,6 +109,11 @@ class Output:
         if self.mode == "human":
             _print(self.stderr, Text(text, style="dim"), copyable=copyable)
 
+    def log(self, text: str) -> None:
+        """Say how far the work is, on a line of its own; nothing where progress bars do, or in a mode for scripts."""
+        if self.mode == "human" and not self.stderr.is_terminal:
+            _print(self.stderr, Text(text))
+
     def note(self, text: str) -> None:
         """Say something about the result that no reader of it should miss."""
         self._remark("note", "cyan", text)
@@ -147,7 +153,7 @@ class Output:
 
     @contextmanager
     def progress(self) -> Iterator[ProgressBars]:
-        """Live progress on stderr, for as long as the block runs; nothing at all when nobody watches."""
+        """Live progress on stderr, for as long as the block runs; no bars where no terminal shows them (see `log`)."""
         if self.mode != "human" or not self.stderr.is_terminal:
             yield ProgressBars(None)
             return
@@ -166,6 +172,30 @@ class Output:
                 yield ProgressBars(bars)
             finally:
                 self._live = None
+
+
+@dataclass(slots=True)
+class Milestones:
+    """Progress for a log file: a plain line at each tenth of the way, where bars have no terminal to move on.
+
+    Attributes:
+        out: where the lines go.
+        total: how much there is to do.
+        noun: of what, in the plural.
+    """
+
+    out: Output
+    total: int
+    noun: str
+    _tenths: int = field(init=False, default=0)
+    _started: float = field(init=False, default_factory=time.monotonic)
+
+    def reach(self, done: int) -> None:
+        """Say how far the work is, if it is a tenth further than when it was last said; the end speaks for itself."""
+        tenths = 10 * done // max(self.total, 1)
+        if tenths > self._tenths and done < self.total:
+            self._tenths = tenths
+            self.out.log(f"{done} of {self.total} {self.noun} after {duration(time.monotonic() - self._started)}")
 
 
 class DoneOfAll(ProgressColumn):

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.options import BackgroundOpt, ClassesOpt, DryRunOpt, split_names
-from ovseg_cli.cli.output import amount, duration, percent, table
+from ovseg_cli.cli.output import Milestones, amount, duration, percent, table
 from ovseg_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def segment(
         bool, typer.Option("--fail-fast", help="Stop at the first picture that cannot be read.")
     ] = False,
 ) -> None:
-    """Name every pixel of pictures.
+    """Name every pixel of a picture, or of many.
 
     Without --classes, all classes of the store are looked for.
     What is done is skipped the next time, so an interrupted run goes on where it stopped.
@@ -171,10 +171,12 @@ def plan_segmentation(
     )
     plan = plan_run(inputs, output, request, overwrite=overwrite, limit=limit)
     if choice.asked == "auto" and choice.missing:
-        some = ", ".join(choice.missing[:_MOST_NAMED]) + (" …" if len(choice.missing) > _MOST_NAMED else "")
+        named = choice.missing[:_MOST_NAMED]
+        some = ", ".join(named) + (" …" if len(choice.missing) > _MOST_NAMED else "")
+        dashes = ["--"] if any(name.startswith("-") for name in named) else []
         common.out.note(
             f"no prototypes for {some}: all classes are segmented with GEM, which needs none. "
-            f"For prototypes: ovseg add-class {shlex.join(choice.missing[:_MOST_NAMED])}{_near(store, choice.missing)}"
+            f"For prototypes: ovseg add-class {shlex.join([*dashes, *named])}{_near(store, choice.missing)}"
         )
     if plan.redone and not overwrite:
         common.out.note(
@@ -217,7 +219,11 @@ def run_segmentation(
             )
             return Loaded(segmenter, models.device)
 
+        milestones = Milestones(common.out, len(plan.items), "pictures")
+
         def tell(step: Step) -> None:
+            if plan.count("skip") < len(plan.items):
+                milestones.reach(step.done)
             bars.update(bar, done=step.done, text=step.path.name)
 
         try:

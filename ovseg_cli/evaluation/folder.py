@@ -25,6 +25,7 @@ from ovseg_cli.files.labels import (
     LABELMAP_NAME,
     LabelMap,
     is_background,
+    is_colour_label,
     name_key,
     read_label,
     read_labelmap,
@@ -77,12 +78,13 @@ def evaluate_folders(
         ImageError: A label image is damaged.
     """
     gt_folder, prediction_folder = label_folder(gt), label_folder(prediction)
+    gt_files = find_labels(gt_folder)  # before their names: without a label image, no label map would help
     labelmap_source = "given"
     if gt_labels is None:
-        gt_labels, labelmap_source = _labelmap_beside(gt_folder)
+        gt_labels, labelmap_source = _labelmap_beside(gt_folder, next(iter(gt_files.values())))
     _check_ignore(gt_labels, ignore)
     names = _distinct(requested) or [name for name in prediction_labels.names if not is_background(name)]
-    pairs = pair(find_labels(gt_folder), find_labels(prediction_folder))
+    pairs = pair(gt_files, find_labels(prediction_folder))
 
     true_side = _TrueIds(gt_labels, names, background=background, ignore=ignore)
     predicted_side = _PredictedIds(prediction_labels, names)
@@ -210,8 +212,15 @@ def _mapped(ids: Ids, path: Path, side: _Side) -> Indices:
     return table[ids]
 
 
-def _labelmap_beside(folder: Path) -> tuple[LabelMap, str]:
+def _labelmap_beside(folder: Path, example: Path) -> tuple[LabelMap, str]:
+    """The label map of a folder and where it lies; `example` is one of the labels, for the advice when there is none."""
     path = find_labelmap(folder)
+    if path is None and is_colour_label(example):
+        raise LabelError(
+            f"The labels in {folder} are RGB images ({example.name}), and nothing says which colour is which class: "
+            f"put a {LABELMAP_NAME} into it or into its parent, or give one with --label-map FILE, with the colour of "
+            "each class (lines such as cat:64,0,0::)."
+        )
     if path is None:
         raise LabelError(
             f"Nothing names the label ids in {folder}: put a {LABELMAP_NAME} into it or into its parent, or give "

@@ -20,11 +20,12 @@ from pathlib import Path, PurePosixPath
 from ovseg_cli.errors import NoInputError
 from ovseg_cli.files.formats import FORMAT_NAMES, is_image_content, is_image_file
 
-__all__ = ["InputImage", "discover", "natural_key", "walk_files"]
+__all__ = ["InputImage", "discover", "expanded", "natural_key", "picture_id", "walk_files"]
 
 _logger = logging.getLogger("ovseg_cli")
 _MAGIC = re.compile(r"[*?\[]")
 _LIST_SUFFIX = ".txt"
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,23 @@ def natural_key(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
     """A sort key by which ``img2`` comes before ``img10``, whatever the case of the letters."""
     parts = re.split(r"(\d+)", text.casefold())
     return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts if p), text
+
+
+def picture_id(path: Path) -> str:
+    """The one path by which a picture is known, however it was spelled.
+
+    Absolute, without `..` and without links to folders. A link to a file stays: two names may stand for one picture on
+    purpose.
+    """
+    return os.path.join(os.path.realpath(path.parent), path.name)
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder in place of its leading ``~``, which shells leave alone within quotes.
+
+    What lies under the very name comes first; the ``~`` of a user whom nobody knows stays.
+    """
+    return Path(path if os.path.lexists(path) else os.path.expanduser(path))
 
 
 def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> list[InputImage]:
@@ -77,8 +95,10 @@ def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> li
     search = _Search(exclude=None if exclude is None else Path(os.path.realpath(exclude)))
     for item in inputs:
         search.add(item)
-    for folder in search.results:
-        _logger.warning("passed over %s: it holds results of an earlier run, not pictures", folder)
+    if search.results and search.found:
+        _logger.warning(
+            "passed over %d folder(s) with results of an earlier run: %s", len(search.results), search.named_results()
+        )
     if search.left_out and search.found:
         _logger.warning("left out %d named file(s) or folder(s) inside the output folder", search.left_out)
     if not search.found:
@@ -88,12 +108,12 @@ def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> li
 
 @dataclass
 class _Search:
-    """What has been found so far. `found` maps an absolute path to (path as given, root of its input)."""
+    """What has been found so far. `found` maps a picture's id to (path as given, root of its input)."""
 
     exclude: Path | None
     found: dict[str, tuple[Path, str]] = field(default_factory=dict)
     other: Counter[str] = field(default_factory=Counter)
-    results: list[Path] = field(default_factory=list)
+    results: dict[str, Path] = field(default_factory=dict)
     left_out: int = 0
 
     def add(self, item: str | Path) -> None:
@@ -101,7 +121,7 @@ class _Search:
         if str(item) == "-":
             self._add_list(_read_stdin(), "standard input", Path())
             return
-        path = Path(item).expanduser()
+        path = expanded(item)
         if os.path.isfile(path) and path.suffix.lower() == _LIST_SUFFIX and not is_image_content(path):
             try:
                 data = path.read_bytes()
@@ -118,16 +138,26 @@ class _Search:
         named = ", ".join(str(item) for item in inputs[:3]) + (", ..." if len(inputs) > 3 else "")
         if self.left_out and not self.other:
             return f"All of {named} lies inside the output folder {self.exclude}; choose another --output."
+        if self.results and not self.other:
+            return (
+                f"No image found in {named} but the results of an earlier run ({self.named_results()}), which are "
+                "passed over; to take one of them as a picture, name the file itself."
+            )
         text = f"No image found in {named} (readable formats: {FORMAT_NAMES})."
         if self.other:
             kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in self.other.most_common(3))
             text += f" Other files there: {kinds}; convert them first if they are pictures."
         return text
 
+    def named_results(self) -> str:
+        """The folders with results that were passed over, for a sentence."""
+        names = [str(path) for path in self.results.values()]
+        return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+
     def _add_list(self, data: bytes, name: str, folder: Path) -> None:
         for number, line in _list_lines(data):
             beside = folder / line
-            path = next((p for p in (beside, Path(line)) if os.path.exists(p)), beside)
+            path = next((p for p in (beside, expanded(line)) if os.path.exists(p)), beside)
             if not os.path.exists(path) and not _MAGIC.search(line):
                 raise NoInputError(f"{name}, line {number}: {line!r} does not exist.")
             self._add_path(path, str(path))
@@ -153,17 +183,19 @@ class _Search:
         if self._is_excluded(folder):
             self.left_out += 1
             return
-        before = len(self.found)
+        if self._passes(folder):
+            return
+        before = len(self.found), len(self.results)
         for path in walk_files(folder, passes=self._passes):
             self._take(path, root)
-        if len(self.found) == before:
+        if (len(self.found), len(self.results)) == before:
             _logger.warning("no (further) image in the folder %s", folder)
 
     def _add_pattern(self, text: str) -> None:
         anchor, parts = _split_pattern(text)
         root = os.path.abspath(anchor)
         matched = False
-        for path in _expand(anchor, parts, (), self._passes):
+        for path in () if self._passes(anchor) else _expand(anchor, parts, (), self._passes):
             matched = True
             if os.path.isdir(path):
                 if not self._is_excluded(path):
@@ -171,18 +203,18 @@ class _Search:
                         self._take(inner, root)
             elif os.path.isfile(path) and not self._is_excluded(path):
                 self._take(path, root)
-        if not matched:
+        if not matched and not self.results:
             raise NoInputError(f"No file matches the pattern {text!r}.")
 
     def _take(self, path: Path, root: str, *, named: bool = False) -> None:
         """Keep one file: always if it was named, else if it is an image."""
-        absolute = os.path.abspath(path)
-        if absolute in self.found:
+        identity = picture_id(path)
+        if identity in self.found:
             return
         if named and self._is_excluded(path):
             self.left_out += 1
         elif named or is_image_file(path):
-            self.found[absolute] = (path, root)
+            self.found[identity] = (path, root)
         else:
             self.other[path.suffix.lower()] += 1
 
@@ -190,9 +222,8 @@ class _Search:
         """Whether a folder met on the way is passed over: the output folder, or one with results of another run."""
         if self._is_excluded(folder):
             return True
-        if (folder / "run.json").is_file() and (folder / "SegmentationClass").is_dir():
-            if folder not in self.results:
-                self.results.append(folder)
+        if os.path.isfile(folder / "run.json") and os.path.isdir(folder / "SegmentationClass"):
+            self.results.setdefault(os.path.realpath(folder), folder)
             return True
         return False
 
@@ -291,7 +322,7 @@ def _expand(
 def _with_keys(found: dict[str, tuple[Path, str]]) -> list[InputImage]:
     """Name every image by its path below the folder that all inputs share."""
     base = _common_folder({root for _, root in found.values()})
-    relative = [_below(base, absolute) for absolute in found]
+    relative = [_below(base, os.path.abspath(path)) for path, _ in found.values()]
     keys = _unique_keys(relative)
     return [InputImage(path, key) for (path, _), key in zip(found.values(), keys, strict=True)]
 

@@ -29,6 +29,7 @@ __all__ = [
     "LabelMap",
     "colourise",
     "is_background",
+    "is_colour_label",
     "name_key",
     "read_label",
     "read_labelmap",
@@ -332,6 +333,16 @@ def read_label(path: str | Path, labelmap: LabelMap | None = None) -> npt.NDArra
     return ids
 
 
+def is_colour_label(path: Path) -> bool:
+    """Whether a label image holds colours, which only a label map with colours can turn into ids.
+
+    Raises:
+        ImageError: The file is missing or damaged.
+    """
+    with decoding(path) as image:
+        return image.mode in ("RGB", "RGBA", "RGBX")
+
+
 def _grey_divisor(image: Image.Image) -> int:
     """Pillow spreads 2- and 4-bit grey over 0..255 while loading; this is the factor to take out again."""
     tiles = getattr(image, "tile", [])
@@ -363,7 +374,7 @@ def _ids_of_colours(rgb: npt.NDArray[np.uint8], labelmap: LabelMap | None, path:
         code, share = int(codes[worst]), counts[worst] / packed.size
         raise LabelError(
             f"{path}: {len(unknown)} colour(s) are not in the label map; the most frequent, "
-            f"({code >> 16}, {code >> 8 & 255}, {code & 255}), covers {share:.2%} of the pixels."
+            f"({code >> 16}, {code >> 8 & 255}, {code & 255}), covers {100 * share:.2f} % of the pixels."
         )
     ids = np.array([known[code] for code in codes.tolist()], dtype=np.int32)
     return ids[inverse].reshape(packed.shape)

@@ -27,6 +27,10 @@ _RULE: Colour = (222, 222, 218)
 _MIN_WIDTH = 256  # below this a legend cannot be read, so the picture is enlarged,
 _MAX_ENLARGED = 2048  # but not beyond this height: a strip of one pixel is no reason for a huge file
 
+_WIDEST = 4  # the letters of a legend grow with the width up to this ratio; a long strip wants no giant ones
+_ALL_LISTED = 6  # so many classes a legend lists whatever their share; of more,
+_SPECK = 0.001  # those below this share are counted only
+
 # Of a support mask: the line around the object, and the tint of what was taken as background.
 _OUTLINE: Colour = (255, 45, 120)
 _TINT: Colour = (36, 92, 200)
@@ -75,7 +79,7 @@ def overlay(
         # The colours of VOC are dark; a lighter line of the same hue stands out inside and outside.
         pixels[region & edge] = np.rint(colour * 0.45 + 255 * 0.55).astype(np.uint8)
 
-    legend = _legend(shares, labelmap, max(_MIN_WIDTH, pixels.shape[1]))
+    legend = _legend(shares, labelmap, max(_MIN_WIDTH, pixels.shape[1]), pixels.shape[0])
     result = Image.new("RGB", (legend.width, pixels.shape[0] + legend.height), _PAPER)
     result.paste(Image.fromarray(pixels), (0, 0))
     result.paste(legend, (0, pixels.shape[0]))
@@ -94,15 +98,22 @@ def _inner_edge(ids: npt.NDArray[np.integer], width: int) -> Mask:
     return edge
 
 
-def _legend(shares: dict[int, float], labelmap: LabelMap, width: int) -> Image.Image:
-    """Draw the present classes as a strip of `width` pixels, in as many lines as they need."""
-    size = max(13, round(width / 48))
+def _legend(shares: dict[int, float], labelmap: LabelMap, width: int, height: int) -> Image.Image:
+    """Draw the present classes as a strip of `width` pixels, in as many lines as they need, below `height` of picture.
+
+    Of more than six classes, those that cover less than a thousandth are only counted.
+    """
+    size = max(13, round(min(width, _WIDEST * height) / 48))
     small = bundled_font(size)
     pad, gap, line = round(size * 0.7), round(size * 1.1), round(size * 1.7)
     indent, space = round(size * 1.4), size * 0.35  # swatch to name, name to share
     places: list[_Entry] = []
     x, row = pad, 0
-    for index, share in sorted(shares.items(), key=lambda item: -item[1]):
+    ordered = sorted(shares.items(), key=lambda item: -item[1])
+    listed = ordered
+    if len(ordered) > _ALL_LISTED:
+        listed = [item for item in ordered if item[1] >= _SPECK] or ordered[:_ALL_LISTED]
+    for index, share in listed:
         percent = _percent(share)
         font, name = font_for(labelmap.name_of(index) or f"id {index}", size)
         fixed = indent + space + small.getlength(percent)
@@ -112,6 +123,9 @@ def _legend(shares: dict[int, float], labelmap: LabelMap, width: int) -> Image.I
             x, row = pad, row + 1
         places.append(_Entry(x, row, labelmap.colour_of(index), font, name, percent))
         x += needed + gap
+    rest = f"and {len(ordered) - len(listed)} more" if len(listed) < len(ordered) else ""
+    if rest and x > pad and x + small.getlength(rest) > width - pad:
+        x, row = pad, row + 1
 
     strip = Image.new("RGB", (width, 2 * (pad // 2) + (row + 1) * line), _PAPER)
     draw = ImageDraw.Draw(strip)
@@ -125,6 +139,8 @@ def _legend(shares: dict[int, float], labelmap: LabelMap, width: int) -> Image.I
         draw.text((text_x, middle), entry.name, _INK, entry.font, anchor="lm")
         text_x += round(entry.font.getlength(entry.name) + space)
         draw.text((text_x, middle), entry.percent, _FAINT, small, anchor="lm")
+    if rest:
+        draw.text((x, pad // 2 + row * line + line / 2), rest, _FAINT, small, anchor="lm")
     return strip
 
 
@@ -286,4 +302,4 @@ def _paste_centred(sheet: Image.Image, picture: Image.Image, corner: tuple[int, 
 
 
 def _percent(share: float) -> str:
-    return "< 0.1 %" if share < 0.001 else f"{share * 100:.1f} %"
+    return "< 0.1 %" if share < _SPECK else f"{share * 100:.1f} %"

@@ -6,24 +6,16 @@ import errno
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
 
 from ovseg_cli.errors import DiskFullError, OutputError, OvsegError
 from ovseg_cli.files.atomic import write_text
+from ovseg_cli.files.discovery import picture_id
 
 JOURNAL_NAME = "predictions.jsonl"
-
-
-def picture_id(path: Path) -> str:
-    """The one path by which a picture is known, however it was spelled.
-
-    Absolute, without `..` and without links to folders. A link to a file stays: two names may stand for one picture on
-    purpose.
-    """
-    return os.path.join(os.path.realpath(path.parent), path.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +73,7 @@ class Entry:
 
 
 def read_journal(output: Path) -> dict[str, Entry]:
-    """The entries of an output folder by path of the picture; later lines win.
+    """The entries of an output folder by the picture's `picture_id`; later lines win.
 
     A last line without its end is what a kill leaves behind: that picture counts as not done.
 
@@ -106,7 +98,8 @@ def read_journal(output: Path) -> dict[str, Entry]:
                 f"{path} is damaged in line {number} ({error}). Choose another folder with -o, "
                 "or start this one afresh with --overwrite."
             ) from error
-        entries[picture_id(Path(entry.path))] = entry
+        path_now = picture_id(Path(entry.path))
+        entries[path_now] = replace(entry, path=path_now)
     return entries
 
 

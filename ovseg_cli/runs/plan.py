@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ovseg_cli.errors import ImageError, OutputError, UsageError
-from ovseg_cli.files.images import InputImage, discover
-from ovseg_cli.runs.journal import Entry, picture_id, read_journal
+from ovseg_cli.files.discovery import InputImage, discover, expanded, picture_id
+from ovseg_cli.runs.journal import Entry, read_journal
 from ovseg_cli.runs.manifest import Manifest, read_manifest
 
 MASK_FOLDER = "SegmentationClass"
@@ -118,7 +118,7 @@ def plan_run(
         NoInputError: there is no image.
         OutputError: the folder's own files cannot be read.
     """
-    folder = output.expanduser().absolute()
+    folder = expanded(output).absolute()
     check_output(inputs, folder)
     previous, entries = _state_of(folder, overwrite=overwrite)
     changed = previous is not None and _difference(previous, request) is not None
@@ -139,7 +139,11 @@ def plan_run(
         _check_collisions(items, others, output, overwrite=overwrite)
         taken = {item.output for item in items}
         kept = tuple(entry for entry in others if entry.output not in taken and _is_there(entry, folder))
-        stale = _moved(items, entries)
+        replaced = [entry for entry in others if entry.output in taken and entry.overlay is not None]
+        drawn = {item.overlay for item in items}
+        stale = _moved(items, entries) + [
+            e.overlay for e in replaced if e.overlay is not None and e.overlay not in drawn
+        ]
     finished = {entry.output for entry in entries.values() if entry.status == "done"}
     # A label map that the journal does not know is one whose run was killed in between: unfinished, not changed.
     redone = sum(i.action == "segment" and i.output in finished and (folder / i.output).exists() for i in items)
@@ -195,7 +199,7 @@ def check_output(inputs: Sequence[str], output: Path) -> None:
 
 def _fixed_part(given: str) -> Path:
     """The path of an input, up to its first wildcard."""
-    path = Path(given).expanduser()
+    path = expanded(given)
     if not path.exists() and glob.has_magic(given):
         fixed: list[str] = []
         for part in path.parts:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from ovseg_cli.errors import ImageError, OutputError, OvsegError, StoreReadOnlyError
 from ovseg_cli.files.atomic import make_folder, write_image, write_text
+from ovseg_cli.files.discovery import picture_id
 from ovseg_cli.files.images import open_image
 from ovseg_cli.files.labels import (
     BACKGROUND,
@@ -26,7 +27,7 @@ from ovseg_cli.files.labels import (
     write_labelmap,
 )
 from ovseg_cli.files.pictures import overlay as draw_overlay
-from ovseg_cli.runs.journal import Entry, Journal, picture_id, write_journal
+from ovseg_cli.runs.journal import Entry, Journal, write_journal
 from ovseg_cli.runs.manifest import Manifest, library_versions
 from ovseg_cli.runs.plan import MASK_FOLDER, Plan, PlanItem
 from ovseg_cli.store.records import RunItem, RunRecord
@@ -446,7 +447,7 @@ def _write_list(output: Path, entries: list[Entry]) -> None:
         for entry in entries
         if entry.output is not None and entry.status == "done"
     ]
-    broken = [name for name in names if len(name.splitlines()) != 1]
+    broken = [name for name in names if name.splitlines() != [name]]
     for name in broken:
         log.warning("%r is left out of %s: a name with a line break would be two there", name, LIST_NAME)
     write_text(output / LIST_NAME, "".join(f"{name}\n" for name in names if name not in broken))

@@ -96,7 +96,7 @@ class TestSegment:
             time.sleep(0.02)
         running.popen.send_signal(signal.SIGTERM)
         result = running.result()
-        assert result.exit_code == 130
+        assert result.exit_code == 143
         assert json.loads((here / "ovseg-out" / "run.json").read_text())["status"] == "interrupted"
 
 

@@ -207,11 +207,11 @@ class TestLinks:
         (folder / "in/dead.png").symlink_to("nowhere.png")
         assert sorted(keys("in")) == ["a", "sub/b"]
 
-    def test_two_folders_that_link_to_each_other(self, tree):
+    def test_two_folders_that_link_to_each_other_give_each_picture_once(self, tree):
         folder = tree("in/a/x.png", "in/b/y.png")
         (folder / "in/a/b").symlink_to("../b")
         (folder / "in/b/a").symlink_to("../a")
-        assert sorted(keys("in")) == ["a/b/y", "a/x", "b/a/x", "b/y"]
+        assert sorted(keys("in")) == ["a/b/y", "a/x"]
 
     def test_links_to_elsewhere_are_followed(self, tree):
         folder = tree("in/a.png", "elsewhere/b.png")

@@ -323,7 +323,7 @@ class TestColourLabels:
 
     def test_unknown_colour_is_named_with_its_share(self, tmp_path):
         path = self.save(tmp_path, LabelMap(("background", "cat", "dog"), (0, 1, 2), ((0, 0, 0), (1, 1, 1), (5, 6, 7))))
-        with pytest.raises(LabelError, match=r"2 colour\(s\) are not in .* \(5, 6, 7\), covers 37\.50% of the pixels"):
+        with pytest.raises(LabelError, match=r"2 colour\(s\) are not in .* \(5, 6, 7\), covers 37\.50 % of the pixels"):
             read_label(path, ANIMALS)
 
     def test_ambiguous_colour(self, tmp_path):
