@@ -220,9 +220,10 @@ def run_segmentation(
             return Loaded(segmenter, models.device)
 
         milestones = Milestones(common.out, len(plan.items), "pictures")
+        idle = plan.count("skip") == len(plan.items)
 
         def tell(step: Step) -> None:
-            if plan.count("skip") < len(plan.items):
+            if not idle:
                 milestones.reach(step.done)
             bars.update(bar, done=step.done, text=step.path.name)
 

@@ -213,7 +213,7 @@ def _mapped(ids: Ids, path: Path, side: _Side) -> Indices:
 
 
 def _labelmap_beside(folder: Path, example: Path) -> tuple[LabelMap, str]:
-    """The label map of a folder and where it lies; `example` is one of the labels, for the advice when there is none."""
+    """The label map of a folder and where it lies; `example` is one of its labels, for the advice without one."""
     path = find_labelmap(folder)
     if path is None and is_colour_label(example):
         raise LabelError(

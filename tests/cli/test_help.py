@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -107,3 +108,18 @@ def test_as_a_module_and_as_a_script_it_is_the_same(here):
     assert by_module.exit_code == 0
     assert "Usage: ovseg" in by_module.stdout
     assert script.is_file()
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "10000"), ("5", "5")])
+def test_openmp_is_told_not_to_spin_before_anything_can_load_it(given, expected):
+    code = (
+        "import os, sys\n"
+        "from ovseg_cli.cli.main import run\n"
+        "sys.argv = ['ovseg', '--version']\n"
+        "try:\n    run()\n"
+        "except SystemExit:\n    print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment |= {} if given is None else {"GOMP_SPINCOUNT": given}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines()[-1] == f"{expected} False"

@@ -91,10 +91,10 @@ class TestMethods:
 
     def test_auto_with_prototypes_has_nothing_to_say(self, cli, photos):
         cli("add-class", "cat")
-        assert cli("segment", "photos", "-c", "cat").stderr == ""
+        assert "note:" not in cli("segment", "photos", "-c", "cat").stderr
 
     def test_gem_that_was_asked_for_has_nothing_to_say(self, cli, photos):
-        assert cli("segment", "photos", "-c", "cat", "--method", "gem").stderr == ""
+        assert "note:" not in cli("segment", "photos", "-c", "cat", "--method", "gem").stderr
 
     def test_prototype_with_an_unknown_class_suggests_the_nearest(self, cli, photos, here):
         cli("add-class", "donut")

@@ -105,6 +105,31 @@ class TestOverlay:
         assert sum(text.startswith("class number") for text in drawn) == 40
         assert any(text.startswith("xxx") and text.endswith("...") for text in drawn)
 
+    def test_letters_do_not_grow_with_the_length_of_a_strip(self):
+        ids = np.ones((20, 5000), dtype=np.uint8)
+        strip = overlay(Image.new("RGB", (5000, 20)), ids, ANIMALS)
+        assert strip.width == 5000
+        assert strip.height - 20 < 60
+        ids = np.ones((1000, 1200), dtype=np.uint8)
+        assert overlay(Image.new("RGB", (1200, 1000)), ids, ANIMALS).height - 1000 > 50, "they do grow with a picture"
+
+    @pytest.mark.parametrize(("large", "specks", "listed", "rest"), [(3, 3, 6, 0), (3, 5, 3, 5), (1, 9, 1, 9)])
+    def test_specks_are_counted_when_there_are_many_classes(self, drawn, large, specks, listed, rest):
+        ids = np.zeros((300, 400), dtype=np.uint8)
+        for index in range(large + specks):
+            ids[20 * index : 20 * index + (5 if index < large else 1), :50] = index + 1
+        overlay(Image.new("RGB", (400, 300)), ids, LabelMap.from_classes([f"c{i}" for i in range(large + specks)]))
+        assert sum(text.startswith("c") for text in drawn) == listed
+        assert (f"and {rest} more" in drawn) == bool(rest)
+
+    def test_of_nothing_but_specks_the_largest_are_listed(self, drawn):
+        ids = np.zeros((300, 400), dtype=np.uint8)
+        for index in range(8):
+            ids[2 * index, : 10 + index] = index + 1
+        overlay(Image.new("RGB", (400, 300)), ids, LabelMap.from_classes([f"c{i}" for i in range(8)]))
+        assert [text for text in drawn if text.startswith("c")] == ["c7", "c6", "c5", "c4", "c3", "c2"]
+        assert drawn[-1] == "and 2 more"
+
     def test_other_size(self):
         with pytest.raises(ValueError, match="do not fit an image of 10x20"):
             overlay(Image.new("RGB", (10, 20)), np.zeros((10, 20), dtype=np.uint8), ANIMALS)
