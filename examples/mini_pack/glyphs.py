@@ -1,17 +1,17 @@
-"""Emoji glyphs as sprites: finding the font, drawing a glyph, and varying it.
+"""Emoji glyphs as sprites: drawing a glyph, and varying it.
 
-The glyphs come from Noto Color Emoji (SIL Open Font License 1.1).
+The glyphs of the vocabulary come from Noto Color Emoji (SIL Open Font License 1.1) and lie in the folder
+`noto`, so that no font need be installed. Other artwork can take their place: a font file, or a folder of PNG
+files whose names are code points, which is how emoji artwork is handed out.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import subprocess
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,17 +19,22 @@ from PIL import Image, ImageDraw, ImageFont
 
 FloatArray = npt.NDArray[np.float32]
 
-FONT_ENVIRONMENT: Final = "OVSEG_EMOJI_FONT"
-FONT_FAMILY: Final = "Noto Color Emoji"
+NOTO: Final = Path(__file__).resolve().parent / "noto"
+"""The glyphs of the vocabulary, as Noto Color Emoji holds them."""
 
-_DEBIAN_FONT: Final = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 _STRIKE: Final = 109
 """The one pixel size in which Noto Color Emoji holds its bitmaps."""
 _YIQ: Final = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
+_CODE_POINTS: Final = re.compile(r"(?:emoji_)?u?([0-9a-f]{2,6}(?:[-_][0-9a-f]{2,6})*)")
+"""File names such as `1f431`, `2708-fe0f` and `emoji_u1f431`, in lower case."""
+_EMOJI_STYLE: Final = "fe0f"
+"""The code point that asks for the coloured form; some file names have it and some leave it out."""
+
+
 class FontError(RuntimeError):
-    """The emoji font is missing, or it is not one that can be used."""
+    """The artwork of the glyphs is missing, or it cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,21 @@ class Jitter:
 
 
 @dataclass(frozen=True, slots=True)
+class Warp:
+    """How far sprites of one glyph are bent out of shape, as if seen from another side.
+
+    This is not part of `Jitter`, which says how scenes for training vary.
+
+    Attributes:
+        stretch: Standard deviation of the logarithm of the change of width over height.
+        shear: Standard deviation of the sideways lean, in widths per height.
+    """
+
+    stretch: float = 0.09
+    shear: float = 0.07
+
+
+@dataclass(frozen=True, slots=True)
 class Sprite:
     """A picture to paste: float32 `rgb` (h, w, 3) in 0..255 and float32 `alpha` (h, w) in 0..1."""
 
@@ -69,76 +89,80 @@ class Sprite:
         return int(self.alpha.shape[1])
 
 
-def find_font(path: str | Path | None = None) -> Path:
-    """Find Noto Color Emoji.
+class _Artwork(Protocol):
+    """Where glyphs come from."""
 
-    Looked up in this order: `path`, the environment variable ``OVSEG_EMOJI_FONT``, fontconfig
-    (``fc-match``), the place where Debian and Ubuntu install the font.
-
-    Args:
-        path: The font file, if the caller knows it.
-
-    Returns:
-        The path of the font file, which exists.
-
-    Raises:
-        FontError: If there is no such file, or the font is not installed.
-    """
-    for source, given in (("", path), (f"{FONT_ENVIRONMENT}=", os.environ.get(FONT_ENVIRONMENT))):
-        if given:
-            if not Path(given).is_file():
-                raise FontError(f"{source}{given} is not a file; give the path of NotoColorEmoji.ttf")
-            return Path(given)
-    found = _ask_fontconfig()
-    if found is not None:
-        return found
-    if _DEBIAN_FONT.is_file():
-        return _DEBIAN_FONT
-    raise FontError(
-        f"the font {FONT_FAMILY} is not installed; install it (Debian and Ubuntu: "
-        f"apt install fonts-noto-color-emoji) or set {FONT_ENVIRONMENT} to the path of NotoColorEmoji.ttf"
-    )
+    def draw(self, character: str) -> Image.Image | None:
+        """Return an RGBA picture of any size, or None if there is no such glyph."""
 
 
-def _ask_fontconfig() -> Path | None:
-    program = shutil.which("fc-match")
-    if program is None:
-        return None
-    answer = subprocess.run(
-        [program, "--format=%{family}\n%{file}", FONT_FAMILY],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
-    family, _, file = answer.stdout.partition("\n")
-    # fontconfig never says "not found", it offers the nearest font: only the asked family will do
-    if answer.returncode != 0 or FONT_FAMILY not in family.split(",") or not Path(file).is_file():
-        return None
-    return Path(file)
+class _Font:
+    """A font file with colour bitmaps of 109 pixels, or with scalable colour layers."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            # the basic layout engine draws the same on machines with and without libraqm
+            self._font = ImageFont.truetype(str(path), _STRIKE, layout_engine=ImageFont.Layout.BASIC)
+        except OSError as error:
+            raise FontError(
+                f"{path} cannot be used ({error}); give a font with colour bitmaps of {_STRIKE} pixels, such as "
+                "NotoColorEmoji.ttf, or a folder of PNG files named by code point"
+            ) from error
+
+    def draw(self, character: str) -> Image.Image:
+        canvas = Image.new("RGBA", (160, 160), (0, 0, 0, 0))
+        ImageDraw.Draw(canvas).text((4, 4), character, font=self._font, embedded_color=True)
+        return canvas
+
+
+class _Folder:
+    """A folder of PNG files such as `1f431.png`."""
+
+    def __init__(self, path: Path) -> None:
+        self._files: dict[str, Path] = {}
+        for file in sorted(path.glob("*.png")):
+            named = _CODE_POINTS.fullmatch(file.stem.lower())
+            if named is not None:
+                self._files[_key(re.split("[-_]", named[1]))] = file
+        if not self._files:
+            raise FontError(f"{path} holds no PNG files named by code point, such as 1f431.png for a cat")
+
+    def draw(self, character: str) -> Image.Image | None:
+        file = self._files.get(_key([f"{ord(letter):04x}" for letter in character]))
+        if file is None:
+            return None
+        try:
+            with Image.open(file) as picture:
+                return picture.convert("RGBA")
+        except OSError as error:
+            raise FontError(f"{file} cannot be read ({error}); replace it") from error
+
+
+def _key(points: list[str]) -> str:
+    return "-".join(f"{int(point, 16):x}" for point in points if point != _EMOJI_STYLE)
 
 
 class GlyphSet:
     """The glyphs of one emoji font, each drawn once at the font's own size."""
 
     def __init__(self, font: str | Path | None = None) -> None:
-        """Open the font.
+        """Open the artwork.
 
         Args:
-            font: Path of the font file; None looks it up (see `find_font`).
+            font: Path of the font file, or of a folder of PNG files named by code point (`1f431.png`; 72
+                pixels or more are best); None takes the bundled glyphs (`NOTO`).
 
         Raises:
-            FontError: If the font is missing, or holds no colour bitmaps of 109 pixels.
+            FontError: If there is no such file or folder, the font holds no colour bitmaps of 109 pixels, or the
+                folder holds no such files.
         """
-        self.path = find_font(font)
-        try:
-            # the basic layout engine draws the same on machines with and without libraqm
-            self._font = ImageFont.truetype(str(self.path), _STRIKE, layout_engine=ImageFont.Layout.BASIC)
-        except OSError as error:
+        self.path = NOTO if font is None else Path(font)
+        if not self.path.exists():
             raise FontError(
-                f"{self.path} cannot be used ({error}); the bitmap version of {FONT_FAMILY} is needed, as "
-                "in the Debian package fonts-noto-color-emoji"
-            ) from error
+                f"{self.path} does not exist; give the path of a font file such as NotoColorEmoji.ttf, or of a "
+                "folder of PNG files named by code point"
+            )
+        self._artwork: _Artwork = _Folder(self.path) if self.path.is_dir() else _Font(self.path)
         self._drawn: dict[str, Image.Image] = {}
 
     def glyph(self, character: str) -> Image.Image:
@@ -148,15 +172,25 @@ class GlyphSet:
             FontError: If the font has no colour glyph for the character.
         """
         if character not in self._drawn:
-            canvas = Image.new("RGBA", (160, 160), (0, 0, 0, 0))
-            ImageDraw.Draw(canvas).text((4, 4), character, font=self._font, embedded_color=True)
-            ink = canvas.getbbox()
-            if ink is None:
-                raise FontError(f"{self.path} has no glyph for {character!r}; install a newer {FONT_FAMILY}")
-            self._drawn[character] = canvas.crop(ink)
+            picture = self._artwork.draw(character)
+            ink = None if picture is None else picture.getbbox()
+            if picture is None or ink is None:
+                points = "-".join(f"{ord(letter):x}" for letter in character)
+                raise FontError(
+                    f"{self.path} has no glyph for {character!r} ({points}); install a newer version of the font, "
+                    "or use another"
+                )
+            self._drawn[character] = picture.crop(ink)
         return self._drawn[character]
 
-    def sprite(self, character: str, size: float, rng: np.random.Generator, jitter: Jitter | None = None) -> Sprite:
+    def sprite(
+        self,
+        character: str,
+        size: float,
+        rng: np.random.Generator,
+        jitter: Jitter | None = None,
+        warp: Warp | None = None,
+    ) -> Sprite:
         """Draw a varied sprite of a glyph.
 
         Args:
@@ -164,6 +198,7 @@ class GlyphSet:
             size: Length of the sprite's longer side in pixels.
             rng: Source of the variation.
             jitter: How strongly to vary; None means the defaults of `Jitter`.
+            warp: How strongly to bend out of shape; None means not at all, and draws nothing from `rng`.
 
         Returns:
             The sprite; its longer side is ``round(size)``, at least 4 pixels.
@@ -176,6 +211,8 @@ class GlyphSet:
         shrink = size / max(picture.size)
         if shrink < 0.5:
             picture = _resized(picture, 2 * shrink, Image.Resampling.BILINEAR)
+        if warp is not None:
+            picture = _warped(picture, warp, rng)
         angle = float(np.clip(rng.normal(0, jitter.rotation), -jitter.rotation_limit, jitter.rotation_limit))
         picture = picture.rotate(angle, Image.Resampling.BICUBIC, expand=True)
         picture = _resized(picture, size / max(picture.size), Image.Resampling.LANCZOS)
@@ -188,6 +225,26 @@ class GlyphSet:
 def _resized(picture: Image.Image, factor: float, method: Image.Resampling) -> Image.Image:
     width, height = (max(4, round(side * factor)) for side in picture.size)
     return picture.resize((width, height), method, reducing_gap=2.0)
+
+
+def _warped(picture: Image.Image, warp: Warp, rng: np.random.Generator) -> Image.Image:
+    """Change a picture's proportions and let it lean; both are limited to two standard deviations."""
+    stretch = math.exp(warp.stretch * float(np.clip(rng.normal(), -2, 2)))
+    shear = warp.shear * float(np.clip(rng.normal(), -2, 2))
+    width, height = picture.width * math.sqrt(stretch), picture.height / math.sqrt(stretch)
+    lean = abs(shear) * height
+    across, down = picture.width / width, picture.height / height
+    # the affine map goes from a place in the result to one in the source; the foot stays where it is
+    offset = -lean if shear > 0 else 0.0
+    source = (across, across * shear, across * offset, 0.0, down, 0.0)
+    result = picture.transform(
+        (max(1, round(width + lean)), max(1, round(height))),
+        Image.Transform.AFFINE,
+        source,
+        Image.Resampling.BICUBIC,
+    )
+    ink = result.getbbox()
+    return result if ink is None else result.crop(ink)
 
 
 def _hue_rotation(angle: float) -> FloatArray:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,54 @@ LabelArray = npt.NDArray[np.uint8]
 SCENE_STREAM: Final = 0
 """First word of the seed of training scenes; other renderers use other words and never repeat a scene."""
 
-_COUNT_SHARES: Final = (0.06, 0.78, 0.16)
-"""How often a scene has no, one or two objects."""
+COUNT_SHARES: Final = (0.05, 0.68, 0.15, 0.07, 0.05)
+"""How often a scene has no, one, two, three or four objects."""
+_SIZE_SHARES: Final = {1: (0.42, 0.90), 2: (0.36, 0.52), 3: (0.24, 0.42), 4: (0.24, 0.42)}
+"""Range of an object's longer side as a share of the scene's, by number of objects."""
 _UNDER_SKY: Final = frozenset({"grass", "sand", "water", "snow", "road"})
+
+
+class Extent(Protocol):
+    """Anything with a size in pixels."""
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        ...
+
+
+SpriteT = TypeVar("SpriteT", bound=Extent)
+
+
+class Stage(Protocol[SpriteT]):
+    """Where `direct` builds a scene: a picture, or notes from which one is rendered later."""
+
+    def ground(self, stuff: str, top: int, bottom: int, rng: np.random.Generator) -> None:
+        """Cover the rows from `top` to `bottom` (exclusive) with a texture drawn from `rng`."""
+        ...
+
+    def sprite(self, thing: Thing, size: float, rng: np.random.Generator) -> SpriteT:
+        """Draw an object whose longer side has about `size` pixels, varied by `rng`."""
+        ...
+
+    def paste(self, sprite: SpriteT, left: int, top: int, thing: Thing) -> None:
+        """Put the object over what is there already."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What a scene shows, without its pixels; see `Scene` for the attributes."""
+
+    captions: tuple[str, ...]
+    things: tuple[Thing, ...]
+    stuff: Stuff
+    under_sky: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +124,107 @@ def paste(canvas: FloatArray, labels: LabelArray, sprite: Sprite, left: int, top
     labels[rows, columns][alpha > 0.5] = label
 
 
+def texture_extent(size: int) -> int:
+    """Side in pixels of the textures from which grounds for scenes of side `size` are cut.
+
+    Raises:
+        ValueError: If `size` is below 16.
+    """
+    if size < 16:
+        raise ValueError(f"scenes need at least 16 pixels, got size={size!r}")
+    return round(2.5 * size)
+
+
+def direct(
+    stage: Stage[SpriteT],
+    size: int,
+    seed: int,
+    *,
+    things: Sequence[str] | None = None,
+    count: int | None = None,
+    captions: int = 3,
+) -> Story:
+    """Decide what a scene shows and build it on a stage, ground first, then object by object.
+
+    Every renderer goes through here: equal arguments give the same scene on each stage that takes the same
+    numbers from the generator it is handed.
+
+    Args:
+        stage: What the scene is built on.
+        size: Side S of the scene in pixels.
+        seed: Decides everything, together with the other arguments; not negative.
+        things: Names or aliases to draw the objects from; None means all.
+        count: Number of objects (0 to 4); None draws it (`COUNT_SHARES`).
+        captions: Number of captions.
+
+    Raises:
+        ValueError: If `count` is not in 0..4, exceeds the number of things, or a name is unknown.
+    """
+    pool = THINGS if things is None else tuple(dict.fromkeys(find_thing(name) for name in things))
+    rng = np.random.default_rng((SCENE_STREAM, seed))
+    if count is None:
+        count = min(int(rng.choice(len(COUNT_SHARES), p=COUNT_SHARES)), len(pool))
+    if not 0 <= count < len(COUNT_SHARES) or count > len(pool):
+        raise ValueError(f"a scene has 0 to 4 different objects out of {len(pool)}, got count={count!r}")
+    stuff = STUFF[int(rng.integers(len(STUFF)))]
+    under_sky = stuff.name in _UNDER_SKY and rng.random() < 0.3
+    horizon = int(rng.integers(int(0.25 * size), int(0.6 * size) + 1)) if under_sky else 0
+    stage.ground(stuff.name, horizon, size, rng)
+    if under_sky:
+        stage.ground("sky", 0, horizon, rng)
+    chosen = tuple(pool[int(i)] for i in rng.choice(len(pool), count, replace=False))
+    for thing, centre in zip(chosen, _centres(count, rng), strict=True):
+        share = rng.uniform(*_SIZE_SHARES[count])
+        sprite = stage.sprite(thing, share * size, rng)
+        left, top = _place(sprite, centre, size, rng)
+        stage.paste(sprite, left, top, thing)
+    texts = tuple(caption(chosen, stuff, under_sky, rng) for _ in range(captions))
+    return Story(captions=texts, things=chosen, stuff=stuff, under_sky=under_sky)
+
+
+def _centres(count: int, rng: np.random.Generator) -> list[tuple[float, float] | None]:
+    """Where objects stand, as shares (x, y) of the side: anywhere, side by side, or one per quarter."""
+    if count < 2:
+        return [None] * count
+    if count == 2:
+        return [(x + rng.uniform(-0.05, 0.05), 0.5 + rng.uniform(-0.22, 0.22)) for x in (0.27, 0.73)]
+    quarters = [(x, y) for x in (0.26, 0.74) for y in (0.28, 0.74)]
+    return [
+        (quarters[i][0] + rng.uniform(-0.06, 0.06), quarters[i][1] + rng.uniform(-0.06, 0.06))
+        for i in rng.permutation(len(quarters))[:count].tolist()
+    ]
+
+
+def _place(sprite: Extent, centre: tuple[float, float] | None, size: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Left and upper edge of a sprite; without a centre it stands anywhere inside."""
+    if centre is None:
+        left = rng.uniform(0, max(0, size - sprite.width))
+        top = rng.uniform(0, max(0, size - sprite.height))
+    else:
+        left = centre[0] * size - sprite.width / 2
+        top = centre[1] * size - sprite.height / 2
+    return round(left), round(top)
+
+
+class _Canvas:
+    """The stage of `World`: every part is painted at once."""
+
+    def __init__(self, size: int, glyphs: GlyphSet, bank: TextureBank, jitter: Jitter) -> None:
+        self.picture = np.empty((size, size, 3), np.float32)
+        self.labels = np.empty((size, size), np.uint8)
+        self._glyphs, self._bank, self._jitter = glyphs, bank, jitter
+
+    def ground(self, stuff: str, top: int, bottom: int, rng: np.random.Generator) -> None:
+        self.picture[top:bottom] = self._bank.cut(stuff, rng, bottom - top, len(self.picture))
+        self.labels[top:bottom] = LABEL_IDS[stuff]
+
+    def sprite(self, thing: Thing, size: float, rng: np.random.Generator) -> Sprite:
+        return self._glyphs.sprite(thing.glyph, size, rng, self._jitter)
+
+    def paste(self, sprite: Sprite, left: int, top: int, thing: Thing) -> None:
+        paste(self.picture, self.labels, sprite, left, top, LABEL_IDS[thing.name])
+
+
 class World:
     """Renders training scenes from one set of glyphs and one bank of textures."""
 
@@ -103,12 +249,10 @@ class World:
         Raises:
             ValueError: If `size` is below 16.
         """
-        if size < 16:
-            raise ValueError(f"scenes need at least 16 pixels, got size={size!r}")
         self.size = size
         self.glyphs = glyphs
         self.jitter = jitter or Jitter()
-        self.bank = TextureBank(bank_seed, variants=variants, extent=round(2.5 * size), scale=size / 64)
+        self.bank = TextureBank(bank_seed, variants=variants, extent=texture_extent(size), scale=size / 64)
 
     def scene(
         self, seed: int, *, things: Sequence[str] | None = None, count: int | None = None, captions: int = 3
@@ -118,54 +262,19 @@ class World:
         Args:
             seed: Decides everything, together with the other arguments; not negative.
             things: Names or aliases to draw the objects from; None means all.
-            count: Number of objects (0, 1 or 2); None draws it.
+            count: Number of objects (0 to 4); None draws it (`COUNT_SHARES`).
             captions: Number of captions.
 
         Raises:
-            ValueError: If `count` is not 0, 1 or 2, exceeds the number of things, or a name is unknown.
+            ValueError: If `count` is not in 0..4, exceeds the number of things, or a name is unknown.
         """
-        pool = THINGS if things is None else tuple(dict.fromkeys(find_thing(name) for name in things))
-        rng = np.random.default_rng((SCENE_STREAM, seed))
-        if count is None:
-            count = min(int(rng.choice(len(_COUNT_SHARES), p=_COUNT_SHARES)), len(pool))
-        if not 0 <= count < len(_COUNT_SHARES) or count > len(pool):
-            raise ValueError(f"a scene has 0 to 2 different objects out of {len(pool)}, got count={count!r}")
-        stuff = STUFF[int(rng.integers(len(STUFF)))]
-        under_sky = stuff.name in _UNDER_SKY and rng.random() < 0.3
-        canvas, labels = self._ground(stuff, under_sky, rng)
-        chosen = tuple(pool[int(i)] for i in rng.choice(len(pool), count, replace=False))
-        for position, thing in enumerate(chosen):
-            share = rng.uniform(0.42, 0.90) if count == 1 else rng.uniform(0.36, 0.52)
-            sprite = self.glyphs.sprite(thing.glyph, share * self.size, rng, self.jitter)
-            left, top = self._place(sprite, position if count > 1 else None, rng)
-            paste(canvas, labels, sprite, left, top, LABEL_IDS[thing.name])
+        canvas = _Canvas(self.size, self.glyphs, self.bank, self.jitter)
+        story = direct(canvas, self.size, seed, things=things, count=count, captions=captions)
         return Scene(
-            image=np.clip(canvas, 0, 255).astype(np.uint8),
-            labels=labels,
-            captions=tuple(caption(chosen, stuff, under_sky, rng) for _ in range(captions)),
-            things=chosen,
-            stuff=stuff,
-            under_sky=under_sky,
+            image=np.clip(canvas.picture, 0, 255).astype(np.uint8),
+            labels=canvas.labels,
+            captions=story.captions,
+            things=story.things,
+            stuff=story.stuff,
+            under_sky=story.under_sky,
         )
-
-    def _ground(self, stuff: Stuff, under_sky: bool, rng: np.random.Generator) -> tuple[FloatArray, LabelArray]:
-        size = self.size
-        horizon = int(rng.integers(int(0.25 * size), int(0.6 * size) + 1)) if under_sky else 0
-        canvas = np.empty((size, size, 3), np.float32)
-        canvas[horizon:] = self.bank.cut(stuff.name, rng, size - horizon, size)
-        labels = np.full((size, size), LABEL_IDS[stuff.name], np.uint8)
-        if under_sky:
-            canvas[:horizon] = self.bank.cut("sky", rng, horizon, size)
-            labels[:horizon] = LABEL_IDS["sky"]
-        return canvas, labels
-
-    def _place(self, sprite: Sprite, position: int | None, rng: np.random.Generator) -> tuple[int, int]:
-        """Left and upper edge: anywhere for a single object, side by side (position 0, 1) for two."""
-        size = self.size
-        if position is None:
-            left = rng.uniform(0, max(0, size - sprite.width))
-            top = rng.uniform(0, max(0, size - sprite.height))
-        else:
-            left = ((0.27, 0.73)[position] + rng.uniform(-0.05, 0.05)) * size - sprite.width / 2
-            top = (0.5 + rng.uniform(-0.22, 0.22)) * size - sprite.height / 2
-        return round(left), round(top)

@@ -3,6 +3,9 @@
 A picture is a stack of stuff regions (a layout) on which objects stand. Objects further down are nearer,
 hence larger, and hide what is behind them. Labels are exact, as everywhere in the pictogram world: stuff
 regions and objects both claim a pixel where their alpha is above one half.
+
+Nothing is drawn as in training: every texture is painted for its picture alone and at another scale, glyphs
+are stretched, sheared, coloured and lit differently, cut off by the border, and hidden by each other.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from examples.mini_pack.glyphs import FloatArray, GlyphSet, Jitter, Sprite
+from examples.mini_pack.glyphs import FloatArray, GlyphSet, Jitter, Sprite, Warp
 from examples.mini_pack.textures import paint
 from examples.mini_pack.vocabulary import LABEL_IDS, THING_NAMES, find_thing
 from examples.mini_pack.world import LabelArray, paste
@@ -43,8 +46,11 @@ LAYOUTS: Final[tuple[tuple[str, ...], ...]] = (
 )
 """Stuff regions from top to bottom; the lowest one is always ground that carries objects."""
 
-JITTER: Final = Jitter(rotation=4.0, rotation_limit=10.0)
-"""Objects that stand on the ground lean less than the loose glyphs of the training scenes."""
+JITTER: Final = Jitter(mirror=0.4, rotation=4.0, rotation_limit=10.0, hue=0.08, gain=0.12)
+"""Objects lean less than the loose glyphs of the training scenes, as they stand; their colours vary more."""
+
+WARP: Final = Warp()
+"""Training scenes show every glyph in its own proportions."""
 
 SMALLEST: Final = 24
 LARGEST: Final = 150
@@ -56,8 +62,10 @@ _BACKDROP: Final = frozenset({"sky", "brick wall", "water"})
 _STRAIGHT: Final = frozenset({"water", "road", "wood", "brick wall"})
 """Stuff whose upper edge is a straight line; that of the others undulates."""
 
-_LARGE: Final = frozenset({"house", "tree", "bus", "train", "elephant", "giraffe", "boat", "car"})
-_SMALL: Final = frozenset({"doughnut", "apple", "strawberry", "mushroom", "cup", "flower", "bird", "frog"})
+_LARGE: Final = frozenset({"house", "tree", "bus", "train", "elephant", "boat", "car"})
+_SMALL: Final = frozenset(
+    {"doughnut", "apple", "strawberry", "mushroom", "cup", "flower", "bird", "frog", "camera", "book"}
+)
 
 _VISIBLE: Final = 0.55
 """Least share of every object that is neither hidden by others nor cut off by the border."""
@@ -70,6 +78,23 @@ _DISTRACTOR: Final = 0.4
 """How often a picture with room for another object gets one that is no focus class."""
 _ATTEMPTS: Final = 100
 """Arrangements tried per picture; a few are enough at the usual sizes."""
+
+
+_HAZE: Final = (205.0, 218.0, 232.0)
+"""What distant objects fade into."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A run of pictures in a set.
+
+    Attributes:
+        count: Number of pictures.
+        focus: Names or aliases of the classes that they are about, four or more.
+    """
+
+    count: int
+    focus: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +121,7 @@ class _Placed:
     left: int
     top: int
     grounded: bool
+    nearness: float
 
     @property
     def bottom(self) -> int:
@@ -104,23 +130,21 @@ class _Placed:
 
 def render_set(
     glyphs: GlyphSet,
-    count: int,
+    parts: Sequence[Part],
     seed: int,
     *,
-    focus: Sequence[str],
     width: int = 256,
     height: int = 192,
 ) -> Iterator[Picture]:
     """Render a set of pictures.
 
-    The focus classes appear about equally often; one picture in ten has none of them, and others of the
-    vocabulary stand among them as distractors.
+    The focus classes of a part appear about equally often in it; one picture in ten has none of them, and
+    others of the vocabulary stand among them as distractors.
 
     Args:
         glyphs: Where the objects come from.
-        count: Number of pictures.
+        parts: How many pictures of which classes, in order.
         seed: Decides the whole set, together with the other arguments; not negative.
-        focus: Names or aliases of the classes that the set is about.
         width: Width of the pictures in pixels.
         height: Height of the pictures in pixels.
 
@@ -131,22 +155,29 @@ def render_set(
         ValueError: If a name is unknown, there are fewer than four focus classes, or a picture is
             smaller than 128x96.
     """
-    names = tuple(dict.fromkeys(find_thing(word).name for word in focus))
-    if len(names) < max(_FOCUS_COUNTS):
-        raise ValueError(f"a set needs at least {max(_FOCUS_COUNTS)} different classes, got {list(names)}")
+    classes = [_names_of(part) for part in parts]
     if width < 128 or height < 96:
         raise ValueError(f"pictures need at least 128x96 pixels, got {width}x{height}")
     # numpy pads short seeds with zeros: (stream, 0, seed) must not be the seed of a picture
     planner = np.random.default_rng((PICTURE_STREAM, 0, seed))
     layouts: list[tuple[str, ...]] = []
-    for index, things in enumerate(_cast(count, names, planner)):
+    casts = [things for part, names in zip(parts, classes, strict=True) for things in _cast(part.count, names, planner)]
+    for index, things in enumerate(casts):
         layout = _next_layout(layouts, things, planner)
         rng = np.random.default_rng((PICTURE_STREAM, index + 1, seed))
         yield compose(glyphs, things, layout, rng, width=width, height=height)
 
 
+def _names_of(part: Part) -> tuple[str, ...]:
+    """Canonical names of a part's focus classes."""
+    names = tuple(dict.fromkeys(find_thing(word).name for word in part.focus))
+    if len(names) < max(_FOCUS_COUNTS):
+        raise ValueError(f"a set needs at least {max(_FOCUS_COUNTS)} different classes, got {list(names)}")
+    return names
+
+
 def _cast(count: int, focus: tuple[str, ...], rng: np.random.Generator) -> list[tuple[str, ...]]:
-    """Decide which objects each picture of a set gets."""
+    """Decide which objects each picture of a part gets."""
     others = [name for name in THING_NAMES if name not in focus]
     lonely = set(rng.choice(count, round(_LONELY * count), replace=False).tolist()) if count else set()
     deck: list[str] = []
@@ -221,13 +252,13 @@ def compose(
     else:
         raise RuntimeError(f"found no place for {len(things)} objects in {width}x{height} pixels")
     canvas, labels = _ground(layout, edges, width, rng)
+    light = float(rng.uniform(-1, 1))
     for item in placed:
         if item.grounded:
-            _cast_shadow(canvas, item)
-        paste(canvas, labels, item.sprite, item.left, item.top, LABEL_IDS[item.name])
-    _light(canvas, rng)
+            _cast_shadow(canvas, item, light)
+        paste(canvas, labels, _lit(item, light), item.left, item.top, LABEL_IDS[item.name])
     return Picture(
-        image=np.clip(canvas, 0, 255).round().astype(np.uint8),
+        image=_photograph(canvas, light, rng),
         labels=labels,
         things=tuple(item.name for item in placed),
         layout=layout,
@@ -287,15 +318,17 @@ def _place(
     start, end = edges[region], edges[region + 1]
     grounded = layout[region] not in _BACKDROP
     if layout[region] == "sky":
-        bottom = rng.uniform(0.8, 1.1) * end
-        size = rng.uniform(36, 64)
+        bottom = rng.uniform(0.7, 1.1) * end
+        size = rng.uniform(28, 72)
+        depth = (size - 28) / 44
     else:
-        bottom = rng.uniform(start + 0.3 * (end - start), end - 0.01 * height if region + 2 == len(edges) else end)
-        depth = (bottom - edges[1]) / (height - edges[1])
-        size = (40 + 56 * depth) * rng.uniform(0.75, 1.25)
+        # what stands in front may be cut off by the lower border
+        bottom = rng.uniform(start + 0.2 * (end - start), 1.06 * height if region + 2 == len(edges) else end)
+        depth = min(1.0, (bottom - edges[1]) / (height - edges[1]))
+        size = (26 + 72 * depth) * rng.uniform(0.7, 1.3)
         size *= 1.3 if name in _LARGE else 0.85 if name in _SMALL else 1.0
     size = float(np.clip(size * unit, SMALLEST, LARGEST))
-    sprite = glyphs.sprite(find_thing(name).glyph, size, rng, JITTER)
+    sprite = glyphs.sprite(find_thing(name).glyph, size, rng, JITTER, WARP)
     centre = rng.uniform(0.06, 0.94) * width
     return _Placed(
         name=name,
@@ -303,6 +336,7 @@ def _place(
         left=round(centre - sprite.width / 2),
         top=round(bottom - sprite.height),
         grounded=grounded,
+        nearness=depth,
     )
 
 
@@ -331,20 +365,47 @@ def _all_visible(placed: Sequence[_Placed], width: int, height: int) -> bool:
     )
 
 
-def _cast_shadow(canvas: FloatArray, item: _Placed) -> None:
-    """Darken the ground softly where an object touches it, in place."""
+def _cast_shadow(canvas: FloatArray, item: _Placed, light: float) -> None:
+    """Darken the ground softly where an object touches it and on the side away from the light, in place."""
     height, width = canvas.shape[:2]
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    across = (x - (item.left + item.sprite.width / 2)) / (0.46 * item.sprite.width)
-    along = (y - (item.bottom - 0.03 * item.sprite.height)) / (0.07 * item.sprite.height + 1)
+    contact = item.bottom - 0.03 * item.sprite.height
+    centre = item.left + (0.5 - 0.14 * light) * item.sprite.width
+    across = (x - centre) / ((0.46 + 0.10 * abs(light)) * item.sprite.width)
+    along = (y - contact) / (0.07 * item.sprite.height + 1)
     spot = (across**2 + along**2 < 1).astype(np.float32)
     shadow = gaussian_filter(spot, (0.02 * item.sprite.height + 0.5, 0.05 * item.sprite.width + 0.5))
-    canvas *= 1 - 0.4 * shadow[..., None]
+    canvas *= 1 - 0.42 * shadow[..., None]
 
 
-def _light(canvas: FloatArray, rng: np.random.Generator) -> None:
-    """Give the whole picture a slight tint and a light that falls off to one side, in place."""
-    width = canvas.shape[1]
-    tint = 1 + rng.uniform(-0.03, 0.03, 3)
-    side = rng.uniform(-0.05, 0.05)
-    canvas *= (tint * (1 + np.linspace(-side, side, width)[:, None])).astype(np.float32)
+def _lit(item: _Placed, light: float) -> Sprite:
+    """Light an object from one side and above, and let distance take its contrast.
+
+    Args:
+        item: The object.
+        light: Where the light comes from, -1 (left) to 1 (right).
+
+    Returns:
+        Its sprite, shaded; the outline stays.
+    """
+    sprite = item.sprite
+    across = np.linspace(-1, 1, sprite.width, dtype=np.float32)[None, :]
+    down = np.linspace(-1, 1, sprite.height, dtype=np.float32)[:, None]
+    shade = 1 + np.float32(0.14 * light) * across - np.float32(0.08) * down
+    haze = np.float32(0.22 * (1 - item.nearness))
+    rgb = sprite.rgb * shade[..., None] * (1 - haze) + haze * np.asarray(_HAZE, dtype=np.float32)
+    return Sprite(rgb=np.clip(rgb, 0, 255), alpha=sprite.alpha)
+
+
+def _photograph(canvas: FloatArray, light: float, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Do to the whole picture what a camera does: exposure, tint, vignette, a little blur and grain."""
+    height, width = canvas.shape[:2]
+    across = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    down = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    brightness = rng.uniform(0.84, 1.1) * (1 + 0.07 * light * across)
+    brightness = brightness * (1 - rng.uniform(0.02, 0.12) * (across**2 + down**2))
+    tint = 1 + rng.uniform(-0.05, 0.05, 3)
+    blur = rng.uniform(0.2, 0.6)
+    picture = gaussian_filter(canvas, (blur, blur, 0)) * brightness[..., None] * tint
+    picture += rng.uniform(0.5, 1.8) * rng.standard_normal((height, width, 1))
+    return np.clip(picture, 0, 255).round().astype(np.uint8)

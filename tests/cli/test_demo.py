@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ovseg_cli.cli.demo import DEMO_CLASSES, bundled_pictures
+from ovseg_cli.cli.demo import DEMO_CLASSES, DEMO_PICTURES, bundled_pictures
 from ovseg_cli.errors import NoInputError
 from ovseg_cli.files.labels import write_label, write_labelmap
 from ovseg_cli.runs.segment import labelmap_of
@@ -18,6 +18,10 @@ def pictures(here):
     paint(here / "mine" / "images" / "x.png", 1, 2)
     write_label(here / "mine" / "labels" / "x.png", np.repeat([[1] * 8 + [2] * 8], 8, axis=0), labels)
     return here / "mine" / "images"
+
+
+def test_the_bundled_pictures_are_more_than_the_demo_takes():
+    assert len(list(bundled_pictures().iterdir())) > DEMO_PICTURES == 20
 
 
 def test_the_demo_shows_at_least_six_classes():
@@ -71,6 +75,42 @@ def test_without_them_it_says_what_to_do(cli, here, monkeypatch):
     assert result.exit_code == 2
     assert "--images" in result.error
     assert not (here / "ovseg-demo").exists()
+
+
+def bundle(here, monkeypatch, count):
+    """A folder of `count` small pictures in the place of the bundled ones."""
+    folder = here / "bundle"
+    labels = labelmap_of(DEMO_CLASSES)
+    write_labelmap(folder / "labels" / "labelmap.txt", labels)
+    for index in range(count):
+        paint(folder / "images" / f"scene_{index:03d}.png", 1, 2)
+        write_label(folder / "labels" / f"scene_{index:03d}.png", np.repeat([[1] * 8 + [2] * 8], 8, axis=0), labels)
+    monkeypatch.setattr("ovseg_cli.cli.demo._BUNDLED", folder)
+    return folder
+
+
+def test_of_many_bundled_pictures_the_first_are_taken(cli, here, monkeypatch):
+    monkeypatch.setattr("ovseg_cli.cli.demo.DEMO_PICTURES", 2)
+    folder = bundle(here, monkeypatch, 5)
+    result = cli("demo")
+    assert result.exit_code == 0, result.stderr
+    assert "Segmenting the first 2 of the 5 pictures in " in result.stdout
+    made = sorted(path.stem for path in (here / "ovseg-demo" / "ovseg-out" / "overlay").iterdir())
+    assert made == ["scene_000", "scene_001"]
+    assert "mIoU 1.000" in result.stdout
+    assert "no prediction" not in result.stdout + result.stderr
+    data = cli("demo", "--json").data
+    assert data["report"]["missing"] == ["scene_002", "scene_003", "scene_004"]
+    everything = cli("demo", "--images", folder / "images", "--dir", "all", "--json").data
+    assert everything["run"]["done"] == 5
+
+
+def test_of_few_bundled_pictures_all_are_taken(cli, here, monkeypatch):
+    bundle(here, monkeypatch, 2)
+    result = cli("demo")
+    assert result.exit_code == 0, result.stderr
+    assert "the first" not in result.stdout
+    assert "mIoU 1.000" in result.stdout
 
 
 def test_without_labels_nothing_is_scored(cli, here):

@@ -4,68 +4,108 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from examples.mini_pack import glyphs as module
-from examples.mini_pack.glyphs import FontError, GlyphSet, Jitter, find_font
+from examples.mini_pack.glyphs import FontError, GlyphSet, Jitter, Warp
 from examples.mini_pack.vocabulary import THINGS
 
+SYSTEM_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 STILL = Jitter(mirror=0, rotation=0, hue=0, gain=0)
 
 
-def test_the_given_path_wins_over_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = tmp_path / "a.ttf", tmp_path / "b.ttf"
-    ours.touch()
-    theirs.touch()
-    monkeypatch.setenv(module.FONT_ENVIRONMENT, str(theirs))
-    assert find_font(ours) == ours
-    assert find_font() == theirs
+def test_a_wrong_path_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FontError, match=r"nowhere\.ttf does not exist"):
+        GlyphSet(tmp_path / "nowhere.ttf")
 
 
-def test_a_wrong_path_is_told_with_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FontError, match=r"nowhere\.ttf is not a file"):
-        find_font(tmp_path / "nowhere.ttf")
-    monkeypatch.setenv(module.FONT_ENVIRONMENT, str(tmp_path / "gone.ttf"))
-    with pytest.raises(FontError, match=r"OVSEG_EMOJI_FONT=.*gone\.ttf is not a file"):
-        find_font()
-
-
-def without_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(module.FONT_ENVIRONMENT, raising=False)
-    monkeypatch.setattr(module, "_DEBIAN_FONT", tmp_path / "absent.ttf")
-
-
-def test_a_missing_font_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_font(tmp_path, monkeypatch)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FontError, match="fonts-noto-color-emoji"):
-        find_font()
-
-
-@pytest.mark.parametrize(
-    ("family", "found"),
-    [("DejaVu Sans", False), ("Noto Color Emoji", True), ("Noto Color Emoji,Emoji", True)],
-)
-def test_the_substitute_that_fontconfig_offers_is_not_taken(
-    family: str, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_font(tmp_path, monkeypatch)
-    font = tmp_path / "some font.ttf"
-    font.touch()
-    program = tmp_path / "fc-match"
-    program.write_text(f"#!/bin/sh\nprintf '%s\\n%s' '{family}' '{font}'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    if found:
-        assert find_font() == font
-    else:
-        with pytest.raises(FontError, match="not installed"):
-            find_font()
+def test_the_bundled_glyphs_are_those_of_the_font(glyphs: GlyphSet) -> None:
+    if not SYSTEM_FONT.is_file():
+        pytest.skip(f"needs Noto Color Emoji as {SYSTEM_FONT}")
+    font = GlyphSet(SYSTEM_FONT)
+    for thing in THINGS:
+        np.testing.assert_array_equal(np.asarray(glyphs.glyph(thing.glyph)), np.asarray(font.glyph(thing.glyph)))
 
 
 def test_a_file_that_is_no_font_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.ttf").write_bytes(b"no font")
     with pytest.raises(FontError, match=r"bad\.ttf cannot be used"):
         GlyphSet(tmp_path / "bad.ttf")
+
+
+def write_png(path: Path, colour: tuple[int, int, int, int], mode: str = "RGBA") -> None:
+    picture = Image.new("RGBA", (72, 72), (0, 0, 0, 0))
+    picture.paste(colour, (10, 20, 50, 70))
+    picture.convert(mode).save(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "character"),
+    [
+        ("1f431.png", "🐱"),
+        ("1F431.png", "🐱"),
+        ("emoji_u1f431.png", "🐱"),
+        ("2708.png", "✈"),
+        ("2708-fe0f.png", "✈"),
+        ("2708.png", "✈\ufe0f"),
+        ("1f1e9_1f1ea.png", "🇩🇪"),
+    ],
+)
+def test_a_folder_of_pictures_named_by_code_point_is_a_font(tmp_path: Path, name: str, character: str) -> None:
+    write_png(tmp_path / name, (200, 30, 60, 255))
+    write_png(tmp_path / "readme-picture.png", (0, 255, 0, 255))
+    glyph = GlyphSet(tmp_path).glyph(character)
+    assert glyph.size == (40, 50)
+    assert glyph.getpixel((0, 0)) == (200, 30, 60, 255)
+
+
+def test_palette_pictures_keep_their_transparency(tmp_path: Path) -> None:
+    write_png(tmp_path / "1f431.png", (200, 30, 60, 255), mode="P")
+    sprite = GlyphSet(tmp_path).sprite("🐱", 50, np.random.default_rng(0), STILL)
+    assert (sprite.height, sprite.width) == (50, 40)
+
+
+def test_what_a_folder_lacks_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FontError, match=r"no PNG files named by code point"):
+        GlyphSet(tmp_path)
+    write_png(tmp_path / "1f431.png", (200, 30, 60, 255))
+    (tmp_path / "1f436.png").write_bytes(b"no picture")
+    folder = GlyphSet(tmp_path)
+    with pytest.raises(FontError, match=r"no glyph for .* \(1f984\)"):
+        folder.glyph("🦄")
+    with pytest.raises(FontError, match=r"1f436\.png cannot be read"):
+        folder.glyph("🐶")
+
+
+def test_a_warp_draws_nothing_unless_it_is_asked_for(glyphs: GlyphSet) -> None:
+    plain, without = np.random.default_rng(3), np.random.default_rng(3)
+    np.testing.assert_array_equal(
+        glyphs.sprite("🚗", 50, plain).rgb, glyphs.sprite("🚗", 50, without, Jitter(), None).rgb
+    )
+    assert plain.random() == without.random()
+
+
+def proportions(glyphs: GlyphSet, warp: Warp) -> list[float]:
+    sprites = [glyphs.sprite("⚽", 100, np.random.default_rng(seed), STILL, warp) for seed in range(30)]
+    assert all(max(sprite.width, sprite.height) == 100 for sprite in sprites)
+    return [sprite.width / sprite.height for sprite in sprites]
+
+
+def test_a_warp_changes_the_proportions_by_what_it_says(glyphs: GlyphSet) -> None:
+    np.testing.assert_allclose(proportions(glyphs, Warp(stretch=0, shear=0)), 1, atol=0.03)
+    logs = np.log(proportions(glyphs, Warp(stretch=0.2, shear=0)))
+    assert np.abs(logs).max() <= 0.4 + 0.03
+    assert 0.1 < logs.std() < 0.3
+
+
+def test_a_warp_leans_to_either_side_about_the_foot(glyphs: GlyphSet) -> None:
+    lean = []
+    for seed in range(30):
+        alpha = glyphs.sprite("🚗", 100, np.random.default_rng(seed), STILL, Warp(stretch=0, shear=0.3)).alpha > 0.5
+        rows = np.nonzero(alpha.any(1))[0]
+        top, foot = (np.nonzero(alpha[row])[0].mean() for row in (rows[0] + 4, rows[-1] - 4))
+        lean.append(top - foot)
+    assert min(lean) < -8
+    assert max(lean) > 8
 
 
 def test_the_font_has_a_coloured_glyph_for_every_thing(glyphs: GlyphSet) -> None:

@@ -8,13 +8,13 @@ from examples.mini_pack import vocabulary as v
 def test_every_word_means_one_thing() -> None:
     words = [word for thing in v.THINGS for word in (thing.name, *thing.aliases)] + list(v.STUFF_NAMES)
     assert len(words) == len(set(words))
-    assert len({thing.glyph for thing in v.THINGS}) == len(v.THINGS) == 36
+    assert len({thing.glyph for thing in v.THINGS}) == len(v.THINGS) == 44
     assert len(v.STUFF) == 8
 
 
 def test_label_ids_start_at_background_and_have_no_gap() -> None:
     assert v.LABEL_NAMES[0] == "background"
-    assert [v.LABEL_IDS[name] for name in v.LABEL_NAMES] == list(range(45))
+    assert [v.LABEL_IDS[name] for name in v.LABEL_NAMES] == list(range(53))
 
 
 @pytest.mark.parametrize("word", ["doughnut", "donut", "chocolate glazed donut"])
