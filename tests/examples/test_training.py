@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from examples.mini_pack.training import Average, Clock, Schedule, Stopped, train
+
+SCHEDULE = Schedule(steps=60, batch=4, lr=0.01, warmup=5, decay=0.5, ema=0.9, seed=3)
+
+
+class StopAfter(Clock):
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._left = steps
+
+    @property
+    def spent(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+
+def fit(folder: Path, clock: Clock, schedule: Schedule = SCHEDULE) -> nn.Linear:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        x = torch.randn(schedule.batch, 3, generator=generator)
+        error = (model(x)[:, 0] - x.sum(1)).square().mean()
+        return error, {"loss": float(error.detach())}
+
+    train("line", folder, {"model": model}, schedule, loss, clock)
+    return model
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_zero() -> None:
+    schedule = Schedule(steps=100, batch=1, lr=2.0, warmup=10, decay=0.5)
+    assert schedule.lr_at(0) == pytest.approx(0.2)
+    assert schedule.lr_at(9) == schedule.lr_at(50) == pytest.approx(2.0)
+    assert schedule.lr_at(75) == pytest.approx(1.0)
+    assert schedule.lr_at(99) < 0.01
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    model = fit(tmp_path, Clock(), Schedule(steps=600, batch=16, lr=0.05, ema=0.9))
+    assert torch.allclose(model.weight, torch.ones(1, 3), atol=0.02)
+
+
+def test_a_stopped_training_ends_like_one_that_was_not_stopped(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    through = fit(tmp_path / "a", Clock())
+    for steps in (7, 30):
+        with pytest.raises(Stopped, match="goes on"):
+            fit(tmp_path / "b", StopAfter(steps))
+    resumed = fit(tmp_path / "b", Clock())
+    assert torch.equal(through.weight, resumed.weight)
+    assert torch.equal(through.bias, resumed.bias)
+
+
+def test_no_minutes_means_no_step_but_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(Stopped, match="step 0 of 60"):
+        fit(tmp_path, Clock(minutes=0))
+    assert (tmp_path / "line.pt").is_file()
+
+
+def test_the_log_has_each_line_once_after_an_abrupt_end(tmp_path: Path) -> None:
+    schedule = Schedule(steps=200, batch=4, lr=0.01, ema=0.9)
+    with pytest.raises(Stopped):
+        fit(tmp_path, StopAfter(60), schedule)
+    checkpoint = (tmp_path / "line.pt").read_bytes()
+    with pytest.raises(Stopped):
+        fit(tmp_path, StopAfter(90), schedule)
+    (tmp_path / "line.pt").write_bytes(checkpoint)  # as if the process had died before its next checkpoint
+    fit(tmp_path, Clock(), schedule)
+    with (tmp_path / "line.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [50, 100, 150, 200]
+    assert [int(row["samples"]) for row in rows] == [200, 400, 600, 800]
+    assert all(math.isfinite(float(row["loss"])) for row in rows)
+
+
+def test_the_average_follows_its_formula() -> None:
+    parameter = nn.Parameter(torch.tensor([1.0]))
+    average = Average([parameter], decay=0.5)
+    expected = 1.0
+    for step in range(12):
+        with torch.no_grad():
+            parameter.add_(1.0)
+        average.update(step)
+        decay = min(0.5, (step + 1) / (step + 10))
+        expected = decay * expected + (1 - decay) * float(parameter.detach())
+    assert float(average.values[0]) == pytest.approx(expected)
+    average.copy_to_model()
+    assert float(parameter.detach()) == pytest.approx(expected)
+
+
+def test_matrices_decay_and_biases_do_not(tmp_path: Path) -> None:
+    model = nn.Linear(2, 1)
+    nn.init.ones_(model.weight)
+    nn.init.ones_(model.bias)
+    schedule = Schedule(steps=10, batch=1, lr=0.1, warmup=0, decay=0.0, weight_decay=0.5, ema=0)
+
+    def nothing(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        return 0 * (model.weight.sum() + model.bias.sum()), {}
+
+    train("idle", tmp_path, {"model": model}, schedule, nothing, Clock())
+    assert torch.allclose(model.weight, torch.full((1, 2), 0.95**10), atol=1e-5)
+    assert torch.equal(model.bias, torch.ones(1))
