@@ -257,7 +257,7 @@ class DiffusionBackbone:
                 on_step(step + 1)
             return tensors
 
-        with self._tap_cross_attention(attribution.add):
+        with self.tap_cross_attention(attribution.add):
             output = self.pipeline(
                 [prompt] * len(seeds),
                 negative_prompt=[negative_prompt] * len(seeds),
@@ -274,8 +274,11 @@ class DiffusionBackbone:
         return Generated(images.permute(0, 2, 3, 1).cpu(), attribution.mean().cpu())
 
     @contextmanager
-    def _tap_cross_attention(self, sink: Callable[[Tensor, Tensor, int, float], None]) -> Iterator[None]:
-        """Give `sink` the queries, keys, heads and scale of every cross-attention layer, at every forward pass."""
+    def tap_cross_attention(self, sink: Callable[[Tensor, Tensor, int, float], None]) -> Iterator[None]:
+        """Give `sink` the queries, keys, heads and scale of every cross-attention layer, at every forward pass.
+
+        `RunningAttribution.add` is such a sink; it serves any forward pass of the UNet, not only generation.
+        """
         handles: list[Any] = []
         try:
             for name, module in self.unet.named_modules():
