@@ -81,6 +81,7 @@ def segment(
     method: str = "auto",
     background: bool = True,
     threshold: float | None = None,
+    prefilter: bool | None = None,
     device: str = "auto",
 ) -> Segmentation:
     """Segment one image. For many images with the same classes make one `Segmenter` instead.
@@ -96,6 +97,8 @@ def segment(
         method: "auto", "prototype" or "gem".
         background: Whether pixels may belong to none of the classes.
         threshold: A class whose score is below this gives way to the background.
+        prefilter: With prototypes: whether CLIP first rules out classes that the picture does not show (default: the
+            profile's).
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
     Returns:
@@ -103,7 +106,8 @@ def segment(
 
     Raises:
         UnknownClassError: "prototype" was asked for, and a class has no prototypes.
-        UsageError: No class was named and the store is empty, or a class was named twice.
+        UsageError: No class was named and the store is empty, a class was named twice, or the pre-filter was asked for
+            and prototypes are not what segments.
         ClassNameError: A name that no class can have.
         ValueError: An array that is not an RGB picture of 8 bits per channel.
     """
@@ -123,6 +127,7 @@ def segment(
         method=method,
         background=background,
         threshold=threshold,
+        prefilter=prefilter,
     )
     return segmenter.segment(to_rgb(image) if isinstance(image, Image.Image) else image)
 

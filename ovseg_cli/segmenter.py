@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,13 +14,14 @@ import numpy.typing as npt
 
 from ovseg_cli.errors import UnknownClassError, UsageError
 from ovseg_cli.profiles import Profile
-from ovseg_cli.profiles.specs import digest_of
+from ovseg_cli.profiles.specs import InferenceSpec, PrefilterSpec, digest_of
 from ovseg_cli.store.names import class_key
 
 if TYPE_CHECKING:
     import torch
 
     from ovseg_cli.labeling.windows import Crop
+    from ovseg_cli.methods.prefilter import ClassPrefilter
     from ovseg_cli.models import Models
     from ovseg_cli.store.store import Store
 
@@ -54,6 +57,8 @@ class Segmentation:
         method: "prototype" or "gem".
         shares: Share of the pixels per class that is present, "background" included.
         mean_scores: Mean winning score over the pixels of each of those (cosine for prototypes, probability for GEM).
+        kept: The classes that the pre-filter let take part, each with its cosine to the picture (None for stuff, which
+            is not filtered); None without a pre-filter.
     """
 
     ids: npt.NDArray[np.uint16]
@@ -61,6 +66,7 @@ class Segmentation:
     method: str
     shares: dict[str, float]
     mean_scores: dict[str, float]
+    kept: dict[str, float | None] | None = None
 
     def mask(self, name: str) -> npt.NDArray[np.bool_]:
         """Pixels of one class (its name in any case), bool (H, W).
@@ -109,6 +115,33 @@ def _unknown_message(name: str, known: Sequence[str]) -> str:
     return f'The store has no class {name!r}.{hint} Add it with: ovseg add-class "{name}" (or use --method auto).'
 
 
+def resolve_prefilter(profile: Profile, choice: MethodChoice, prefilter: bool | None = None) -> PrefilterSpec | None:
+    """How classes are filtered before prototypes compete, None for not at all; loads no model.
+
+    Args:
+        profile: Says how, and whether when nobody says.
+        choice: The method; GEM compares all words at once and knows no filter.
+        prefilter: What the user asked for; None for the profile's default.
+
+    Raises:
+        UsageError: The filter was asked for, and the method or the profile has none.
+    """
+    spec = profile.prefilter
+    if not prefilter:
+        wanted = prefilter is None and choice.method == "prototype" and spec is not None and spec.default
+        return spec if wanted else None
+    if choice.method != "prototype":
+        if choice.asked == "gem":
+            raise UsageError("--prefilter works on prototypes, not with GEM. Leave it out, or use --method prototype.")
+        raise UsageError(
+            f"--prefilter works on prototypes, and there are {choice.reason}. "
+            "Make them with ovseg add-class, or leave out --prefilter."
+        )
+    if spec is None:
+        raise UsageError(f"The profile {profile.name!r} has no pre-filter. Leave out --prefilter.")
+    return spec
+
+
 class Segmenter:
     """Segments images for one list of classes.
 
@@ -119,10 +152,11 @@ class Segmenter:
         method: "auto", "prototype", "gem", or an already resolved choice.
         background: Whether pixels may belong to none of the classes.
         threshold: A class whose score is below this gives way to the background.
+        prefilter: Whether CLIP first rules out classes that the picture does not show (default: the profile's).
 
     Raises:
         UnknownClassError: See `resolve_method`.
-        UsageError: A threshold without a background.
+        UsageError: A threshold without a background, or see `resolve_prefilter`.
     """
 
     def __init__(
@@ -134,6 +168,7 @@ class Segmenter:
         method: MethodChoice | str = "auto",
         background: bool = True,
         threshold: float | None = None,
+        prefilter: bool | None = None,
     ) -> None:
         choice = resolve_method(store, classes, method) if isinstance(method, str) else method
         check_threshold(threshold, background=background)
@@ -142,13 +177,16 @@ class Segmenter:
         self.names = tuple(classes)
         self.background = background
         self.threshold = threshold
-        self.settings = self.plan_settings(store, models.profile, classes, choice, background, threshold)
+        self.settings = self.plan_settings(store, models.profile, classes, choice, background, threshold, prefilter)
         self.digest = digest_of(self.settings)
-        self._scorers = (
-            _prototype_scorers(models, store, self.names, background=background)
-            if choice.method == "prototype"
-            else [_GemScorer(models, self.names, background=background)]
-        )
+        self._scorers: Sequence[_PrototypeScorer | _GemScorer]
+        self._prototypes: list[_PrototypeScorer] = []
+        if choice.method == "prototype":
+            self._scorers = self._prototypes = _prototype_scorers(models, store, self.names, background=background)
+        else:
+            self._scorers = [_GemScorer(models, self.names, background=background)]
+        spec = resolve_prefilter(models.profile, choice, prefilter)
+        self._prefilter = None if spec is None else _class_prefilter(models, store, self.names, spec)
 
     @property
     def method(self) -> str:
@@ -163,21 +201,33 @@ class Segmenter:
         choice: MethodChoice,
         background: bool,
         threshold: float | None,
+        prefilter: bool | None = None,
     ) -> dict[str, Any]:
         """Everything that changes the answer, as JSON-able values; loads no model."""
         record = profile.record()
+        spec = resolve_prefilter(profile, choice, prefilter)
         settings: dict[str, Any] = {
             "answer_version": ANSWER_VERSION,
             "method": choice.method,
             "classes": list(classes),
             "background": background,
             "threshold": threshold,
-            "inference": record["inference"],
+            "inference": json.loads(json.dumps(asdict(inference_for(profile, choice.method)))),
         }
         if choice.method == "prototype":
             infos = [store.get_class(name) for name in classes]
             settings["extractors"] = {e.name: e.digest for e in profile.extractors}
             settings["prototypes"] = [[info.name, info.generation] for info in infos]
+            if spec is not None:  # absent, not None, so that answers without it keep the digest that they had
+                weights = profile.clip.weights
+                settings["prefilter"] = {
+                    **spec.record(),
+                    "model": weights.model_id,
+                    "revision": weights.revision,
+                    "mean": list(profile.clip.mean),
+                    "std": list(profile.clip.std),
+                    "stuff": [info.name for info in infos if info.kind == "stuff"],
+                }
         else:
             settings["clip"] = record["clip"]
         return settings
@@ -191,9 +241,10 @@ class Segmenter:
         choice: MethodChoice,
         background: bool,
         threshold: float | None,
+        prefilter: bool | None = None,
     ) -> str:
         """`digest` of the segmenter that these arguments would make; loads no model."""
-        return digest_of(cls.plan_settings(store, profile, classes, choice, background, threshold))
+        return digest_of(cls.plan_settings(store, profile, classes, choice, background, threshold, prefilter))
 
     def segment(self, image: Any) -> Segmentation:
         """Segment one image.
@@ -214,42 +265,55 @@ class Segmenter:
 
         with torch.inference_mode():
             picture = to_tensor(image, self.models.device)
-            scores = self._scores(picture)
+            kept = None if self._prefilter is None else self._prefilter(picture)
+            scorers = self._scorers if kept is None else [s.only(kept.classes) for s in self._prototypes]
+            scores = self._scores(picture, scorers)
             size = (int(picture.shape[2]), int(picture.shape[3]))
             decision = decide(scores, size, background=self.background, threshold=self.threshold)
-        labels = ("background", *self.names)
+        competing = self.names if kept is None else tuple(self.names[place] for place in kept.classes)
+        labels = ("background", *competing)
         present = [i for i in range(len(labels)) if decision.shares[i] > 0]
+        ids = decision.ids
+        if kept is not None:  # from places among the kept classes to places among all
+            ids = np.array([0, *(place + 1 for place in kept.classes)], dtype=np.uint16)[ids]
         return Segmentation(
-            ids=decision.ids,
+            ids=ids,
             names=self.names,
             method=self.method,
             shares={labels[i]: float(decision.shares[i]) for i in present},
             mean_scores={labels[i]: float(decision.mean_scores[i]) for i in present},
+            kept=None if kept is None else dict(zip(competing, kept.scores, strict=True)),
         )
 
-    def _scores(self, picture: torch.Tensor) -> torch.Tensor:
-        """Scores fused over crops and scorers, float32 (C + 1, h, w) at the profile's working size."""
+    def _scores(self, picture: torch.Tensor, scorers: Sequence[_PrototypeScorer | _GemScorer]) -> torch.Tensor:
+        """Scores fused over crops and scorers, float32 (channels, h, w) at the profile's working size."""
         import torch
 
         from ovseg_cli.backbones.pixels import resize
         from ovseg_cli.labeling.windows import ScoreCanvas, all_crops, short_side_size
 
-        inference = self.models.profile.inference
+        inference = inference_for(self.models.profile, self.method)
         height, width = short_side_size(picture.shape[2], picture.shape[3], inference.short_side)
         picture = resize(picture, (height, width))
         crops = all_crops(height, width, inference.windows, whole_image=inference.whole_image)
-        canvas = ScoreCanvas(self._scorers[0].channels, height, width, picture.device)
-        for group in _batches(crops, crops_at_once(max(scorer.input_size for scorer in self._scorers))):
+        canvas = ScoreCanvas(scorers[0].channels, height, width, picture.device)
+        for group in _batches(crops, crops_at_once(max(scorer.input_size for scorer in scorers))):
             images = torch.cat([crop.cut(picture) for crop in group])
-            for scorer in self._scorers:
+            for scorer in scorers:
                 for crop, scores in zip(group, scorer.score(images), strict=True):
                     canvas.add(crop, scores)
-        return self._scorers[0].finish(canvas.mean())
+        return scorers[0].finish(canvas.mean())
 
 
 MAX_CROPS_AT_ONCE = 16
 MAX_INPUT_PIXELS_AT_ONCE = 4 * 512**2
 """Of network input in one batch of crops: features of Stable Diffusion take 126 MB for each 512x512 crop."""
+
+
+def inference_for(profile: Profile, method: str) -> InferenceSpec:
+    """How a method cuts images up: dense CLIP methods may have windows of their own."""
+    own = profile.clip.windows if method == "gem" else None
+    return profile.inference if own is None else replace(profile.inference, windows=own)
 
 
 def crops_at_once(input_size: int) -> int:
@@ -291,9 +355,29 @@ class _PrototypeScorer:
         self.channels = len(names) + 1
         keys = [class_key(name) for name in names]  # the store spells a name as it was added
         order = np.array([keys.index(class_key(name)) for name in block.classes], dtype=np.int64)
-        channel = np.where(block.role_is_fg, order[block.class_index] + 1, 0)
+        owner = order[block.class_index]
+        channel = np.where(block.role_is_fg, owner + 1, 0)
+        self._owner = torch.from_numpy(owner).to(models.device)
         self._channel = torch.from_numpy(channel).to(models.device)
         self._vectors = torch.from_numpy(block.vectors).to(models.device)
+
+    def only(self, classes: Sequence[int]) -> _PrototypeScorer:
+        """The same for some of the classes, which become channels 1, 2, ... in the order given.
+
+        The other classes' background prototypes go with them, as in the published code: what surrounds a class that
+        is not there says nothing about the picture.
+        """
+        import torch
+
+        place = torch.full((self.channels - 1,), -1, device=self._owner.device)
+        place[list(classes)] = torch.arange(len(classes), device=place.device)
+        stays = place[self._owner] >= 0
+        narrowed = copy.copy(self)
+        narrowed.channels = len(classes) + 1
+        narrowed._owner = place[self._owner[stays]]
+        narrowed._channel = torch.where(self._channel[stays] > 0, narrowed._owner + 1, 0)
+        narrowed._vectors = self._vectors[stays]
+        return narrowed
 
     def score(self, images: torch.Tensor) -> torch.Tensor:
         """Scores of crops, float32 (B, C + 1, g, g)."""
@@ -350,3 +434,10 @@ def _prototype_scorers(
 ) -> list[_PrototypeScorer]:
     count = len(models.profile.extractors)
     return [_PrototypeScorer(models, i, store, names, background=background) for i in range(count)]
+
+
+def _class_prefilter(models: Models, store: Store, names: Sequence[str], spec: PrefilterSpec) -> ClassPrefilter:
+    from ovseg_cli.methods.prefilter import ClassPrefilter
+
+    stuff = [name for name in names if store.get_class(name).kind == "stuff"]
+    return ClassPrefilter(models.clip, models.profile.clip, spec, names, stuff=stuff)

@@ -38,11 +38,13 @@ class PaintSegmenter(segmenter.Segmenter):
 
     calls = 0
 
-    def __init__(self, models, store, classes, *, method="auto", background=True, threshold=None):
+    def __init__(self, models, store, classes, *, method="auto", background=True, threshold=None, prefilter=None):
         self.models = models
         self.choice = segmenter.resolve_method(store, classes, method)
         self.names = tuple(classes)
-        self.settings = self.plan_settings(store, models.profile, classes, self.choice, background, threshold)
+        self.settings = self.plan_settings(
+            store, models.profile, classes, self.choice, background, threshold, prefilter
+        )
 
     def segment(self, image):
         type(self).calls += 1
@@ -59,6 +61,7 @@ class PaintSegmenter(segmenter.Segmenter):
             method=self.choice.method,
             shares=shares,
             mean_scores=dict.fromkeys(shares, 0.5),
+            kept=dict.fromkeys(self.names, 0.25) if "prefilter" in self.settings else None,
         )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,8 +9,9 @@ from PIL import Image
 
 from ovseg_cli import segmenter as module
 from ovseg_cli.errors import UnknownClassError, UsageError
+from ovseg_cli.methods.prefilter import Kept
 from ovseg_cli.profiles import get_profile
-from ovseg_cli.segmenter import MethodChoice, Segmenter, resolve_method
+from ovseg_cli.segmenter import MethodChoice, Segmenter, inference_for, resolve_method, resolve_prefilter
 from ovseg_cli.store import Store
 from tests.mini import example_labels, example_names, example_scene, mini_class, mini_models
 
@@ -137,7 +139,7 @@ def test_a_very_thin_picture_needs_no_more_work_than_a_long_one(segmenters, monk
     monkeypatch.setattr(
         segmenters["gem"],
         "_scores",
-        lambda picture, real=segmenters["gem"]._scores: cells.append(real(picture)) or cells[0],
+        lambda *args, real=segmenters["gem"]._scores: cells.append(real(*args)) or cells[0],
     )
     assert segmenters["gem"].segment(noise(1, 5000)).ids.shape == (1, 5000)
     assert cells[0][0].numel() <= 8 * MINI.inference.short_side**2
@@ -307,7 +309,7 @@ def test_scores_equal_the_fused_best_cosines_by_hand(store):
     segmenter = Segmenter(mini_models(), store, ["cat", "apple"], method="prototype")
     picture = to_tensor(np.ascontiguousarray(example_scene(SCENE)[:96, :96]))
     short = MINI.inference.short_side
-    ours = segmenter._scores(picture)
+    ours = segmenter._scores(picture, segmenter._scorers)
     large = F.interpolate(picture, (short, short), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
     boxes = {(0, 0, short)} if MINI.inference.whole_image else set()
     for size, stride in MINI.inference.windows:
@@ -328,3 +330,93 @@ def test_scores_equal_the_fused_best_cosines_by_hand(store):
             total[:, *here] += F.interpolate(best[None], (size, size), mode="bilinear", align_corners=False)[0]
             count[here] += 1
     torch.testing.assert_close(ours, (total / count).clamp(0, 1), atol=1e-3, rtol=1e-3)
+
+
+# --------------------------------------------------------------------------- the class pre-filter
+
+
+class Fixed:
+    """A filter that always says the same."""
+
+    def __init__(self, *classes):
+        self.kept = Kept(classes, tuple(0.25 for _ in classes))
+
+    def __call__(self, picture):
+        return self.kept
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("kept", [(0,), (1,)])
+def test_what_the_filter_drops_has_no_part_in_the_answer(store, kept, background):
+    """Neither its foreground nor its background prototypes: it is as if the class had not been asked for."""
+    names = ["cat", "apple"]
+    picture = example_scene(SCENE)[:100, :100]
+    filtered = Segmenter(mini_models(), store, names, background=background, prefilter=True)
+    filtered._prefilter = Fixed(*kept)
+    result = filtered.segment(picture)
+    alone = Segmenter(mini_models(), store, [names[kept[0]]], background=background).segment(picture)
+    np.testing.assert_array_equal(result.ids, np.where(alone.ids == 1, kept[0] + 1, 0))
+    assert result.ids.dtype == np.uint16
+    assert result.names == ("cat", "apple")
+    assert (result.shares, result.mean_scores) == (alone.shares, alone.mean_scores)
+    assert result.kept == {names[kept[0]]: 0.25}
+    assert not result.mask(names[1 - kept[0]]).any()
+
+
+def test_a_filter_that_keeps_everything_changes_nothing(store, results):
+    filtered = Segmenter(mini_models(), store, ["cat", "apple"], prefilter=True)
+    filtered._prefilter = Fixed(0, 1)
+    result = filtered.segment(example_scene(SCENE))
+    np.testing.assert_array_equal(result.ids, results["prototype"].ids)
+    assert result.shares == results["prototype"].shares
+    assert results["prototype"].kept is results["gem"].kept is None
+
+
+def test_stuff_passes_the_filter(tmp_path):
+    with Store.open(tmp_path / "store", profile="mini") as own:
+        own.add_class(mini_class("cat"))
+        own.add_class(dataclasses.replace(mini_class("apple"), kind="stuff"))
+        segmenter = Segmenter(mini_models(), own, ["CAT", "Apple"], prefilter=True)
+        assert segmenter.settings["prefilter"]["stuff"] == ["apple"]
+        result = segmenter.segment(noise(40, 40))
+    assert set(result.kept) == {"CAT", "Apple"}  # a cat alone is all that the filter can choose from
+    assert result.kept["Apple"] is None
+    assert -1 <= result.kept["CAT"] <= 1
+
+
+def planned(store, profile, prefilter, method="auto"):
+    choice = resolve_method(store, ["cat", "apple"], method)
+    return Segmenter.plan_digest(store, profile, ["cat", "apple"], choice, True, None, prefilter)
+
+
+def test_the_filter_changes_the_digest_and_its_absence_does_not(store):
+    assert planned(store, MINI, None) == planned(store, MINI, False) == digest(store)
+    assert planned(store, MINI, True) != digest(store)
+    assert planned(store, MINI, True) == Segmenter(mini_models(), store, ["cat", "apple"], prefilter=True).digest
+    sd15 = get_profile("sd15")
+    assert planned(store, sd15, None) == planned(store, sd15, True) != planned(store, sd15, False)
+    assert planned(store, sd15, None, "gem") == planned(store, sd15, False, "gem")
+    other = dataclasses.replace(MINI, prefilter=dataclasses.replace(MINI.prefilter, crops=(1, 3)))
+    assert planned(store, other, True) != planned(store, MINI, True)
+    assert planned(store, other, None) == planned(store, MINI, None)
+
+
+def test_a_filter_that_cannot_be_had_is_refused(store):
+    with pytest.raises(UsageError, match=r"not with GEM.*--method prototype"):
+        resolve_prefilter(MINI, resolve_method(store, ["cat"], "gem"), True)
+    with pytest.raises(UsageError, match=r"no prototypes for dog.*ovseg add-class"):
+        resolve_prefilter(MINI, resolve_method(store, ["cat", "dog"]), True)
+    with pytest.raises(UsageError, match="'mini' has no pre-filter"):
+        resolve_prefilter(dataclasses.replace(MINI, prefilter=None), resolve_method(store, ["cat"]), True)
+    assert resolve_prefilter(dataclasses.replace(MINI, prefilter=None), resolve_method(store, ["cat"])) is None
+
+
+def test_gem_may_have_windows_of_its_own():
+    profile = get_profile("mini")
+    own = ((64, 64),)
+    changed = dataclasses.replace(profile, clip=dataclasses.replace(profile.clip, windows=own))
+    assert inference_for(changed, "gem").windows == own
+    assert inference_for(changed, "gem").short_side == profile.inference.short_side
+    assert inference_for(changed, "prototype") == profile.inference
+    plain = dataclasses.replace(profile, clip=dataclasses.replace(profile.clip, windows=None))
+    assert inference_for(plain, "gem") == profile.inference

@@ -28,6 +28,16 @@ BackgroundOpt = Annotated[
     ),
 ]
 
+PrefilterOpt = Annotated[
+    bool | None,
+    typer.Option(
+        "--prefilter/--no-prefilter",
+        help="With prototypes: whether CLIP first rules out classes that a picture does not show. "
+        "(default: the profile's)",
+        show_default=False,
+    ),
+]
+
 CountOpt = Annotated[
     int | None,
     typer.Option(

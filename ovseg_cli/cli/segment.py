@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from ovseg_cli.cli.common import Common, command
-from ovseg_cli.cli.options import BackgroundOpt, ClassesOpt, DryRunOpt, split_names
+from ovseg_cli.cli.options import BackgroundOpt, ClassesOpt, DryRunOpt, PrefilterOpt, split_names
 from ovseg_cli.cli.output import Milestones, amount, duration, percent, table
 from ovseg_cli.errors import UsageError
 
@@ -71,6 +71,7 @@ def segment(
             show_default=False,
         ),
     ] = None,
+    prefilter: PrefilterOpt = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Make everything again; also to change the classes of a folder.")
     ] = False,
@@ -99,6 +100,7 @@ def segment(
             method=method,
             background=background is not False,
             threshold=threshold,
+            prefilter=prefilter,
             overlay=overlay,
             overwrite=overwrite,
             limit=limit,
@@ -136,6 +138,7 @@ def plan_segmentation(
     method: MethodName = "auto",
     background: bool = True,
     threshold: float | None = None,
+    prefilter: bool | None = None,
     overlay: bool = False,
     overwrite: bool = False,
     limit: int | None = None,
@@ -143,12 +146,13 @@ def plan_segmentation(
     """Decide about classes and method, and plan the run; says so when `auto` does without prototypes.
 
     Raises:
-        UsageError: see `ovseg_cli.runs.plan.plan_run`, and when there is no class to look for.
+        UsageError: see `ovseg_cli.runs.plan.plan_run`, and when there is no class to look for or no pre-filter for
+            the method.
         UnknownClassError: the method is `prototype` and a class has none.
     """
     from ovseg_cli.runs.classes import stored_names
     from ovseg_cli.runs.plan import Request, plan_run
-    from ovseg_cli.segmenter import Segmenter, check_threshold, resolve_method
+    from ovseg_cli.segmenter import Segmenter, check_threshold, resolve_method, resolve_prefilter
 
     check_threshold(threshold, background=background)
     names = stored_names(store, classes) if classes else tuple(store.class_names())
@@ -166,7 +170,8 @@ def plan_segmentation(
         reason=choice.reason,
         background=background,
         threshold=threshold,
-        digest=Segmenter.plan_digest(store, profile, names, choice, background, threshold),
+        prefilter=resolve_prefilter(profile, choice, prefilter) is not None,
+        digest=Segmenter.plan_digest(store, profile, names, choice, background, threshold, prefilter),
         overlay=overlay,
     )
     plan = plan_run(inputs, output, request, overwrite=overwrite, limit=limit)
@@ -216,6 +221,7 @@ def run_segmentation(
                 method=request.method,
                 background=request.background,
                 threshold=request.threshold,
+                prefilter=request.prefilter,
             )
             return Loaded(segmenter, models.device)
 
@@ -249,6 +255,7 @@ def summary_data(summary: RunSummary) -> dict[str, Any]:
     return {
         "output": str(summary.output),
         "method": summary.method,
+        "prefilter": summary.prefilter,
         "images": summary.images,
         **{key: value for key, value in summary.counts().items()},
         "failures": [{"path": failure.path, "reason": failure.reason} for failure in summary.failed],
@@ -274,7 +281,8 @@ def show_summary(common: Common, summary: RunSummary, *, overlay: bool) -> None:
         parts.append(f"{len(summary.failed)} failed")
     if summary.remaining:
         parts.append(f"{summary.remaining} not reached")
-    out.line(f"{', '.join(parts)}, in {duration(summary.seconds)} ({summary.method}).")
+    method = f"{summary.method}, pre-filtered" if summary.prefilter else summary.method
+    out.line(f"{', '.join(parts)}, in {duration(summary.seconds)} ({method}).")
     mapped = summary.done + summary.skipped
     if mapped:
         found = sorted(summary.classes, key=lambda name: -summary.shares.get(name, 0.0))
@@ -323,6 +331,7 @@ def _show_plan(common: Common, plan: Plan) -> None:
         "method": request.method,
         "reason": request.reason,
         "background": request.background,
+        "prefilter": request.prefilter,
         "images": [{"path": str(item.image.path), "output": item.output, "action": item.action} for item in plan.items],
         "removed": list(plan.stale),
     }

@@ -149,6 +149,7 @@ class ClipSpec:
         gem_blocks: How many of the last blocks carry the GEM stream.
         gem_temperature: GEM's inverse temperature; None takes the published adaptive one, which fits the widths of
             the published models and is far too soft for very narrow ones.
+        windows: (size, stride) of the sliding-window passes of dense CLIP methods; None takes the profile's.
     """
 
     weights: Weights
@@ -160,6 +161,7 @@ class ClipSpec:
     background_words: tuple[str, ...]
     gem_blocks: int
     gem_temperature: float | None = None
+    windows: tuple[tuple[int, int], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +180,34 @@ class InferenceSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrefilterSpec:
+    """How CLIP rules classes out for a whole picture before prototypes compete (OVDiff, category pre-filtering).
+
+    Attributes:
+        input_size: Each crop is squashed to this square; a multiple of CLIP's patch size.
+        phrase: What stands for one class, with ``{name}`` and optionally ``{article}``.
+        prompt: The text around the phrases, which are joined by "and" and put where ``{name}`` stands.
+        limit: Classes that may pass the first stage. The second stage tries all 2 ** limit - 1 subsets of them.
+        crops: Grids of crops whose kept classes are united: n gives n x n crops that overlap by half, 1 is the
+            whole picture.
+        default: Whether prototypes are filtered when nobody says otherwise.
+    """
+
+    input_size: int
+    phrase: str
+    prompt: str = "{name}"
+    limit: int = 10
+    crops: tuple[int, ...] = (1,)
+    default: bool = True
+
+    def record(self) -> dict[str, Any]:
+        """Everything that changes which classes are kept, as JSON-able values."""
+        record = json.loads(json.dumps(asdict(self)))
+        del record["default"]
+        return record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """A named set of models and their settings.
 
@@ -188,6 +218,7 @@ class Profile:
         clip: The CLIP model.
         extractors: Dense feature extractors, in ensemble order.
         inference: Windows.
+        prefilter: How prototypes are filtered by class, None for never.
     """
 
     name: str
@@ -196,6 +227,7 @@ class Profile:
     clip: ClipSpec
     extractors: tuple[ExtractorSpec, ...]
     inference: InferenceSpec
+    prefilter: PrefilterSpec | None = None
 
     @property
     def weights(self) -> tuple[Weights, ...]:

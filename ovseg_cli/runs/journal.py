@@ -31,6 +31,8 @@ class Entry:
         method: what labelled it.
         shares: share of the picture's pixels per class, in [0, 1], for the classes that are there.
         scores: mean score per class, for the classes that are there.
+        kept: the classes that the pre-filter let take part, each with its cosine to the picture (None for stuff, which
+            is not filtered); None when there was no pre-filter.
         ms: milliseconds from the file to its label map.
         error: why it failed.
         key: changes with the picture and with everything that decides its label map (see `plan.resume_key`).
@@ -44,6 +46,7 @@ class Entry:
     method: str | None = None
     shares: dict[str, float] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
+    kept: dict[str, float | None] | None = None
     ms: float | None = None
     error: str | None = None
     key: str

@@ -34,6 +34,7 @@ class Manifest:
         classes: one mapping per class with `id`, `name` and `colour` `[r, g, b]`; the ids are those in the masks.
         background: whether id 0 is background (otherwise each pixel has a class).
         threshold: the score below which a pixel is background, None for the method's own.
+        prefilter: whether classes were ruled out per picture first; `settings` says how, `predictions.jsonl` which.
         method: `asked`, `used` and `reason` (why the one became the other).
         digest: digest of everything that decides a label map, except the picture.
         settings: what the method was run with (windows, extractors ...).
@@ -56,6 +57,7 @@ class Manifest:
     classes: tuple[Mapping[str, Any], ...]
     background: bool
     threshold: float | None
+    prefilter: bool = False
     method: Mapping[str, str]
     digest: str
     settings: Mapping[str, Any] = field(default_factory=dict)

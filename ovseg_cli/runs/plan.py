@@ -32,6 +32,7 @@ class Request:
         reason: why `asked` became `method`; empty when there is nothing to say.
         background: whether id 0 is background.
         threshold: score below which a pixel is background, None for the method's own.
+        prefilter: whether classes that a picture does not show are ruled out first.
         digest: digest of everything that decides a label map, except the picture.
         overlay: whether pictures with the labels drawn on them are wanted too.
     """
@@ -42,6 +43,7 @@ class Request:
     reason: str = ""
     background: bool = True
     threshold: float | None = None
+    prefilter: bool = False
     digest: str
     overlay: bool = False
 

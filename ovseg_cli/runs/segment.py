@@ -66,6 +66,10 @@ class SegmentationLike(Protocol):
     def mean_scores(self) -> dict[str, float]:
         """Mean score per class."""
 
+    @property
+    def kept(self) -> dict[str, float | None] | None:
+        """The classes that a pre-filter let take part, with their cosines; None without one."""
+
 
 class SegmenterLike(Protocol):
     """What a run needs of a segmenter."""
@@ -109,6 +113,7 @@ class RunSummary:
         seconds: wall time.
         shares: mean share of the pixels per class over all pictures of the plan that have a label map.
         images_with: in how many of these pictures each class is.
+        prefilter: whether classes were ruled out per picture first.
     """
 
     output: Path
@@ -122,6 +127,7 @@ class RunSummary:
     seconds: float = 0.0
     shares: dict[str, float] = field(default_factory=dict)
     images_with: dict[str, int] = field(default_factory=dict)
+    prefilter: bool = False
 
     def counts(self) -> dict[str, int]:
         """Images by outcome."""
@@ -203,6 +209,7 @@ class _Run:
         self.summary = RunSummary(
             output=plan.output,
             method=plan.request.method,
+            prefilter=plan.request.prefilter,
             classes=plan.request.classes,
             images=len(plan.items),
         )
@@ -291,6 +298,7 @@ class _Run:
             method=result.method,
             shares={name: round(float(share), 6) for name, share in result.shares.items()},
             scores={name: round(float(score), 6) for name, score in result.mean_scores.items()},
+            kept=_rounded(result.kept),
             ms=round(1000 * (time.perf_counter() - begun), 1),
             key=item.key,
         )
@@ -356,7 +364,12 @@ class _RunRecorder:
             background=request.background,
             output=self._plan.output,
             inputs=self._plan.inputs,
-            settings={"asked": request.asked, "threshold": request.threshold, "digest": request.digest},
+            settings={
+                "asked": request.asked,
+                "threshold": request.threshold,
+                "prefilter": request.prefilter,
+                "digest": request.digest,
+            },
         )
         try:
             self._store.begin_run(record)
@@ -420,6 +433,7 @@ def _manifest(
         classes=classes,
         background=request.background,
         threshold=request.threshold,
+        prefilter=request.prefilter,
         method={"asked": request.asked, "used": request.method, "reason": request.reason},
         digest=request.digest,
         settings=known.settings if known else {},
@@ -429,6 +443,12 @@ def _manifest(
         libraries=known.libraries if known else library_versions(),
         store={"path": str(store.path), "vector_revision": store.vector_revision},
     )
+
+
+def _rounded(kept: dict[str, float | None] | None) -> dict[str, float | None] | None:
+    if kept is None:
+        return None
+    return {name: None if score is None else round(score, 6) for name, score in kept.items()}
 
 
 def _add_shares(summary: RunSummary, entries: list[Entry | None]) -> None:

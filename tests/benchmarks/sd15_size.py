@@ -131,7 +131,7 @@ def segmenting(crops_at_once: int | None, device: str) -> Job:
     for extractor in models.profile.extractors:
         models.make(extractor)
     dims = {extractor.digest: SHAPES[extractor.name][1] for extractor in models.profile.extractors}
-    work = segmenter.Segmenter(models, RandomPrototypes(NAMES, dims), NAMES)
+    work = segmenter.Segmenter(models, RandomPrototypes(NAMES, dims), NAMES, prefilter=False)
     photo = (random_pictures(1, *PHOTO)[0].permute(1, 2, 0) * 255).byte().numpy()
 
     def job() -> np.ndarray:

@@ -112,6 +112,44 @@ class TestMethods:
         assert cli("segment", "photos", "-c", "cat", "--overwrite", "--json").data["method"] == "prototype"
 
 
+class TestPrefilter:
+    def test_the_run_and_each_picture_say_what_was_kept(self, cli, photos, here):
+        cli("add-class", "cat", "dog")
+        result = cli("segment", "photos", "--prefilter", "--json")
+        assert result.data["prefilter"] is True
+        manifest = json.loads((here / "ovseg-out/run.json").read_text())
+        assert manifest["prefilter"] is True
+        assert manifest["settings"]["prefilter"]["limit"] == 6
+        lines = (here / "ovseg-out/predictions.jsonl").read_text().splitlines()
+        assert [json.loads(line)["kept"] for line in lines] == [{"cat": 0.25, "dog": 0.25}] * 2
+
+    @pytest.mark.parametrize("option", [[], ["--no-prefilter"]])
+    def test_the_bundled_profile_does_without_unless_asked(self, cli, photos, here, option):
+        cli("add-class", "cat")
+        assert cli("segment", "photos", *option, "--json").data["prefilter"] is False
+        line = (here / "ovseg-out/predictions.jsonl").read_text().splitlines()[0]
+        assert json.loads(line)["kept"] is None
+
+    def test_masks_with_and_without_it_are_not_taken_for_each_other(self, cli, photos):
+        cli("add-class", "cat")
+        cli("segment", "photos")
+        result = cli("segment", "photos", "--prefilter")
+        assert "made again" in result.stderr
+        assert "(prototype, pre-filtered)" in result.stdout
+        assert "2 already done" in cli("segment", "photos", "--prefilter").stdout
+        assert cli("segment", "photos", "--dry-run", "--json").data["images"][0]["action"] == "segment"
+
+    def test_gem_has_no_filter(self, cli, photos, here):
+        result = cli("segment", "photos", "-c", "cat", "--method", "gem", "--prefilter")
+        assert result.exit_code == 2
+        assert "--method prototype" in result.error
+        result = cli("segment", "photos", "-c", "cat", "--prefilter")
+        assert result.exit_code == 2
+        assert "no prototypes for cat" in result.error
+        assert not (here / "ovseg-out").exists()
+        assert cli("segment", "photos", "-c", "cat", "--no-prefilter").exit_code == 0
+
+
 class TestAgain:
     def test_the_second_time_loads_nothing(self, cli, photos):
         cli("segment", "photos", "-c", "cat")
