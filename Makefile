@@ -3,13 +3,14 @@
 # make lint   ruff and mypy
 # make format ruff, in place
 # make bench  measurements of speed and memory (not tests)
+# make quality  figures of the bundled models, one seed; fails when one is below its floor
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench quality clean
 
 demo: $(STAMP)
 	$(BIN)/ovseg demo
@@ -28,6 +29,10 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks
+
+quality: $(STAMP)
+	$(BIN)/python -m examples.mini_pack.evaluate ovseg_cli/profiles/mini \
+		--what judge attention clip gem prototypes --seeds 1 --floors examples/mini_pack/floors.json
 
 # Installed again only when what is installed changes.
 $(STAMP): pyproject.toml constraints.txt

@@ -178,7 +178,7 @@ def resolve_profile(name: str | None = None, *, offline: bool = False) -> Profil
     reason = "--offline is set" if offline else "the model hub does not answer"
     log.warning(
         "THIS STORE USES THE BUNDLED MINI MODELS. The weights for photographs (profile sd15) are not on this "
-        "machine and %s. The mini models know 36 pictograms (cat, dog, car, …) and nothing else: use them to "
+        "machine and %s. The mini models know 44 pictograms (cat, dog, car, …) and nothing else: use them to "
         "try ovseg out, not on photographs. For photographs make another store later: "
         "ovseg --profile sd15 --store DIR …",
         reason,
