@@ -267,20 +267,37 @@ def attention(setup: Setup) -> list[Figure]:
 
     The scenes' latents are noised to a few timesteps and denoised by one step each with the prompt of
     ``add-class``; the maps are captured and averaged as they are while support images are generated.
+    Beside it stands what the true outlines would reach on the same grid: no map can follow thinner things.
     """
-    from skimage.filters import threshold_otsu
 
-    def run(seed: int) -> tuple[float, dict[str, float | None]]:
-        per_class: dict[str, float | None] = {}
+    def run(seed: int) -> dict[str, tuple[float, dict[str, float | None]]]:
+        found: dict[str, dict[str, float | None]] = {"attention": {}, "outline": {}}
         world = _world(setup, seed)
         for name in THING_NAMES:
             images, labels = _single_scenes(world, name, seed, ATTENTION_SCENES)
-            maps = normalise_attribution(scene_attribution(setup.models, images, name, seed), images.shape[1])
-            found = np.stack([item > threshold_otsu(item) for item in maps])
-            per_class[name] = float(mask_iou(found, labels == LABEL_IDS[name]).mean())
-        return statistics.fmean(value for value in per_class.values() if value is not None), per_class
+            true = labels == LABEL_IDS[name]
+            maps = scene_attribution(setup.models, images, name, seed)
+            cell = true.shape[1] // maps.shape[1]
+            shares = true.reshape(len(true), maps.shape[1], cell, maps.shape[2], cell).mean((2, 4), dtype=np.float32)
+            for kind, raw in (("attention", maps), ("outline", shares)):
+                found[kind][name] = float(mask_iou(_otsu(raw, images.shape[1]), true).mean())
+        return {
+            kind: (statistics.fmean(value for value in per_class.values() if value is not None), per_class)
+            for kind, per_class in found.items()
+        }
 
-    return [over_seeds("attention masks, IoU", map(run, range(setup.seeds)))]
+    runs = [run(seed) for seed in range(setup.seeds)]
+    return [
+        over_seeds("attention masks, IoU", [item["attention"] for item in runs]),
+        over_seeds("true outlines on the grid of the attention maps, IoU", [item["outline"] for item in runs]),
+    ]
+
+
+def _otsu(maps: npt.NDArray[np.float32], size: int) -> BoolArray:
+    """Maps on the latent grid (N, g, g) as masks (N, size, size), enlarged as attribution maps are."""
+    from skimage.filters import threshold_otsu
+
+    return np.stack([item > threshold_otsu(item) for item in normalise_attribution(maps, size)])
 
 
 @torch.inference_mode()
