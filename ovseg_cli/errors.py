@@ -13,10 +13,12 @@
     │   ├── StoreVersionError       made by a newer (or too old) ovseg
     │   ├── StoreCorruptError
     │   ├── StoreLockedError        another process is writing
+    │   ├── ClassChangedError       another process changed the class meanwhile
     │   └── StoreReadOnlyError
     ├── WeightsError                a profile's weights are not here and cannot be fetched
     ├── GenerationError             the generator gave no usable support set
     ├── ImageError                  one image that cannot be read
+    ├── BundleError                 a file of exported classes that cannot be read or written
     ├── DiskFullError
     └── OutputError                 an output folder that cannot be written
 
@@ -84,6 +86,10 @@ class StoreLockedError(StoreError):
     """Another process held the store's write lock for longer than we were willing to wait."""
 
 
+class ClassChangedError(StoreError):
+    """Another process changed or removed the class that was being changed."""
+
+
 class StoreReadOnlyError(StoreError):
     """The store's folder or database cannot be written."""
 
@@ -98,6 +104,10 @@ class GenerationError(OvsegError):
 
 class ImageError(OvsegError):
     """One image that cannot be read."""
+
+
+class BundleError(OvsegError):
+    """A file of exported classes that is damaged, hostile, of a newer version, or beyond its bounds."""
 
 
 class DiskFullError(OvsegError):

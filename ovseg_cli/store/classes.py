@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sqlalchemy import delete, exists, func, insert, select
 from sqlalchemy.orm import Session
 
-from ovseg_cli.errors import ClassExistsError, StoreCorruptError
+from ovseg_cli.errors import ClassChangedError, ClassExistsError, StoreCorruptError
 from ovseg_cli.store import support
 from ovseg_cli.store.names import class_key, slugify
 from ovseg_cli.store.records import (
@@ -23,6 +23,7 @@ from ovseg_cli.store.records import (
     ClassRecord,
     ExtractorRecord,
     KindSource,
+    PrototypeInfo,
     PrototypeKind,
     PrototypeRecord,
     Role,
@@ -41,18 +42,27 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def encode_vector(vector: NDArray[np.float32]) -> tuple[bytes, float]:
-    """Turn a raw vector into what the database keeps.
-
-    Args:
-        vector: float32 (D,), finite and not zero.
+def encode_vector(record: PrototypeRecord) -> tuple[bytes, float]:
+    """Turn the raw vector of a prototype into what the database keeps.
 
     Returns:
         The vector of length 1 in half precision, and its length before.
     """
-    exact = vector.astype(np.float64)
+    half, norm = half_and_norm(record)
+    return half.astype(VECTOR_DTYPE).tobytes(), norm
+
+
+def half_and_norm(record: PrototypeRecord) -> tuple[NDArray[np.float16], float]:
+    """Give the direction of a prototype, float16 (D,), and the length of its raw vector."""
+    exact = record.vector.astype(np.float64)
     norm = float(np.linalg.norm(exact))
-    return (exact / norm).astype(VECTOR_DTYPE).tobytes(), norm
+    return (exact / norm).astype(np.float16) if record.half is None else record.half, norm
+
+
+def raw_vector(half: NDArray[np.float16], norm: float) -> NDArray[np.float32]:
+    """Give a raw vector back, float32 (D,): the direction `half` brought to length 1, times `norm`."""
+    exact = half.astype(np.float64)
+    return (exact * (norm / np.linalg.norm(exact))).astype(np.float32)
 
 
 def decode_vectors(blobs: Sequence[bytes], dim: int) -> NDArray[np.float32]:
@@ -68,19 +78,29 @@ def decode_vectors(blobs: Sequence[bytes], dim: int) -> NDArray[np.float32]:
     Raises:
         StoreCorruptError: If a value has another length, or is no direction.
     """
+    vectors = decode_halves(blobs, dim).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def decode_halves(blobs: Sequence[bytes], dim: int) -> NDArray[np.float16]:
+    """Read vectors back as they are kept: float16 (N, D), rows of length 1 up to their rounding.
+
+    Raises:
+        StoreCorruptError: If a value has another length, or is no direction.
+    """
     if any(len(blob) != dim * VECTOR_DTYPE.itemsize for blob in blobs):
         raise StoreCorruptError(
             f"A prototype in the store does not have {dim} numbers: run `ovseg doctor`, and replace the class "
             "with `ovseg add-class NAME --if-exists replace`"
         )
-    vectors = np.frombuffer(b"".join(blobs), VECTOR_DTYPE).reshape(len(blobs), dim).astype(np.float32)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    halves = np.frombuffer(b"".join(blobs), VECTOR_DTYPE).reshape(len(blobs), dim).astype(np.float16)
+    norms = np.linalg.norm(halves.astype(np.float32), axis=1)
     if not (np.isfinite(norms) & (norms > 0)).all():
         raise StoreCorruptError(
             "A prototype in the store is not a finite direction: run `ovseg doctor`, and replace the class "
             "with `ovseg add-class NAME --if-exists replace`"
         )
-    return vectors / norms
+    return halves
 
 
 def meta(session: Session) -> StoreMeta:
@@ -105,28 +125,20 @@ def generations(session: Session) -> set[support.Generation]:
     return {(row.slug, row.generation) for row in session.execute(select(Category.slug, Category.generation))}
 
 
-def put(
-    session: Session, record: ClassRecord, name: str, generation: str, file_bytes: int, *, replace: bool
-) -> Category:
-    """Write a class into the database; nothing is visible before the session commits.
+def put(session: Session, record: ClassRecord, name: str, generation: str, file_bytes: int) -> Category:
+    """Write a class into the database, in place of what is there of it; nothing is visible before the session commits.
 
     Args:
         session: Writing session.
         record: The class.
-        name: Its name, normalised.
+        name: Its name, normalised. A class of this name keeps its id, so its place in the order.
         generation: Generation id of its files.
         file_bytes: Size of its files.
-        replace: Whether a class of this name may be there; it keeps its id, so its place in the order.
 
     Returns:
         The row.
-
-    Raises:
-        ClassExistsError: If the class is there and `replace` is false.
     """
     row = find(session, name)
-    if not replace:
-        require_absent(row)
     if row is None:
         row = Category(key=class_key(name), slug=slugify(name))
         session.add(row)
@@ -156,6 +168,20 @@ def require_absent(row: Category | None) -> None:
         raise ClassExistsError(
             f"The store already has a class {row.name!r}: add --if-exists replace to make it anew, "
             "or --if-exists skip to keep it"
+        )
+
+
+def require_generation(row: Category | None, name: str, generation: str) -> None:
+    """Raise when the class is not the one that somebody has read before.
+
+    Raises:
+        ClassChangedError: If `row` is none, or of another generation.
+    """
+    if row is None or row.generation != generation:
+        what = "removed" if row is None else "changed"
+        raise ClassChangedError(
+            f"Another process {what} the class {name!r} meanwhile, and its work is not to be lost: "
+            "run the command again, so that it starts from what is there now"
         )
 
 
@@ -204,7 +230,7 @@ def _insert_prototypes(session: Session, category_id: int, record: ClassRecord, 
 def _prototype_values(
     item: PrototypeRecord, category_id: int, extractor_ids: dict[str, int], support_ids: dict[int, int]
 ) -> dict[str, Any]:
-    blob, norm = encode_vector(item.vector)
+    blob, norm = encode_vector(item)
     return {
         "category_id": category_id,
         "extractor_id": extractor_ids[item.extractor],
@@ -295,9 +321,94 @@ def infos(session: Session, ids: Sequence[int] | None = None) -> list[ClassInfo]
 def owners(session: Session, ids: Collection[int]) -> dict[int, str]:
     """Give the class name of each of these prototypes; ids of none are left out."""
     query = select(Prototype.id, Category.name).join(Category, Category.id == Prototype.category_id)
-    if len(ids) <= _MAX_PARAMETERS:
-        query = query.where(Prototype.id.in_(ids))
-    return {number: name for number, name in session.execute(query) if number in ids}
+    return {number: name for number, name in session.execute(_with_ids(query, ids)) if number in ids}
+
+
+def prototype_infos(session: Session, ids: Collection[int]) -> dict[int, PrototypeInfo]:
+    """Say where each of these prototypes comes from; ids of none are left out."""
+    query = (
+        select(
+            Prototype.id,
+            Category.name,
+            Extractor.digest,
+            Prototype.role,
+            Prototype.kind,
+            Prototype.pixels,
+            SupportImage.position,
+        )
+        .join(Category, Category.id == Prototype.category_id)
+        .join(Extractor, Extractor.id == Prototype.extractor_id)
+        .outerjoin(SupportImage, SupportImage.id == Prototype.support_id)
+    )
+    return {
+        number: PrototypeInfo(
+            id=number,
+            class_name=name,
+            extractor=digest,
+            role=cast("Role", role),
+            kind=cast("PrototypeKind", kind),
+            pixels=pixels,
+            support=position,
+        )
+        for number, name, digest, role, kind, pixels, position in session.execute(_with_ids(query, ids))
+        if number in ids
+    }
+
+
+def _with_ids(query: Any, ids: Collection[int]) -> Any:
+    """Restrict a query over prototypes to these ids, where they fit into one statement."""
+    return query.where(Prototype.id.in_(ids)) if len(ids) <= _MAX_PARAMETERS else query
+
+
+def read_extractors(session: Session, category_id: int) -> tuple[ExtractorRecord, ...]:
+    """Give the extractors that a class has prototypes of, in the order in which the store met them."""
+    rows = session.scalars(
+        select(Extractor)
+        .where(exists().where(Prototype.extractor_id == Extractor.id, Prototype.category_id == category_id))
+        .order_by(Extractor.id)
+    )
+    return tuple(ExtractorRecord(name=row.name, digest=row.digest, dim=row.dim, spec=row.spec) for row in rows)
+
+
+def read_prototypes(
+    session: Session, category_id: int, extractors: Sequence[ExtractorRecord]
+) -> tuple[PrototypeRecord, ...]:
+    """Give the prototypes of a class as they were added, with their raw vectors.
+
+    Raises:
+        StoreCorruptError: If a vector is damaged.
+    """
+    rows = session.execute(
+        select(
+            Prototype.vector,
+            Prototype.norm,
+            Prototype.role,
+            Prototype.kind,
+            Prototype.pixels,
+            Extractor.digest,
+            SupportImage.position,
+        )
+        .join(Extractor, Extractor.id == Prototype.extractor_id)
+        .outerjoin(SupportImage, SupportImage.id == Prototype.support_id)
+        .where(Prototype.category_id == category_id)
+        .order_by(Prototype.id)
+    ).all()
+    dims = {extractor.digest: extractor.dim for extractor in extractors}
+    records = []
+    for row in rows:
+        half = decode_halves([row.vector], dims[row.digest])[0]
+        records.append(
+            PrototypeRecord(
+                extractor=row.digest,
+                role=cast("Role", row.role),
+                kind=cast("PrototypeKind", row.kind),
+                vector=raw_vector(half, row.norm),
+                pixels=row.pixels,
+                support=row.position,
+                half=half,
+            )
+        )
+    return tuple(records)
 
 
 def stored_supports(session: Session, store: Path, row: Category) -> list[StoredSupport]:

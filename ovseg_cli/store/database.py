@@ -26,6 +26,7 @@ from ovseg_cli.store.disk import disk_full, read_only
 DATABASE_NAME = "ovseg.db"
 _BUSY_SECONDS = 10.0
 _BEGIN = "ovseg_begin"
+_FIRST = "ovseg_first"
 
 Mode = Literal["rwc", "rw", "ro"]
 
@@ -63,13 +64,20 @@ class Database:
             yield session
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
+    def write(self, *, foreign_keys: bool = True, patient: bool = True) -> Iterator[Session]:
         """Change the database as a whole: everything at the end of the block, or nothing.
+
+        Args:
+            foreign_keys: Whether rows that others name cannot go without them. Off for migrations: SQLite changes a
+                table by dropping it for a new one, and with foreign keys on, that deletes what hangs on its rows.
+            patient: Whether to wait for a foreign program that holds the database.
 
         Raises:
             StoreError: In its kinds; see `database_errors`.
         """
-        with database_errors(self.file), Session(self._writer) as session, session.begin():
+        first = ("" if foreign_keys else "PRAGMA foreign_keys = OFF", "" if patient else "PRAGMA busy_timeout = 0")
+        engine = self._writer.execution_options(**{_FIRST: tuple(filter(None, first))})
+        with database_errors(self.file), Session(engine) as session, session.begin():
             yield session
 
     def use_write_ahead_log(self) -> None:
@@ -133,7 +141,10 @@ class Database:
 
 
 def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+    options = connection.get_execution_options()
+    for statement in options.get(_FIRST, ()):  # what SQLite takes only outside a transaction
+        connection.exec_driver_sql(statement)
+    connection.exec_driver_sql(options.get(_BEGIN, "BEGIN"))
 
 
 def _primary_code(error: BaseException | None) -> int:

@@ -2,7 +2,7 @@
 
 Records (`ClassRecord` and its parts, `RunRecord`, `RunItem`) are what callers hand in. They check
 themselves when they are made, so that a store never begins to write something that it cannot keep.
-`ClassInfo`, `StoredSupport`, `PrototypeBlock` and `RunInfo` are what a store gives back.
+`ClassInfo`, `StoredSupport`, `PrototypeBlock`, `PrototypeInfo` and `RunInfo` are what a store gives back.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ PrototypeKind: TypeAlias = Literal["mean", "instance", "part"]
 ClassKind: TypeAlias = Literal["thing", "stuff"]
 """Countable objects (a cat) or uncountable matter (sky)."""
 
-KindSource: TypeAlias = Literal["user", "default"]
-"""Who decided that a class is a thing or stuff."""
+KindSource: TypeAlias = Literal["user", "list", "clip", "default"]
+"""Who decided that a class is a thing or stuff: the user, the bundled word list, CLIP's similarity to that list, or
+nobody ("default", in classes made before there was a list)."""
 
 ItemStatus: TypeAlias = Literal["done", "skipped", "failed"]
 """What became of one input of a run."""
@@ -162,7 +163,10 @@ class PrototypeRecord:
         kind: "mean", "instance" or "part".
         vector: float32 (D,), raw: neither normalised nor scaled.
         pixels: How many feature cells were pooled.
-        support: Position of the support image, for kind "instance"; else None.
+        support: Position of the support image: of an "instance", the one that it is from; of a "part", the one that
+            most of its cells are from, if that is known; None for a "mean".
+        half: float16 (D,), the direction as a store or a bundle kept it; None for a new prototype. With it a
+            prototype that is read and stored again stays the same bit for bit: rounding twice could move it.
 
     Raises:
         ValueError: If the vector is not a finite, non-zero float32 vector, or a field is out of range.
@@ -174,6 +178,7 @@ class PrototypeRecord:
     vector: NDArray[np.float32]
     pixels: int
     support: int | None = None
+    half: NDArray[np.float16] | None = None
 
     def __post_init__(self) -> None:
         _check_choice("role", self.role, Role)
@@ -185,6 +190,10 @@ class PrototypeRecord:
         norm = float(np.linalg.norm(self.vector.astype(np.float64)))
         if not np.isfinite(norm) or norm == 0.0:
             raise ValueError(f"vector must be finite and not zero; its length is {norm}")
+        if self.half is not None:
+            _check_array("half", self.half, np.float16, np.shape(self.vector))
+            if not np.abs(self.vector / norm - self.half).max() < 1e-2:  # written so that NaN fails too
+                raise ValueError("half must be the direction of vector")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -194,7 +203,7 @@ class ClassRecord:
     Attributes:
         name: Name as the user wrote it.
         kind: "thing" or "stuff".
-        kind_source: "user" or "default".
+        kind_source: "user", "list", "clip" or "default".
         seed: Seed of the class.
         settings: JSON-able: prompt, steps, guidance, mask method, thresholds and so on.
         rejected: How many degenerate images were made again.
@@ -247,7 +256,7 @@ class ClassInfo:
         generation: 32 hexadecimal digits, new whenever the class is made or replaced, in any store:
             two classes with the same generation have the same prototypes.
         kind: "thing" or "stuff".
-        kind_source: "user" or "default".
+        kind_source: "user", "list", "clip" or "default".
         created_at: When the class was made or last replaced (UTC).
         seed: Seed of the class.
         settings: As in the record.
@@ -314,6 +323,29 @@ class PrototypeBlock:
     role_is_fg: NDArray[np.bool_]
     kind: tuple[str, ...]
     ids: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrototypeInfo:
+    """Where one stored prototype comes from.
+
+    Attributes:
+        id: Database id.
+        class_name: Name of its class.
+        extractor: Digest of the extractor that made it.
+        role: "fg" or "bg".
+        kind: "mean", "instance" or "part".
+        pixels: How many feature cells were pooled.
+        support: Position of its support image (see `PrototypeRecord`), or None.
+    """
+
+    id: int
+    class_name: str
+    extractor: str
+    role: Role
+    kind: PrototypeKind
+    pixels: int
+    support: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

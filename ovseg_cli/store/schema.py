@@ -13,7 +13,7 @@ from ovseg_cli.store.database import Database, corrupt
 
 logger = logging.getLogger(__name__)
 
-REVISIONS: tuple[str, ...] = ("0001",)
+REVISIONS: tuple[str, ...] = ("0001", "0002")
 """Every schema revision, oldest first. Written out so that opening a store need not load Alembic."""
 
 
@@ -82,7 +82,8 @@ def upgrade(connection: Connection) -> None:
     """Bring a database to our revision, within the transaction that the connection is in.
 
     Args:
-        connection: Connection in a writing transaction; an empty database gets all tables.
+        connection: Connection in a writing transaction that was begun without foreign keys (see
+            `Database.write`); an empty database gets all tables.
     """
     from alembic import command
     from alembic.config import Config
@@ -110,7 +111,7 @@ def upgrade_with_backup(database: Database) -> None:
         return  # another process was faster
     backup = database.file.with_name(f"ovseg-{revision}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.db")
     database.backup(backup)
-    with database.write() as session:
+    with database.write(foreign_keys=False) as session:
         upgrade(session.connection())
     logger.warning(
         "The store %s was brought from schema %s to %s; the database as it was is kept in %s",

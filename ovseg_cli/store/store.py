@@ -6,12 +6,12 @@ import difflib
 import logging
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 import numpy as np
 import platformdirs
@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from ovseg_cli.errors import (
     OvsegError,
     ProfileMismatchError,
+    StoreCorruptError,
     StoreError,
     StoreLockedError,
     StoreNotFoundError,
@@ -30,6 +31,7 @@ from ovseg_cli.errors import (
     UsageError,
 )
 from ovseg_cli.store import classes, health, journal, schema, support, vector_index
+from ovseg_cli.store import texts as text_cache
 from ovseg_cli.store.database import DATABASE_NAME, Database, Mode, corrupt
 from ovseg_cli.store.disk import is_writable, os_errors, read_only
 from ovseg_cli.store.health import StoreHealth
@@ -37,16 +39,20 @@ from ovseg_cli.store.lock import write_lock
 from ovseg_cli.store.names import class_key, normalise_class_name, slugify
 from ovseg_cli.store.records import (
     ClassInfo,
+    ClassKind,
     ClassRecord,
+    KindSource,
     PrototypeBlock,
+    PrototypeInfo,
     Role,
     RunInfo,
     RunItem,
     RunRecord,
     RunStatus,
     StoredSupport,
+    SupportRecord,
 )
-from ovseg_cli.store.tables import Category, Extractor, Prototype, StoreMeta
+from ovseg_cli.store.tables import Category, Extractor, Prototype, StoreMeta, SupportImage
 from ovseg_cli.store.vector_index import Stamp, VectorIndex
 
 logger = logging.getLogger(__name__)
@@ -260,13 +266,79 @@ class Store:
         with self._database.read() as session:
             return classes.stored_supports(session, self.path, self._row(session, name))
 
-    def add_class(self, record: ClassRecord, *, replace: bool = False) -> ClassInfo:
+    def read_class(self, name: str) -> ClassRecord:
+        """Give a whole class back as it was handed in.
+
+        Its prototypes carry `half`, so storing them again changes no bit. Their `vector` has the rounding of half
+        precision in its direction, and an attribution map is rounded to 8 bits.
+
+        Args:
+            name: Name of the class, in any case.
+
+        Returns:
+            The class, with its support images decoded.
+
+        Raises:
+            UnknownClassError: If there is no such class.
+            StoreCorruptError: If a support image is missing or damaged, or a row has no sound values.
+        """
+        while True:
+            with self._database.read() as session:
+                row = self._row(session, name)
+                generation = row.generation
+                try:
+                    extractors = classes.read_extractors(session, row.id)
+                    prototypes = classes.read_prototypes(session, row.id, extractors)
+                except ValueError as error:
+                    raise _unsound(row.name, error) from error
+                images = session.scalars(
+                    select(SupportImage).where(SupportImage.category_id == row.id).order_by(SupportImage.position)
+                ).all()
+                session.expunge_all()
+            try:
+                supports = tuple(self._decode_support(row, image) for image in images)
+            except StoreCorruptError:
+                if self.get_class(name).generation == generation:
+                    raise
+                continue  # replaced by another process before its files were read
+            return ClassRecord(
+                name=row.name,
+                kind=cast("ClassKind", row.kind),
+                kind_source=cast("KindSource", row.kind_source),
+                seed=row.seed,
+                settings=row.settings,
+                rejected=row.rejected,
+                extractors=extractors,
+                supports=supports,
+                prototypes=prototypes,
+            )
+
+    def _decode_support(self, row: Category, image: SupportImage) -> SupportRecord:
+        folder = support.folder_of(self.path, (row.slug, row.generation))
+        try:
+            return support.decode(
+                lambda name: (folder / name).read_bytes(),
+                position=image.position,
+                seed=image.seed,
+                prompt=image.prompt,
+                size=(image.height, image.width),
+            )
+        except (OSError, ValueError) as error:
+            reason = error.strerror or error if isinstance(error, OSError) else error
+            raise _unsound(row.name, f"support image {image.position} in {folder}: {reason}") from error
+
+    def add_class(
+        self, record: ClassRecord, *, replace: bool = False, expected_generation: str | None = None
+    ) -> ClassInfo:
         """Add a class with everything that belongs to it, in one transaction.
 
         Args:
             record: The class.
             replace: Whether a class of this name may be there; it is then replaced as a whole and keeps
                 its place in the order of classes.
+            expected_generation: With `replace`, the generation of the class that `record` was made from (see
+                `ClassInfo`). So of two processes that extend a class at once, the later one cannot take back what
+                the earlier one did.
 
         Returns:
             The class as stored.
@@ -274,6 +346,7 @@ class Store:
         Raises:
             ClassNameError: If the name cannot be stored.
             ClassExistsError: If the class is there and `replace` is false.
+            ClassChangedError: If the class is not there or not of the expected generation.
             StoreReadOnlyError: If the store cannot be written.
             StoreLockedError: If another process keeps writing.
             DiskFullError: If no space is left; the store is then as before.
@@ -281,18 +354,58 @@ class Store:
         """
         name = normalise_class_name(record.name)
         self._require_writable()
+
+        def check(session: Session) -> None:
+            row = classes.find(session, name)
+            if expected_generation is not None:
+                classes.require_generation(row, name, expected_generation)
+            if not replace:
+                classes.require_absent(row)
+
         # Asked twice: here before any work is done, and in the transaction, where the answer counts.
-        if not replace:
-            with self._database.read() as session:
-                classes.require_absent(classes.find(session, name))
+        with self._database.read() as session:
+            check(session)
         files = support.encode(record.supports)
-        file_bytes = sum(map(len, files.values()))
-        generation = (slugify(name), uuid.uuid4().hex)
+        generation = uuid.uuid4().hex
         with self._changing():
-            support.stage(self.path, generation, files)
+            support.stage(self.path, (slugify(name), generation), files)
             with self._database.write() as session:
-                row = classes.put(session, record, name, generation[1], file_bytes, replace=replace)
+                check(session)
+                row = classes.put(session, record, name, generation, sum(map(len, files.values())))
                 return classes.infos(session, [row.id])[0]
+
+    def add_classes(self, records: Iterable[ClassRecord], *, replace: bool = False) -> list[ClassInfo]:
+        """Add several classes in one transaction: all of them, or none.
+
+        Args:
+            records: The classes. They are taken one by one while the store is locked for other writers, so an
+                iterator need not hold more than one of them; what it raises leaves the store as it was.
+            replace: Whether classes of these names may be there.
+
+        Returns:
+            The classes as stored.
+
+        Raises:
+            ClassNameError: If a name cannot be stored.
+            ClassExistsError: If a class is there and `replace` is false, or is given twice.
+            StoreReadOnlyError: If the store cannot be written.
+            StoreLockedError: If another process keeps writing.
+            DiskFullError: If no space is left; the store is then as before.
+            ValueError: If the store knows one of the extractor digests with vectors of another length.
+        """
+        self._require_writable()
+        ids: list[int] = []
+        with self._changing(), self._database.write() as session:
+            for record in records:
+                name = normalise_class_name(record.name)
+                present = classes.find(session, name)
+                if not replace or (present is not None and present.id in ids):
+                    classes.require_absent(present)
+                files = support.encode(record.supports)
+                generation = uuid.uuid4().hex
+                support.stage(self.path, (slugify(name), generation), files)
+                ids.append(classes.put(session, record, name, generation, sum(map(len, files.values()))).id)
+            return [classes.infos(session, [number])[0] for number in ids]
 
     def remove_classes(self, names: Iterable[str]) -> list[ClassInfo]:
         """Remove classes, all of them in one transaction.
@@ -412,10 +525,70 @@ class Store:
         wanted = [int(number) for number in ids]
         with self._database.read() as session:
             owners = classes.owners(session, set(wanted))
-        unknown = [number for number in wanted if number not in owners]
-        if unknown:
-            raise ValueError(f"no prototype has the id {unknown[0]}")
+        _require_known(wanted, owners)
         return [owners[number] for number in wanted]
+
+    def prototype_info(self, ids: Sequence[int] | NDArray[np.int64]) -> list[PrototypeInfo]:
+        """Say where some prototypes come from.
+
+        Args:
+            ids: N database ids of prototypes.
+
+        Returns:
+            N descriptions.
+
+        Raises:
+            ValueError: If an id is not that of a prototype.
+        """
+        wanted = [int(number) for number in ids]
+        with self._database.read() as session:
+            known = classes.prototype_infos(session, set(wanted))
+        _require_known(wanted, known)
+        return [known[number] for number in wanted]
+
+    # Texts
+
+    def cached_texts(self, model: str, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Read embeddings of texts, as far as the store keeps them.
+
+        Args:
+            model: Digest of everything that decides what the embeddings are.
+            texts: The texts, any number.
+
+        Returns:
+            Text to float32 (E,), for those that are kept.
+        """
+        with self._database.read() as session:
+            return text_cache.load(session, model, texts)
+
+    def keep_texts(self, model: str, vectors: Mapping[str, NDArray[np.float32]]) -> None:
+        """Keep embeddings of texts for later runs, if that can be done at once.
+
+        They are a cache: where the store cannot be written, or another process is writing, nothing is kept and the log
+        says so. Beyond `ovseg_cli.store.texts.MOST_TEXTS` the oldest go.
+
+        Args:
+            model: Digest of everything that decides what the embeddings are.
+            vectors: Text to float32 (E,).
+
+        Raises:
+            ValueError: If a vector is not float32 (E,) and finite.
+        """
+        for text, vector in vectors.items():
+            if vector.dtype != np.float32 or vector.ndim != 1 or not vector.size or not np.isfinite(vector).all():
+                raise ValueError(f"the embedding of {text!r} must be finite float32 of shape (E,)")
+        if not vectors:
+            return
+        try:
+            self._require_writable()
+            with (
+                os_errors(self.path),
+                write_lock(self.path, 0.0),
+                self._database.write(patient=False) as session,
+            ):
+                text_cache.keep(session, model, vectors)
+        except OvsegError as error:
+            logger.info("the embeddings of %d texts were not kept: %s", len(vectors), error)
 
     # Runs and evaluations
 
@@ -645,7 +818,7 @@ def _create(file: Path, profile: ProfileLike, lock_timeout: float) -> None:
     with write_lock(folder, lock_timeout):
         database = Database(file, "rwc")
         database.use_write_ahead_log()
-        with database.write() as session:
+        with database.write(foreign_keys=False) as session:
             if schema.database_revision(session.connection(), file) is not None:
                 return  # another process was faster
             schema.upgrade(session.connection())
@@ -658,7 +831,7 @@ def _create(file: Path, profile: ProfileLike, lock_timeout: float) -> None:
                     vector_revision=0,
                     vector_token=uuid.uuid4().hex,
                     created_at=datetime.now(UTC),
-                    created_by=_version(),
+                    created_by=ovseg_version(),
                 )
             )
 
@@ -673,7 +846,7 @@ def _upgrade(file: Path, lock_timeout: float) -> None:
         schema.upgrade_with_backup(Database(file, "rw"))
 
 
-def _version() -> str:
+def ovseg_version() -> str:
     """Give the version of ovseg, for the record."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -681,6 +854,19 @@ def _version() -> str:
         return version("ovseg")
     except PackageNotFoundError:  # run from a folder that was never installed
         return "unknown"
+
+
+def _require_known(ids: Sequence[int], known: Container[int]) -> None:
+    for number in ids:
+        if number not in known:
+            raise ValueError(f"no prototype has the id {number}")
+
+
+def _unsound(name: str, reason: object) -> StoreCorruptError:
+    return StoreCorruptError(
+        f"What the store holds of the class {name!r} is damaged ({reason}): put a backup in its place, or make the "
+        f"class anew with `ovseg add-class {_quoted(name)} --if-exists replace`"
+    )
 
 
 def _quoted(name: str) -> str:

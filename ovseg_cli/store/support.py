@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import re
 import shutil
-from collections.abc import Collection, Iterable
+import struct
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +25,7 @@ FOLDER = "support"
 FOREGROUND, BACKGROUND = 1, 2
 """Values in a mask file; 0 is neither."""
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _MASK_PALETTE = [0, 0, 0, 0, 158, 115, 213, 94, 0]
 _GENERATION = re.compile(r"[0-9a-f]{32}")
 
@@ -64,6 +66,54 @@ def encode(supports: Iterable[SupportRecord]) -> dict[str, bytes]:
             picture.save(buffer, "PNG")
             files[name] = buffer.getvalue()
     return files
+
+
+def decode(
+    read: Callable[[str], bytes], *, position: int, seed: int | None, prompt: str, size: tuple[int, int]
+) -> SupportRecord:
+    """Turn the three PNG files of a support image back into arrays.
+
+    Args:
+        read: Gives the content of a file by its name.
+        position: Number of the image.
+        seed: Seed that made it, or None.
+        prompt: Prompt that made it.
+        size: Height and width that the pictures must have; a picture that says otherwise is not decoded.
+
+    Raises:
+        ValueError: If a file is no such picture, or is damaged.
+    """
+    picture, attribution, mask = file_names(position)
+    values = _pixels(read(mask), "P", size)
+    if values.max() > BACKGROUND:
+        raise ValueError(f"the mask has the value {values.max()}")
+    return SupportRecord(
+        position=position,
+        seed=seed,
+        prompt=prompt,
+        image=_pixels(read(picture), "RGB", size),
+        attribution=_pixels(read(attribution), "L", size).astype(np.float32) / np.float32(255),
+        foreground=values == FOREGROUND,
+        background=values == BACKGROUND,
+    )
+
+
+def _pixels(data: bytes, mode: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Decode a PNG of a known mode and size, from a source that may be damaged or hostile."""
+    # The header is read by hand, so that nothing is allocated for a picture of another size than we were told.
+    head = data[: len(_PNG) + 16]
+    if len(head) < len(_PNG) + 16 or not head.startswith(_PNG) or head[12:16] != b"IHDR":
+        raise ValueError("it is not a PNG picture")
+    width, height = struct.unpack(">II", head[16:24])
+    if (height, width) != size:
+        raise ValueError(f"the picture has {width}x{height} pixels instead of {size[1]}x{size[0]}")
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            if picture.mode != mode:
+                raise ValueError(f"the picture has the mode {picture.mode} instead of {mode}")
+            return np.array(picture, np.uint8)
+    except Exception as error:  # what Pillow raises on damaged files has no common base
+        raise ValueError(f"the picture is damaged: {error}") from error
 
 
 def read_mask(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -83,7 +83,7 @@ class Category(Base):
     __tablename__ = "category"
     __table_args__ = (
         CheckConstraint("kind IN ('thing', 'stuff')", name="kind"),
-        CheckConstraint("kind_source IN ('user', 'default')", name="kind_source"),
+        CheckConstraint("kind_source IN ('user', 'list', 'clip', 'default')", name="kind_source"),
         {"sqlite_autoincrement": True},
     )
 
@@ -149,6 +149,22 @@ class Prototype(Base):
     vector: Mapped[bytes]
     norm: Mapped[float]
     pixels: Mapped[int]
+
+
+class TextEmbedding(Base):
+    """A text as a CLIP model embeds it, little-endian float32: a cache that can be emptied at any time."""
+
+    __tablename__ = "text_embedding"
+    __table_args__ = (
+        UniqueConstraint("model", "text"),
+        # The ids tell the age, so none may be given twice.
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    text: Mapped[str]
+    vector: Mapped[bytes]
 
 
 class Run(Base):

@@ -47,6 +47,10 @@ def replace(path: Path) -> None:
     Store.open(path).add_class(NEW, replace=True)
 
 
+def several(path: Path) -> None:
+    Store.open(path).add_classes([NEW, DOG], replace=True)
+
+
 def remove(path: Path) -> None:
     Store.open(path).remove_classes(["cat"])
 
@@ -58,6 +62,7 @@ def create(path: Path) -> None:
 ACTIONS: dict[str, tuple[Action, list[State]]] = {
     "add": (add, [{"cat": OLD}, {"cat": OLD, "dog": DOG}]),
     "replace": (replace, [{"cat": OLD}, {"cat": NEW}]),
+    "several": (several, [{"cat": OLD}, {"cat": NEW, "dog": DOG}]),
     "remove": (remove, [{"cat": OLD}, {}]),
     "create": (create, [None, {}]),
 }

@@ -22,7 +22,9 @@ def statements(file: Path) -> dict[str, str]:
     """Name to definition of everything in a database, with white space evened out."""
     with closing(sqlite3.connect(file)) as connection:
         rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
-    return {name: re.sub(r"\s+", " ", sql).replace(" ,", ",") for name, sql in rows if name != "alembic_version"}
+    # A table that a migration has rebuilt has its name in quotes.
+    tidy = {name: re.sub(r'^(CREATE TABLE) "(\w+)"', r"\1 \2", re.sub(r"\s+", " ", sql)) for name, sql in rows}
+    return {name: sql.replace(" ,", ",") for name, sql in tidy.items() if name != "alembic_version"}
 
 
 @contextmanager
@@ -42,7 +44,7 @@ def execute(file: Path, statement: str) -> None:
 def parts(definition: str) -> tuple[str, list[str]]:
     """Split a CREATE statement into its head and its parts, whose order among constraints has no meaning."""
     head, _, body = definition.partition("(")
-    return head, sorted(re.split(r", (?=CONSTRAINT|\"?\w+\"? [A-Z])", body.rstrip(") ")))
+    return head, sorted(part.rstrip(") ") for part in re.split(r", (?=CONSTRAINT|\"?\w+\"? [A-Z])", body))
 
 
 class TestMigrationsAndTablesAgree:
@@ -121,7 +123,7 @@ class TestOtherSchemas:
 
     @pytest.mark.parametrize("rows", [0, 2])
     def test_no_single_revision(self, store_path: Path, rows: int) -> None:
-        change = "DELETE FROM alembic_version" if rows == 0 else "INSERT INTO alembic_version VALUES ('0002')"
+        change = "DELETE FROM alembic_version" if rows == 0 else "INSERT INTO alembic_version VALUES ('0001')"
         execute(store_path / "ovseg.db", change)
         with pytest.raises(StoreCorruptError, match=f"{rows} schema revisions"):
             Store.open(store_path)
@@ -137,16 +139,16 @@ def future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A later version of ovseg, with one more migration."""
     package = tmp_path / "future" / "ovseg_cli"
     versions = Path(shutil.copytree(schema.migrations_path(), package / "_migrations")) / "versions"
-    (versions / "0002_more.py").write_text(
+    (versions / "9999_more.py").write_text(
         "from alembic import op\nimport sqlalchemy as sa\n"
-        "revision, down_revision = '0002', '0001'\n"
+        f"revision, down_revision = '9999', '{schema.REVISIONS[-1]}'\n"
         "def upgrade():\n"
         "    with op.batch_alter_table('category') as batch:\n"
         "        batch.add_column(sa.Column('colour', sa.String(), nullable=True))\n",
         encoding="utf-8",
     )
     monkeypatch.setattr(schema, "__file__", str(package / "store" / "schema.py"))
-    monkeypatch.setattr(schema, "REVISIONS", ("0001", "0002"))
+    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9999"))
     return versions
 
 
@@ -158,10 +160,10 @@ class TestUpgrade:
         store = Store.open(store_path)
         assert_whole(store, make_class("cat", 0))
         assert "colour" in statements(store_path / "ovseg.db")["category"]
-        (backup,) = store_path.glob("ovseg-0001-*.db")
+        (backup,) = store_path.glob("ovseg-0002-*.db")
         assert "colour" not in statements(backup)["category"]
         (notice,) = caplog.messages
-        assert "from schema 0001 to 0002" in notice
+        assert "from schema 0002 to 9999" in notice
         assert backup.name in notice
         Store.open(store_path)
         assert len(caplog.messages) == 1
@@ -172,7 +174,7 @@ class TestUpgrade:
             Store.open(store_path)
 
     def test_failed_upgrade_changes_nothing(self, store_path: Path, future: Path) -> None:
-        script = future / "0002_more.py"
+        script = future / "9999_more.py"
         script.write_text(script.read_text() + "    op.execute('SELECT * FROM nothing_of_this_name')\n")
         before = statements(store_path / "ovseg.db")
         with pytest.raises(StoreCorruptError, match="nothing_of_this_name"):

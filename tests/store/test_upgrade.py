@@ -1,0 +1,228 @@
+"""Stores made by earlier schema revisions, made here by running their migrations."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from ovseg_cli.errors import StoreReadOnlyError
+from ovseg_cli.store import ClassRecord, Store, schema, support
+from ovseg_cli.store.names import slugify
+from tests.store.helpers import CLIP, SD, assert_whole, make_class, unit
+
+GENERATIONS = {"cat": "ab" * 16, "dog": "cd" * 16}
+
+
+def migrate(connection: Any, revision: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(schema.migrations_path()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+def insert(connection: sqlite3.Connection, table: str, **values: Any) -> int:
+    marks = ", ".join("?" * len(values))
+    cursor = connection.execute(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))
+    return cursor.lastrowid or 0
+
+
+def insert_class(connection: sqlite3.Connection, store: Path, record: ClassRecord, extractors: dict[str, int]) -> None:
+    """Rows and files of a class, as version 0.1 of ovseg wrote them."""
+    generation = GENERATIONS[record.name]
+    number = insert(
+        connection,
+        "category",
+        name=record.name,
+        key=record.name,
+        slug=slugify(record.name),
+        generation=generation,
+        kind=record.kind,
+        kind_source=record.kind_source,
+        created_at="2025-03-04 05:06:07.000008",
+        seed=record.seed,
+        settings=json.dumps(record.settings),
+        rejected=record.rejected,
+        file_bytes=123,
+    )
+    support.stage(store, (slugify(record.name), generation), support.encode(record.supports))
+    images = {
+        item.position: insert(
+            connection,
+            "support_image",
+            category_id=number,
+            position=item.position,
+            seed=item.seed,
+            prompt=item.prompt,
+            width=item.image.shape[1],
+            height=item.image.shape[0],
+        )
+        for item in record.supports
+    }
+    for item in record.prototypes:
+        insert(
+            connection,
+            "prototype",
+            category_id=number,
+            extractor_id=extractors[item.extractor],
+            support_id=None if item.support is None else images[item.support],
+            role=item.role,
+            kind=item.kind,
+            vector=unit(item.vector).astype("<f2").tobytes(),
+            norm=float(np.linalg.norm(item.vector.astype(np.float64))),
+            pixels=item.pixels,
+        )
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Path:
+    """A store of revision 0001: a cat, a dog, a class that was removed, a run and an evaluation."""
+    store = tmp_path / "old störe"
+    store.mkdir()
+    file = store / "ovseg.db"
+    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(file), poolclass=NullPool)
+    with engine.begin() as connection:
+        migrate(connection, "0001")
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        insert(
+            connection,
+            "store_meta",
+            id=1,
+            profile_name="mini",
+            profile_digest="d" * 64,
+            profile_record=json.dumps({"name": "mini"}),
+            vector_revision=3,
+            vector_token="e" * 32,
+            created_at="2025-03-04 05:06:07.000008",
+            created_by="0.1",
+        )
+        extractors = {
+            digest: insert(connection, "extractor", digest=digest, name=name, dim=dim, spec='{"layers": ["a"]}')
+            for digest, name, dim in ((CLIP, "clip", 24), (SD, "sd", 40))
+        }
+        insert_class(connection, store, make_class("cat", 0), extractors)
+        insert_class(connection, store, make_class("dog", 1), extractors)
+        connection.execute(
+            "INSERT INTO category SELECT 9, 'gone', 'gone', 'gone', 'ef', kind, kind_source, created_at, seed, "
+            "settings, rejected, file_bytes FROM category WHERE name = 'cat'"
+        )
+        connection.execute("DELETE FROM category WHERE id = 9")
+        run = insert(
+            connection,
+            "run",
+            id="a" * 32,
+            command="segment",
+            argv="[]",
+            method="gem",
+            classes='["cat"]',
+            background=1,
+            output="/x",
+            inputs='["y"]',
+            started_at="2025-03-04 05:06:07.000008",
+            status="finished",
+            settings="{}",
+        )
+        insert(connection, "run_item", run_number=run, source="y/1.png", status="done")
+        insert(
+            connection, "evaluation", run_number=run, created_at="2025-03-04 05:06:07.000008", report='{"miou": 0.5}'
+        )
+        connection.commit()
+    return store
+
+
+def rows(file: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """Everything in a database by table, but for what the upgrade is meant to change."""
+    with closing(sqlite3.connect(file)) as connection:
+        names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        found = {name: sorted(map(repr, connection.execute(f"SELECT * FROM {name}"))) for name in names}
+    del found["alembic_version"]
+    found.pop("text_embedding", None)
+    return found
+
+
+def test_first_revision_upgrades_with_all_its_data(first: Path) -> None:
+    before = rows(first / "ovseg.db")
+    with Store.open(first) as store:
+        assert rows(first / "ovseg.db") == before
+        assert store.class_names() == ["cat", "dog"]
+        for name, seed in (("cat", 0), ("dog", 1)):
+            assert_whole(store, make_class(name, seed))
+            assert store.get_class(name).generation == GENERATIONS[name]
+            assert store.get_class(name).kind_source == "default"
+        assert store.vector_revision == 3
+        assert store.runs()[0].counts["done"] == 1
+        assert store.health().ok
+        assert store.read_class("dog").seed == 1
+        # What the new revision is for works.
+        store.keep_texts("model", {"a cat": np.ones(3, np.float32)})
+        assert list(store.cached_texts("model", ["a cat"])) == ["a cat"]
+        record = make_class("bird", 2)
+        changed = {field: getattr(record, field) for field in record.__slots__} | {"kind_source": "clip"}
+        info = store.add_class(ClassRecord(**changed))
+        assert info.kind_source == "clip"
+        assert info.id == 10, "an id that a removed class had is not given again"
+        store.remove_classes(["dog"])
+        assert store.health().ok
+    (backup,) = first.glob("ovseg-0001-*.db")
+    assert rows(backup) == before
+
+
+def test_children_of_a_class_still_go_with_it(first: Path) -> None:
+    """The foreign keys name the rebuilt table, and are enforced again after the upgrade."""
+    with Store.open(first) as store:
+        store.remove_classes(["cat", "dog"])
+    left = rows(first / "ovseg.db")
+    assert left["support_image"] == left["prototype"] == left["extractor"] == []
+
+
+def test_a_read_only_store_of_the_first_revision(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ovseg_cli.store.store.is_writable", lambda *paths: False)
+    with pytest.raises(StoreReadOnlyError, match="has to be upgraded"):
+        Store.open(first)
+
+
+def test_the_migration_refuses_to_run_where_it_would_delete(first: Path) -> None:
+    before = rows(first / "ovseg.db")
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(first / "ovseg.db")
+        connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    with pytest.raises(RuntimeError, match="foreign keys off"), engine.begin() as connection:
+        migrate(connection, "0002")
+    assert rows(first / "ovseg.db") == before
+
+
+def test_going_back_keeps_the_classes(first: Path) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    before = rows(first / "ovseg.db")
+    with Store.open(first) as store:
+        store.keep_texts("model", {"a cat": np.ones(3, np.float32)})
+    with closing(sqlite3.connect(first / "ovseg.db")) as connection:
+        connection.execute("UPDATE category SET kind_source = 'list'")
+        connection.commit()
+    config = Config()
+    config.set_main_option("script_location", str(schema.migrations_path()).replace("%", "%%"))
+    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(first / "ovseg.db"), poolclass=NullPool)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    after = rows(first / "ovseg.db")
+    # The sequence of the dropped table goes with it; all else is as it was.
+    assert after == before
