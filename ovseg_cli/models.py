@@ -11,11 +11,12 @@ from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import ClipBackbone
 from ovseg_cli.backbones.diffusion import DiffusionBackbone
+from ovseg_cli.backbones.sam import SamBackbone
 from ovseg_cli.backbones.vit import VitBackbone
-from ovseg_cli.errors import UsageError
+from ovseg_cli.errors import UsageError, WeightsError
 from ovseg_cli.profiles import ExtractorSpec, Profile, Weights, fetch_weights
 
-Backbone = TypeVar("Backbone", ClipBackbone, DiffusionBackbone, VitBackbone)
+Backbone = TypeVar("Backbone", ClipBackbone, DiffusionBackbone, SamBackbone, VitBackbone)
 
 log = logging.getLogger("ovseg_cli")
 
@@ -33,7 +34,7 @@ class Models:
         self.profile = profile
         self.device = device
         self.offline = offline
-        self._loaded: dict[tuple[type, Weights], ClipBackbone | DiffusionBackbone | VitBackbone] = {}
+        self._loaded: dict[tuple[type, Weights], ClipBackbone | DiffusionBackbone | SamBackbone | VitBackbone] = {}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -50,6 +51,10 @@ class Models:
         """The profile's CLIP."""
         return self._get(ClipBackbone, self.profile.clip.weights)
 
+    def sam(self, weights: Weights) -> SamBackbone:
+        """A SAM or SAM 2, which not every profile has (`RegionSpec.sam`)."""
+        return self._get(SamBackbone, weights)
+
     def features(self, extractor: ExtractorSpec, images: Tensor) -> Tensor:
         """Dense features of pictures.
 
@@ -58,10 +63,39 @@ class Models:
             images: float (B, 3, H, W) in [0, 1], on any device.
 
         Returns:
-            float32 (B, D, g, g). Several layers are resized bilinearly to the finest grid among them
+            float32 (B, dim, grid, grid). Several layers are resized bilinearly to the finest grid among them
             and concatenated in the order of the specification.
+
+        Raises:
+            WeightsError: See `feature_maps`.
         """
-        images = images.to(self.device)
+        return concatenate_maps(self.feature_maps(extractor, images))
+
+    def feature_maps(self, extractor: ExtractorSpec, images: Tensor) -> list[Tensor]:
+        """Dense features of pictures, layer by layer.
+
+        Args:
+            extractor: Which features.
+            images: float (B, 3, H, W) in [0, 1], on any device.
+
+        Returns:
+            Each layer of the specification in its order, on its native grid: float32 (B, C_l, g_l, g_l).
+
+        Raises:
+            WeightsError: The model gives features of another length or on another grid than the profile says.
+        """
+        maps = self._extract(extractor, images.to(self.device))
+        dim, grid = sum(layer.shape[1] for layer in maps), max(layer.shape[-1] for layer in maps)
+        if (dim, grid) != (extractor.dim, extractor.grid):
+            raise WeightsError(
+                f"The profile {self.profile.name!r} says that its extractor {extractor.name!r} gives features of "
+                f"length {extractor.dim} on a grid of {extractor.grid} x {extractor.grid}, but "
+                f"{extractor.weights.model_id} gives {dim} on {grid} x {grid}. Correct the profile, or take the "
+                "weights that it was written for."
+            )
+        return maps
+
+    def _extract(self, extractor: ExtractorSpec, images: Tensor) -> list[Tensor]:
         if extractor.kind == "unet-query":
             maps = self._get(DiffusionBackbone, extractor.weights).queries(
                 images,
@@ -72,18 +106,21 @@ class Models:
                 mean=extractor.mean,
                 std=extractor.std,
             )
-            return concatenate_maps(list(maps.values()))
+            return [maps[layer].float() for layer in extractor.layers]
         block = int(extractor.layers[0])
-        if extractor.kind == "clip-key":
+        if extractor.kind in ("clip-key", "clip-token"):
             trace = self._get(ClipBackbone, extractor.weights).trace(
                 images, blocks=(block,), input_size=extractor.input_size, mean=extractor.mean, std=extractor.std
             )
             (step,) = trace.blocks.values()
-            keys = step.keys[:, :, 1:]  # without the class token: (B, heads, N, d)
-            return keys.permute(0, 1, 3, 2).reshape(len(images), -1, *trace.grid).float()
-        return self._get(VitBackbone, extractor.weights).keys(
+            # Keys with their heads side by side; both are (B, N, D), the class token first.
+            tokens = step.keys.transpose(1, 2).flatten(2) if extractor.kind == "clip-key" else step.outputs
+            patches = tokens[:, 1:].float()
+            return [patches.transpose(1, 2).reshape(len(images), -1, *trace.grid)]
+        keys = self._get(VitBackbone, extractor.weights).keys(
             images, block=block, input_size=extractor.input_size, mean=extractor.mean, std=extractor.std
         )
+        return [keys]
 
     def _get(self, kind: type[Backbone], weights: Weights) -> Backbone:
         key = (kind, weights)
@@ -95,7 +132,7 @@ class Models:
                     folder, device=self.device, dtype=self.dtype, variant=weights.variant
                 )
             else:
-                # CLIP and DINO are small; float32 keeps their cosines exact on every device.
+                # CLIP and the vision transformers are small; float32 keeps their cosines exact on every device.
                 self._loaded[key] = kind.load(folder, device=self.device)
         return cast(Backbone, self._loaded[key])
 
@@ -109,6 +146,8 @@ def concatenate_maps(maps: list[Tensor]) -> Tensor:
     Returns:
         float (B, sum of C_i, g, g) with g the largest g_i.
     """
+    if len(maps) == 1:
+        return maps[0]
     side = max(m.shape[-1] for m in maps)
 
     def enlarge(m: Tensor) -> Tensor:

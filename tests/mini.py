@@ -215,3 +215,123 @@ def write_tiny_dino(folder: Path) -> None:
         hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=32, patch_size=8, image_size=224
     )
     ViTModel(config).save_pretrained(folder)  # with a pooler, as the published file has
+
+
+def write_tiny_dinov2(folder: Path) -> None:
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(3)
+    config = Dinov2Config(
+        hidden_size=24, num_hidden_layers=3, num_attention_heads=3, mlp_ratio=2, patch_size=14, image_size=112
+    )
+    Dinov2Model(config).save_pretrained(folder)
+
+
+def write_tiny_mae(folder: Path) -> None:
+    """With its decoder and in a pickle, as the published file is."""
+    from safetensors.torch import load_file
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+    torch.manual_seed(4)
+    config = ViTMAEConfig(
+        hidden_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=48,
+        patch_size=16,
+        image_size=224,
+        decoder_hidden_size=16,
+        decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=16,
+    )
+    ViTMAEForPreTraining(config).save_pretrained(folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def write_tiny_sam(folder: Path) -> None:
+    """The files of SAM on the hub, with random weights, for pictures of 64 pixels."""
+    from transformers import (
+        SamConfig,
+        SamImageProcessor,
+        SamMaskDecoderConfig,
+        SamModel,
+        SamPromptEncoderConfig,
+        SamVisionConfig,
+    )
+
+    torch.manual_seed(5)
+    config = SamConfig(
+        vision_config=SamVisionConfig(
+            hidden_size=16,
+            output_channels=8,
+            num_pos_feats=4,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            mlp_dim=16,
+            image_size=64,
+            patch_size=8,
+            global_attn_indexes=[1],
+            window_size=4,
+        ).to_dict(),
+        prompt_encoder_config=SamPromptEncoderConfig(
+            hidden_size=8, image_size=64, patch_size=8, mask_input_channels=4
+        ).to_dict(),
+        mask_decoder_config=SamMaskDecoderConfig(
+            hidden_size=8, mlp_dim=16, num_attention_heads=2, iou_head_hidden_dim=8
+        ).to_dict(),
+    )
+    SamModel(config).save_pretrained(folder)
+    SamImageProcessor(
+        size={"longest_edge": 64},
+        pad_size={"height": 64, "width": 64},
+        mask_size={"longest_edge": 16},
+        mask_pad_size={"height": 16, "width": 16},
+    ).save_pretrained(folder)
+
+
+def write_tiny_sam2(folder: Path) -> None:
+    """The files of SAM 2.1 on the hub, whose configurations name the video model and an older image processor."""
+    from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model
+    from transformers.models.sam2.configuration_sam2 import (
+        Sam2HieraDetConfig,
+        Sam2MaskDecoderConfig,
+        Sam2PromptEncoderConfig,
+        Sam2VisionConfig,
+    )
+
+    torch.manual_seed(6)
+    backbone = Sam2HieraDetConfig(
+        hidden_size=8,
+        num_attention_heads=1,
+        image_size=[64, 64],
+        blocks_per_stage=[1, 1, 1, 1],
+        embed_dim_per_stage=[8, 16, 32, 64],
+        num_attention_heads_per_stage=[1, 1, 1, 1],
+        window_size_per_stage=[4, 4, 4, 4],
+        global_attention_blocks=[],
+        window_positional_embedding_background_size=[4, 4],
+    )
+    config = Sam2Config(
+        vision_config=Sam2VisionConfig(
+            backbone_config=backbone.to_dict(),
+            backbone_channel_list=[64, 32, 16, 8],
+            backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+            fpn_hidden_size=32,
+        ).to_dict(),
+        prompt_encoder_config=Sam2PromptEncoderConfig(
+            hidden_size=32, image_size=64, patch_size=16, mask_input_channels=4
+        ).to_dict(),
+        mask_decoder_config=Sam2MaskDecoderConfig(
+            hidden_size=32, mlp_dim=16, num_attention_heads=2, iou_head_hidden_dim=8
+        ).to_dict(),
+    )
+    Sam2Model(config).save_pretrained(folder)
+    Sam2ImageProcessor(size={"height": 64, "width": 64}, mask_size={"height": 16, "width": 16}).save_pretrained(folder)
+    for name, changes in (
+        ("config.json", {"model_type": "sam2_video", "architectures": ["Sam2VideoModel"]}),
+        ("preprocessor_config.json", {"image_processor_type": "Sam2ImageProcessorFast"}),
+    ):
+        path = folder / name
+        _write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **changes})

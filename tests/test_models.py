@@ -7,16 +7,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ovseg_cli.errors import UsageError
+from ovseg_cli.errors import UsageError, WeightsError
 from ovseg_cli.models import Models, choose_device, concatenate_maps, load_models
 from ovseg_cli.profiles import get_profile
 from tests.mini import mini_models, random_pictures
 
 MINI = get_profile("mini")
+EVERY = (*MINI.extractors, *MINI.extra_extractors)
 
 
 def extractor_of(kind):
-    return next(e for e in MINI.extractors if e.kind == kind)
+    return next(e for e in EVERY if e.kind == kind)
 
 
 # --------------------------------------------------------------------------- devices
@@ -88,6 +89,10 @@ def test_query_features_are_the_layers_enlarged_and_stacked_in_order():
         mean=extractor.mean,
         std=extractor.std,
     )
+    native = models.feature_maps(extractor, pictures)
+    assert [tuple(m.shape) for m in native] == [(2, 96, 8, 8), (2, 64, 16, 16), (2, 64, 16, 16)]
+    for ours, layer in zip(native, extractor.layers, strict=True):
+        torch.testing.assert_close(ours, maps[layer].float(), atol=1e-4, rtol=1e-4)
     side = max(m.shape[-1] for m in maps.values())
     start = 0
     for layer in extractor.layers:
@@ -113,7 +118,44 @@ def test_clip_features_are_the_keys_of_the_patches_where_they_lie():
         torch.testing.assert_close(features[:, :, row, column], token.flatten(1))
 
 
-@pytest.mark.parametrize("extractor", MINI.extractors, ids=lambda e: e.name)
+def test_clip_tokens_are_what_leaves_the_block():
+    """The block's own output, seen from outside while the model embeds the picture by itself."""
+    models, extractor = mini_models(), extractor_of("clip-token")
+    pictures = random_pictures(2, 64, 64)
+    features = models.features(extractor, pictures)
+    visual = models.clip.model.visual
+    block = visual.transformer.resblocks[int(extractor.layers[0])]
+    seen = []
+    handle = block.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    with torch.inference_mode():
+        visual((pictures - 0.5) / 0.5)
+    handle.remove()
+    patches = seen[0][:, 1:]
+    assert features.shape == (2, 192, 8, 8)
+    for row, column in ((0, 0), (0, 7), (5, 2)):
+        torch.testing.assert_close(features[:, :, row, column], patches[:, row * 8 + column], atol=1e-3, rtol=1e-3)
+    keys = models.features(extractor_of("clip-key"), pictures)
+    assert not torch.allclose(features, keys)
+
+
+@pytest.mark.parametrize("extractor", EVERY, ids=lambda e: e.name)
+def test_joined_features_are_as_long_and_as_fine_as_the_profile_says(extractor):
+    features = mini_models().features(extractor, random_pictures(1, 30, 50))
+    assert features.shape == (1, extractor.dim, extractor.grid, extractor.grid)
+
+
+@pytest.mark.parametrize("extractor", EVERY, ids=lambda e: e.name)
+@pytest.mark.parametrize("change", [{"dim": 7}, {"grid": 7}])
+def test_features_that_are_not_what_the_profile_says_are_refused(extractor, change):
+    wrong = dataclasses.replace(extractor, **change)
+    with pytest.raises(WeightsError) as caught:
+        mini_models().feature_maps(wrong, random_pictures(1, 32, 32))
+    said = f"'mini' says that its extractor {extractor.name!r} gives features of length {wrong.dim} on a grid of"
+    assert f"{said} {wrong.grid} x {wrong.grid}, but {extractor.weights.model_id} gives" in str(caught.value)
+    assert f"gives {extractor.dim} on {extractor.grid} x {extractor.grid}." in str(caught.value)
+
+
+@pytest.mark.parametrize("extractor", EVERY, ids=lambda e: e.name)
 def test_an_image_has_the_same_features_alone_and_in_a_batch(extractor):
     models, pictures = mini_models(), random_pictures(3, 48, 48)
     together = models.features(extractor, pictures)
@@ -124,7 +166,7 @@ def test_an_image_has_the_same_features_alone_and_in_a_batch(extractor):
         )
 
 
-@pytest.mark.parametrize("extractor", MINI.extractors, ids=lambda e: e.name)
+@pytest.mark.parametrize("extractor", EVERY, ids=lambda e: e.name)
 def test_features_follow_the_picture(extractor):
     """What lies left in the picture lies left in the features."""
     picture = random_pictures(1, 64, 64).repeat(2, 1, 1, 1)

@@ -1,9 +1,11 @@
-"""One walk through a transformers vision transformer (DINO): keys of one block."""
+"""One walk through a transformers vision transformer (DINO, DINOv2 or MAE): keys of one block."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -12,41 +14,91 @@ from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
 from ovseg_cli.errors import WeightsError
 
+ARCHITECTURES = MappingProxyType(
+    {
+        "vit": "ViTModel",
+        "dinov2": "Dinov2Model",
+        "dinov2_with_registers": "Dinov2WithRegistersModel",
+        "vit_mae": "ViTMAEModel",
+    }
+)
+"""The class in transformers by the ``model_type`` of a folder's config.json."""
+
 
 class VitBackbone:
-    """A `transformers.ViTModel`.
+    """A vision transformer of transformers, as features need it.
 
     Args:
-        model: The model.
+        model: One of `ARCHITECTURES`. A masked autoencoder is made to mask nothing.
         device: Where it runs.
+
+    Raises:
+        WeightsError: Its key projections are not where they are expected.
     """
 
     def __init__(self, model: nn.Module, device: str) -> None:
         self.model = model.to(device).eval().requires_grad_(False)
         self.device = device
+        self._type: str = model.config.model_type
+        # One for each block, in their order; the name moved between versions of transformers.
+        self._keys = [m for name, m in model.named_modules() if name.rpartition(".")[2] in ("key", "k_proj")]
+        if len(self._keys) != model.config.num_hidden_layers:
+            raise WeightsError(
+                f"{type(model).__name__} has {model.config.num_hidden_layers} blocks and {len(self._keys)} key "
+                "projections. This version of transformers builds it in another way: install ovseg with its "
+                "constraints.txt."
+            )
+        if self._type == "vit_mae":
+            model.config.mask_ratio = 0.0
 
     @classmethod
     def load(cls, folder: Path, *, device: str, dtype: torch.dtype = torch.float32) -> VitBackbone:
-        """Load a folder in transformers' layout."""
-        from transformers import ViTModel
+        """Load a folder in transformers' layout.
+
+        Raises:
+            WeightsError: No such model, another kind of model, or weights that are damaged or incomplete.
+        """
+        import transformers
 
         try:
+            kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsError(
+                f"The vision transformer in {folder} cannot be loaded: no model_type in its config.json ({error!r})."
+            ) from error
+        if kind not in ARCHITECTURES:
+            raise WeightsError(
+                f"The vision transformer in {folder} cannot be loaded: its model_type is {kind!r}. "
+                f"Features can be had from: {', '.join(ARCHITECTURES)}."
+            )
+        try:
             with quiet_libraries():
-                model, report = ViTModel.from_pretrained(
-                    folder, add_pooling_layer=False, local_files_only=True, dtype=dtype, output_loading_info=True
+                model, report = getattr(transformers, ARCHITECTURES[kind]).from_pretrained(
+                    folder,
+                    local_files_only=True,
+                    dtype=dtype,
+                    weights_only=True,  # of a pickle, tensors and nothing that could run
+                    output_loading_info=True,
+                    **({"add_pooling_layer": False} if kind == "vit" else {}),
                 )
         except Exception as error:  # transformers raises whatever its parts raise
             raise WeightsError(f"The vision transformer in {folder} cannot be loaded: {error}") from error
+        # Weights that are too many are no fault: a masked autoencoder is published with its decoder.
         if report["missing_keys"]:  # transformers fills these with random numbers
             lost = ", ".join(sorted(report["missing_keys"])[:3])
             raise WeightsError(f"The vision transformer in {folder} cannot be loaded: its weights lack {lost}.")
         return cls(model, device)
 
+    @property
+    def depth(self) -> int:
+        """How many transformer blocks there are."""
+        return len(self._keys)
+
     @torch.inference_mode()
     def keys(
         self, images: Tensor, *, block: int, input_size: int, mean: Sequence[float], std: Sequence[float]
     ) -> Tensor:
-        """Self-attention keys of one block, as a map.
+        """Self-attention keys of one block, as a map (OVDiff, supplement C.2).
 
         Args:
             images: float (B, 3, H, W) in [0, 1]; squashed to a square.
@@ -56,25 +108,32 @@ class VitBackbone:
             std: Input normalisation, per channel.
 
         Returns:
-            float32 (B, D, g, g) with g = input_size / patch size, heads concatenated.
+            float32 (B, D, g, g) with g = input_size / patch size, heads concatenated; patches in reading order,
+            without the class token and the registers.
+
+        Raises:
+            ValueError: There is no such block.
         """
-        layers = [m for m in self.model.modules() if type(m).__name__ == "ViTLayer"]
-        projection = _key_projection(layers[block])
+        if not -self.depth <= block < self.depth:
+            raise ValueError(f"the vision transformer has {self.depth} blocks, got index {block}")
+        side = input_size // self.model.config.patch_size
         seen: list[Tensor] = []
-        handle = projection.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        handle = self._keys[block].register_forward_hook(lambda _module, _inputs, output: seen.append(output))
         try:
             pixels = squash(images, input_size, mean, std).to(self.model.dtype)
-            self.model(pixel_values=pixels, interpolate_pos_encoding=True)
+            self.model(pixel_values=pixels, **self._settings(len(images), side * side))
         finally:
             handle.remove()
-        keys = seen[0][:, 1:].float()  # the class token is token 0
-        side = input_size // self.model.config.patch_size
-        return keys.transpose(1, 2).reshape(len(images), -1, side, side)
+        others = 1 + getattr(self.model.config, "num_register_tokens", 0)  # the class token and registers come first
+        patches = seen[0][:, others:].float()
+        return patches.transpose(1, 2).reshape(len(images), -1, side, side)
 
-
-def _key_projection(layer: nn.Module) -> nn.Module:
-    """The linear layer that makes the keys of one block (its name moved between transformers versions)."""
-    for name, module in layer.named_modules():
-        if name.rpartition(".")[2] in ("key", "k_proj"):
-            return module
-    raise WeightsError(f"No key projection found inside {type(layer).__name__}; is this a ViT of transformers 5?")
+    def _settings(self, count: int, patches: int) -> dict[str, object]:
+        """What the model's forward pass is called with beside the pixels."""
+        if self._type.startswith("dinov2"):
+            return {}  # fits its position embeddings to any size by itself
+        if self._type == "vit":
+            return {"interpolate_pos_encoding": True}
+        # A masked autoencoder puts the patches in the order of this noise, which is random when it is not given.
+        order = torch.arange(patches, device=self.device).expand(count, -1)
+        return {"interpolate_pos_encoding": True, "noise": order}

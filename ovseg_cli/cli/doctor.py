@@ -137,7 +137,7 @@ def _weights() -> dict[str, str]:
 
     summary = {}
     for profile in PROFILES.values():
-        missing = [state.part for state in weights_status(profile) if not state.present]
+        missing = [state.part for state in weights_status(profile.weights) if not state.present]
         summary[profile.name] = f"missing: {', '.join(missing)} (see `ovseg profiles`)" if missing else "ready"
     return summary
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-ExtractorKind = Literal["unet-query", "clip-key", "vit-key"]
+from ovseg_cli.errors import UsageError
+
+ExtractorKind = Literal["unet-query", "clip-key", "clip-token", "vit-key"]
 
 FEATURE_CODE = 1
 """Raised when the code that extracts features changes what they are, so that old prototypes are not compared with new
@@ -23,6 +26,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+VAE_MEAN = VAE_STD = (0.5, 0.5, 0.5)
+"""Every Stable Diffusion's autoencoder takes pictures in [-1, 1]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +78,9 @@ class GeneratorSpec:
         batch_size: Images generated at once.
         min_attention_grid: Cross-attention layers on a coarser grid than this do not enter the attribution map.
         parts: k-means part centroids per role (fg, bg).
+        kmeans: Whether parts are clusters by Euclidean distance, as published, or by angle.
+        attribution_timesteps: Diffusion timesteps at which the attention in given pictures is read (a class from the
+            user's own pictures has no sampling run to read it from).
     """
 
     weights: Weights
@@ -86,6 +94,29 @@ class GeneratorSpec:
     batch_size: int
     min_attention_grid: int = 8
     parts: int
+    kmeans: Literal["euclidean", "spherical"] = "euclidean"
+    attribution_timesteps: tuple[int, ...] = (100, 200, 400)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionSpec:
+    """How support images are cut into regions without looking for any class (OVDiff's segmenter).
+
+    Attributes:
+        layers: Module paths of self-attention blocks inside the generator's UNet.
+        timestep: Diffusion timestep of the noise that is added before the attention is read.
+        noise_seed: Seed of that noise.
+        anchors: Side of the grid of tokens whose attention regions grow from.
+        divergence: Attention whose symmetric Kullback-Leibler divergence is below this belongs to one region.
+        sam: A SAM or SAM 2 for automatic masks, fetched when it is first asked for; None when the profile has none.
+    """
+
+    layers: tuple[str, ...]
+    timestep: int = 100
+    noise_seed: int = 42
+    anchors: int
+    divergence: float = 0.8
+    sam: Weights | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +124,17 @@ class ExtractorSpec:
     """One dense feature extractor, completely enough that equal digests mean comparable features.
 
     Attributes:
-        name: Short name: "sd", "clip" or "dino".
+        name: Short name, unique in its profile: "sd", "clip", "dino".
         kind: ``unet-query`` (cross-attention queries of a diffusion UNet), ``clip-key`` or ``vit-key``
-            (self-attention keys of one transformer block).
+            (self-attention keys of one transformer block, heads concatenated), or ``clip-token`` (the tokens that
+            leave one block of CLIP: its residual stream, before the final layer norm and the projection into the
+            space of text; OVDiff, supplement C.2, "outputs of transformer layers"). Class tokens and registers are
+            left out.
         weights: The model.
         layers: ``unet-query``: module paths of cross-attention blocks inside the UNet; others: one block
             index, negative from the end, as a string.
+        dim: Length of a feature vector: the layers' channels together. What the model gives is checked against it.
+        grid: Cells along a side of the finest layer's feature map; checked as well.
         input_size: The crop is squashed to this square before the model sees it.
         mean: Per-channel mean of the input normalisation (RGB in [0, 1]).
         std: Per-channel standard deviation.
@@ -112,6 +148,8 @@ class ExtractorSpec:
     kind: ExtractorKind
     weights: Weights
     layers: tuple[str, ...]
+    dim: int
+    grid: int
     input_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -172,11 +210,14 @@ class InferenceSpec:
         short_side: The image is resized so that its short side is this many pixels.
         windows: (size, stride) of each sliding-window pass, in pixels of the resized image.
         whole_image: Whether the whole image is one more crop.
+        stuff_similarity: A background prototype of a thing is left out when its cosine to a foreground prototype of
+            stuff is above this (OVDiff, stuff filter).
     """
 
     short_side: int
     windows: tuple[tuple[int, int], ...]
     whole_image: bool = True
+    stuff_similarity: float = 0.85
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +231,10 @@ class PrefilterSpec:
         limit: Classes that may pass the first stage. The second stage tries all 2 ** limit - 1 subsets of them.
         crops: Grids of crops whose kept classes are united: n gives n x n crops that overlap by half, 1 is the
             whole picture.
+        margin: Classes of the best subset go as long as the joint prompt of the rest fits worse by no more than this
+            (cosine). 0 keeps the subset whole, as published.
+        background: Whether CLIP's background words are candidates too, so that a crop without any class keeps none;
+            not in the published filter.
         default: Whether prototypes are filtered when nobody says otherwise.
     """
 
@@ -198,6 +243,8 @@ class PrefilterSpec:
     prompt: str = "{name}"
     limit: int = 10
     crops: tuple[int, ...] = (1,)
+    margin: float = 0.0
+    background: bool = False
     default: bool = True
 
     def record(self) -> dict[str, Any]:
@@ -215,8 +262,10 @@ class Profile:
         name: What ``--profile`` takes.
         summary: One sentence for people.
         generator: The text-to-image model.
+        regions: How support images are cut into regions.
         clip: The CLIP model.
-        extractors: Dense feature extractors, in ensemble order.
+        extractors: Dense feature extractors of the default ensemble, in ensemble order.
+        extra_extractors: Others that may be picked by name.
         inference: Windows.
         prefilter: How prototypes are filtered by class, None for never.
     """
@@ -224,20 +273,56 @@ class Profile:
     name: str
     summary: str
     generator: GeneratorSpec
+    regions: RegionSpec
     clip: ClipSpec
     extractors: tuple[ExtractorSpec, ...]
+    extra_extractors: tuple[ExtractorSpec, ...] = ()
     inference: InferenceSpec
     prefilter: PrefilterSpec | None = None
 
     @property
     def weights(self) -> tuple[Weights, ...]:
-        """Every distinct set of weights that the profile loads."""
-        parts = (self.generator.weights, self.clip.weights, *(e.weights for e in self.extractors))
+        """Every distinct set of weights that the profile loads with its default ensemble."""
+        return self.weights_for(self.extractors)
+
+    def weights_for(self, extractors: Iterable[ExtractorSpec]) -> tuple[Weights, ...]:
+        """Every distinct set of weights that the profile loads with these extractors."""
+        parts = (self.generator.weights, self.clip.weights, *(e.weights for e in extractors))
         return tuple(dict.fromkeys(parts))
 
     @property
+    def known_extractors(self) -> tuple[ExtractorSpec, ...]:
+        """Those of the default ensemble and the others."""
+        return (*self.extractors, *self.extra_extractors)
+
+    def pick_extractors(self, names: Sequence[str] | None) -> tuple[ExtractorSpec, ...]:
+        """The extractors of an ensemble.
+
+        Args:
+            names: Their names in any order; None for the default ensemble.
+
+        Returns:
+            In the profile's order, so that one set of names is one ensemble.
+
+        Raises:
+            UsageError: A name that is unknown or given twice, or no name at all.
+        """
+        if names is None:
+            return self.extractors
+        known = {extractor.name: extractor for extractor in self.known_extractors}
+        listed = ", ".join(known)
+        for name in names:
+            if name not in known:
+                raise UsageError(f"The profile {self.name!r} has no extractor {name!r}. It has: {listed}.")
+        if len(set(names)) < len(names):
+            raise UsageError(f"An extractor is given twice: {', '.join(names)}.")
+        if not names:
+            raise UsageError(f"No extractor is named. The profile {self.name!r} has: {listed}.")
+        return tuple(extractor for name, extractor in known.items() if name in names)
+
+    @property
     def bundled(self) -> bool:
-        """True when nothing has to be fetched."""
+        """True when nothing has to be fetched for the default ensemble."""
         return all(w.bundled is not None for w in self.weights)
 
     def record(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ class WeightsStatus:
     """Whether one set of weights is on this machine.
 
     Attributes:
-        part: "diffusion", "clip" or "dino".
+        part: "diffusion", "clip", "dino", ...
         repo: Hub id, or ``bundled:<folder>``.
         revision: Pinned revision.
         licence: Licence of the weights.
@@ -42,9 +43,16 @@ class WeightsStatus:
 
 
 def fetch_command(weights: Weights) -> str:
-    """The shell command that downloads these weights, with the rest of their profile, into the hub's cache."""
-    name = next((profile.name for profile in PROFILES.values() if weights in profile.weights), "NAME")
-    return f"ovseg pull --profile {name}"
+    """The shell command that downloads these weights, with what is needed beside them, into the hub's cache."""
+    for profile in PROFILES.values():
+        if weights in profile.weights:
+            return f"ovseg pull --profile {profile.name}"
+        for extractor in profile.extra_extractors:
+            if extractor.weights == weights:
+                return f"ovseg pull --profile {profile.name} --extractors {extractor.name}"
+        if weights == profile.regions.sam:
+            return f"ovseg pull --profile {profile.name} --mask-method sam"
+    return "ovseg pull --profile NAME"
 
 
 def find_weights(weights: Weights) -> Path | None:
@@ -119,10 +127,14 @@ def fetch_weights(weights: Weights, *, offline: bool = False) -> Path:
     return folder
 
 
-def weights_status(profile: Profile) -> list[WeightsStatus]:
-    """Status of every set of weights of a profile. Never uses the network."""
+def weights_status(parts: Iterable[Weights]) -> list[WeightsStatus]:
+    """Status of sets of weights. Never uses the network.
+
+    Args:
+        parts: The weights, such as `Profile.weights`.
+    """
     states = []
-    for weights in profile.weights:
+    for weights in parts:
         folder = find_weights(weights)
         states.append(
             WeightsStatus(
@@ -133,7 +145,7 @@ def weights_status(profile: Profile) -> list[WeightsStatus]:
                 present=folder is not None,
                 path=folder,
                 nbytes=weights.nbytes,
-                fetch_hint=f"ovseg pull --profile {profile.name}" if folder is None else "",
+                fetch_hint=fetch_command(weights) if folder is None else "",
             )
         )
     return states

@@ -1,7 +1,8 @@
-"""Nearest prototype: `prototype_scores` against normalising all features and comparing them with everything at once."""
+"""Nearest prototype: `prototype_scores` at the layers' native resolution, against resizing and stacking them first."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,46 +12,64 @@ from tests.benchmarks.harness import Benchmark, Case, DisagreementError, Job
 if TYPE_CHECKING:
     from torch import Tensor
 
-CROPS, WIDTH, GRID = 6, 7680, 64
-CLASSES, PER_CLASS = 3, 130
+PER_ROLE = 65
+"""A class's prototypes of one role: the mean, 32 instances and 32 parts, as in OVDiff."""
+
+SD_LAYERS = ((320, 64), (1280, 8), *[(1280, 16)] * 3, *[(640, 32)] * 3, (320, 64))
+"""Channels and grid of the layers that the profile `sd15` reads from Stable Diffusion, 7680 channels together."""
+
+CLIP_LAYERS = ((768, 28),)
+
+SD_CROPS, SD_CLASSES = 4, 21
+CLIP_CROPS, CLIP_CLASSES = 1, 500
 
 
-def synthetic(device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Query features of the crops of one photograph, unit prototypes, and the channel of each."""
+def synthetic(
+    layers: tuple[tuple[int, int], ...], crops: int, classes: int, device: str
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Random feature maps of crops, unit prototypes of both roles of every class, and the channel of each prototype."""
     import torch
     from torch.nn import functional as F
 
     random = torch.Generator().manual_seed(0)
-    features = torch.randn(CROPS, WIDTH, GRID, GRID, generator=random).to(device)
-    vectors = F.normalize(torch.randn(CLASSES * PER_CLASS, WIDTH, generator=random), dim=1).to(device)
-    return features, vectors, (torch.arange(len(vectors)) % (CLASSES + 1)).to(device)
+    maps = [torch.randn(crops, width, side, side, generator=random).to(device) for width, side in layers]
+    width = sum(width for width, _ in layers)
+    vectors = F.normalize(torch.randn(2 * PER_ROLE * classes, width, generator=random), dim=1).to(device)
+    channel = torch.arange(1, classes + 1).repeat_interleave(2 * PER_ROLE)
+    channel[torch.arange(len(channel)) % (2 * PER_ROLE) >= PER_ROLE] = 0
+    return maps, vectors, channel.to(device)
 
 
-def shipped(device: str) -> Job:
+def shipped(layers: tuple[tuple[int, int], ...], crops: int, classes: int, device: str) -> Job:
     import torch
 
     from ovseg_cli.methods.prototype import prototype_scores
 
-    features, vectors, channel = synthetic(device)
+    maps, vectors, channel = synthetic(layers, crops, classes, device)
 
     @torch.inference_mode()
     def job() -> np.ndarray:
-        return prototype_scores(features, vectors, channel, CLASSES + 1).cpu().numpy()
+        return prototype_scores(maps, vectors, channel, classes + 1).cpu().numpy()
 
     return job
 
 
-def everything_at_once(device: str) -> Job:
+def concatenated(layers: tuple[tuple[int, int], ...], crops: int, classes: int, device: str) -> Job:
+    """One map of all channels for all crops; then crop by crop all cosines, without a normalised copy of the map."""
     import torch
-    from torch.nn import functional as F
 
-    features, vectors, channel = synthetic(device)
+    from ovseg_cli.models import concatenate_maps
+
+    maps, vectors, channel = synthetic(layers, crops, classes, device)
 
     @torch.inference_mode()
     def job() -> np.ndarray:
-        cosines = torch.einsum("bdhw,pd->bphw", F.normalize(features, dim=1), vectors)
-        best = [cosines[:, channel == index].amax(dim=1) for index in range(CLASSES + 1)]
-        return torch.stack(best, dim=1).cpu().numpy()
+        joined = concatenate_maps(maps).flatten(2)
+        best = joined.new_full((crops, classes + 1, joined.shape[2]), -1.0)
+        for image, scores in zip(joined, best, strict=True):
+            cosines = vectors @ image / torch.linalg.vector_norm(image, dim=0)
+            scores.scatter_reduce_(0, channel[:, None].expand_as(cosines), cosines, reduce="amax")
+        return best.view(crops, classes + 1, *[max(side for _, side in layers)] * 2).cpu().numpy()
 
     return job
 
@@ -62,11 +81,31 @@ def equal_scores(baseline: np.ndarray, answer: np.ndarray) -> str:
     return f"differs by {difference:.0e}"
 
 
+SD = (SD_LAYERS, SD_CROPS, SD_CLASSES)
+CLIP = (CLIP_LAYERS, CLIP_CROPS, CLIP_CLASSES)
+
 BENCHMARK = Benchmark(
     name="scoring",
-    question=f"{CROPS} crops' features of {WIDTH} channels at {GRID} x {GRID}, {CLASSES * PER_CLASS} prototypes",
+    question=(
+        f"{SD_CROPS} crops' features of Stable Diffusion's 9 layers, {SD_CLASSES} classes; "
+        f"{CLIP_CROPS} crop's features of CLIP, {CLIP_CLASSES} classes; {2 * PER_ROLE} prototypes each"
+    ),
     cases=(
-        Case(name="at-once", what="normalised copy, all cosines", prepare=everything_at_once),
-        Case(name="shipped", what="prototype_scores", prepare=shipped, baseline="at-once", agree=equal_scores),
+        Case(name="concatenated", what="9 layers: stacked, then compared", prepare=partial(concatenated, *SD)),
+        Case(
+            name="native",
+            what="9 layers: compared where they are, as shipped",
+            prepare=partial(shipped, *SD),
+            baseline="concatenated",
+            agree=equal_scores,
+        ),
+        Case(name="many-at-once", what="1 layer, all products at once", prepare=partial(concatenated, *CLIP)),
+        Case(
+            name="many",
+            what="1 layer, products in parts, as shipped",
+            prepare=partial(shipped, *CLIP),
+            baseline="many-at-once",
+            agree=equal_scores,
+        ),
     ),
 )

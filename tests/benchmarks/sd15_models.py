@@ -25,13 +25,13 @@ class RandomModels(Models):
         if (kind, weights) not in self._loaded:
             torch.manual_seed(0)
             with quiet_libraries():
-                self._loaded[kind, weights] = MAKERS[kind](self.device, self.dtype)
+                self._loaded[kind, weights] = MAKERS[weights.part](self.device, self.dtype)
         return self._loaded[kind, weights]
 
     def make(self, extractor: ExtractorSpec) -> None:
         """Make the model of an extractor, so that it is not made inside a measurement."""
-        kinds = {"unet-query": DiffusionBackbone, "clip-key": ClipBackbone, "vit-key": VitBackbone}
-        self._get(kinds[extractor.kind], extractor.weights)
+        kinds = {"unet": DiffusionBackbone, "clip": ClipBackbone, "vit": VitBackbone}
+        self._get(kinds[extractor.kind.partition("-")[0]], extractor.weights)
 
 
 def stable_diffusion(device: str, dtype: torch.dtype) -> DiffusionBackbone:
@@ -102,8 +102,26 @@ def dino_b8(device: str, _dtype: torch.dtype) -> VitBackbone:
     return VitBackbone(ViTModel(ViTConfig(patch_size=8, image_size=224), add_pooling_layer=False), device)
 
 
-MAKERS: dict[type, Callable[[str, torch.dtype], Any]] = {
-    DiffusionBackbone: stable_diffusion,
-    ClipBackbone: clip_b16,
-    VitBackbone: dino_b8,
+def dinov2_b14(device: str, _dtype: torch.dtype) -> VitBackbone:
+    """DINOv2 ViT-B/14, with positions for 518 pixels as published."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    return VitBackbone(Dinov2Model(Dinov2Config(patch_size=14, image_size=518)), device)
+
+
+def mae_l16(device: str, _dtype: torch.dtype) -> VitBackbone:
+    """The encoder of MAE ViT-L/16."""
+    from transformers import ViTMAEConfig, ViTMAEModel
+
+    size = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+    return VitBackbone(ViTMAEModel(ViTMAEConfig(**size)), device)
+
+
+MAKERS: dict[str, Callable[[str, torch.dtype], Any]] = {
+    "diffusion": stable_diffusion,
+    "clip": clip_b16,
+    "dino": dino_b8,
+    "dinov2": dinov2_b14,
+    "mae": mae_l16,
 }
+"""By the part that the weights are of."""

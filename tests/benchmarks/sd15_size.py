@@ -16,7 +16,6 @@ from tests.benchmarks.mini import same_images, same_labels
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHAPES = {"sd": (1, 7680, 64, 64), "clip": (1, 768, 28, 28), "dino": (1, 768, 56, 56)}
 NAMES = ("cat", "chocolate glazed donut", "grass")
 PHOTO = (375, 500)
 STEPS = 2
@@ -38,12 +37,13 @@ def features(name: str, device: str) -> Job:
     from tests.mini import random_pictures
 
     models = RandomModels(device)
-    (extractor,) = (e for e in models.profile.extractors if e.name == name)
+    (extractor,) = models.profile.pick_extractors([name])
     models.make(extractor)
     picture = random_pictures(1, 512, 512)
+    shape = (1, extractor.dim, extractor.grid, extractor.grid)
 
     def job() -> np.ndarray:
-        return np.array(checked(models.features(extractor, picture), SHAPES[name]).shape)
+        return np.array(checked(models.features(extractor, picture), shape).shape)
 
     return job
 
@@ -130,8 +130,9 @@ def segmenting(crops_at_once: int | None, device: str) -> Job:
     models = RandomModels(device)
     for extractor in models.profile.extractors:
         models.make(extractor)
-    dims = {extractor.digest: SHAPES[extractor.name][1] for extractor in models.profile.extractors}
-    work = segmenter.Segmenter(models, RandomPrototypes(NAMES, dims), NAMES, prefilter=False)
+    dims = {extractor.digest: extractor.dim for extractor in models.profile.extractors}
+    options = segmenter.SegmentOptions(prefilter=False)
+    work = segmenter.Segmenter(models, RandomPrototypes(NAMES, dims), NAMES, options=options)
     photo = (random_pictures(1, *PHOTO)[0].permute(1, 2, 0) * 255).byte().numpy()
 
     def job() -> np.ndarray:
@@ -144,7 +145,7 @@ def segmenting(crops_at_once: int | None, device: str) -> Job:
 
 BENCHMARK = Benchmark(
     name="sd15-size",
-    question=f"Stable Diffusion 1.5, CLIP ViT-B/16 and DINO ViT-B/8 with random weights; {len(NAMES)} classes",
+    question=f"The models of the profile sd15 at their true sizes with random weights; {len(NAMES)} classes",
     cases=(
         Case(name="whole-unet", what="VAE encoder and UNet, 512 x 512", prepare=whole_unet, heavy=True),
         Case(
@@ -155,7 +156,10 @@ BENCHMARK = Benchmark(
             heavy=True,
         ),
         Case(name="clip-keys", what="key features, 448 x 448", prepare=partial(features, "clip")),
+        Case(name="clip-tokens", what="token features, 448 x 448", prepare=partial(features, "clip-token")),
         Case(name="dino-keys", what="key features, 448 x 448", prepare=partial(features, "dino")),
+        Case(name="dinov2-keys", what="key features, 448 x 448", prepare=partial(features, "dinov2")),
+        Case(name="mae-keys", what="key features, 448 x 448", prepare=partial(features, "mae")),
         Case(name="pipeline", what=f"1 image, {STEPS} steps, diffusers alone", prepare=sampling, heavy=True),
         Case(
             name="generate",

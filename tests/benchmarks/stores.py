@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ovseg_cli.store.records import PrototypeBlock
-
-PER_ROLE = 65
-"""A class's prototypes of one role: the mean, 32 instances and 32 parts, as in OVDiff."""
+from tests.benchmarks.scoring import PER_ROLE
 
 
 class RandomPrototypes:
@@ -31,7 +29,7 @@ class RandomPrototypes:
         return list(self._names)
 
     def get_class(self, name: str) -> RandomClass:
-        return RandomClass(name)
+        return RandomClass(name, tuple(self._dims))
 
     def prototypes(self, names: Sequence[str] | None, extractor: str) -> PrototypeBlock:
         chosen = self._names if names is None else tuple(names)
@@ -51,6 +49,8 @@ class RandomClass:
     """What `Segmenter` asks of a class."""
 
     generation = "random"
+    kind = "thing"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, extractors: tuple[str, ...]) -> None:
         self.name = name
+        self.extractors = extractors

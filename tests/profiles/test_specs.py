@@ -14,13 +14,13 @@ from ovseg_cli.profiles.specs import bundled_revision, digest_of
 from tests.mini import MINI_FOLDER, SD15_UNET, mini_models
 
 MINI, SD15 = get_profile("mini"), get_profile("sd15")
-EXTRACTORS = [extractor for profile in PROFILES.values() for extractor in profile.extractors]
+EXTRACTORS = [e for profile in PROFILES.values() for e in (*profile.extractors, *profile.extra_extractors)]
 
 
 def test_profiles_are_found_by_name():
-    assert list(PROFILES) == ["mini", "mini-ensemble", "sd15"]
+    assert list(PROFILES) == ["mini", "sd15"]
     assert all(profile.name == name for name, profile in PROFILES.items())
-    with pytest.raises(UsageError, match=r"'sd3'.*mini, mini-ensemble, sd15"):
+    with pytest.raises(UsageError, match=r"'sd3'.*mini, sd15"):
         get_profile("sd3")
 
 
@@ -36,6 +36,8 @@ CHANGES = {
     "name": "other",
     "kind": "vit-key",
     "layers": ("up_blocks.0",),
+    "dim": 7,
+    "grid": 7,
     "input_size": 96,
     "mean": (0.1, 0.2, 0.3),
     "std": (0.1, 0.2, 0.3),
@@ -93,14 +95,53 @@ def test_weights_are_listed_once_each():
     assert not SD15.bundled
 
 
+def test_an_ensemble_is_picked_by_name_whatever_the_order():
+    sd, clip, dino = SD15.extractors
+    tokens, dinov2, mae = SD15.extra_extractors
+    assert [e.name for e in EXTRACTORS] == [
+        *("sd", "clip", "dino", "clip-token"),
+        *("sd", "clip", "dino", "clip-token", "dinov2", "mae"),
+    ]
+    assert SD15.pick_extractors(None) == SD15.extractors
+    assert SD15.pick_extractors(["mae"]) == (mae,)
+    assert SD15.pick_extractors(["dinov2", "clip", "sd"]) == SD15.pick_extractors(("sd", "clip", "dinov2"))
+    assert SD15.pick_extractors(("sd", "clip", "dinov2")) == (sd, clip, dinov2)
+    assert SD15.pick_extractors(("clip-token", "dino")) == (dino, tokens)
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        (["sd", "swin"], r"'mini' has no extractor 'swin'. It has: sd, clip, dino, clip-token\."),
+        (["SD"], "no extractor 'SD'"),
+        (["clip", "sd", "clip"], "given twice: clip, sd, clip"),
+        ([], "No extractor is named.*sd, clip, dino, clip-token"),
+    ],
+)
+def test_an_ensemble_that_cannot_be_is_refused(names, why):
+    with pytest.raises(UsageError, match=why):
+        MINI.pick_extractors(names)
+
+
+def test_an_ensemble_needs_its_own_weights_and_the_generator_and_clip():
+    assert [w.part for w in SD15.weights_for(SD15.pick_extractors(["mae", "dinov2"]))] == [
+        *("diffusion", "clip", "dinov2", "mae")
+    ]
+    assert [w.part for w in SD15.weights_for(SD15.pick_extractors(["clip-token"]))] == ["diffusion", "clip"]
+    assert SD15.weights_for(SD15.extractors) == SD15.weights
+
+
 def test_pinned_revisions_are_whole_commit_hashes():
-    for weights in SD15.weights:
+    for weights in SD15.weights_for((*SD15.extractors, *SD15.extra_extractors)):
         assert len(weights.revision) == 40
         int(weights.revision, 16)
         assert weights.repo.count("/") == 1
 
 
-@pytest.mark.parametrize("weights", MINI.weights, ids=lambda w: w.part)
+BUNDLED = MINI.weights_for((*MINI.extractors, *MINI.extra_extractors))
+
+
+@pytest.mark.parametrize("weights", BUNDLED, ids=lambda w: w.part)
 def test_the_bundled_revision_is_the_hash_of_the_files_on_disk(weights):
     assert weights.revision == bundled_revision(MINI_FOLDER.parent / weights.bundled)
 
@@ -116,7 +157,7 @@ def test_a_bundled_revision_changes_with_any_weight_file(tmp_path):
     assert len({first, second, bundled_revision(tmp_path)}) == 3
 
 
-@pytest.mark.parametrize("weights", MINI.weights, ids=lambda w: w.part)
+@pytest.mark.parametrize("weights", BUNDLED, ids=lambda w: w.part)
 def test_the_bundled_size_is_about_what_is_on_disk(weights):
     folder = MINI_FOLDER.parent / weights.bundled
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
@@ -135,7 +176,7 @@ def test_the_layers_of_sd15_exist_and_have_the_published_width():
     assert sum(p.numel() for p in unet.parameters()) == 859_520_964  # Stable Diffusion 1's UNet
     (extractor,) = [e for e in SD15.extractors if e.kind == "unet-query"]
     assert channels(unet, extractor.layers) == [320, 1280, 1280, 1280, 1280, 640, 640, 640, 320]
-    assert sum(channels(unet, extractor.layers)) == 7680
+    assert sum(channels(unet, extractor.layers)) == extractor.dim == 7680
 
 
 def test_the_layers_of_sd15_are_the_published_choice_from_the_published_list():
@@ -158,6 +199,8 @@ def test_the_layers_of_mini_exist():
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda p: p.name)
 def test_settings_of_a_profile_fit_together(profile):
+    names = [e.name for e in (*profile.extractors, *profile.extra_extractors)]
+    assert len(set(names)) == len(names)
     assert "{name}" in profile.generator.prompt
     assert all("{name}" in prompt for prompt in profile.clip.prompts)
     assert all(stride <= size for size, stride in profile.inference.windows)

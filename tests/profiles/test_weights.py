@@ -19,11 +19,15 @@ from tests.mini import (
     random_pictures,
     write_tiny_clip,
     write_tiny_dino,
+    write_tiny_dinov2,
+    write_tiny_mae,
     write_tiny_stable_diffusion,
 )
 
 MINI, SD15 = get_profile("mini"), get_profile("sd15")
 DIFFUSION, CLIP, DINO = SD15.weights
+EVERY = (*SD15.extractors, *SD15.extra_extractors)
+DINOV2, MAE = SD15.weights_for(EVERY)[3:]
 PULL = "ovseg pull --profile sd15"
 
 
@@ -34,6 +38,8 @@ def sources(tmp_path_factory):
     write_tiny_stable_diffusion(folder / "diffusion")
     write_tiny_clip(folder / "clip")
     write_tiny_dino(folder / "dino")
+    write_tiny_dinov2(folder / "dinov2")
+    write_tiny_mae(folder / "mae")
     return folder
 
 
@@ -47,7 +53,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def full_cache(cache, sources):
-    for part in SD15.weights:
+    for part in SD15.weights_for(EVERY):
         put_into_hub_cache(cache, part, sources / part.part)
     return cache
 
@@ -61,11 +67,11 @@ def test_bundled_weights_are_always_there():
 
 
 def test_nothing_is_found_in_an_empty_cache(cache):
-    assert [find_weights(part) for part in SD15.weights] == [None] * 3
+    assert [find_weights(part) for part in SD15.weights_for(EVERY)] == [None] * 5
 
 
 def test_weights_are_found_in_the_hubs_own_layout(full_cache):
-    for part in SD15.weights:
+    for part in SD15.weights_for(EVERY):
         folder = find_weights(part)
         assert folder.name == part.revision
         assert (folder / part.marker).is_file()
@@ -81,7 +87,7 @@ def test_the_files_that_the_loaders_need_are_those_that_would_be_downloaded(full
     """Every file that the tiny folders have, which load, matches a download pattern."""
     from huggingface_hub.utils import filter_repo_objects
 
-    for part in SD15.weights:
+    for part in SD15.weights_for(EVERY):
         folder = find_weights(part)
         names = [str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()]
         assert sorted(filter_repo_objects(names, allow_patterns=list(part.files))) == sorted(names)
@@ -104,27 +110,36 @@ def test_a_download_that_was_interrupted_counts_as_absent(cache, sources, lost):
 
 def test_status_of_present_and_absent_weights(cache, sources):
     put_into_hub_cache(cache, CLIP, sources / "clip")
-    states = {state.part: state for state in weights_status(SD15)}
+    states = {state.part: state for state in weights_status(SD15.weights)}
     assert [part for part, state in states.items() if state.present] == ["clip"]
     assert states["clip"].path.name == CLIP.revision
     assert states["clip"].fetch_hint == ""
     assert states["dino"].path is None
     assert states["dino"].repo == DINO.repo
     assert states["dino"].fetch_hint == PULL
-    assert all(state.present for state in weights_status(MINI))
+    assert all(state.present for state in weights_status(MINI.weights))
+
+
+def test_status_of_a_picked_ensemble(cache, sources):
+    put_into_hub_cache(cache, DINOV2, sources / "dinov2")
+    states = {state.part: state for state in weights_status(SD15.weights_for(SD15.pick_extractors(["dinov2", "mae"])))}
+    assert list(states) == ["diffusion", "clip", "dinov2", "mae"]
+    assert [part for part, state in states.items() if state.present] == ["dinov2"]
+    assert states["mae"].fetch_hint == f"{PULL} --extractors mae"
+    assert states["clip"].fetch_hint == PULL
 
 
 # --------------------------------------------------------------------------- fetching
 
 
-@pytest.mark.parametrize("part", SD15.weights, ids=lambda w: w.part)
+@pytest.mark.parametrize("part", SD15.weights_for(EVERY), ids=lambda w: w.part)
 def test_absent_weights_offline_name_the_command_that_fetches_them(cache, part):
     with pytest.raises(WeightsError) as caught:
         fetch_weights(part, offline=True)
     message = str(caught.value)
     assert part.repo in message
     assert "--offline" in message
-    assert PULL in message
+    assert message.endswith(PULL if part in SD15.weights else f"{PULL} --extractors {part.part}")
 
 
 def test_models_of_absent_weights_say_so_when_they_are_needed(cache):
@@ -271,8 +286,14 @@ def test_a_real_client_without_a_network_means_mini(cache, caplog):
 # --------------------------------------------------------------------------- the loaders of sd15
 
 
+# Length and grid of the features. For "sd": 8 + 32 + 3 * 32 + 3 * 16 + 8 channels, the narrow counterpart of 7680.
+SMALL = {"sd": (192, 8), "clip": (32, 4), "clip-token": (32, 4), "dino": (24, 8), "dinov2": (24, 8), "mae": (40, 4)}
+
+
 def small(extractor):
-    return dataclasses.replace(extractor, input_size=64)
+    dim, grid = SMALL[extractor.name]
+    size = 112 if extractor.name == "dinov2" else 64
+    return dataclasses.replace(extractor, input_size=size, dim=dim, grid=grid)
 
 
 @pytest.fixture
@@ -282,20 +303,19 @@ def models(full_cache):
         SD15,
         generator=dataclasses.replace(SD15.generator, image_size=64, min_attention_grid=1, parts=2),
         extractors=tuple(small(e) for e in SD15.extractors),
+        extra_extractors=tuple(small(e) for e in SD15.extra_extractors),
     )
     return Models(profile, "cpu", offline=True)
 
 
-def test_all_three_extractors_give_features_through_the_hubs_layout(models, capfd, caplog):
+def test_all_extractors_give_features_through_the_hubs_layout(models, capfd, caplog):
     pictures = random_pictures(2, 70, 50)
-    shapes = {}
-    for extractor in models.profile.extractors:
+    for extractor in models.profile.pick_extractors(list(SMALL)):
         features = models.features(extractor, pictures)
         assert features.dtype == torch.float32
         assert torch.isfinite(features).all()
-        shapes[extractor.name] = tuple(features.shape)
-    # 8 + 32 + 3 * 32 + 3 * 16 + 8 channels, the narrow counterpart of 7680, on the finest grid of the layers.
-    assert shapes == {"sd": (2, 192, 8, 8), "clip": (2, 32, 4, 4), "dino": (2, 24, 8, 8)}
+        dim, grid = SMALL[extractor.name]
+        assert features.shape == (2, dim, grid, grid)
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
