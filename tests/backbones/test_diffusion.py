@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 import unicodedata
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -9,8 +11,12 @@ from torch.nn import functional as F
 
 from ovseg_cli.backbones.diffusion import (
     DiffusionBackbone,
+    PhrasedPrompt,
     RunningAttribution,
+    RunningCrossAttention,
+    RunningSelfAttention,
     attention_probabilities,
+    mean_self_attention,
     phrase_token_positions,
 )
 from ovseg_cli.errors import UsageError, WeightsError
@@ -52,6 +58,16 @@ def generate(backbone, seeds, *, name="cat", steps=2, guidance=4.0, **changes):
 def queries(backbone, pictures, **changes):
     settings = {"layers": UP, "timestep": 50, "noise_seed": 42, "input_size": 64, **HALF, **changes}
     return backbone.queries(pictures, **settings)
+
+
+def attribution(backbone, pictures, name="cat", **changes):
+    settings = {"timesteps": (100, 400), "noise_seed": 3, "input_size": 64, "min_attention_grid": 8, **HALF, **changes}
+    return backbone.attribution(pictures, f"a good picture of a {name}", name, **settings)
+
+
+def self_attention(backbone, pictures, **changes):
+    settings = {"layers": UP, "timestep": 100, "noise_seed": 3, "input_size": 64, **HALF, **changes}
+    return backbone.self_attention(pictures, **settings)
 
 
 # --------------------------------------------------------------------------- which tokens
@@ -167,7 +183,7 @@ def test_running_mean_without_any_layer_says_why():
 
 
 class RecordingProcessor:
-    """Attention written out with an explicit softmax, in diffusers' processor interface; keeps cross-attention."""
+    """Attention written out with an explicit softmax, in diffusers' processor interface; keeps the probabilities."""
 
     def __init__(self, name, log):
         self.name = name
@@ -181,20 +197,28 @@ class RecordingProcessor:
         logits = torch.einsum("bnd,btd->bnt", query, key) * attn.scale
         logits = logits - logits.amax(dim=-1, keepdim=True)
         probabilities = logits.exp() / logits.exp().sum(dim=-1, keepdim=True)
-        if encoder_hidden_states is not None:
+        if self.log is not None:
             self.log.append((self.name, attn.heads, probabilities.detach().clone()))
         output = attn.batch_to_head_dim(probabilities @ value)
         return attn.to_out[1](attn.to_out[0](output))
 
 
-@pytest.fixture
-def recorded(backbone):
-    """(layer, heads, probabilities (2B * heads, N, T)) of every cross-attention call, in order."""
+@contextmanager
+def recording(backbone, kind):
+    """(layer, heads, probabilities (B * heads, N, T)) of every attention call of one kind, in order."""
     log = []
     before = backbone.unet.attn_processors
-    backbone.unet.set_attn_processor({name: RecordingProcessor(name, log) for name in before})
-    yield log
-    backbone.unet.set_attn_processor(before)
+    backbone.unet.set_attn_processor({n: RecordingProcessor(n, log if f".{kind}." in n else None) for n in before})
+    try:
+        yield log
+    finally:
+        backbone.unet.set_attn_processor(before)
+
+
+@pytest.fixture
+def recorded(backbone):
+    with recording(backbone, "attn2") as log:
+        yield log
 
 
 def brute_force_attribution(log, batch, guided, positions, grid, min_grid):
@@ -238,6 +262,292 @@ def test_attribution_equals_brute_force_from_recorded_probabilities(
     # The test would mean little if the maps were flat, or the two images the same.
     assert expected.std() > 1e-3
     assert (expected[0] - expected[1]).abs().max() > 1e-3
+
+
+def plain_passes(backbone, pictures, prompt, timesteps, noise_seed):
+    """Forward passes of pictures that diffusers' own scheduler noises, from the VAE's mean."""
+    pipeline = backbone.pipeline
+    random = torch.Generator().manual_seed(noise_seed)
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    with torch.inference_mode():
+        latents = pipeline.vae.encode(pictures * 2 - 1).latent_dist.mode() * pipeline.vae.config.scaling_factor
+        ids = pipeline.tokenizer(prompt, padding="max_length", return_tensors="pt").input_ids
+        text = pipeline.text_encoder(ids)[0].expand(len(pictures), -1, -1)
+        for timestep in timesteps:
+            noise = torch.randn((1, *latents.shape[1:]), generator=random).expand_as(latents)
+            noisy = scheduler.add_noise(latents, noise, torch.tensor([timestep] * len(pictures)))
+            pipeline.unet(noisy, timestep, encoder_hidden_states=text)
+
+
+@pytest.mark.parametrize("name", ["cat", DONUT])
+def test_attribution_of_given_pictures_equals_brute_force_on_plain_forward_passes(backbone, name):
+    pictures, timesteps = random_pictures(2, 64, 64), (50, 200, 900)
+    found = attribution(backbone, pictures, name, timesteps=timesteps, noise_seed=5)
+    with recording(backbone, "attn2") as log:
+        plain_passes(backbone, pictures, f"a good picture of a {name}", timesteps, 5)
+    positions = phrase_token_positions(backbone.pipeline.tokenizer, f"a good picture of a {name}", name)
+    expected = brute_force_attribution(log, 2, False, positions, 16, 8)
+    assert found.shape == (2, 16, 16)
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-3)
+    assert (expected[0] - expected[1]).abs().max() > 1e-3
+
+
+def test_a_picture_has_the_same_attribution_alone_and_in_a_batch_whatever_the_global_seed(backbone):
+    pictures = random_pictures(3, 40, 90)
+    together = attribution(backbone, pictures)
+    torch.manual_seed(1)
+    for i in range(3):
+        torch.testing.assert_close(attribution(backbone, pictures[i : i + 1])[0], together[i], atol=1e-5, rtol=1e-3)
+    assert not torch.allclose(attribution(backbone, pictures, noise_seed=4), together, atol=1e-4)
+
+
+def test_attribution_of_a_name_that_the_prompt_cuts_off_is_refused(backbone):
+    with pytest.raises(UsageError, match="24 tokens"):
+        attribution(backbone, random_pictures(1, 64, 64), "word " * 30)
+
+
+# --------------------------------------------------------------------------- self-attention
+
+
+def test_the_mean_over_heads_is_made_head_by_head(monkeypatch):
+    random = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(2, 9, 12, generator=random) for _ in range(2))
+    expected = attention_probabilities(q, k, heads=3, scale=0.7).mean(dim=1)
+    asked = []
+
+    def spy(queries, keys, heads, scale):
+        asked.append(heads)
+        return attention_probabilities(queries, keys, heads, scale)
+
+    monkeypatch.setattr("ovseg_cli.backbones.diffusion.attention_probabilities", spy)
+    torch.testing.assert_close(mean_self_attention(q, k, 3, 0.7), expected)
+    assert asked == [1, 1, 1]
+
+
+def brute_force_fusion(layers):
+    """Row by row: enlarge what the cell around the token attends to, weighted by the side of the layer's grid."""
+    finest = max(math.isqrt(attention.shape[1]) for attention in layers)
+    total = sum(math.isqrt(attention.shape[1]) for attention in layers)
+    fused = torch.zeros(len(layers[0]), finest**2, finest**2, dtype=torch.float64)
+    for attention in layers:
+        side = math.isqrt(attention.shape[1])
+        for image in range(len(fused)):
+            for y in range(finest):
+                for x in range(finest):
+                    row = attention[image, (y * side // finest) * side + x * side // finest].view(1, 1, side, side)
+                    large = F.interpolate(row.double(), (finest, finest), mode="bilinear").flatten()
+                    fused[image, y * finest + x] += large / large.sum() * side / total
+    return fused
+
+
+@pytest.mark.parametrize("sides", [(4,), (2, 4), (4, 2, 4, 2, 1), (3, 5)])
+def test_fusion_equals_a_loop_over_tokens(sides):
+    random = torch.Generator().manual_seed(1)
+    running, layers = RunningSelfAttention(), []
+    for side in sides:
+        q, k = (torch.randn(2, side * side, 6, generator=random) for _ in range(2))
+        running.add(q, k, 2, 1.0)
+        layers.append(attention_probabilities(q, k, 2, 1.0).mean(dim=1))
+    fused = running.mean()
+    torch.testing.assert_close(fused.double(), brute_force_fusion(layers), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(fused.sum(dim=-1), torch.ones(fused.shape[:2]))
+
+
+@pytest.mark.parametrize("layers", [UP, ("mid_block.attentions.0", UP[0], "down_blocks.1.attentions.0"), UP[3:]])
+def test_self_attention_equals_the_probabilities_of_plain_forward_passes(backbone, layers):
+    pictures = random_pictures(2, 64, 64)
+    found = self_attention(backbone, pictures, layers=layers, timestep=300)
+    with recording(backbone, "attn1") as log:
+        plain_passes(backbone, pictures, "", (300,), 3)
+    named = {name.partition(".transformer_blocks")[0]: p.view(2, heads, *p.shape[1:]) for name, heads, p in log}
+    expected = brute_force_fusion([named[layer].mean(dim=1) for layer in layers])
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-3)
+
+
+def test_self_attention_is_the_same_alone_and_in_a_batch_and_for_layers_in_any_order(backbone):
+    pictures = random_pictures(2, 70, 50)
+    together = self_attention(backbone, pictures)
+    torch.testing.assert_close(self_attention(backbone, pictures[1:])[0], together[1], atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(self_attention(backbone, pictures, layers=UP[::-1]), together)
+
+
+def test_self_attention_stops_after_the_last_layer_asked_for(backbone):
+    ran = []
+    handle = backbone.unet.up_blocks[2].register_forward_pre_hook(lambda *_: ran.append("up_blocks.2"))
+    self_attention(backbone, random_pictures(1, 64, 64), layers=UP[:2])
+    assert ran == []
+    self_attention(backbone, random_pictures(1, 64, 64), layers=UP[:3])
+    assert ran == ["up_blocks.2"]
+    handle.remove()
+
+
+def attention_layers(backbone, pictures, **changes):
+    settings = {"layers": UP, "timestep": 50, "noise_seed": 42, "input_size": 64, **HALF, **changes}
+    return backbone.attention_layers(pictures, **settings)
+
+
+def test_attention_layers_give_the_probabilities_of_plain_forward_passes(backbone):
+    pictures, layers = random_pictures(2, 64, 64), (UP[3], "mid_block.attentions.0", UP[0])
+    found = attention_layers(backbone, pictures, layers=layers, timestep=300, noise_seed=3)
+    assert tuple(found) == layers
+    with recording(backbone, "attn1") as log:
+        plain_passes(backbone, pictures, "", (300,), 3)
+    named = {name.partition(".transformer_blocks")[0]: p.view(2, heads, *p.shape[1:]) for name, heads, p in log}
+    for name, layer in found.items():
+        ours = attention_probabilities(layer.queries, layer.keys, layer.heads, layer.scale)
+        torch.testing.assert_close(ours.double(), named[name].double(), atol=1e-5, rtol=1e-3)
+
+
+def test_attention_layers_are_the_same_alone_and_in_a_batch(backbone):
+    pictures = random_pictures(2, 70, 50)
+    together = attention_layers(backbone, pictures)
+    for name, alone in attention_layers(backbone, pictures[1:]).items():
+        torch.testing.assert_close(alone.queries[0], together[name].queries[1], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(alone.keys[0], together[name].keys[1], atol=1e-4, rtol=1e-3)
+
+
+def test_attention_layers_stop_the_unet_and_leave_no_hook_behind_an_exception(backbone, monkeypatch):
+    ran = []
+    handle = backbone.unet.up_blocks[2].register_forward_pre_hook(lambda *_: ran.append("up_blocks.2"))
+    attention_layers(backbone, random_pictures(1, 64, 64), layers=UP[:2])
+    handle.remove()
+    assert ran == []
+    before = count_hooks(backbone)
+    with pytest.raises(WeightsError, match=r"up_blocks\.0"):
+        attention_layers(backbone, random_pictures(1, 64, 64), layers=(UP[0], "up_blocks.0.attentions.0"))
+
+    def fail(*_args, **_settings):
+        raise StopError
+
+    monkeypatch.setattr(backbone.unet.mid_block, "forward", fail)
+    with pytest.raises(StopError):
+        attention_layers(backbone, random_pictures(1, 64, 64))
+    assert count_hooks(backbone) == before
+
+
+def test_a_missing_self_attention_layer_is_named(backbone):
+    with pytest.raises(WeightsError, match=r"up_blocks\.0"):
+        self_attention(backbone, random_pictures(1, 64, 64), layers=("up_blocks.0.attentions.0",))
+
+
+# --------------------------------------------------------------------------- cross- and self-attention of prompts
+
+TWO = PhrasedPrompt(
+    f"a photo of a {DONUT}, and a dog", ((13, 13 + len(DONUT)), (13 + len(DONUT) + 8, 16 + len(DONUT) + 8))
+)
+CAT = PhrasedPrompt("a photo of a cat", ((13, 16),))
+
+
+def prompt_attention(backbone, pictures, prompts, **changes):
+    settings = {"timestep": 100, "noise_seed": 3, "input_size": 64, **HALF, **changes}
+    return list(backbone.prompt_attention(pictures, prompts, **settings))
+
+
+def test_the_mean_cross_attention_of_groups_equals_a_loop():
+    random = torch.Generator().manual_seed(2)
+    running, layers = RunningCrossAttention([[0], [2, 3], [4]]), []
+    for side in (2, 4, 2, 2):
+        q, k = torch.randn(2, side * side, 6, generator=random), torch.randn(2, 5, 6, generator=random)
+        running.add(q, k, 3, 0.5)
+        layers.append(attention_probabilities(q, k, 3, 0.5))
+    found, counts = running.means()
+    assert counts == {2: 3, 4: 1}
+    for side, maps in found.items():
+        mine = torch.stack([layer for layer in layers if layer.shape[2] == side * side])
+        for channel, group in enumerate(([0], [2, 3], [4])):
+            expected = mine[..., group].mean(dim=(0, 2, 4)).view(2, side, side)
+            torch.testing.assert_close(maps[:, channel], expected)
+
+
+def test_the_finest_grids_self_attention_is_the_mean_of_its_layers_whatever_the_order():
+    random = torch.Generator().manual_seed(1)
+    running, layers = RunningSelfAttention(finest=True), []
+    for side in (2, 4, 3, 4):
+        q, k = (torch.randn(2, side * side, 6, generator=random) for _ in range(2))
+        running.add(q, k, 2, 1.0)
+        layers.append(attention_probabilities(q, k, 2, 1.0).mean(dim=1))
+    torch.testing.assert_close(running.mean(), (layers[1] + layers[3]) / 2)
+
+
+@pytest.mark.parametrize("finest", [False, True])
+def test_the_attention_of_a_prompt_equals_that_of_a_plain_forward_pass(backbone, finest):
+    pictures = random_pictures(2, 64, 64)
+    (found,) = prompt_attention(backbone, pictures, [TWO], finest_self_attention=finest)
+    with recording(backbone, "attn2") as cross:
+        plain_passes(backbone, pictures, TWO.text, (100,), 3)
+    with recording(backbone, "attn1") as own:
+        plain_passes(backbone, pictures, TWO.text, (100,), 3)
+    tokenizer = backbone.pipeline.tokenizer
+    groups = [[0], *(phrase_token_positions(tokenizer, TWO.text, phrase) for phrase in (DONUT, "dog"))]
+    assert len(groups[1]) == 3
+    by_side = {}
+    for _, heads, probabilities in cross:
+        mean = probabilities.view(2, heads, *probabilities.shape[1:]).mean(dim=1)
+        by_side.setdefault(math.isqrt(mean.shape[1]), []).append(mean)
+    assert found.layers == {side: len(layers) for side, layers in by_side.items()}
+    assert found.cross.keys() == by_side.keys()
+    for side, layers in by_side.items():
+        for channel, group in enumerate(groups):
+            expected = torch.stack(layers).mean(dim=0)[..., group].mean(dim=-1).view(2, side, side)
+            torch.testing.assert_close(found.cross[side][:, channel], expected, atol=1e-6, rtol=1e-3)
+            assert expected.std() > 0
+    layers = [p.view(2, heads, *p.shape[1:]).mean(dim=1) for _, heads, p in own]
+    if finest:
+        layers = [layer for layer in layers if layer.shape[1] == 256]
+    torch.testing.assert_close(found.self_attention.double(), brute_force_fusion(layers), atol=1e-5, rtol=1e-3)
+
+
+def test_each_prompt_has_the_attention_that_it_has_alone_and_each_picture_too(backbone):
+    pictures = random_pictures(2, 70, 50)
+    together = prompt_attention(backbone, pictures, [TWO, CAT])
+    for prompt, mine in zip((TWO, CAT), together, strict=True):
+        (alone,) = prompt_attention(backbone, pictures[1:], [prompt])
+        torch.testing.assert_close(alone.self_attention[0], mine.self_attention[1], atol=1e-5, rtol=1e-3)
+        for side, maps in alone.cross.items():
+            torch.testing.assert_close(maps[0], mine.cross[side][1], atol=1e-5, rtol=1e-3)
+    assert not torch.allclose(together[0].cross[16][:, 1], together[1].cross[16][:, 1], atol=1e-3)
+
+
+def test_an_unpadded_prompt_shares_all_attention_among_its_own_tokens(backbone):
+    text = "cat dog"
+    every = PhrasedPrompt(text, ((0, 3), (4, 7)))
+    found = {
+        padded: prompt_attention(backbone, random_pictures(1, 64, 64), [every], padded=padded)[0]
+        for padded in (False, True)
+    }
+    # Start, two words and the end token: what the three channels leave is the end token's.
+    left = {padded: 1 - attention.cross[16].sum(dim=1) for padded, attention in found.items()}
+    assert (left[False] > 0).all()
+    assert (left[False] < left[True]).all()
+
+
+def test_emphasis_moves_the_phrases_tokens_and_no_others(backbone, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        backbone, "_denoise", lambda noisy, timestep, text: seen.append(text) or plain(noisy, timestep, text)
+    )
+    plain = DiffusionBackbone._denoise.__get__(backbone)
+    for emphasis in (1.0, 1.5):
+        prompt_attention(backbone, random_pictures(1, 64, 64), [TWO], emphasis=emphasis)
+    places = [5, 6, 7, 11]  # <start> a photo of a chocolate glazed donut , and a dog <end>
+    empty = backbone._encode_empty_prompt()
+    torch.testing.assert_close(seen[1][:, places] - empty[:, places], 1.5 * (seen[0][:, places] - empty[:, places]))
+    others = [i for i in range(24) if i not in places]
+    assert torch.equal(seen[1][:, others], seen[0][:, others])
+
+
+def test_a_list_of_names_that_the_prompt_cuts_off_is_refused_before_anything_runs(backbone):
+    text = "word " * 30 + "cat"
+    with pytest.raises(UsageError, match=r"cuts off the class name 'cat'\. Give fewer class names"):
+        backbone.prompt_attention(
+            random_pictures(1, 64, 64),
+            [PhrasedPrompt(text, ((150, 153),))],
+            timestep=1,
+            noise_seed=0,
+            input_size=64,
+            **HALF,
+        )
 
 
 def test_the_negative_prompt_reaches_the_sampler(backbone):
