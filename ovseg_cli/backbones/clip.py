@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,13 @@ from torch.nn import functional as F
 from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
 from ovseg_cli.errors import WeightsError
-from ovseg_cli.profiles.prompts import fill_prompt
+from ovseg_cli.profiles.prompts import fill_prompts
+
+PositionMode = Literal["bicubic", "bilinear"]
+"""How position embeddings are resized to another grid: see `resize_position_embedding`."""
+
+TEXTS_AT_ONCE = 64
+"""Texts that go through a text transformer together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,10 @@ class BlockTrace:
         values: (B, heads, N, d).
         outputs: Tokens that leave the block, (B, N, D).
         project: The block's own output projection: heads (B, heads, N, d) to tokens (B, N, D).
+        values_of: The values of other tokens: (B, N, D) through the block's ``ln_1`` and value projection to
+            (B, heads, N, d). ``values_of(inputs)`` is `values`.
+        feed_forward: The block's second half, residual included: tokens (B, N, D) after attention to tokens (B, N, D).
+            ``feed_forward(inputs + project(attention))`` is `outputs`.
     """
 
     inputs: Tensor
@@ -43,6 +53,8 @@ class BlockTrace:
     values: Tensor
     outputs: Tensor
     project: Callable[[Tensor], Tensor]
+    values_of: Callable[[Tensor], Tensor]
+    feed_forward: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +70,13 @@ class ClipTrace:
     blocks: dict[int, BlockTrace]
 
 
-def resize_position_embedding(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Position embeddings for another patch grid: bicubic with antialiasing, the class token's unchanged.
+def resize_position_embedding(embedding: Tensor, grid: tuple[int, int], mode: PositionMode = "bicubic") -> Tensor:
+    """Position embeddings for another patch grid; the class token's is unchanged.
 
     Args:
         embedding: (1 + n * n, D), class token first.
         grid: (rows, columns) wanted.
+        mode: "bicubic" with antialiasing, as open_clip does it; or plain "bilinear", as CLIPer's code does it.
 
     Returns:
         (1 + rows * columns, D).
@@ -72,7 +85,8 @@ def resize_position_embedding(embedding: Tensor, grid: tuple[int, int]) -> Tenso
     if grid == (side, side):
         return embedding
     patches = embedding[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(patches.float(), grid, mode="bicubic", antialias=True, align_corners=False)
+    smooth = mode == "bicubic"
+    resized = F.interpolate(patches.float(), grid, mode=mode, antialias=smooth, align_corners=False)
     flat = resized.to(embedding.dtype).permute(0, 2, 3, 1).reshape(grid[0] * grid[1], -1)
     return torch.cat([embedding[:1], flat])
 
@@ -98,7 +112,8 @@ class ClipBackbone:
         self.model = model.to(device).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.device = device
-        self._text_cache: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+        self._causal_text = _CausalText.find(self.model)
+        self._text_cache: dict[tuple[str, tuple[str, ...]], list[Tensor]] = {}
 
     @classmethod
     def load(cls, folder: Path, *, device: str, dtype: torch.dtype = torch.float32) -> ClipBackbone:
@@ -140,18 +155,20 @@ class ClipBackbone:
         images: Tensor,
         *,
         blocks: Sequence[int],
-        input_size: int,
+        input_size: int | tuple[int, int],
         mean: Sequence[float],
         std: Sequence[float],
+        positions: PositionMode = "bicubic",
     ) -> ClipTrace:
         """Walk the vision tower once, up to the last block asked for.
 
         Args:
-            images: float (B, 3, H, W) in [0, 1]; squashed to a square.
+            images: float (B, 3, H, W) in [0, 1]; squashed to `input_size`.
             blocks: Indices of the blocks to trace, negative from the end.
-            input_size: Side of the square in pixels; a multiple of the patch size.
+            input_size: Side of a square, or (height, width), in pixels; multiples of the patch size.
             mean: Input normalisation, per channel.
             std: Input normalisation, per channel.
+            positions: How position embeddings are resized.
 
         Returns:
             The traced blocks.
@@ -163,7 +180,8 @@ class ClipBackbone:
         tokens = patches.flatten(2).transpose(1, 2)
         class_token = visual.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
         tokens = torch.cat([class_token, tokens], dim=1)
-        tokens = visual.ln_pre(tokens + resize_position_embedding(visual.positional_embedding, grid).to(tokens.dtype))
+        embedding = resize_position_embedding(visual.positional_embedding, grid, positions)
+        tokens = visual.ln_pre(tokens + embedding.to(tokens.dtype))
         traced = {}
         for index, block in enumerate(visual.transformer.resblocks[: max(wanted) + 1]):
             step = _walk_block(block, tokens)
@@ -189,7 +207,37 @@ class ClipBackbone:
         return F.normalize(projected.float(), dim=-1)
 
     @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts into the space shared with images.
+
+        Equal to the model's own ``encode_text``. Where the text tower is causal, what stands behind a text's end token
+        cannot change its embedding, so only as many tokens are computed as the longest text of a batch has.
+
+        Args:
+            texts: T texts.
+
+        Returns:
+            float32 (T, E), each of norm 1, on the model's device; and bool (T,) on the CPU, true for a text that is
+            longer than the model can read and was embedded by its beginning.
+        """
+        tokens = self.tokenizer(list(texts))
+        # With room for one more token, a text that fits stays the same; another one goes on where its end was.
+        cut = (self.tokenizer(list(texts), context_length=tokens.shape[1] + 1)[:, :-1] != tokens).any(dim=1)
+        tower = self._causal_text
+        lengths = torch.full((len(tokens),), tokens.shape[1]) if tower is None else tower.ends(tokens) + 1
+        order = lengths.argsort(stable=True)  # texts of about one length go together
+        vectors: list[Tensor] = []
+        for places in order.split(TEXTS_AT_ONCE):
+            batch = tokens[places].to(self.device)
+            encoded = self.model.encode_text(batch) if tower is None else tower.encode(batch)
+            vectors.append(F.normalize(encoded.float(), dim=-1))
+        return torch.cat(vectors)[order.argsort().to(self.device)], cut
+
     def embed_text(self, names: Sequence[str], prompts: Sequence[str]) -> Tensor:
+        """Class names into the space shared with images: the vectors of `embed_names`."""
+        return self.embed_names(names, prompts)[0]
+
+    def embed_names(self, names: Sequence[str], prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Class names into the space shared with images.
 
         Each name is put into every prompt; the unit embeddings are averaged and made unit again
@@ -200,17 +248,70 @@ class ClipBackbone:
             prompts: Templates with ``{name}`` and optionally ``{article}``.
 
         Returns:
-            float32 (C, E), each of norm 1.
+            float32 (C, E), each of norm 1, on the model's device; and bool (C,) on the CPU, true for a name with which
+            one of the texts is longer than the model can read (see `encode_texts`).
         """
         key = tuple(prompts)
         fresh = [name for name in dict.fromkeys(names) if (name, key) not in self._text_cache]
-        for start in range(0, len(fresh), 64):
-            chunk = fresh[start : start + 64]
-            texts = [fill_prompt(prompt, name) for name in chunk for prompt in prompts]
-            embeddings = F.normalize(self.model.encode_text(self.tokenizer(texts).to(self.device)).float(), dim=-1)
+        for start in range(0, len(fresh), TEXTS_AT_ONCE):
+            chunk = fresh[start : start + TEXTS_AT_ONCE]
+            embeddings, cut = self.encode_texts([text for name in chunk for text in fill_prompts(prompts, name)])
             means = F.normalize(embeddings.view(len(chunk), len(prompts), -1).mean(1), dim=-1)
-            self._text_cache.update({(name, key): mean for name, mean in zip(chunk, means, strict=True)})
-        return torch.stack([self._text_cache[name, key] for name in names])
+            some_cut = cut.view(len(chunk), len(prompts)).any(dim=1)
+            self._text_cache.update({(n, key): found for n, *found in zip(chunk, means, some_cut, strict=True)})
+        vectors, shortened = zip(*(self._text_cache[name, key] for name in names), strict=True)
+        return torch.stack(vectors), torch.stack(shortened)
+
+
+class _CausalText:
+    """open_clip's text transformer, walked no further than the last end token of a batch.
+
+    Args:
+        tower: The module that holds the transformer.
+        end: The end token's id; None where it is the highest id of a text.
+    """
+
+    def __init__(self, tower: Any, end: int | None) -> None:
+        self._tower = tower
+        self._end = end
+
+    @classmethod
+    def find(cls, model: Any) -> _CausalText | None:
+        """The text transformer of a model; None for one that looks at what stands behind a text's end token."""
+        import open_clip  # takes seconds
+
+        if isinstance(model, open_clip.CLIP):
+            tower, pool, end = model, model.text_pool_type, model.text_eos_id
+        elif isinstance(getattr(model, "text", None), open_clip.transformer.TextTransformer):
+            tower, pool, end = model.text, model.text.pool_type, model.text.eos_id
+            if tower.cls_emb is not None:
+                return None
+        else:
+            return None
+        mask = tower.attn_mask
+        if (
+            pool not in ("argmax", "eos")
+            or mask is None
+            or not mask[torch.ones_like(mask).triu(1) > 0].isneginf().all()
+        ):
+            return None
+        return cls(tower, end if pool == "eos" else None)
+
+    def ends(self, tokens: Tensor) -> Tensor:
+        """Place of each text's end token, int64 (T,), for tokens (T, N)."""
+        return (tokens if self._end is None else (tokens == self._end).int()).argmax(dim=1)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """What ``encode_text`` gives for tokens (T, N): (T, E), of any norm."""
+        tower, ends = self._tower, self.ends(tokens)
+        length = int(ends.max()) + 1
+        dtype = tower.transformer.get_cast_dtype()
+        x = tower.token_embedding(tokens[:, :length]).to(dtype) + tower.positional_embedding[:length].to(dtype)
+        x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+        x = tower.ln_final(x[torch.arange(len(x), device=x.device), ends])
+        if tower.text_projection is None:
+            return x
+        return tower.text_projection(x) if isinstance(tower.text_projection, nn.Linear) else x @ tower.text_projection
 
 
 def _walk_block(block: Any, tokens: Tensor) -> BlockTrace:
@@ -218,15 +319,21 @@ def _walk_block(block: Any, tokens: Tensor) -> BlockTrace:
     attention = block.attn
     normed = block.ln_1(tokens)
     projected = F.linear(normed, attention.in_proj_weight, attention.in_proj_bias)
-    batch, count, width = tokens.shape
+    width = tokens.shape[2]
 
     def split(x: Tensor) -> Tensor:
-        return x.view(batch, count, attention.num_heads, width // attention.num_heads).transpose(1, 2)
+        return x.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
 
     def project(heads: Tensor) -> Tensor:
         return block.ls_1(attention.out_proj(heads.transpose(1, 2).reshape(heads.shape[0], -1, width)))
 
+    def values_of(other: Tensor) -> Tensor:
+        weight, bias = attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
+        return split(F.linear(block.ln_1(other), weight, bias))
+
+    def feed_forward(attended: Tensor) -> Tensor:
+        return attended + block.ls_2(block.mlp(block.ln_2(attended)))
+
     queries, keys, values = (split(x) for x in projected.chunk(3, dim=-1))
-    outputs = tokens + project(F.scaled_dot_product_attention(queries, keys, values))
-    outputs = outputs + block.ls_2(block.mlp(block.ln_2(outputs)))
-    return BlockTrace(tokens, normed, queries, keys, values, outputs, project)
+    outputs = feed_forward(tokens + project(F.scaled_dot_product_attention(queries, keys, values)))
+    return BlockTrace(tokens, normed, queries, keys, values, outputs, project, values_of, feed_forward)

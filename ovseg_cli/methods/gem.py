@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import BlockTrace
+from ovseg_cli.methods.words import word_scores
 
 
 def self_self_attention(features: Tensor, values: Tensor, temperature: Tensor, *, iterations: int = 1) -> Tensor:
@@ -69,9 +70,7 @@ def gem_tokens(blocks: Sequence[BlockTrace], *, iterations: int = 1, temperature
 
 
 def word_probabilities(cosines: Tensor, *, classes: int, logit_scale: float) -> Tensor:
-    """Cosines with class and background words to a score per class and one for the background.
-
-    A softmax over all words; the background's score is its best word's.
+    """`word_scores` where each of the first words is a class of its own and all others are the background's.
 
     Args:
         cosines: (classes + background words, h, w), the classes first.
@@ -81,7 +80,5 @@ def word_probabilities(cosines: Tensor, *, classes: int, logit_scale: float) -> 
     Returns:
         (C + 1, h, w) in [0, 1], channel 0 the background's; 0 there when there are no background words.
     """
-    probabilities = torch.softmax(cosines * logit_scale, dim=0)
-    words = probabilities[classes:]
-    background = words.amax(dim=0, keepdim=True) if len(words) else torch.zeros_like(probabilities[:1])
-    return torch.cat([background, probabilities[:classes]])
+    owner = [*range(1, classes + 1), *[0] * (len(cosines) - classes)]
+    return word_scores(cosines, owner, logit_scale=logit_scale)

@@ -6,30 +6,35 @@ the whole picture first is worth ten points of mIoU on PASCAL VOC (OVDiff, suppl
 Both stages compare the picture with text. The first keeps the classes that fit better than the average one; the
 second tries all combinations of these, and keeps the combination whose joint prompt ("a cat and a dog") fits best.
 Stuff is always kept: what a text says of a picture is seldom the grass that is in it.
+
+Two additions to the published filter are off unless a profile turns them on. Many crops keep many classes, as each has
+to keep one: background words among the candidates let a crop show none. And a combination can win by a hair with a
+class too many: with a margin, the fewest classes that fit nearly as well are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import ClipBackbone
 from ovseg_cli.backbones.pixels import resize
 from ovseg_cli.labeling.windows import Crop
 from ovseg_cli.profiles.prompts import fill_prompt
-from ovseg_cli.profiles.specs import ClipSpec, PrefilterSpec
+from ovseg_cli.profiles.specs import ClipSpec, PrefilterSpec, digest_of
 
 MAX_CACHED = 2**15
-"""Embedded prompts kept: 64 MB for CLIP ViT-B/16, where a prompt is 512 numbers."""
+"""Joint prompts kept in memory: 64 MB for CLIP ViT-B/16, where a prompt is 512 numbers."""
 
-TEXTS_AT_ONCE = 128
+log = logging.getLogger("ovseg_cli")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,28 @@ def subsets(classes: Sequence[int]) -> list[tuple[int, ...]]:
     return [subset for size in range(1, len(classes) + 1) for subset in combinations(classes, size)]
 
 
+def needed(fits: Mapping[tuple[int, ...], float], margin: float, free: Collection[int] = ()) -> tuple[int, ...]:
+    """Stage 2: the classes of the subset whose joint prompt fits best, as far as it needs them.
+
+    As published (`margin` 0) the best subset stays. With a margin, prompts that fit nearly as well may stand for it,
+    if they name no other classes: of those, the one stays that names the fewest. So a class goes that hardly improves
+    the fit, and of two lookalikes one stays.
+
+    Args:
+        fits: The cosine of each subset's joint prompt with a crop; of equals, those listed first are better.
+        margin: How far below the best cosine is nearly as well; at least 0.
+        free: Those that stand for no class. Prompts may name them at will, and they never stay.
+
+    Returns:
+        The classes that stay, in the order of the subset; none where the free words say it all.
+    """
+    best = max(fits, key=lambda subset: fits[subset])
+    allowed = {*best, *free}
+    near = [subset for subset, fit in fits.items() if fit >= fits[best] - margin and allowed.issuperset(subset)]
+    fewest = min(near, key=lambda subset: (len(set(subset).difference(free)), -fits[subset]))
+    return tuple(place for place in fewest if place not in free)
+
+
 def joint_prompt(spec: PrefilterSpec, names: Sequence[str]) -> str:
     """One text that says that a picture shows all of these classes: "a photo of a cat and an apple"."""
     return fill_prompt(spec.prompt, " and ".join(fill_prompt(spec.phrase, name) for name in names))
@@ -91,15 +118,38 @@ def overlapping_crops(height: int, width: int, grids: Sequence[int]) -> list[Cro
     ]
 
 
+class TextCache(Protocol):
+    """Keeps embeddings of texts from one run to the next; a `Store` is one."""
+
+    def cached_texts(self, model: str, texts: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+        """Those of the texts that are kept for a model, each float32 (E,)."""
+        ...
+
+    def keep_texts(self, model: str, vectors: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        """Keep embeddings, each float32 (E,), by text."""
+        ...
+
+
 class ClassPrefilter:
     """Filters one list of classes for picture after picture; a prompt that comes again is not embedded again.
 
+    The prompts of single classes are compared with every picture: they are embedded once, when the filter is made, and
+    kept for later runs. Which joint prompts are tried depends on the picture, and there are more of them than anything
+    could keep (of 500 classes, 10^20 sets of ten). The `MAX_CACHED` used last stay in memory; none outlives the run.
+
+    A class whose own prompt is longer than the model can read is never ruled out: it would be judged by the beginning
+    of its name. A joint prompt that is too long is not tried.
+
     Args:
         backbone: The CLIP model.
-        clip: How pictures are normalised for it.
+        clip: Its weights, how pictures are normalised for it, and the background words.
         spec: The filter's settings.
         names: Class names; joint prompts name them in this order.
         stuff: Which of the names are stuff, and always kept.
+        cache: Where the prompts of single classes are looked up and kept; None for nowhere.
+
+    Attributes:
+        unread: The names that are always kept because their prompts are too long.
     """
 
     def __init__(
@@ -110,45 +160,56 @@ class ClassPrefilter:
         names: Sequence[str],
         *,
         stuff: Collection[str] = (),
+        cache: TextCache | None = None,
     ) -> None:
         self._backbone = backbone
         self._clip = clip
         self._spec = spec
-        self._names = tuple(names)
         # Stage 1 weighs the things among themselves: C counts only those that can be dropped.
-        self._things = [place for place, name in enumerate(names) if name not in stuff]
-        self._stuff = [place for place, name in enumerate(names) if name in stuff]
-        self._prompts: dict[tuple[int, ...], Tensor | None] = {}
+        things = {name: place for place, name in enumerate(names) if name not in stuff}
+        asked = {name.casefold() for name in things}
+        others = [word for word in clip.background_words if word.casefold() not in asked] if spec.background else []
+        vectors = self._embed_single([*things, *others], cache) if things else {}
+        self.unread = tuple(name for name in things if name not in vectors)
+        if self.unread:
+            log.warning("Longer than CLIP can read, so the pre-filter always keeps: %s.", ", ".join(self.unread))
+        self._always = [place for place, name in enumerate(names) if name in stuff or name in self.unread]
+        self._words = tuple(vectors)
+        self._places = {index: things[word] for index, word in enumerate(vectors) if word in things}
+        self._free = frozenset(range(len(vectors))) - self._places.keys()  # the background words
+        self._vectors = torch.stack(list(vectors.values())) if vectors else torch.empty(0)
+        self._joint: dict[tuple[int, ...], Tensor | None] = {}
 
     @torch.inference_mode()
     def __call__(self, picture: Tensor) -> Kept:
         """Which classes a picture may show.
 
-        Each crop of the picture is filtered by itself; a class stays when it stays in one of them.
+        Each crop of the picture is filtered by itself; a class stays when it stays in one of them. Where none does,
+        and none is kept anyway, the one that fits a crop best stays.
 
         Args:
             picture: float (1, 3, H, W) in [0, 1].
         """
-        scores: dict[int, float | None] = dict.fromkeys(self._stuff)
-        if self._things:
+        scores: dict[int, float | None] = dict.fromkeys(self._always)
+        if self._places:
             crops = self._embed_crops(picture)
-            texts = self._embed_texts([(place,) for place in self._things])
-            cosines = _cosines(crops, torch.stack([text for text in texts if text is not None]))
+            cosines = _cosines(crops, self._vectors)
+            likely = [likely_classes(row, self._spec.limit) for row in cosines]
+            stay = {place for crop, words in zip(crops, likely, strict=True) for place in self._needed(crop, words)}
             best = cosines.max(axis=0)
-            for crop, row in zip(crops, cosines, strict=True):
-                likely = likely_classes(row, self._spec.limit)
-                for place in self._best_subset(crop, [self._things[i] for i in likely]):
-                    scores[place] = float(best[self._things.index(place)])
+            if not stay and not scores:
+                stay = {max(self._places, key=lambda index: best[index])}
+            scores.update((self._places[index], float(best[index])) for index in stay)
         classes = tuple(sorted(scores))
         return Kept(classes, tuple(scores[place] for place in classes))
 
-    def _best_subset(self, crop: Tensor, classes: Sequence[int]) -> tuple[int, ...]:
-        """Stage 2: the subset whose joint prompt fits a crop (E,) best; of equals, the smaller and then the first."""
-        candidates = subsets(classes)
-        texts = self._embed_texts(candidates)
-        told = [i for i, text in enumerate(texts) if text is not None]
-        cosines = _cosines(crop[None], torch.stack([text for text in texts if text is not None]))[0]
-        return candidates[told[int(cosines.argmax())]]
+    def _needed(self, crop: Tensor, words: Sequence[int]) -> tuple[int, ...]:
+        """Stage 2 for one crop (E,): which of some words stay."""
+        candidates = subsets(words)
+        texts = dict(zip(candidates, self._embed_joint(candidates), strict=True))
+        told = {subset: text for subset, text in texts.items() if text is not None}
+        fits = _cosines(crop[None], torch.stack(list(told.values())))[0]
+        return needed(dict(zip(told, fits.tolist(), strict=True)), self._spec.margin, self._free)
 
     def _embed_crops(self, picture: Tensor) -> Tensor:
         """Embeddings of the crops of a picture, float32 (crops, E), each of norm 1."""
@@ -164,24 +225,37 @@ class ClassPrefilter:
         (last,) = trace.blocks.values()
         return self._backbone.embed(last.outputs[:, :1])[:, 0]
 
-    def _embed_texts(self, wanted: Sequence[tuple[int, ...]]) -> list[Tensor | None]:
+    def _embed_single(self, words: Sequence[str], cache: TextCache | None) -> dict[str, Tensor]:
+        """Embeddings of the prompts of single words, each float32 (E,) of norm 1; without those that are too long."""
+        weights = self._clip.weights
+        model = digest_of({"model": weights.model_id, "revision": weights.revision, "variant": weights.variant})
+        prompts = {word: joint_prompt(self._spec, [word]) for word in words}
+        kept = {} if cache is None else cache.cached_texts(model, list(prompts.values()))
+        vectors = {text: torch.tensor(vector, device=self._backbone.device) for text, vector in kept.items()}
+        fresh = [text for text in prompts.values() if text not in vectors]
+        if fresh:
+            encoded, cut = self._backbone.encode_texts(fresh)
+            new = {text: vector for text, vector, long in zip(fresh, encoded, cut.tolist(), strict=True) if not long}
+            vectors.update(new)
+            if cache is not None:
+                cache.keep_texts(model, {text: vector.cpu().numpy() for text, vector in new.items()})
+        return {word: vectors[text] for word, text in prompts.items() if text in vectors}
+
+    def _embed_joint(self, wanted: Sequence[tuple[int, ...]]) -> list[Tensor | None]:
         """Embeddings of joint prompts, each float32 (E,) of norm 1, or None where the text does not fit the model."""
-        fresh = [subset for subset in wanted if subset not in self._prompts]
-        for start in range(0, len(fresh), TEXTS_AT_ONCE):
-            chunk = fresh[start : start + TEXTS_AT_ONCE]
-            texts = [joint_prompt(self._spec, [self._names[place] for place in subset]) for subset in chunk]
-            tokens = self._backbone.tokenizer(texts)
-            vectors = F.normalize(self._backbone.model.encode_text(tokens.to(self._backbone.device)).float(), dim=-1)
-            # The end token, which has the highest id, comes last only in a text that may have been cut short.
-            # Such a text leaves out some of the classes that it is to stand for; a single class has no other one.
-            full = (tokens.argmax(dim=1) == tokens.shape[1] - 1).tolist()
-            self._prompts.update(
-                (subset, None if cut and len(subset) > 1 else vector)
-                for subset, vector, cut in zip(chunk, vectors, full, strict=True)
+        fresh = [subset for subset in wanted if len(subset) > 1 and subset not in self._joint]
+        if fresh:
+            encoded, cut = self._backbone.encode_texts(
+                [joint_prompt(self._spec, [self._words[index] for index in subset]) for subset in fresh]
             )
-        found = [self._prompts[subset] for subset in wanted]
-        for subset in list(islice(self._prompts, max(0, len(self._prompts) - MAX_CACHED))):  # the oldest
-            del self._prompts[subset]
+            self._joint.update(
+                (subset, None if long else vector)
+                for subset, vector, long in zip(fresh, encoded, cut.tolist(), strict=True)
+            )
+        # What is used goes to the end, and the oldest go first.
+        found = [self._vectors[s[0]] if len(s) == 1 else self._joint.setdefault(s, self._joint.pop(s)) for s in wanted]
+        for subset in list(islice(self._joint, max(0, len(self._joint) - MAX_CACHED))):
+            del self._joint[subset]
         return found
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ovseg_cli.backbones import clip as module
 from ovseg_cli.backbones.clip import ClipBackbone, resize_position_embedding
 from ovseg_cli.errors import WeightsError
 from tests.mini import MINI_FOLDER, mini_models, random_pictures, write_tiny_clip
@@ -19,15 +20,34 @@ def tiny_clip(image_size: int = 32, **vision) -> open_clip.CLIP:
         embed_dim=12,
         quick_gelu=True,
         vision_cfg={"image_size": image_size, "layers": 4, "width": 48, "head_width": 16, "patch_size": 8, **vision},
-        text_cfg={"context_length": 16, "vocab_size": 100, "width": 16, "heads": 2, "layers": 1},
+        text_cfg=TEXT,
     ).eval()
     for parameter in model.visual.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model
 
 
-def fake_tokenizer(texts):
-    return torch.tensor([[ord(c) % 90 for c in f"{text:16.16}"] for text in texts])
+def fake_tokenizer(texts, context_length=16):
+    """One token per character between a start (98) and an end (99), and 0 behind it; long texts lose their end."""
+    rows = torch.zeros(len(texts), context_length, dtype=torch.int64)
+    for row, text in zip(rows, texts, strict=True):
+        tokens = [98, *(1 + ord(c) % 90 for c in text[: context_length - 2]), 99]
+        row[: len(tokens)] = torch.tensor(tokens)
+    return rows
+
+
+TEXT = {"context_length": 16, "vocab_size": 100, "width": 16, "heads": 2, "layers": 3}
+
+
+def text_clip(**changes) -> open_clip.CLIP:
+    """A tiny model whose text transformer attends to all that it may."""
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
+    kind = open_clip.CustomTextCLIP if changes.pop("custom", False) else open_clip.CLIP
+    model = kind(embed_dim=12, vision_cfg=vision, text_cfg={**TEXT, **changes}).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +123,32 @@ def test_pictures_are_squashed_and_normalised_before_the_walk(models):
     inputs, _, _ = record_forward(backbone.model, by_hand)
     trace = backbone.trace(pictures, blocks=(0,), input_size=32, mean=mean, std=std)
     torch.testing.assert_close(trace.blocks[0].inputs, inputs[0], atol=1e-5, rtol=1e-5)
+
+
+def test_walk_at_another_aspect_has_rows_and_columns_in_place(models):
+    """A picture of two equal halves, and without position embeddings: what is at the left is at the right again."""
+    backbone = models["quickgelu"]
+    half = random_pictures(1, 24, 32)
+    position = backbone.model.visual.positional_embedding
+    before = position.clone()
+    try:
+        position.zero_()
+        trace = backbone.trace(torch.cat([half, half], dim=3), blocks=(0,), input_size=(24, 64), **PLAIN)
+    finally:
+        position.copy_(before)
+    assert trace.grid == (3, 8)
+    patches = trace.blocks[0].inputs[0, 1:].view(3, 8, -1)
+    torch.testing.assert_close(patches[:, :4], patches[:, 4:])
+
+
+def test_values_of_other_tokens(backbone):
+    side = backbone.model.visual.image_size[0]
+    trace = backbone.trace(random_pictures(2, side, side), blocks=range(backbone.depth), input_size=side, **PLAIN)
+    first, last = trace.blocks[0], trace.blocks[backbone.depth - 1]
+    torch.testing.assert_close(last.values_of(last.inputs), last.values)
+    # Of another number of images and tokens.
+    alone = last.values_of(first.inputs[:1, :3])
+    torch.testing.assert_close(alone, last.values_of(first.inputs)[:1, :, :3], atol=1e-5, rtol=1e-4)
 
 
 def test_queries_keys_values_are_multihead_attentions_own(backbone):
@@ -196,11 +242,15 @@ def test_text_embedding_is_the_unit_mean_over_prompts():
         torch.testing.assert_close(row, F.normalize(each.mean(0), dim=0), atol=1e-5, rtol=1e-5)
 
 
-def test_text_embeddings_are_cached_per_name_and_prompt(monkeypatch):
-    backbone = ClipBackbone(tiny_clip(), fake_tokenizer, "cpu")
+def test_text_embeddings_are_cached_per_name_and_prompt():
     asked = []
-    encode = backbone.model.encode_text
-    monkeypatch.setattr(backbone.model, "encode_text", lambda tokens: (asked.append(len(tokens)), encode(tokens))[1])
+
+    def tokenizer(texts, **options):
+        if not options:
+            asked.append(len(texts))
+        return fake_tokenizer(texts, **options)
+
+    backbone = ClipBackbone(tiny_clip(), tokenizer, "cpu")
     first = backbone.embed_text(["a", "b", "a"], ("{name}",))
     torch.testing.assert_close(first[0], first[2])
     backbone.embed_text(["b", "c"], ("{name}",))
@@ -210,6 +260,102 @@ def test_text_embeddings_are_cached_per_name_and_prompt(monkeypatch):
     many = backbone.embed_text([f"n{i}" for i in range(150)], ("{name}",))
     assert asked[3:] == [64, 64, 22]
     torch.testing.assert_close(many[130], backbone.embed_text(["n130"], ("{name}",))[0])
+
+
+# --------------------------------------------------------------------------- texts
+
+
+CAUSAL = [
+    {},
+    {"pool_type": "eos", "eos_id": 99},
+    {"proj_bias": True},
+    {"proj_type": "none", "width": 12},
+    {"custom": True},
+    {"custom": True, "pool_type": "eos", "eos_id": 99},
+    {"custom": True, "proj_bias": True},
+    {"custom": True, "proj_type": "none", "width": 12},
+]
+OTHER = [
+    {"no_causal_mask": True},
+    {"custom": True, "no_causal_mask": True},
+    {"pool_type": "last"},
+    {"custom": True, "pool_type": "last", "no_causal_mask": True},
+    {"custom": True, "embed_cls": True},
+]
+TEXTS = [
+    "",
+    "a",
+    "a cat",
+    "cats",
+    "fourteen chars",
+    "fifteen charact",
+    "far more than sixteen characters",
+    "dog",
+    "a cat",
+]
+
+
+def texts_read(backbone, texts):
+    """Embeddings, which texts were cut, and how many tokens each batch had."""
+    lengths = []
+    transformer = getattr(backbone.model, "text", backbone.model).transformer
+    handle = transformer.register_forward_pre_hook(lambda _module, args: lengths.append(args[0].shape[1]))
+    vectors, cut = backbone.encode_texts(texts)
+    handle.remove()
+    return vectors, cut, lengths
+
+
+@pytest.mark.parametrize("changes", [*CAUSAL, *OTHER], ids=str)
+def test_texts_are_embedded_as_the_model_itself_does(changes, monkeypatch):
+    monkeypatch.setattr(module, "TEXTS_AT_ONCE", 2)
+    backbone = ClipBackbone(text_clip(**changes), fake_tokenizer, "cpu")
+    vectors, cut, lengths = texts_read(backbone, TEXTS)
+    with torch.inference_mode():
+        expected = F.normalize(backbone.model.encode_text(fake_tokenizer(TEXTS)), dim=-1)
+    torch.testing.assert_close(vectors, expected, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(vectors[1], vectors[2], atol=0.01)
+    assert cut.tolist() == [len(text) > 14 for text in TEXTS]
+    # Texts of one length go together: start, characters, end.
+    shortened = sorted(min(len(text) + 2, 16) for text in TEXTS)[1::2]
+    full = 17 if changes.get("embed_cls") else 16
+    assert lengths == ([*shortened, 16] if changes in CAUSAL else [full] * 5)
+
+
+def test_the_bundled_texts_are_embedded_as_the_model_itself_does():
+    backbone = mini_models().clip
+    texts = [f"a photo of a {name}" for name in ("cat", "dog", "chocolate glazed donut and a zebra", "猫", "x" * 99)]
+    vectors, cut, lengths = texts_read(backbone, texts[:3])
+    with torch.inference_mode():
+        expected = F.normalize(backbone.model.encode_text(backbone.tokenizer(texts)), dim=-1)
+    torch.testing.assert_close(vectors, expected[:3], atol=1e-6, rtol=1e-5)
+    assert max(lengths) < backbone.model.context_length
+    vectors, cut, _ = texts_read(backbone, texts)
+    torch.testing.assert_close(vectors, expected, atol=1e-6, rtol=1e-5)
+    assert cut.tolist() == [False, False, False, False, True]
+
+
+def test_text_that_reads_bytes_of_any_script_and_brackets_of_any_kind():
+    vectors, _ = mini_models().clip.encode_texts(["猫", "🐱", "кот", "{name}", "<|endoftext|>", "\u0301", "  "])
+    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(7))
+
+
+@pytest.mark.parametrize("name", ["bundled", "ViT-B-16"])
+def test_a_text_is_cut_when_it_is_longer_than_the_context_and_not_before(name):
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{MINI_FOLDER / 'clip'}" if name == "bundled" else name)
+    length = tokenizer(["a"]).shape[1]
+    # "cat" is one token in both vocabularies; start and end take two places.
+    texts = [" ".join(["cat"] * count) for count in (length - 3, length - 2, length - 1, 3 * length)]
+    model = text_clip(context_length=length, vocab_size=50_000)
+    _, cut = ClipBackbone(model, tokenizer, "cpu").encode_texts(texts)
+    assert cut.tolist() == [False, False, True, True]
+
+
+def test_many_texts_keep_their_order():
+    backbone = ClipBackbone(text_clip(), fake_tokenizer, "cpu")
+    texts = [f"{'n' * (i % 7)}{i}" for i in range(150)]
+    vectors, _ = backbone.encode_texts(texts)
+    for place in (0, 1, 77, 149):
+        torch.testing.assert_close(vectors[place], backbone.encode_texts([texts[place]])[0][0], atol=1e-6, rtol=1e-5)
 
 
 def test_another_vision_tower_is_refused():
@@ -240,3 +386,14 @@ def test_loading_writes_nothing_on_the_terminal(capfd, caplog):
     ClipBackbone.load(MINI_FOLDER / "clip", device="cpu")
     out, err = capfd.readouterr()
     assert (out, err, caplog.records) == ("", "", [])
+
+
+def test_bilinear_positions_are_not_smoothed():
+    embedding = torch.randn(1 + 16, 5)
+    resized = resize_position_embedding(embedding, (2, 8), "bilinear")
+    assert torch.equal(resized[0], embedding[0])
+    grid = embedding[1:].view(4, 4, 5)
+    # Halved without antialiasing: between the second and third of four pairs of rows; doubled: a quarter and three.
+    rows = torch.stack([grid[0:2].mean(dim=0), grid[2:4].mean(dim=0)])
+    torch.testing.assert_close(resized[1:].view(2, 8, 5)[:, 0], rows[:, 0])
+    torch.testing.assert_close(resized[1:].view(2, 8, 5)[:, 2], 0.25 * rows[:, 0] + 0.75 * rows[:, 1])

@@ -18,12 +18,13 @@ from ovseg_cli.methods.prefilter import (
     Kept,
     joint_prompt,
     likely_classes,
+    needed,
     overlapping_crops,
     subsets,
 )
 from ovseg_cli.profiles import PROFILES, get_profile
 from ovseg_cli.profiles.specs import PrefilterSpec
-from tests.mini import MINI_FOLDER, mini_models, random_pictures
+from tests.mini import mini_models, random_pictures
 
 SIDE = 32
 WIDTH = 12
@@ -41,12 +42,14 @@ class Words:
         self.vocabulary = {word: place for place, word in enumerate(("a", "an", "photo", "of", "and"), start=1)}
         self.calls: list[list[str]] = []
 
-    def __call__(self, texts):
-        self.calls.append(list(texts))
-        rows = torch.zeros(len(texts), self.length, dtype=torch.int64)
+    def __call__(self, texts, context_length=None):
+        if context_length is None:
+            self.calls.append(list(texts))
+        length = context_length or self.length
+        rows = torch.zeros(len(texts), length, dtype=torch.int64)
         for row, text in zip(rows, texts, strict=True):
             words = [self.vocabulary.setdefault(word, len(self.vocabulary) + 1) for word in text.split()]
-            words = [98, *words[: self.length - 2], 99]
+            words = [98, *words[: length - 2], 99]
             row[: len(words)] = torch.tensor(words)
         return rows
 
@@ -81,6 +84,10 @@ class FakeClip:
     def encode_text(self, tokens):
         return self.words[tokens].sum(1)
 
+    def encode_texts(self, texts):
+        vectors = torch.nn.functional.normalize(self.encode_text(self.tokenizer(texts)), dim=-1)
+        return vectors, torch.tensor([len(text.split()) + 2 > self.tokenizer.length for text in texts])
+
     def encode_image(self, pixels):
         return pixels.reshape(1, 3, 4, SIDE // 4, 4, SIDE // 4).mean((3, 5)).reshape(1, 48) @ self.projection
 
@@ -102,8 +109,9 @@ def backbone():
     return FakeClip()
 
 
-def make(backbone, names=NAMES, *, stuff=(), **changes):
-    return ClassPrefilter(backbone, CLIP, dataclasses.replace(SPEC, **changes), names, stuff=stuff)
+def make(backbone, names=NAMES, *, stuff=(), cache=None, words=(), **changes):
+    clip = dataclasses.replace(CLIP, background_words=tuple(words))
+    return ClassPrefilter(backbone, clip, dataclasses.replace(SPEC, **changes), names, stuff=stuff, cache=cache)
 
 
 def pictures(count, height=SIDE, width=SIDE):
@@ -228,21 +236,19 @@ def test_braces_in_a_name_stay(name):
     assert joint_prompt(SPEC, [name, "cat"]) == f"a photo of a {name} and a cat"
 
 
-def test_each_text_is_embedded_once_for_all_pictures(backbone, monkeypatch):
-    monkeypatch.setattr(module, "TEXTS_AT_ONCE", 5)
+def test_each_text_is_embedded_once_for_all_pictures(backbone):
     filtered = make(backbone)
     for picture in pictures(8):
         filtered(picture)
     tokenizer = backbone.tokenizer
     assert len(tokenizer.texts) == len(set(tokenizer.texts))
-    assert max(map(len, tokenizer.calls)) == 5
     asked = len(tokenizer.calls)
     for picture in pictures(8):
         filtered(picture)
     assert len(tokenizer.calls) == asked
 
 
-def test_prompts_kept_are_bounded_and_the_bound_changes_no_answer(backbone, monkeypatch):
+def test_joint_prompts_kept_are_bounded_and_the_bound_changes_no_answer(backbone, monkeypatch):
     expected = [make(backbone)(picture) for picture in pictures(8)]
     monkeypatch.setattr(module, "MAX_CACHED", 3)
     filtered = make(backbone)
@@ -250,7 +256,16 @@ def test_prompts_kept_are_bounded_and_the_bound_changes_no_answer(backbone, monk
         found = filtered(picture)
         assert found.classes == kept.classes
         assert found.scores == pytest.approx(kept.scores, abs=1e-6)
-        assert len(filtered._prompts) <= 3
+        assert len(filtered._joint) <= 3
+
+
+def test_the_joint_prompts_used_last_stay_in_memory(backbone, monkeypatch):
+    monkeypatch.setattr(module, "MAX_CACHED", 4)
+    filtered = make(backbone)
+    filtered._embed_joint([(0, 1), (0, 2), (1, 2), (0, 1, 2)])
+    filtered._embed_joint([(0, 1)])
+    filtered._embed_joint([(2, 3)])
+    assert list(filtered._joint) == [(1, 2), (0, 1, 2), (0, 1), (2, 3)]
 
 
 def test_combinations_whose_text_does_not_fit_are_not_compared():
@@ -264,21 +279,182 @@ def test_combinations_whose_text_does_not_fit_are_not_compared():
     assert max(sizes) > 2  # with room for it, more would have been kept
 
 
-def test_a_single_name_too_long_for_the_model_can_still_be_kept():
-    backbone = FakeClip(length=7)
+def test_a_name_that_is_too_long_for_the_model_is_always_kept(caplog):
     long = "one two three four five six seven"
-    assert make(backbone, [long])(pictures(1)[0]).classes == (0,)
-    assert 0 in {place for picture in pictures(12) for place in make(backbone, [long, "cat"])(picture).classes}
+    backbone = FakeClip(length=11)
+    filtered = make(backbone, ["cat", long, "dog", "owl"], stuff=["owl"])
+    assert filtered.unread == (long,)
+    assert [record.message for record in caplog.records] == [
+        f"Longer than CLIP can read, so the pre-filter always keeps: {long}."
+    ]
+    without = make(backbone, ["cat", "dog"])
+    for picture in pictures(12):
+        scores = dict(zip((kept := filtered(picture)).classes, kept.scores, strict=True))
+        assert (scores.pop(1), scores.pop(3)) == (None, None)
+        assert tuple(scores) == tuple((0, 2)[place] for place in without(picture).classes)
+    caplog.clear()
+    assert make(FakeClip(length=11), [long])(pictures(1)[0]) == Kept((0,), (None,))
+    assert without.unread == ()
 
 
-def test_the_bundled_tokenizer_ends_a_cut_text_with_its_highest_id():
-    """What tells a cut text from a whole one, in the tokenizers that the profiles use."""
-    bundled = open_clip.get_tokenizer(f"local-dir:{MINI_FOLDER / 'clip'}")
-    openai = open_clip.get_tokenizer("ViT-B-16")
-    for tokenizer in (bundled, openai):
-        short, cut = tokenizer(["a cat", "a cat and " * 60])
-        assert int(short.argmax()) < len(short) - 1
-        assert int(cut.argmax()) == len(cut) - 1
+def test_names_in_any_script_are_compared():
+    mini = get_profile("mini")
+    names = ["猫", "кот", "🐱", "قطة", "cat"]
+    filtered = ClassPrefilter(mini_models().clip, mini.clip, mini.prefilter, names)
+    assert filtered.unread == ()
+    assert filtered(random_pictures(1, 64, 64)).classes
+
+
+# --------------------------------------------------------------------------- kept from run to run
+
+
+class Notes:
+    """A text cache in memory that counts."""
+
+    def __init__(self):
+        self.texts = {}
+        self.reads = 0
+
+    def cached_texts(self, model, texts):
+        self.reads += 1
+        found = {text: self.texts[model, text] for text in texts if (model, text) in self.texts}
+        for vector in found.values():
+            vector.flags.writeable = False  # as what comes from a database is
+        return found
+
+    def keep_texts(self, model, vectors):
+        for text, vector in vectors.items():
+            assert (vector.dtype, vector.ndim) == (np.float32, 1)
+            self.texts[model, text] = vector
+
+
+@pytest.mark.parametrize("make_clip", [FakeClip, real_clip])
+def test_single_prompts_are_kept_from_run_to_run_and_joint_ones_are_not(make_clip):
+    notes = Notes()
+    first = make(make_clip(), cache=notes)
+    expected = [first(picture) for picture in pictures(4)]
+    assert {text for _, text in notes.texts} == {joint_prompt(SPEC, [name]) for name in NAMES}
+    backbone = make_clip()
+    # Words get their numbers in the order in which they are met.
+    backbone.tokenizer([joint_prompt(SPEC, [name]) for name in NAMES])
+    backbone.tokenizer.calls.clear()
+    second = make(backbone, (*NAMES[1:], NAMES[0]), cache=notes)
+    assert backbone.tokenizer.calls == []
+    assert notes.reads == 2
+    again = make(backbone, cache=notes)
+    assert [again(picture) for picture in pictures(4)] == expected
+    assert not {joint_prompt(SPEC, [name]) for name in NAMES} & set(backbone.tokenizer.texts)
+    assert second(pictures(1)[0]).classes
+
+
+def test_kept_prompts_belong_to_their_weights():
+    notes = Notes()
+    make(FakeClip(), cache=notes)
+    other = dataclasses.replace(CLIP, weights=dataclasses.replace(CLIP.weights, revision="0" * 40))
+    ClassPrefilter(FakeClip(), other, SPEC, NAMES, cache=notes)
+    assert len({model for model, _ in notes.texts}) == 2
+    assert len(notes.texts) == 2 * len(NAMES)
+
+
+def test_prompts_that_were_cut_are_not_kept():
+    notes = Notes()
+    make(FakeClip(length=11), ["cat", "one two three four five six seven"], cache=notes)
+    assert {text for _, text in notes.texts} == {"a photo of a cat"}
+
+
+def test_what_is_embedded_per_picture_does_not_grow_with_the_classes():
+    """Stage 1 is one product; stage 2 embeds at most the subsets of `limit` classes."""
+    few, many = (make(FakeClip(), [f"n{i}" for i in range(count)], limit=5) for count in (20, 90))
+    for filtered in (few, many):
+        filtered._backbone.tokenizer.calls.clear()
+        for picture in pictures(3):
+            before = len(filtered._backbone.tokenizer.texts)
+            filtered(picture)
+            assert len(filtered._backbone.tokenizer.texts) - before <= 2**5 - 1 - 5
+
+
+# --------------------------------------------------------------------------- the margin and the background words
+
+
+def fits_of(seed, words=5):
+    random = np.random.default_rng(seed)
+    return {subset: float(random.normal(0.2, 0.05)) for subset in subsets(range(words))}
+
+
+@pytest.mark.parametrize("free", [(), (3, 4), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("margin", [0.0, 0.01, 0.05, 0.2])
+def test_the_fewest_classes_stay_that_fit_nearly_as_well(margin, free):
+    sizes = set()
+    for seed in range(30):
+        fits = fits_of(seed)
+        best = sorted(fits, key=lambda subset: -fits[subset])[0]
+        options = []
+        for subset, fit in fits.items():
+            classes = [place for place in subset if place not in free]
+            if fits[best] - fit <= margin and all(place in best for place in classes):
+                options.append((len(classes), -fit, tuple(classes)))
+        assert needed(fits, margin, free) == sorted(options)[0][2]
+        sizes.add(len(needed(fits, margin, free)) - len(set(best).difference(free)))
+    assert sizes == {0} if margin == 0 or len(free) == 5 else min(sizes) < 0
+
+
+def test_without_margin_and_words_the_best_subset_stays_whole():
+    for seed in range(10):
+        fits = fits_of(seed)
+        assert needed(fits, 0.0) == max(fits, key=fits.get)
+    assert needed({(2,): 0.1, (1, 2): 0.1, (1,): 0.05}, 0.0) == (2,)  # of equals the first
+
+
+def test_of_two_lookalikes_one_stays():
+    apart = {(0,): 0.30, (1,): 0.299, (2,): 0.1, (0, 1): 0.29, (0, 2): 0.2, (1, 2): 0.2}
+    assert needed(apart, 0.05, free={2}) == (0,)
+    together = {**apart, (0, 1): 0.31}
+    assert needed(together, 0.05, free={2}) == (0,)
+    assert needed({**together, (2,): 0.27}, 0.05, free={2}) == ()
+
+
+def test_a_higher_margin_keeps_no_more():
+    for seed in range(10):
+        kept = [len(needed(fits_of(seed), margin, {4})) for margin in (0.0, 0.01, 0.03, 0.1)]
+        assert kept == sorted(kept, reverse=True)
+
+
+def test_background_words_compete_and_are_never_kept(backbone):
+    words = ("grass", "sky", "road", "sand", "CAT")
+    plain, against = make(backbone), make(backbone, words=words, background=True)
+    fewer = 0
+    for picture in pictures(12):
+        kept = against(picture)
+        assert kept.classes
+        assert max(kept.classes) < len(NAMES)
+        fewer += len(kept.classes) < len(plain(picture).classes)
+    assert fewer > 0
+    texts = set(backbone.tokenizer.texts)
+    assert "a photo of a grass" in texts
+    assert not any("CAT" in text for text in texts)  # asked for, so no background
+
+
+def test_background_words_are_left_alone_unless_the_profile_says_so(backbone):
+    make(backbone, words=("grass", "sky"))(pictures(1)[0])
+    assert not any("grass" in text or "sky" in text for text in backbone.tokenizer.texts)
+
+
+def test_the_best_class_stays_where_background_words_say_it_all(backbone, monkeypatch):
+    monkeypatch.setattr(module, "needed", lambda *_: ())
+    for picture in pictures(4):
+        filtered = make(backbone, words=("grass", "sky"), background=True, crops=(1, 2))
+        crops = filtered._embed_crops(picture)
+        best = (crops @ filtered._vectors[: len(NAMES)].T).amax(0)
+        assert filtered(picture) == Kept((int(best.argmax()),), (pytest.approx(float(best.max()), abs=1e-6),))
+        assert make(backbone, stuff=["cat"])(picture) == Kept((0,), (None,))
+
+
+def test_a_stuff_class_may_be_a_background_word_too(backbone):
+    filtered = make(backbone, ("grass", "cat", "dog"), stuff=["grass"], words=("grass", "sky"), background=True)
+    for picture in pictures(6):
+        scores = dict(zip((kept := filtered(picture)).classes, kept.scores, strict=True))
+        assert scores.pop(0) is None
+        assert set(scores) <= {1, 2}
 
 
 # --------------------------------------------------------------------------- crops
@@ -375,6 +551,7 @@ def test_the_filters_of_the_profiles_are_sound(profile):
 def test_sd15_filters_as_published():
     spec = get_profile("sd15").prefilter
     assert (spec.input_size, spec.crops, spec.limit, spec.default) == (224, (1,), 10, True)
+    assert (spec.margin, spec.background) == (0, False)
 
 
 def test_the_bundled_filter_runs_at_its_own_size():
