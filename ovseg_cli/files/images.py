@@ -22,6 +22,8 @@ __all__ = ["IMAGE_SUFFIXES", "InputImage", "decoding", "discover", "open_image",
 
 _logger = logging.getLogger("ovseg_cli")
 
+_BAND_PIXELS = 2**20
+
 # What Pillow raises on damaged files, depending on the format and on the place of the damage.
 _DECODE_ERRORS = (
     OSError,
@@ -63,6 +65,9 @@ def open_image(path: str | Path) -> Image.Image:
       stay equal across a folder. 32-bit integers follow the same rule; floats must lie in 0..1 or 0..255.
     - CMYK, YCbCr, grey, palette and 1-bit pictures are converted; colour profiles are not applied.
     - Of an animation or a multi-page file the first picture is taken.
+
+    Besides the decoder's own needs this takes two pictures' memory at its peak, 8 bytes for each pixel, and then one
+    (at its peak three for a picture that is turned and also converted from a mode with four channels).
 
     Args:
         path: The file. Its content decides about the format, not its name.
@@ -146,11 +151,26 @@ def to_rgb(image: Image.Image, path: Path = Path("the image")) -> Image.Image:
     """
     turned = upright(image, path)
     if turned.mode == "F" or turned.mode.startswith("I"):
-        return Image.fromarray(_deep_grey_to_8bit(np.asarray(turned), path)).convert("RGB")
+        factor = _deep_grey_factor(turned, path)
+        rgb = Image.new("RGB", turned.size)
+        for top, band in _bands(turned):
+            rgb.paste(Image.fromarray(np.rint(np.asarray(band) * factor).astype(np.uint8)).convert("RGB"), (0, top))
+        return rgb
     if turned.has_transparency_data:
-        white = Image.new("RGBA", turned.size, "white")
-        return Image.alpha_composite(white, turned.convert("RGBA")).convert("RGB")
-    return turned.convert("RGB")
+        rgb = Image.new("RGB", turned.size)
+        for top, band in _bands(turned):
+            white = Image.new("RGBA", band.size, "white")
+            rgb.paste(Image.alpha_composite(white, band.convert("RGBA")).convert("RGB"), (0, top))
+        return rgb
+    # A picture that was turned is a copy already; any other is still the file's.
+    return turned if turned.mode == "RGB" and turned is not image else turned.convert("RGB")
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """An image cut into bands of whole rows, each with its top: wider types are needed for one band at a time only."""
+    height = max(1, _BAND_PIXELS // max(1, image.width))
+    for top in range(0, image.height, height):
+        yield top, image.crop((0, top, image.width, min(top + height, image.height)))
 
 
 def upright(image: Image.Image, path: Path) -> Image.Image:
@@ -179,27 +199,25 @@ def upright(image: Image.Image, path: Path) -> Image.Image:
     return image if transpose is None else image.transpose(transpose)
 
 
-def _deep_grey_to_8bit(grey: np.ndarray, path: Path) -> np.ndarray:
-    """Scale grey values of more than 8 bits by a fixed rule (see `open_image`).
+def _deep_grey_factor(grey: Image.Image, path: Path) -> np.float64:
+    """What takes grey values of more than 8 bits to 0..255, by a fixed rule (see `open_image`).
 
     Args:
-        grey: `(H, W)` integers or floats.
+        grey: Integers or floats.
         path: The file, for the message.
-
-    Returns:
-        `(H, W)` uint8.
 
     Raises:
         ImageError: The range of the values does not tell how to scale them.
     """
-    values = grey.astype(np.float64)
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    is_float = np.issubdtype(grey.dtype, np.floating)
-    limits = ((1.0, 255.0), (255.0, 1.0)) if is_float else ((255.0, 1.0), (65535.0, 1 / 257))
-    # Comparisons with NaN are false, so a picture with NaN falls through to the error.
+    low, high = np.float64(np.inf), np.float64(-np.inf)
+    for _, band in _bands(grey):
+        values = np.asarray(band)
+        # Unlike Python's min and max, these keep a NaN, which fits no scale.
+        low, high = np.minimum(low, values.min()), np.maximum(high, values.max())
+    limits = ((1.0, 255.0), (255.0, 1.0)) if grey.mode == "F" else ((255.0, 1.0), (65535.0, 1 / 257))
     for limit, factor in limits:
         if low >= 0 and high <= limit:
-            return np.rint(values * factor).astype(np.uint8)
+            return np.float64(factor)  # of 64 bits, so that products with float32 pixels are rounded once
     raise ImageError(
         f"{path} has grey values from {low:g} to {high:g}, which fit no known scale; save it as 8- or 16-bit."
     )

@@ -60,8 +60,14 @@ def all_crops(height: int, width: int, windows: Sequence[tuple[int, int]], *, wh
     return list(dict.fromkeys(crops))
 
 
+MAX_CELLS = 2_000_000
+"""Scores of a crop enlarged at once (classes x rows x columns): 8 MB in float32, whatever the number of classes."""
+
+
 class ScoreCanvas:
     """Sums the crops' scores where they lie, and divides by how many covered each pixel.
+
+    Takes ``4 H W (C + 1)`` bytes, and no second copy of them.
 
     Args:
         channels: C, scores per pixel.
@@ -76,10 +82,12 @@ class ScoreCanvas:
 
     def add(self, crop: Crop, scores: Tensor) -> None:
         """Add one crop's scores, float (C, h, w) of any resolution: enlarged bilinearly to the crop."""
-        enlarged = F.interpolate(scores[None], (crop.height, crop.width), mode="bilinear", align_corners=False)[0]
-        crop.cut(self._sum).add_(enlarged)
+        size = (crop.height, crop.width)
+        chunk = max(1, MAX_CELLS // (crop.height * crop.width))
+        for part, total in zip(scores.split(chunk), crop.cut(self._sum).split(chunk), strict=True):
+            total.add_(F.interpolate(part[None], size, mode="bilinear", align_corners=False)[0])
         crop.cut(self._count).add_(1)
 
     def mean(self) -> Tensor:
-        """Mean scores, float32 (C, H, W)."""
-        return self._sum / self._count
+        """Mean scores, float32 (C, H, W). They take the place of the sums: nothing can be added afterwards."""
+        return self._sum.div_(self._count)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from ovseg_cli.errors import ImageError
+from ovseg_cli.files import images
 from ovseg_cli.files.images import open_image
 
 RNG = np.random.default_rng(7)
@@ -139,6 +140,25 @@ def test_float_of_unknown_scale_is_refused(tmp_path, values):
     Image.fromarray(np.array([values], dtype=np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(ImageError, match=r"a\.tif has grey values .* 8- or 16-bit"):
         open_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("band", [1, 50, 2**20])
+def test_deep_grey_and_transparency_do_not_depend_on_the_bands(tmp_path, monkeypatch, band):
+    monkeypatch.setattr(images, "_BAND_PIXELS", band)
+    deep = RNG.integers(0, 65536, (23, 20), dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    expected = np.rint(deep.astype(np.float64) / 257).astype(np.uint8)
+    np.testing.assert_array_equal(pixels(tmp_path / "deep.png"), np.repeat(expected[..., None], 3, axis=2))
+    late = np.zeros((23, 20), dtype=np.uint16)
+    late[-1, -1] = 1000  # only the last row tells that the values are no 8-bit ones
+    late[0, 0] = 200
+    Image.fromarray(late).save(tmp_path / "late.png")
+    assert pixels(tmp_path / "late.png")[[0, -1], [0, -1], 0].tolist() == [1, 4]
+    rgba = RNG.integers(0, 256, (23, 20, 4), dtype=np.uint8)
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
+    alpha = rgba[..., 3:] / 255
+    on_white = rgba[..., :3] * alpha + 255 * (1 - alpha)
+    assert np.abs(pixels(tmp_path / "rgba.png") - on_white).max() <= 1
 
 
 def test_transparency_lies_on_white(tmp_path):

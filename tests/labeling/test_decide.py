@@ -40,6 +40,8 @@ def test_rows_of_odd_sizes(size):
 def brute_force(scores, background, threshold):
     """Label and winning score of each pixel by comparing one class after another; the first of equals wins."""
     channels, height, width = scores.shape
+    if background:
+        scores = scores.clip(min=0)
     labels, best = np.zeros((height, width), int), np.zeros((height, width))
     for y in range(height):
         for x in range(width):
@@ -104,6 +106,18 @@ def test_without_background_every_pixel_gets_a_class_even_when_the_background_sc
     scores = torch.tensor([9.0, 0.1, 0.2]).view(3, 1, 1).expand(3, 4, 4)
     assert (decide(scores, (5, 6), background=True).ids == 0).all()
     assert (decide(scores, (5, 6), background=False).ids == 2).all()
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_other_ids_are_written_for_the_channels(monkeypatch, background):
+    monkeypatch.setattr(module, "MAX_CELLS", 100)
+    scores = random_scores(4, 6, 7, 2)
+    plain = decide(scores, (15, 11), background=background)
+    renamed = decide(scores, (15, 11), background=background, ids=[0, 3, 300, 65535])
+    np.testing.assert_array_equal(renamed.ids, np.array([0, 3, 300, 65535])[plain.ids])
+    assert renamed.ids.dtype == np.uint16
+    np.testing.assert_array_equal(renamed.shares, plain.shares)
+    np.testing.assert_array_equal(renamed.mean_scores, plain.mean_scores)
 
 
 def test_a_tie_goes_to_the_background():
