@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ovseg_cli.errors import ClassExistsError, UsageError
 from ovseg_cli.evaluation.arrays import evaluate_arrays as evaluate
 from ovseg_cli.profiles import Profile, get_profile
-from ovseg_cli.store import ClassInfo, Store, normalise_class_name
+from ovseg_cli.runs.classes import IfExists
+from ovseg_cli.store import ClassInfo, Store
+from ovseg_cli.store.records import ClassKind, PrototypeKind
 
 if TYPE_CHECKING:
     from ovseg_cli.models import Models
     from ovseg_cli.prototypes.build import Progress
+    from ovseg_cli.prototypes.masks import MaskMethod
     from ovseg_cli.segmenter import Segmentation
 
 __all__ = ["add_class", "evaluate", "segment"]
@@ -27,26 +31,37 @@ def add_class(
     steps: int | None = None,
     seed: int | None = None,
     prompt: str | None = None,
-    kind: Literal["thing", "stuff"] | None = None,
-    if_exists: Literal["error", "skip", "replace"] = "error",
+    kind: ClassKind | None = None,
+    mask_method: MaskMethod | None = None,
+    parts: int | None = None,
+    extractors: Sequence[str] | None = None,
+    from_images: str | Path | None = None,
+    masks: str | Path | None = None,
+    if_exists: IfExists = "error",
     device: str = "auto",
     progress: Callable[[Progress], None] | None = None,
 ) -> ClassInfo:
-    """Generate a class's support set, make its prototypes and store them in one transaction.
+    """Make a class's support set and prototypes, and store them in one transaction.
 
     Example:
         >>> add_class(store, "chocolate glazed donut", count=16).support_count
         16
+        >>> add_class(store, "my mug", from_images="mugs/", masks="masks/")
 
     Args:
         store: An open store; its profile says which models are used.
         name: The class name, as it would stand in "A good picture of a …".
-        count: Support images (default: the profile's, as for the next four).
+        count: Support images to generate (default: the profile's, as for the next three).
         steps: Sampler steps.
         seed: Seed of the first image.
         prompt: Template with ``{}`` where the name goes.
-        kind: "thing" or "stuff" (default: "thing").
-        if_exists: What to do about a class of this name.
+        kind: "thing" or "stuff" (default: by the name).
+        mask_method: "otsu", "fixed", "self-attention" or "sam" (default: "otsu").
+        parts: Part prototypes per role and extractor, at most (default: the profile's).
+        extractors: Names of the feature extractors that get prototypes (default: the profile's).
+        from_images: A folder of pictures of your own, which take the place of generated ones.
+        masks: A folder of their masks (default: found by the generator's attention).
+        if_exists: What to do about a class of this name: "error", "skip", "replace", or "extend" by more images.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         progress: Told about every step.
 
@@ -56,21 +71,43 @@ def add_class(
     Raises:
         ClassNameError: The name cannot be stored.
         ClassExistsError: It is there already and `if_exists` is "error".
-        GenerationError: The generator gave no usable support set; nothing was stored.
+        UsageError: A setting is out of range, or masks are given without pictures.
+        GenerationError: There is no usable support set; nothing was stored.
         WeightsError: The profile's weights are not here and cannot be fetched.
     """
-    from ovseg_cli.prototypes.build import SupportSettings, build_class
+    from ovseg_cli.prototypes.build import SupportSettings
+    from ovseg_cli.runs.classes import add_classes, plan_classes
+    from ovseg_cli.runs.own_pictures import load_pictures
 
-    if if_exists not in ("error", "skip", "replace"):
-        raise UsageError(f'if_exists must be "error", "skip" or "replace", got {if_exists!r}.')
-    name = normalise_class_name(name)
-    if store.has_class(name) and if_exists != "replace":
-        if if_exists == "skip":
-            return store.get_class(name)
-        raise ClassExistsError(f'The store already has {name!r}. Pass if_exists="skip" or "replace".')
-    settings = SupportSettings(count=count, steps=steps, seed=seed, prompt=prompt, kind=kind)
-    record = build_class(_models(get_profile(store.profile_name), device), name, settings, progress)
-    return store.add_class(record, replace=if_exists == "replace")
+    if if_exists not in get_args(IfExists):
+        raise UsageError(f"if_exists must be one of {', '.join(map(repr, get_args(IfExists)))}, got {if_exists!r}.")
+    if masks is not None and from_images is None:
+        raise UsageError("masks belong to from_images: name the folder of their pictures too.")
+    settings = SupportSettings(
+        count=count,
+        steps=steps,
+        seed=seed,
+        prompt=prompt,
+        kind=kind,
+        mask_method=mask_method,
+        parts=parts,
+        extractors=None if extractors is None else tuple(extractors),
+    )
+    try:
+        plan = plan_classes(store, [name], if_exists)
+    except ClassExistsError:  # its message speaks of the command line
+        raise ClassExistsError(
+            f'The store already has {name!r}. Pass if_exists="skip", "replace" or "extend".'
+        ) from None
+    if plan.skip:
+        return store.get_class(name)
+    pictures = None
+    if from_images is not None:
+        pictures = load_pictures(plan.build[0], Path(from_images), None if masks is None else Path(masks))
+    models = _models(get_profile(store.profile_name), device)
+    tell = None if progress is None else lambda _name, step: progress(step)
+    (added,) = add_classes(store, models, plan, settings, pictures=pictures, progress=tell)
+    return added.info
 
 
 def segment(
@@ -82,6 +119,10 @@ def segment(
     background: bool = True,
     threshold: float | None = None,
     prefilter: bool | None = None,
+    extractors: Sequence[str] | None = None,
+    prototypes: Sequence[PrototypeKind] | None = None,
+    stuff_filter: bool | None = None,
+    refine: Literal["none", "pamr"] = "none",
     device: str = "auto",
 ) -> Segmentation:
     """Segment one image. For many images with the same classes make one `Segmenter` instead.
@@ -99,6 +140,12 @@ def segment(
         threshold: A class whose score is below this gives way to the background.
         prefilter: With prototypes: whether CLIP first rules out classes that the picture does not show (default: the
             profile's).
+        extractors: With prototypes: names of the feature extractors whose scores are averaged (default: the
+            profile's ensemble).
+        prototypes: With prototypes: which of "mean", "instance" and "part" are matched (default: all).
+        stuff_filter: With prototypes: whether background prototypes of things that look like stuff are left out
+            (default: they are).
+        refine: "pamr" lets the scores follow the picture's edges.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
     Returns:
@@ -106,8 +153,9 @@ def segment(
 
     Raises:
         UnknownClassError: "prototype" was asked for, and a class has no prototypes.
-        UsageError: No class was named and the store is empty, a class was named twice, or the pre-filter was asked for
-            and prototypes are not what segments.
+        UsageError: No class was named and the store is empty, a class was named twice, or something was asked for that
+            the method does not have.
+        ProfileMismatchError: A class has no prototypes by one of the extractors.
         ClassNameError: A name that no class can have.
         ValueError: An array that is not an RGB picture of 8 bits per channel.
     """
@@ -115,7 +163,7 @@ def segment(
 
     from ovseg_cli.files.images import to_rgb
     from ovseg_cli.runs.classes import stored_names
-    from ovseg_cli.segmenter import Segmenter
+    from ovseg_cli.segmenter import Segmenter, SegmentOptions
 
     if isinstance(classes, str):
         raise UsageError(f"classes must be a list of names, like [{classes!r}]; got the string {classes!r}.")
@@ -125,9 +173,15 @@ def segment(
         store,
         names,
         method=method,
-        background=background,
-        threshold=threshold,
-        prefilter=prefilter,
+        options=SegmentOptions(
+            background=background,
+            threshold=threshold,
+            prefilter=prefilter,
+            extractors=None if extractors is None else tuple(extractors),
+            prototypes=None if prototypes is None else tuple(prototypes),
+            stuff_filter=stuff_filter,
+            refine=refine,
+        ),
     )
     return segmenter.segment(to_rgb(image) if isinstance(image, Image.Image) else image)
 

@@ -5,29 +5,76 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ovseg_cli.errors import UnknownClassError, UsageError
-from ovseg_cli.profiles import Profile
+from ovseg_cli.errors import ProfileMismatchError, UnknownClassError, UsageError
+from ovseg_cli.profiles import ExtractorSpec, Profile
 from ovseg_cli.profiles.specs import InferenceSpec, PrefilterSpec, digest_of
 from ovseg_cli.store.names import class_key
+from ovseg_cli.store.records import PrototypeKind
 
 if TYPE_CHECKING:
     import torch
 
     from ovseg_cli.labeling.windows import Crop
-    from ovseg_cli.methods.prefilter import ClassPrefilter
+    from ovseg_cli.methods.prefilter import ClassPrefilter, Kept
     from ovseg_cli.models import Models
+    from ovseg_cli.store.records import ClassInfo, PrototypeBlock
     from ovseg_cli.store.store import Store
 
+    Features = dict[str, list[tuple[Crop, list[torch.Tensor]]]]
+
 METHODS = ("prototype", "gem")
-ANSWER_VERSION = 1
+KINDS: tuple[PrototypeKind, ...] = get_args(PrototypeKind)
+REFINEMENTS = ("none", "pamr")
+ANSWER_VERSION = 2
 """Raised when the same inputs give another label map than before, so that old results are not taken for new ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentOptions:
+    """What decides a label map besides the picture, the classes and the method.
+
+    Attributes:
+        background: Whether pixels may belong to none of the classes.
+        threshold: A class whose score is below this gives way to the background; None for the method's own rule.
+        prefilter: With prototypes: whether CLIP first rules out classes that the picture does not show; None for the
+            profile's default.
+        extractors: With prototypes: names of the feature extractors whose scores are averaged; None for the
+            profile's default ensemble.
+        prototypes: With prototypes: which kinds are matched; None for all of them.
+        stuff_filter: With prototypes: whether background prototypes of things that look like stuff are left out
+            (OVDiff, stuff filter); None for yes.
+        refine: What is done to the fused scores: "none", or "pamr" (pixel-adaptive mask refinement).
+
+    Raises:
+        UsageError: A value that cannot be.
+    """
+
+    background: bool = True
+    threshold: float | None = None
+    prefilter: bool | None = None
+    extractors: tuple[str, ...] | None = None
+    prototypes: tuple[PrototypeKind, ...] | None = None
+    stuff_filter: bool | None = None
+    refine: Literal["none", "pamr"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not self.background:
+            raise UsageError("--threshold needs the background: leave out --no-background, or the threshold.")
+        for kind in self.prototypes or ():
+            if kind not in KINDS:
+                raise UsageError(f"Unknown kind of prototype {kind!r}. Kinds: {', '.join(KINDS)}.")
+        if self.prototypes is not None and len(set(self.prototypes)) != max(1, len(self.prototypes)):
+            raise UsageError(f"--prototypes takes each kind once: {', '.join(KINDS)}.")
+        if self.refine not in REFINEMENTS:
+            raise UsageError(f"Unknown refinement {self.refine!r}. Refinements: {', '.join(REFINEMENTS)}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +129,39 @@ class Segmentation:
         return self.ids == keys.index(class_key(name)) + 1
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """One image between its scores and its labels.
+
+    Attributes:
+        size: (H, W) of the image.
+        classes: Which of the segmenter's classes take part, by their places; they have channels 1, 2, ...
+        kept: What the pre-filter said; None without one.
+        scorers: Where the scores come from, one per extractor with prototypes.
+        fused: float32 (channels, h, w): scores fused over crops and scorers, and refined. What decides is
+            ``scorers[0].finish(fused)``.
+        features: For each extractor by its name, if they were to be kept: the crops, each with its feature maps as
+            `Models.feature_maps` gives them, on the CPU.
+    """
+
+    size: tuple[int, int]
+    classes: tuple[int, ...]
+    kept: Kept | None
+    scorers: Sequence[_PrototypeScorer | _GemScorer]
+    fused: torch.Tensor
+    features: Features
+
+    @property
+    def prototypes(self) -> list[_PrototypeScorer]:
+        """The scorers, if the method is prototypes."""
+        return [scorer for scorer in self.scorers if isinstance(scorer, _PrototypeScorer)]
+
+    @property
+    def gem(self) -> _GemScorer | None:
+        """The scorer, if the method is GEM."""
+        return next((scorer for scorer in self.scorers if isinstance(scorer, _GemScorer)), None)
+
+
 def resolve_method(store: Store, classes: Sequence[str], method: str = "auto") -> MethodChoice:
     """Which method to use; loads no model.
 
@@ -115,31 +195,91 @@ def _unknown_message(name: str, known: Sequence[str]) -> str:
     return f'The store has no class {name!r}.{hint} Add it with: ovseg add-class "{name}" (or use --method auto).'
 
 
-def resolve_prefilter(profile: Profile, choice: MethodChoice, prefilter: bool | None = None) -> PrefilterSpec | None:
-    """How classes are filtered before prototypes compete, None for not at all; loads no model.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """`SegmentOptions` with the defaults of a profile and the classes of a store filled in.
+
+    Attributes:
+        prefilter: How classes are filtered before prototypes compete; None for not at all.
+        extractors: Whose scores are averaged; empty for a method without prototypes.
+        prototypes: Which kinds are matched; likewise.
+        stuff: Which of the asked classes are stuff; likewise.
+        stuff_similarity: Cosine to a stuff prototype from which a thing's background prototype is left out; None for
+            no stuff filter, which is also the case when no class is stuff.
+    """
+
+    prefilter: PrefilterSpec | None = None
+    extractors: tuple[ExtractorSpec, ...] = ()
+    prototypes: tuple[PrototypeKind, ...] = ()
+    stuff: tuple[str, ...] = ()
+    stuff_similarity: float | None = None
+
+
+def resolve_options(
+    store: Store, profile: Profile, classes: Sequence[str], choice: MethodChoice, options: SegmentOptions
+) -> Resolved:
+    """What the options come to for these classes; loads no model.
 
     Args:
-        profile: Says how, and whether when nobody says.
-        choice: The method; GEM compares all words at once and knows no filter.
-        prefilter: What the user asked for; None for the profile's default.
+        store: Knows the classes' kinds and extractors.
+        profile: Says what happens when nobody says.
+        classes: Class names.
+        choice: The method; options that only prototypes have are refused with another one.
+        options: What the user asked for.
 
     Raises:
-        UsageError: The filter was asked for, and the method or the profile has none.
+        UsageError: An option that the method or the profile does not have.
+        ProfileMismatchError: A class has no prototypes by one of the extractors.
     """
-    spec = profile.prefilter
-    if not prefilter:
-        wanted = prefilter is None and choice.method == "prototype" and spec is not None and spec.default
-        return spec if wanted else None
     if choice.method != "prototype":
-        if choice.asked == "gem":
-            raise UsageError("--prefilter works on prototypes, not with GEM. Leave it out, or use --method prototype.")
-        raise UsageError(
-            f"--prefilter works on prototypes, and there are {choice.reason}. "
-            "Make them with ovseg add-class, or leave out --prefilter."
-        )
-    if spec is None:
+        asked = {
+            "--prefilter": options.prefilter,
+            "--extractors": options.extractors,
+            "--prototypes": options.prototypes,
+            "--stuff-filter": options.stuff_filter,
+        }
+        for name, value in asked.items():
+            if value and choice.asked == "gem":
+                raise UsageError(f"{name} works on prototypes, not with GEM. Leave it out, or use --method prototype.")
+            if value:
+                raise UsageError(
+                    f"{name} works on prototypes, and there are {choice.reason}. "
+                    f"Make them with ovseg add-class, or leave out {name}."
+                )
+        return Resolved()
+    if options.prefilter and profile.prefilter is None:
         raise UsageError(f"The profile {profile.name!r} has no pre-filter. Leave out --prefilter.")
-    return spec
+    spec = profile.prefilter
+    filtered = spec is not None and (spec.default if options.prefilter is None else options.prefilter)
+    infos = [store.get_class(name) for name in classes]
+    stuff = tuple(info.name for info in infos if info.kind == "stuff")
+    return Resolved(
+        prefilter=spec if filtered else None,
+        extractors=_resolve_extractors(profile, infos, options.extractors),
+        prototypes=KINDS if options.prototypes is None else tuple(k for k in KINDS if k in options.prototypes),
+        stuff=stuff,
+        stuff_similarity=profile.inference.stuff_similarity if stuff and options.stuff_filter is not False else None,
+    )
+
+
+def _resolve_extractors(
+    profile: Profile, infos: Sequence[ClassInfo], asked: Sequence[str] | None
+) -> tuple[ExtractorSpec, ...]:
+    wanted = profile.pick_extractors(asked)
+    for info in infos:
+        lacking = [spec.name for spec in wanted if spec.digest not in info.extractors]
+        if not lacking:
+            continue
+        has = [spec.name for spec in profile.known_extractors if spec.digest in info.extractors]
+        names = [spec.name for spec in wanted]
+        again = f"ovseg add-class {shlex.quote(info.name)} --if-exists replace"
+        again += "" if asked is None else f" --extractors {','.join(names)}"
+        use = f" segment with --extractors {','.join(has)}, or" if has else ""
+        raise ProfileMismatchError(
+            f"The class {info.name!r} has no prototypes by the feature extractor {lacking[0]!r} of the profile "
+            f"{profile.name!r} as it is now:{use} make the class anew with {again}"
+        )
+    return wanted
 
 
 class Segmenter:
@@ -150,13 +290,17 @@ class Segmenter:
         store: Where prototypes come from.
         classes: Class names in label order.
         method: "auto", "prototype", "gem", or an already resolved choice.
-        background: Whether pixels may belong to none of the classes.
-        threshold: A class whose score is below this gives way to the background.
-        prefilter: Whether CLIP first rules out classes that the picture does not show (default: the profile's).
+        options: Everything else that decides the label map.
+
+    Attributes:
+        names: The classes in label order.
+        settings: Everything that changes the answer, as JSON-able values.
+        digest: Of `settings`.
 
     Raises:
         UnknownClassError: See `resolve_method`.
-        UsageError: A threshold without a background, or see `resolve_prefilter`.
+        UsageError: See `resolve_options`.
+        ProfileMismatchError: Likewise.
     """
 
     def __init__(
@@ -166,27 +310,28 @@ class Segmenter:
         classes: Sequence[str],
         *,
         method: MethodChoice | str = "auto",
-        background: bool = True,
-        threshold: float | None = None,
-        prefilter: bool | None = None,
+        options: SegmentOptions | None = None,
     ) -> None:
         choice = resolve_method(store, classes, method) if isinstance(method, str) else method
-        check_threshold(threshold, background=background)
+        options = options or SegmentOptions()
+        resolved = resolve_options(store, models.profile, classes, choice, options)
         self.models = models
         self.choice = choice
         self.names = tuple(classes)
-        self.background = background
-        self.threshold = threshold
-        self.settings = self.plan_settings(store, models.profile, classes, choice, background, threshold, prefilter)
+        self.options = options
+        self.settings = plan_settings(store, models.profile, classes, choice, options, resolved)
         self.digest = digest_of(self.settings)
+        self._inference = inference_for(models.profile, choice.method)
         self._scorers: Sequence[_PrototypeScorer | _GemScorer]
         self._prototypes: list[_PrototypeScorer] = []
         if choice.method == "prototype":
-            self._scorers = self._prototypes = _prototype_scorers(models, store, self.names, background=background)
+            self._scorers = self._prototypes = [
+                _PrototypeScorer(models, store, self.names, extractor, resolved) for extractor in resolved.extractors
+            ]
         else:
-            self._scorers = [_GemScorer(models, self.names, background=background)]
-        spec = resolve_prefilter(models.profile, choice, prefilter)
-        self._prefilter = None if spec is None else _class_prefilter(models, store, self.names, spec)
+            self._scorers = [_GemScorer(models, self.names, background=options.background)]
+        spec = resolved.prefilter
+        self._prefilter = None if spec is None else _class_prefilter(models, store, self.names, resolved.stuff, spec)
 
     @property
     def method(self) -> str:
@@ -194,57 +339,17 @@ class Segmenter:
         return self.choice.method
 
     @staticmethod
-    def plan_settings(
-        store: Store,
-        profile: Profile,
-        classes: Sequence[str],
-        choice: MethodChoice,
-        background: bool,
-        threshold: float | None,
-        prefilter: bool | None = None,
-    ) -> dict[str, Any]:
-        """Everything that changes the answer, as JSON-able values; loads no model."""
-        record = profile.record()
-        spec = resolve_prefilter(profile, choice, prefilter)
-        settings: dict[str, Any] = {
-            "answer_version": ANSWER_VERSION,
-            "method": choice.method,
-            "classes": list(classes),
-            "background": background,
-            "threshold": threshold,
-            "inference": json.loads(json.dumps(asdict(inference_for(profile, choice.method)))),
-        }
-        if choice.method == "prototype":
-            infos = [store.get_class(name) for name in classes]
-            settings["extractors"] = {e.name: e.digest for e in profile.extractors}
-            settings["prototypes"] = [[info.name, info.generation] for info in infos]
-            if spec is not None:  # absent, not None, so that answers without it keep the digest that they had
-                weights = profile.clip.weights
-                settings["prefilter"] = {
-                    **spec.record(),
-                    "model": weights.model_id,
-                    "revision": weights.revision,
-                    "mean": list(profile.clip.mean),
-                    "std": list(profile.clip.std),
-                    "stuff": [info.name for info in infos if info.kind == "stuff"],
-                }
-        else:
-            settings["clip"] = record["clip"]
-        return settings
-
-    @classmethod
     def plan_digest(
-        cls,
-        store: Store,
-        profile: Profile,
-        classes: Sequence[str],
-        choice: MethodChoice,
-        background: bool,
-        threshold: float | None,
-        prefilter: bool | None = None,
+        store: Store, profile: Profile, classes: Sequence[str], choice: MethodChoice, options: SegmentOptions
     ) -> str:
-        """`digest` of the segmenter that these arguments would make; loads no model."""
-        return digest_of(cls.plan_settings(store, profile, classes, choice, background, threshold, prefilter))
+        """`digest` of the segmenter that these arguments would make; loads no model.
+
+        Raises:
+            UsageError: See `resolve_options`.
+            ProfileMismatchError: Likewise.
+        """
+        resolved = resolve_options(store, profile, classes, choice, options)
+        return digest_of(plan_settings(store, profile, classes, choice, options, resolved))
 
     def segment(self, image: Any) -> Segmentation:
         """Segment one image.
@@ -258,26 +363,60 @@ class Segmenter:
         Raises:
             ValueError: Not an RGB picture of 8 bits per channel.
         """
+        return self.label(self.score(image))
+
+    def score(self, image: Any, *, keep_features: bool = False) -> Scored:
+        """The scores that a label map is made of: the first half of `segment`.
+
+        Args:
+            image: As `segment` takes it.
+            keep_features: With prototypes: whether the crops' features come along, which take much memory.
+
+        Raises:
+            ValueError: As `segment`.
+        """
         import torch
 
-        from ovseg_cli.backbones.pixels import to_tensor
+        from ovseg_cli.backbones.pixels import picture_size, to_working_tensor
+        from ovseg_cli.labeling.windows import short_side_size
+
+        with torch.inference_mode():
+            size = picture_size(image)
+            working = short_side_size(*size, self._inference.short_side)
+            picture = to_working_tensor(image, working, self.models.device)
+            kept = None if self._prefilter is None else self._prefilter(picture)
+            scorers = self._scorers if kept is None else [s.only(kept.classes) for s in self._prototypes]
+            features: Features = {}
+            fused = self._fuse(picture, scorers, features if keep_features else None)
+        return Scored(
+            size=size,
+            classes=tuple(range(len(self.names))) if kept is None else kept.classes,
+            kept=kept,
+            scorers=scorers,
+            fused=fused,
+            features=features,
+        )
+
+    def label(self, scored: Scored) -> Segmentation:
+        """The label map of scores: the second half of `segment`."""
+        import torch
+
         from ovseg_cli.labeling.decide import decide
 
         with torch.inference_mode():
-            picture = to_tensor(image, self.models.device)
-            kept = None if self._prefilter is None else self._prefilter(picture)
-            scorers = self._scorers if kept is None else [s.only(kept.classes) for s in self._prototypes]
-            scores = self._scores(picture, scorers)
-            size = (int(picture.shape[2]), int(picture.shape[3]))
-            decision = decide(scores, size, background=self.background, threshold=self.threshold)
-        competing = self.names if kept is None else tuple(self.names[place] for place in kept.classes)
+            decision = decide(
+                scored.scorers[0].finish(scored.fused),
+                scored.size,
+                background=self.options.background,
+                threshold=self.options.threshold,
+                ids=[0, *(place + 1 for place in scored.classes)],
+            )
+        competing = tuple(self.names[place] for place in scored.classes)
         labels = ("background", *competing)
         present = [i for i in range(len(labels)) if decision.shares[i] > 0]
-        ids = decision.ids
-        if kept is not None:  # from places among the kept classes to places among all
-            ids = np.array([0, *(place + 1 for place in kept.classes)], dtype=np.uint16)[ids]
+        kept = scored.kept
         return Segmentation(
-            ids=ids,
+            ids=decision.ids,
             names=self.names,
             method=self.method,
             shares={labels[i]: float(decision.shares[i]) for i in present},
@@ -285,24 +424,41 @@ class Segmenter:
             kept=None if kept is None else dict(zip(competing, kept.scores, strict=True)),
         )
 
-    def _scores(self, picture: torch.Tensor, scorers: Sequence[_PrototypeScorer | _GemScorer]) -> torch.Tensor:
-        """Scores fused over crops and scorers, float32 (channels, h, w) at the profile's working size."""
+    def _fuse(
+        self,
+        picture: torch.Tensor,
+        scorers: Sequence[_PrototypeScorer | _GemScorer],
+        features: Features | None = None,
+    ) -> torch.Tensor:
+        """Scores of a picture fused over crops and scorers, and refined, float32 (channels, h, w).
+
+        Features are put into `features`, if there is one, on the CPU.
+        """
         import torch
 
-        from ovseg_cli.backbones.pixels import resize
-        from ovseg_cli.labeling.windows import ScoreCanvas, all_crops, short_side_size
+        from ovseg_cli.labeling.windows import ScoreCanvas, all_crops
 
-        inference = inference_for(self.models.profile, self.method)
-        height, width = short_side_size(picture.shape[2], picture.shape[3], inference.short_side)
-        picture = resize(picture, (height, width))
-        crops = all_crops(height, width, inference.windows, whole_image=inference.whole_image)
+        height, width = picture.shape[2:]
+        crops = all_crops(height, width, self._inference.windows, whole_image=self._inference.whole_image)
         canvas = ScoreCanvas(scorers[0].channels, height, width, picture.device)
         for group in _batches(crops, crops_at_once(max(scorer.input_size for scorer in scorers))):
             images = torch.cat([crop.cut(picture) for crop in group])
             for scorer in scorers:
-                for crop, scores in zip(group, scorer.score(images), strict=True):
-                    canvas.add(crop, scores)
-        return scorers[0].finish(canvas.mean())
+                if features is None or isinstance(scorer, _GemScorer):
+                    scores = scorer.score(images)
+                else:
+                    maps = scorer.features(images)
+                    scores = scorer.compare(maps)
+                    seen = features.setdefault(scorer.extractor.name, [])
+                    seen += [(crop, [layer[i : i + 1].cpu() for layer in maps]) for i, crop in enumerate(group)]
+                for crop, fresh in zip(group, scores, strict=True):
+                    canvas.add(crop, fresh)
+        fused = canvas.mean()
+        if self.options.refine == "pamr":
+            from ovseg_cli.labeling.refine import pamr
+
+            fused = pamr(picture, fused)
+        return fused
 
 
 MAX_CROPS_AT_ONCE = 16
@@ -321,14 +477,41 @@ def crops_at_once(input_size: int) -> int:
     return max(1, min(MAX_CROPS_AT_ONCE, MAX_INPUT_PIXELS_AT_ONCE // input_size**2))
 
 
-def check_threshold(threshold: float | None, *, background: bool) -> None:
-    """Refuse a threshold that cannot work.
-
-    Raises:
-        UsageError: Without a background there is nothing that a weak class could give way to.
-    """
-    if threshold is not None and not background:
-        raise UsageError("--threshold needs the background: leave out --no-background, or the threshold.")
+def plan_settings(
+    store: Store,
+    profile: Profile,
+    classes: Sequence[str],
+    choice: MethodChoice,
+    options: SegmentOptions,
+    resolved: Resolved,
+) -> dict[str, Any]:
+    """Everything that changes the answer, as JSON-able values."""
+    settings: dict[str, Any] = {
+        "answer_version": ANSWER_VERSION,
+        "method": choice.method,
+        "classes": list(classes),
+        "background": options.background,
+        "threshold": options.threshold,
+        "refine": options.refine,
+        "inference": json.loads(json.dumps(asdict(inference_for(profile, choice.method)))),
+    }
+    if choice.method != "prototype":
+        return settings | {"clip": profile.record()["clip"]}
+    settings["extractors"] = {spec.name: spec.digest for spec in resolved.extractors}
+    settings["prototype_kinds"] = list(resolved.prototypes)
+    settings["prototypes"] = [[info.name, info.generation] for info in map(store.get_class, classes)]
+    settings["stuff_filter"] = resolved.stuff_similarity
+    if resolved.prefilter is not None:
+        weights = profile.clip.weights
+        settings["prefilter"] = {
+            **resolved.prefilter.record(),
+            "model": weights.model_id,
+            "revision": weights.revision,
+            "mean": list(profile.clip.mean),
+            "std": list(profile.clip.std),
+            "stuff": list(resolved.stuff),
+        }
+    return settings
 
 
 def _batches(crops: list[Crop], limit: int) -> list[list[Crop]]:
@@ -343,23 +526,31 @@ class _PrototypeScorer:
     """Cosine to the nearest prototype, for one extractor."""
 
     def __init__(
-        self, models: Models, extractor_index: int, store: Store, names: Sequence[str], *, background: bool
+        self,
+        models: Models,
+        store: Store,
+        names: Sequence[str],
+        extractor: ExtractorSpec,
+        resolved: Resolved,
     ) -> None:
         import torch
 
         self._models = models
-        self._background = background
-        self._extractor = models.profile.extractors[extractor_index]
-        self.input_size = self._extractor.input_size
-        block = store.prototypes(list(names), self._extractor.digest)
+        self.extractor = extractor
+        self.input_size = extractor.input_size
+        block = store.prototypes(list(names), extractor.digest)
         self.channels = len(names) + 1
         keys = [class_key(name) for name in names]  # the store spells a name as it was added
         order = np.array([keys.index(class_key(name)) for name in block.classes], dtype=np.int64)
         owner = order[block.class_index]
+        stays = np.isin(np.array(block.kind), resolved.prototypes)
+        if resolved.stuff_similarity is not None:
+            stays &= _not_stuff(block, resolved.stuff, resolved.stuff_similarity, among=stays, device=models.device)
         channel = np.where(block.role_is_fg, owner + 1, 0)
-        self._owner = torch.from_numpy(owner).to(models.device)
-        self._channel = torch.from_numpy(channel).to(models.device)
-        self._vectors = torch.from_numpy(block.vectors).to(models.device)
+        self.ids = torch.from_numpy(block.ids[stays])
+        self._owner = torch.from_numpy(owner[stays]).to(models.device)
+        self._channel = torch.from_numpy(channel[stays]).to(models.device)
+        self._vectors = torch.from_numpy(block.vectors[stays]).to(models.device)
 
     def only(self, classes: Sequence[int]) -> _PrototypeScorer:
         """The same for some of the classes, which become channels 1, 2, ... in the order given.
@@ -374,6 +565,7 @@ class _PrototypeScorer:
         stays = place[self._owner] >= 0
         narrowed = copy.copy(self)
         narrowed.channels = len(classes) + 1
+        narrowed.ids = self.ids[stays.cpu()]
         narrowed._owner = place[self._owner[stays]]
         narrowed._channel = torch.where(self._channel[stays] > 0, narrowed._owner + 1, 0)
         narrowed._vectors = self._vectors[stays]
@@ -381,15 +573,61 @@ class _PrototypeScorer:
 
     def score(self, images: torch.Tensor) -> torch.Tensor:
         """Scores of crops, float32 (B, C + 1, g, g)."""
+        return self.compare(self.features(images))
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Feature maps of crops: the first half of `score`."""
+        return self._models.feature_maps(self.extractor, images)
+
+    def compare(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Scores of feature maps: the second half of `score`."""
         from ovseg_cli.methods.prototype import prototype_scores
 
-        features = self._models.features(self._extractor, images)
-        return prototype_scores(features, self._vectors, self._channel, self.channels)
+        return prototype_scores(maps, self._vectors, self._channel, self.channels)
+
+    @property
+    def channel(self) -> torch.Tensor:
+        """Which channel each prototype scores for, int64 (P,): 0 for the background."""
+        return self._channel
+
+    def vector(self, place: int) -> torch.Tensor:
+        """The unit vector of one prototype, float32 (D,)."""
+        return self._vectors[place]
+
+    def cosines_at(self, maps: Sequence[torch.Tensor], cells: torch.Tensor) -> torch.Tensor:
+        """Cosines of all prototypes with some cells of one crop, float32 (P, N).
+
+        Args:
+            maps: Feature maps of the crop, as `features` gives them, on any device.
+            cells: int64 (N, 2): row and column on the finest grid.
+        """
+        from ovseg_cli.methods.prototype import prototype_cosines_at
+
+        device = self._vectors.device
+        return prototype_cosines_at([layer.to(device) for layer in maps], self._vectors, cells.to(device))[0]
 
     def finish(self, scores: torch.Tensor) -> torch.Tensor:
-        """Fused scores as they are, negative ones as 0, which lets the background win there (OVDiff, inference)."""
-        # Without a background that would only make ties, all won by the first class.
-        return scores.clamp(min=0) if self._background else scores
+        """Fused scores as they are."""
+        return scores
+
+
+def _not_stuff(
+    block: PrototypeBlock, stuff: Sequence[str], similarity: float, *, among: npt.NDArray[np.bool_], device: str
+) -> npt.NDArray[np.bool_]:
+    """Which prototypes the stuff filter leaves, bool (N,), when only those of `among` are matched."""
+    import torch
+
+    from ovseg_cli.methods.stuff_filter import stuff_filter
+
+    of_stuff = np.isin(block.class_index, [i for i, name in enumerate(block.classes) if name in stuff])
+    stays = stuff_filter(
+        torch.from_numpy(block.vectors).to(device),
+        background=torch.from_numpy(~block.role_is_fg),
+        of_stuff=torch.from_numpy(of_stuff),
+        against=torch.from_numpy(block.role_is_fg & of_stuff & among),
+        threshold=similarity,
+    )
+    return stays.cpu().numpy()
 
 
 class _GemScorer:
@@ -402,7 +640,8 @@ class _GemScorer:
         self._classes = len(names)
         asked = {name.casefold() for name in names}
         words = [w for w in self._clip.background_words if w.casefold() not in asked] if background else []
-        self._text = self._backbone.embed_text([*names, *words], self._clip.prompts)
+        self.words = (*names, *words)
+        self._text = self._backbone.embed_text(self.words, self._clip.prompts)
         self.channels = len(self._text)
 
     def score(self, images: torch.Tensor) -> torch.Tensor:
@@ -422,6 +661,12 @@ class _GemScorer:
         cosines = tokens[:, 1:] @ self._text.T
         return cosines.permute(0, 2, 1).reshape(len(images), -1, *trace.grid)
 
+    def probabilities(self, scores: torch.Tensor) -> torch.Tensor:
+        """Probability of every word, from fused cosines (words, h, w)."""
+        import torch
+
+        return torch.softmax(scores * self._clip.logit_scale, dim=0)
+
     def finish(self, scores: torch.Tensor) -> torch.Tensor:
         """Probabilities per class and for the background, from fused cosines."""
         from ovseg_cli.methods.gem import word_probabilities
@@ -429,15 +674,17 @@ class _GemScorer:
         return word_probabilities(scores, classes=self._classes, logit_scale=self._clip.logit_scale)
 
 
-def _prototype_scorers(
-    models: Models, store: Store, names: Sequence[str], *, background: bool
-) -> list[_PrototypeScorer]:
-    count = len(models.profile.extractors)
-    return [_PrototypeScorer(models, i, store, names, background=background) for i in range(count)]
-
-
-def _class_prefilter(models: Models, store: Store, names: Sequence[str], spec: PrefilterSpec) -> ClassPrefilter:
+def _class_prefilter(
+    models: Models, store: Store, names: Sequence[str], stuff: Sequence[str], spec: PrefilterSpec
+) -> ClassPrefilter:
     from ovseg_cli.methods.prefilter import ClassPrefilter
 
-    stuff = [name for name in names if store.get_class(name).kind == "stuff"]
-    return ClassPrefilter(models.clip, models.profile.clip, spec, names, stuff=stuff)
+    keys = {class_key(name) for name in stuff}
+    return ClassPrefilter(
+        models.clip,
+        models.profile.clip,
+        spec,
+        names,
+        stuff=[name for name in names if class_key(name) in keys],
+        cache=store,
+    )

@@ -38,13 +38,13 @@ class PaintSegmenter(segmenter.Segmenter):
 
     calls = 0
 
-    def __init__(self, models, store, classes, *, method="auto", background=True, threshold=None, prefilter=None):
+    def __init__(self, models, store, classes, *, method="auto", options=None):
         self.models = models
         self.choice = segmenter.resolve_method(store, classes, method)
         self.names = tuple(classes)
-        self.settings = self.plan_settings(
-            store, models.profile, classes, self.choice, background, threshold, prefilter
-        )
+        options = options or segmenter.SegmentOptions()
+        resolved = segmenter.resolve_options(store, models.profile, classes, self.choice, options)
+        self.settings = segmenter.plan_settings(store, models.profile, classes, self.choice, options, resolved)
 
     def segment(self, image):
         type(self).calls += 1
@@ -73,6 +73,9 @@ class SupportSettings:
     prompt: str | None = None
     kind: str | None = None
     batch_size: int | None = None
+    mask_method: str | None = None
+    parts: int | None = None
+    extractors: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +86,11 @@ class Progress:
     rejected: int
 
 
-def plan_class(profile, name, settings):
+def plan_class(profile, name, settings, *, pictures=None):
     return {"name": name, "profile": profile.name, "prompt": f"a picture of a {name}", "count": settings.count or 2}
 
 
-def build_class(models, name, settings, progress=None):
+def build_class(models, name, settings, progress=None, *, pictures=None, existing=None):
     """A class of noise: real in form, without meaning."""
     count = settings.count or 2
     seed = settings.seed or 0

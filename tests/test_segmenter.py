@@ -11,7 +11,14 @@ from ovseg_cli import segmenter as module
 from ovseg_cli.errors import UnknownClassError, UsageError
 from ovseg_cli.methods.prefilter import Kept
 from ovseg_cli.profiles import get_profile
-from ovseg_cli.segmenter import MethodChoice, Segmenter, inference_for, resolve_method, resolve_prefilter
+from ovseg_cli.segmenter import (
+    MethodChoice,
+    Segmenter,
+    SegmentOptions,
+    inference_for,
+    resolve_method,
+    resolve_options,
+)
 from ovseg_cli.store import Store
 from tests.mini import example_labels, example_names, example_scene, mini_class, mini_models
 
@@ -95,9 +102,9 @@ def test_the_order_of_the_classes_changes_ids_and_nothing_else(store, results, m
 
 @pytest.mark.parametrize("method", ["prototype", "gem"])
 def test_without_background_every_pixel_gets_a_class(store, method):
-    result = Segmenter(mini_models(), store, ["cat", "apple"], method=method, background=False).segment(
-        example_scene(SCENE)
-    )
+    result = Segmenter(
+        mini_models(), store, ["cat", "apple"], method=method, options=SegmentOptions(background=False)
+    ).segment(example_scene(SCENE))
     assert result.ids.min() >= 1
     assert "background" not in result.shares
     truth = example_labels(SCENE)
@@ -109,7 +116,9 @@ def test_without_background_every_pixel_gets_a_class(store, method):
 def test_where_all_scores_are_negative_the_background_wins_or_else_the_best_class(store, background):
     import torch
 
-    segmenter = Segmenter(mini_models(), store, ["cat", "apple"], method="prototype", background=background)
+    segmenter = Segmenter(
+        mini_models(), store, ["cat", "apple"], method="prototype", options=SegmentOptions(background=background)
+    )
     for scorer in segmenter._scorers:
         scorer.score = lambda images: torch.tensor([-0.9, -0.5, -0.2]).view(1, 3, 1, 1).expand(len(images), 3, 2, 2)
     result = segmenter.segment(noise(9, 9))
@@ -119,9 +128,9 @@ def test_where_all_scores_are_negative_the_background_wins_or_else_the_best_clas
 @pytest.mark.parametrize("method", ["prototype", "gem"])
 def test_a_threshold_that_nothing_reaches_leaves_only_background(store, results, method):
     def at(threshold):
-        return Segmenter(mini_models(), store, ["cat", "apple"], method=method, threshold=threshold).segment(
-            example_scene(SCENE)
-        )
+        return Segmenter(
+            mini_models(), store, ["cat", "apple"], method=method, options=SegmentOptions(threshold=threshold)
+        ).segment(example_scene(SCENE))
 
     assert (at(1.01).ids == 0).all()
     np.testing.assert_array_equal(at(0.0).ids, results[method].ids)
@@ -133,16 +142,12 @@ def test_any_size_of_picture_gives_a_label_map_of_that_size(segmenters, method, 
     assert segmenters[method].segment(noise(*size)).ids.shape == size
 
 
-def test_a_very_thin_picture_needs_no_more_work_than_a_long_one(segmenters, monkeypatch):
+def test_a_very_thin_picture_needs_no_more_work_than_a_long_one(segmenters):
     """A line of 1 x 5000 pixels must not be enlarged to 192 x 960000."""
-    cells = []
-    monkeypatch.setattr(
-        segmenters["gem"],
-        "_scores",
-        lambda *args, real=segmenters["gem"]._scores: cells.append(real(*args)) or cells[0],
-    )
-    assert segmenters["gem"].segment(noise(1, 5000)).ids.shape == (1, 5000)
-    assert cells[0][0].numel() <= 8 * MINI.inference.short_side**2
+    scored = segmenters["gem"].score(noise(1, 5000))
+    assert scored.size == (1, 5000)
+    assert scored.fused[0].numel() <= 8 * MINI.inference.short_side**2
+    assert segmenters["gem"].label(scored).ids.shape == (1, 5000)
 
 
 def test_batches_of_crops_change_nothing(segmenters, results, monkeypatch):
@@ -183,7 +188,7 @@ def test_a_background_word_that_is_asked_for_is_no_background(store):
     assert Segmenter(mini_models(), store, ["cat"], method="gem")._scorers[0].channels == 1 + len(
         MINI.clip.background_words
     )
-    no_background = Segmenter(mini_models(), store, ["cat"], method="gem", background=False)
+    no_background = Segmenter(mini_models(), store, ["cat"], method="gem", options=SegmentOptions(background=False))
     assert no_background._scorers[0].channels == 1
 
 
@@ -234,9 +239,9 @@ def test_no_class_and_no_such_method_are_refused(store):
         resolve_method(store, ["cat"], "magic")
 
 
-def test_a_threshold_without_background_is_refused(store):
+def test_a_threshold_without_background_is_refused():
     with pytest.raises(UsageError, match="--threshold"):
-        Segmenter(mini_models(), store, ["cat"], background=False, threshold=0.5)
+        SegmentOptions(background=False, threshold=0.5)
 
 
 # --------------------------------------------------------------------------- digests
@@ -244,16 +249,16 @@ def test_a_threshold_without_background_is_refused(store):
 
 def digest(store, classes=("cat", "apple"), method="auto", background=True, threshold=None, profile=MINI):
     choice = resolve_method(store, list(classes), method)
-    return Segmenter.plan_digest(store, profile, list(classes), choice, background, threshold)
+    options = SegmentOptions(background=background, threshold=threshold)
+    return Segmenter.plan_digest(store, profile, list(classes), choice, options)
 
 
 @pytest.mark.parametrize(
     ("method", "background", "threshold"), [("prototype", True, None), ("gem", True, 0.5), ("auto", False, None)]
 )
 def test_the_planned_digest_is_the_segmenters(store, method, background, threshold):
-    segmenter = Segmenter(
-        mini_models(), store, ["cat", "apple"], method=method, background=background, threshold=threshold
-    )
+    options = SegmentOptions(background=background, threshold=threshold)
+    segmenter = Segmenter(mini_models(), store, ["cat", "apple"], method=method, options=options)
     assert segmenter.digest == digest(store, method=method, background=background, threshold=threshold)
     assert json.loads(json.dumps(segmenter.settings)) == segmenter.settings
 
@@ -267,15 +272,15 @@ def test_whatever_changes_the_answer_changes_the_digest(store):
         digest(store, background=False),
         digest(store, threshold=0.5),
         digest(store, threshold=0.25),
-        digest(store, profile=get_profile("sd15")),
         digest(store, profile=get_profile("sd15"), method="gem"),
+        digest(store, profile=dataclasses.replace(MINI, inference=dataclasses.replace(MINI.inference, short_side=96))),
     ]
     assert len(set(digests)) == len(digests)
 
 
 def test_why_a_method_was_chosen_does_not_change_the_digest(store):
     asked = MethodChoice("prototype", "prototype", (), "asked for")
-    assert Segmenter.plan_digest(store, MINI, ["cat", "apple"], asked, True, None) == digest(store)
+    assert Segmenter.plan_digest(store, MINI, ["cat", "apple"], asked, SegmentOptions()) == digest(store)
 
 
 def test_a_class_made_anew_changes_the_digest_of_its_prototypes_and_not_of_gem(tmp_path):
@@ -306,11 +311,13 @@ def test_scores_equal_the_fused_best_cosines_by_hand(store):
 
     from ovseg_cli.backbones.pixels import to_tensor
 
-    segmenter = Segmenter(mini_models(), store, ["cat", "apple"], method="prototype")
+    options = SegmentOptions(prefilter=False)
+    segmenter = Segmenter(mini_models(), store, ["cat", "apple"], method="prototype", options=options)
     picture = to_tensor(np.ascontiguousarray(example_scene(SCENE)[:96, :96]))
     short = MINI.inference.short_side
-    ours = segmenter._scores(picture, segmenter._scorers)
     large = F.interpolate(picture, (short, short), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    scored = segmenter.score(np.ascontiguousarray(example_scene(SCENE)[:96, :96]))
+    ours = scored.scorers[0].finish(scored.fused)
     boxes = {(0, 0, short)} if MINI.inference.whole_image else set()
     for size, stride in MINI.inference.windows:
         starts = sorted({*range(0, max(short - size, 0), stride), max(short - size, 0)})
@@ -329,7 +336,7 @@ def test_scores_equal_the_fused_best_cosines_by_hand(store):
             here = (slice(top, top + size), slice(left, left + size))
             total[:, *here] += F.interpolate(best[None], (size, size), mode="bilinear", align_corners=False)[0]
             count[here] += 1
-    torch.testing.assert_close(ours, (total / count).clamp(0, 1), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(ours, total / count, atol=1e-3, rtol=1e-3)
 
 
 # --------------------------------------------------------------------------- the class pre-filter
@@ -351,10 +358,12 @@ def test_what_the_filter_drops_has_no_part_in_the_answer(store, kept, background
     """Neither its foreground nor its background prototypes: it is as if the class had not been asked for."""
     names = ["cat", "apple"]
     picture = example_scene(SCENE)[:100, :100]
-    filtered = Segmenter(mini_models(), store, names, background=background, prefilter=True)
+    filtered = Segmenter(mini_models(), store, names, options=SegmentOptions(background=background, prefilter=True))
     filtered._prefilter = Fixed(*kept)
     result = filtered.segment(picture)
-    alone = Segmenter(mini_models(), store, [names[kept[0]]], background=background).segment(picture)
+    alone = Segmenter(mini_models(), store, [names[kept[0]]], options=SegmentOptions(background=background)).segment(
+        picture
+    )
     np.testing.assert_array_equal(result.ids, np.where(alone.ids == 1, kept[0] + 1, 0))
     assert result.ids.dtype == np.uint16
     assert result.names == ("cat", "apple")
@@ -364,19 +373,21 @@ def test_what_the_filter_drops_has_no_part_in_the_answer(store, kept, background
 
 
 def test_a_filter_that_keeps_everything_changes_nothing(store, results):
-    filtered = Segmenter(mini_models(), store, ["cat", "apple"], prefilter=True)
+    filtered = Segmenter(mini_models(), store, ["cat", "apple"], options=SegmentOptions(prefilter=True))
     filtered._prefilter = Fixed(0, 1)
     result = filtered.segment(example_scene(SCENE))
     np.testing.assert_array_equal(result.ids, results["prototype"].ids)
     assert result.shares == results["prototype"].shares
-    assert results["prototype"].kept is results["gem"].kept is None
+    assert results["gem"].kept is None
+    without = Segmenter(mini_models(), store, ["cat", "apple"], options=SegmentOptions(prefilter=False))
+    assert without.segment(example_scene(SCENE)).kept is None
 
 
 def test_stuff_passes_the_filter(tmp_path):
     with Store.open(tmp_path / "store", profile="mini") as own:
         own.add_class(mini_class("cat"))
         own.add_class(dataclasses.replace(mini_class("apple"), kind="stuff"))
-        segmenter = Segmenter(mini_models(), own, ["CAT", "Apple"], prefilter=True)
+        segmenter = Segmenter(mini_models(), own, ["CAT", "Apple"], options=SegmentOptions(prefilter=True))
         assert segmenter.settings["prefilter"]["stuff"] == ["apple"]
         result = segmenter.segment(noise(40, 40))
     assert set(result.kept) == {"CAT", "Apple"}  # a cat alone is all that the filter can choose from
@@ -386,29 +397,53 @@ def test_stuff_passes_the_filter(tmp_path):
 
 def planned(store, profile, prefilter, method="auto"):
     choice = resolve_method(store, ["cat", "apple"], method)
-    return Segmenter.plan_digest(store, profile, ["cat", "apple"], choice, True, None, prefilter)
+    return Segmenter.plan_digest(store, profile, ["cat", "apple"], choice, SegmentOptions(prefilter=prefilter))
 
 
-def test_the_filter_changes_the_digest_and_its_absence_does_not(store):
-    assert planned(store, MINI, None) == planned(store, MINI, False) == digest(store)
-    assert planned(store, MINI, True) != digest(store)
-    assert planned(store, MINI, True) == Segmenter(mini_models(), store, ["cat", "apple"], prefilter=True).digest
-    sd15 = get_profile("sd15")
-    assert planned(store, sd15, None) == planned(store, sd15, True) != planned(store, sd15, False)
-    assert planned(store, sd15, None, "gem") == planned(store, sd15, False, "gem")
-    other = dataclasses.replace(MINI, prefilter=dataclasses.replace(MINI.prefilter, crops=(1, 3)))
-    assert planned(store, other, True) != planned(store, MINI, True)
-    assert planned(store, other, None) == planned(store, MINI, None)
+def with_prefilter(profile, **changes):
+    return dataclasses.replace(profile, prefilter=dataclasses.replace(profile.prefilter, **changes))
 
 
-def test_a_filter_that_cannot_be_had_is_refused(store):
-    with pytest.raises(UsageError, match=r"not with GEM.*--method prototype"):
-        resolve_prefilter(MINI, resolve_method(store, ["cat"], "gem"), True)
-    with pytest.raises(UsageError, match=r"no prototypes for dog.*ovseg add-class"):
-        resolve_prefilter(MINI, resolve_method(store, ["cat", "dog"]), True)
+def test_the_filter_changes_the_digest_and_who_wanted_it_does_not(store):
+    on, off = with_prefilter(MINI, default=True), with_prefilter(MINI, default=False)
+    assert planned(store, off, None) == planned(store, off, False) == planned(store, on, False)
+    assert (
+        planned(store, on, None) == planned(store, on, True) == planned(store, off, True) != planned(store, on, False)
+    )
+    options = SegmentOptions(prefilter=True)
+    assert planned(store, MINI, True) == Segmenter(mini_models(), store, ["cat", "apple"], options=options).digest
+    assert planned(store, on, None, "gem") == planned(store, on, False, "gem")
+    other = with_prefilter(on, crops=(1, 4))
+    assert planned(store, other, True) != planned(store, on, True)
+    assert planned(store, other, False) == planned(store, on, False)
+
+
+ONLY_PROTOTYPES = (
+    {"prefilter": True},
+    {"extractors": ("sd",)},
+    {"prototypes": ("mean",)},
+    {"stuff_filter": True},
+)
+
+
+@pytest.mark.parametrize("asked", ONLY_PROTOTYPES, ids=lambda asked: next(iter(asked)))
+def test_what_only_prototypes_have_is_refused_with_gem(store, asked):
+    option = "--" + next(iter(asked)).replace("_", "-")
+    options = SegmentOptions(**asked)
+    gem = resolve_method(store, ["cat"], "gem")
+    with pytest.raises(UsageError, match=rf"{option}.*not with GEM.*--method prototype"):
+        resolve_options(store, MINI, ["cat"], gem, options)
+    fallen_back = resolve_method(store, ["cat", "dog"])
+    with pytest.raises(UsageError, match=rf"{option}.*no prototypes for dog.*ovseg add-class"):
+        resolve_options(store, MINI, ["cat", "dog"], fallen_back, options)
+
+
+def test_a_profile_without_a_filter_filters_only_when_asked_and_then_complains(store):
+    without = dataclasses.replace(MINI, prefilter=None)
+    choice = resolve_method(store, ["cat"])
     with pytest.raises(UsageError, match="'mini' has no pre-filter"):
-        resolve_prefilter(dataclasses.replace(MINI, prefilter=None), resolve_method(store, ["cat"]), True)
-    assert resolve_prefilter(dataclasses.replace(MINI, prefilter=None), resolve_method(store, ["cat"])) is None
+        resolve_options(store, without, ["cat"], choice, SegmentOptions(prefilter=True))
+    assert resolve_options(store, without, ["cat"], choice, SegmentOptions()).prefilter is None
 
 
 def test_gem_may_have_windows_of_its_own():

@@ -41,17 +41,19 @@ from examples.mini_pack.world import World
 from examples.pictograms.render import TWEMOJI
 from examples.pictograms.scenes import Part, Picture, render_set
 from ovseg_cli.api import evaluate
-from ovseg_cli.backbones.diffusion import Generated, RunningAttribution, phrase_token_positions
+from ovseg_cli.backbones.diffusion import Generated
+from ovseg_cli.backbones.pixels import to_tensor
 from ovseg_cli.errors import OvsegError
 from ovseg_cli.evaluation.report import Report
 from ovseg_cli.files.atomic import atomic_path, write_json
+from ovseg_cli.methods.prefilter import ClassPrefilter
 from ovseg_cli.models import Models, load_models
 from ovseg_cli.profiles import Profile, Weights, get_profile
 from ovseg_cli.profiles.prompts import fill_prompt
-from ovseg_cli.profiles.specs import bundled_revision
+from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, bundled_revision
 from ovseg_cli.prototypes.build import SupportSettings, build_class
 from ovseg_cli.prototypes.masks import class_thresholds, masks_from_attribution, minmax, normalise_attribution
-from ovseg_cli.segmenter import Segmenter
+from ovseg_cli.segmenter import Segmenter, SegmentOptions
 from ovseg_cli.store import Store
 
 MINI: Final = get_profile("mini")
@@ -64,7 +66,6 @@ IMAGES_PER_CLASS: Final = 12
 ATTENTION_SCENES: Final = 6
 CLIP_SCENES: Final = 15
 """Single-object scenes per class and seed."""
-ATTENTION_TIMESTEPS: Final = (100, 200, 400)
 GEM_PICTURES: Final = 40
 PROTOTYPE_PICTURES: Final = 24
 """Pictures per seed."""
@@ -300,9 +301,8 @@ def _otsu(maps: npt.NDArray[np.float32], size: int) -> BoolArray:
     return np.stack([item > threshold_otsu(item) for item in normalise_attribution(maps, size)])
 
 
-@torch.inference_mode()
 def scene_attribution(models: Models, images: ByteArray, name: str, noise_seed: int) -> npt.NDArray[np.float32]:
-    """Raw attention of the class phrase in given scenes, averaged over `ATTENTION_TIMESTEPS`.
+    """Raw attention of the class phrase in given scenes, with the settings of the pack's profile.
 
     Args:
         models: The models of the pack.
@@ -313,23 +313,19 @@ def scene_attribution(models: Models, images: ByteArray, name: str, noise_seed: 
     Returns:
         float32 (N, g, g) on the latent grid.
     """
-    backbone, spec = models.generator, models.profile.generator
-    pipeline = backbone.pipeline
-    prompt = fill_prompt(spec.prompt, name)
-    positions = phrase_token_positions(pipeline.tokenizer, prompt, name)
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-    vae = pipeline.vae
-    latents = vae.encode(pixels.to(models.device, vae.dtype)).latent_dist.mode() * vae.config.scaling_factor
-    text = pipeline.encode_prompt(prompt, models.device, 1, False)[0].expand(len(latents), -1, -1)
-    generator = torch.Generator().manual_seed(noise_seed)
-    attribution = RunningAttribution(len(latents), latents.shape[-1], positions, min_grid=spec.min_attention_grid)
-    with backbone.tap_cross_attention(attribution.add):
-        for timestep in ATTENTION_TIMESTEPS:
-            alpha = pipeline.scheduler.alphas_cumprod[timestep].to(latents)
-            noise = torch.randn(latents.shape, generator=generator).to(latents)
-            noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-            backbone.unet(noisy, torch.full((len(latents),), timestep, device=latents.device), text)
-    return attribution.mean().cpu().numpy()
+    spec = models.profile.generator
+    maps = models.generator.attribution(
+        torch.from_numpy(images).permute(0, 3, 1, 2).float().to(models.device) / 255,
+        fill_prompt(spec.prompt, name),
+        name,
+        timesteps=spec.attribution_timesteps,
+        noise_seed=noise_seed,
+        input_size=spec.image_size,
+        mean=VAE_MEAN,
+        std=VAE_STD,
+        min_attention_grid=spec.min_attention_grid,
+    )
+    return maps.numpy()
 
 
 def clip(setup: Setup) -> list[Figure]:
@@ -359,41 +355,64 @@ def gem(setup: Setup) -> list[Figure]:
     def run(seed: int) -> tuple[float, dict[str, float | None]]:
         pictures = _pictures(setup.glyphs, GEM_PICTURES, seed, THING_NAMES)
         with _temporary_store(setup.models.profile) as store:
-            segmenter = Segmenter(setup.models, store, names, method="gem", background=False)
+            options = SegmentOptions(background=False)
+            segmenter = Segmenter(setup.models, store, names, method="gem", options=options)
         # label ids of the world count from 1 in the same order as the classes here
         return _score(segmenter, pictures, [picture.labels for picture in pictures], LABEL_NAMES)
 
     return [over_seeds("GEM, mIoU of all objects and stuff", map(run, range(setup.seeds)))]
 
 
+PROTOTYPE_OPTIONS: Final = {
+    "with pre-filter": SegmentOptions(prefilter=True),
+    "without pre-filter": SegmentOptions(prefilter=False),
+    "with pre-filter and PAMR": SegmentOptions(prefilter=True, refine="pamr"),
+}
+
+
 def prototypes(setup: Setup) -> list[Figure]:
-    """Mean IoU of prototypes from generated supports, with and without the class pre-filter."""
+    """Mean IoU of prototypes from generated supports, as they are, pre-filtered, and refined; and of the filter itself.
+
+    The pre-filter's recall is the share of the classes in the pictures that it keeps, its precision the share of what
+    it keeps that is in the picture.
+    """
     truth = np.zeros(len(LABEL_NAMES), np.uint8)
     for number, name in enumerate(SEGMENTED, start=1):
         truth[LABEL_IDS[find_thing(name).name]] = number
 
-    def run(seed: int) -> dict[bool, tuple[float, dict[str, float | None]]]:
+    def run(seed: int) -> dict[str, tuple[float, dict[str, float | None]]]:
         pictures = _pictures(setup.glyphs, PROTOTYPE_PICTURES, seed, SEGMENTED)
         labels = [truth[picture.labels] for picture in pictures]
-        settings = SupportSettings(count=SUPPORT_IMAGES, seed=_IMAGE_SEED + seed * _SEED_STEP)
+        # In these pictures all of them are objects, trees and houses too, which COCO-Stuff has among the stuff.
+        settings = SupportSettings(count=SUPPORT_IMAGES, seed=_IMAGE_SEED + seed * _SEED_STEP, kind="thing")
+        found = dict(zip(("recall", "precision"), _filtered(setup.models, pictures, labels), strict=True))
         with _temporary_store(setup.models.profile) as store:
             for name in SEGMENTED:
                 store.add_class(build_class(setup.models, name, settings))
-            return {
-                prefilter: _score(
-                    Segmenter(setup.models, store, SEGMENTED, method="prototype", prefilter=prefilter),
-                    pictures,
-                    labels,
-                    ("background", *SEGMENTED),
-                )
-                for prefilter in (True, False)
-            }
+            for kind, options in PROTOTYPE_OPTIONS.items():
+                segmenter = Segmenter(setup.models, store, SEGMENTED, method="prototype", options=options)
+                found[kind] = _score(segmenter, pictures, labels, ("background", *SEGMENTED))
+        return found
 
     runs = [run(seed) for seed in range(setup.seeds)]
     return [
-        over_seeds(f"prototypes, {kind} pre-filter, mIoU", [item[prefilter] for item in runs])
-        for prefilter, kind in ((True, "with"), (False, "without"))
+        *(over_seeds(f"prototypes, {kind}, mIoU", [item[kind] for item in runs]) for kind in PROTOTYPE_OPTIONS),
+        *(over_seeds(f"pre-filter, {kind}", [item[kind] for item in runs]) for kind in ("recall", "precision")),
     ]
+
+
+def _filtered(
+    models: Models, pictures: Sequence[Picture], labels: Sequence[ByteArray]
+) -> list[tuple[float, dict[str, float | None]]]:
+    """Recall and precision of the class pre-filter over all pictures."""
+    spec = models.profile.prefilter
+    if spec is None:
+        raise ValueError(f"the profile {models.profile.name!r} has no pre-filter")
+    prefilter = ClassPrefilter(models.clip, models.profile.clip, spec, SEGMENTED)
+    kept = [set(prefilter(to_tensor(picture.image, models.device)).classes) for picture in pictures]
+    true = [set((np.unique(ids[ids > 0]) - 1).tolist()) for ids in labels]
+    both = sum(len(a & b) for a, b in zip(kept, true, strict=True))
+    return [(both / sum(map(len, true)), {}), (both / sum(map(len, kept)), {})]
 
 
 def transfer(setup: Setup) -> list[Figure]:

@@ -11,12 +11,13 @@ import typer
 from rich.table import Table
 
 from ovseg_cli.cli.common import Common, command
-from ovseg_cli.cli.options import CountOpt, DryRunOpt
+from ovseg_cli.cli.options import CountOpt, DryRunOpt, ExtractorsOpt, MaskMethodOpt, split_names
 from ovseg_cli.cli.output import Align, ProgressBars, amount, duration, fields, file_size, table
 from ovseg_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from ovseg_cli.prototypes.build import Progress
+    from ovseg_cli.prototypes.support import OwnPicture
     from ovseg_cli.runs.classes import Added, ClassPlan, IfExists
     from ovseg_cli.store import Store
     from ovseg_cli.store.records import ClassInfo, PrototypeKind
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 NamesArg = Annotated[list[str], typer.Argument(metavar="NAME", help="Class names; quote those of several words.")]
 
 _STAGES = {"generate": "images", "features": "features", "cluster": "clusters"}
-_TECHNICAL = frozenset({"seed", "seeds", "count", "rejected", "profile_digest", "versions", "batch_size"})
+_TECHNICAL = frozenset(
+    {"seed", "seeds", "count", "rejected", "profile_digest", "versions", "batch_size", "extended", "kmeans"}
+)
 _SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _TILE = 128
 
@@ -38,6 +41,7 @@ def register(app: typer.Typer) -> None:
             'ovseg add-class "chocolate glazed donut"',
             "ovseg add-class cat dog bird --count 32 --if-exists skip",
             'ovseg add-class sky --stuff --prompt "a photo of the {}"',
+            "ovseg add-class 'my mug' --from-images mugs/ --masks masks/",
         ),
     )(add_class)
     command(app, "list-classes", examples=("ovseg list-classes", "ovseg list-classes --json"))(list_classes)
@@ -81,18 +85,50 @@ def add_class(
             show_default=False,
         ),
     ] = None,
+    from_images: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-images",
+            metavar="DIR",
+            help="Learn the class from these pictures of your own, instead of generating any.",
+            show_default=False,
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            "--masks",
+            metavar="DIR",
+            help="Masks of these pictures, by the same names. (default: found by the generator's attention)",
+            show_default=False,
+        ),
+    ] = None,
     if_exists: Annotated[
-        Literal["error", "skip", "replace"],
-        typer.Option("--if-exists", help="What to do about a class that the store holds."),
+        Literal["error", "skip", "replace", "extend"],
+        typer.Option(
+            "--if-exists", help="What to do about a class that the store holds; extend gives it more support images."
+        ),
     ] = "error",
     thing: Annotated[
         bool | None,
         typer.Option(
             "--thing/--stuff",
-            help="Countable objects (cat) or uncountable matter (sky). (default: thing)",
+            help="Countable objects (cat) or uncountable matter (sky). (default: by the name)",
             show_default=False,
         ),
     ] = None,
+    mask_method: MaskMethodOpt = None,
+    parts: Annotated[
+        int | None,
+        typer.Option(
+            "--parts",
+            min=1,
+            metavar="K",
+            help="Part prototypes per class and extractor, at most. (default: the profile's)",
+            show_default=False,
+        ),
+    ] = None,
+    extractors: ExtractorsOpt = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -120,20 +156,56 @@ def add_class(
         "prompt": prompt,
         "kind": None if thing is None else "thing" if thing else "stuff",
         "batch_size": batch_size,
+        "mask_method": mask_method,
+        "parts": parts,
+        "extractors": split_names(extractors) or None,
     }
+    pictures = _own_pictures(names, from_images, masks, settings)
     if dry_run:
-        _show_plan(common, names, settings, if_exists)
+        _show_plan(common, names, settings, if_exists, pictures)
         return
     with common.open_store() as store:
         plan = plan_classes(store, names, if_exists)
-        added = build_planned(common, store, plan, settings)
+        added = build_planned(common, store, plan, settings, pictures)
+        status = {name: "extended" if name in plan.extend else "added" for name in plan.build}
         data = [{"name": name, "status": "skipped"} for name in plan.skip] + [
-            {"status": "added", "seconds": round(made.seconds, 2), **class_data(made.info)} for made in added
+            {"status": status[made.info.name], "seconds": round(made.seconds, 2), **class_data(made.info)}
+            for made in added
         ]
         common.out.result(data, human=lambda: None, quiet=[made.info.name for made in added])
 
 
-def build_planned(common: Common, store: Store, plan: ClassPlan, settings: Mapping[str, Any]) -> list[Added]:
+def _own_pictures(
+    names: Sequence[str], folder: Path | None, masks: Path | None, settings: Mapping[str, Any]
+) -> list[OwnPicture] | None:
+    """The pictures of `--from-images`; what only generated ones have is refused beside them."""
+    if folder is None:
+        if masks is not None:
+            raise UsageError("--masks belongs to --from-images: name the folder of their pictures too.")
+        return None
+    if len(names) > 1:
+        raise UsageError(f"--from-images is for one class at a time, got {len(names)} names.")
+    generating = {"--count": settings["count"], "--steps": settings["steps"]}
+    if masks is not None:
+        generating |= {"--prompt": settings["prompt"], "--mask-method": settings["mask_method"]}
+    for option, value in generating.items():
+        if value is not None:
+            why = (
+                "nothing is generated with --from-images" if option in ("--count", "--steps") else "the masks are given"
+            )
+            raise UsageError(f"{option} has no effect, since {why}. Leave it out.")
+    from ovseg_cli.runs.own_pictures import load_pictures
+
+    return load_pictures(names[0], folder, masks)
+
+
+def build_planned(
+    common: Common,
+    store: Store,
+    plan: ClassPlan,
+    settings: Mapping[str, Any],
+    pictures: Sequence[OwnPicture] | None = None,
+) -> list[Added]:
     """Make the planned classes with a progress bar each, and print a line per class.
 
     Args:
@@ -141,6 +213,7 @@ def build_planned(common: Common, store: Store, plan: ClassPlan, settings: Mappi
         store: where to put them.
         plan: what to make.
         settings: the fields of `SupportSettings`.
+        pictures: the user's own pictures of the one class planned; None to generate them.
     """
     from ovseg_cli.runs.classes import add_classes
 
@@ -157,7 +230,9 @@ def build_planned(common: Common, store: Store, plan: ClassPlan, settings: Mappi
             from ovseg_cli.prototypes.build import SupportSettings
 
             models = common.load_models(common.profile_of(store))
-            for added in add_classes(store, models, plan, SupportSettings(**settings), progress=tell):
+            for added in add_classes(
+                store, models, plan, SupportSettings(**settings), pictures=pictures, progress=tell
+            ):
                 made.append(added)
                 _say(common, _added_line(added))
     except KeyboardInterrupt:
@@ -209,7 +284,13 @@ def _added_line(added: Added) -> str:
     )
 
 
-def _show_plan(common: Common, names: Sequence[str], settings: Mapping[str, Any], if_exists: IfExists) -> None:
+def _show_plan(
+    common: Common,
+    names: Sequence[str],
+    settings: Mapping[str, Any],
+    if_exists: IfExists,
+    pictures: Sequence[OwnPicture] | None,
+) -> None:
     """What --dry-run prints; it makes no store."""
     from ovseg_cli.profiles import get_profile, resolve_profile
     from ovseg_cli.runs.classes import plan_classes
@@ -225,7 +306,10 @@ def _show_plan(common: Common, names: Sequence[str], settings: Mapping[str, Any]
     from ovseg_cli.prototypes.build import SupportSettings, plan_class
 
     asked = SupportSettings(**settings)
-    steps = [{"name": name, "status": "planned", **plan_class(profile, name, asked)} for name in plan.build]
+    count = None if pictures is None else len(pictures)
+    steps = [
+        {"name": name, "status": "planned", **plan_class(profile, name, asked, pictures=count)} for name in plan.build
+    ]
     skipped = [{"name": name, "status": "skipped"} for name in plan.skip]
 
     def human() -> None:
@@ -379,18 +463,29 @@ def show_class(
 
 
 def _description(info: ClassInfo, seeds: list[int], alike: list[tuple[str, float]]) -> Iterator[tuple[str, str]]:
-    yield "kind", f"{info.kind} ({'as you said' if info.kind_source == 'user' else 'by default'})"
+    from ovseg_cli.prototypes.kinds import describe_source
+
+    yield "kind", f"{info.kind} ({describe_source(info.kind_source)})"
     again = f", {info.rejected} made again" if info.rejected else ""
     yield "images", f"{info.support_count}{again}"
     if seeds:
         yield "seeds", _brief(seeds)
     for key, value in info.settings.items():
-        if key not in _TECHNICAL:
+        if key not in _TECHNICAL and value not in ({}, []):
             yield key.replace("_", " "), _brief(value)
+    if "extended" in info.settings:
+        yield "extended by", ", ".join(_addition(settings) for settings in info.settings["extended"])
     yield "size", file_size(info.nbytes)
     yield "made", f"{info.created_at.astimezone():%Y-%m-%d %H:%M:%S}"
     if alike:
         yield "looks like", ", ".join(f"{other} ({score:.2f})" for other, score in alike)
+
+
+def _addition(settings: Mapping[str, Any]) -> str:
+    """One extension of a class: what its support images were."""
+    if settings["source"] == "generated":
+        return amount(settings["count"], "generated image")
+    return amount(len(settings["pictures"]), "picture of your own", "pictures of your own")
 
 
 def _prototype_table(info: ClassInfo) -> Table:

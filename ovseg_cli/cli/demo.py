@@ -177,7 +177,8 @@ def _make_classes(common: Common, store: Store, count: int | None) -> int:
     _heading(common, 1, some if plan.build else f"All {len(plan.skip)} classes are there already")
     if plan.skip and count is not None:
         common.out.note("--count is for classes yet to be made; those that are there keep their images")
-    return len(build_planned(common, store, replace(plan, skip=()), {"count": count}))
+    # Trees and houses stand in these pictures as objects; COCO-Stuff, whose list decides otherwise, has them as stuff.
+    return len(build_planned(common, store, replace(plan, skip=()), {"count": count, "kind": "thing"}))
 
 
 def _score(common: Common, store: Store, labels: Path, *, partly: bool) -> dict[str, Any] | None:

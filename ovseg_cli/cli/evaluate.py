@@ -156,12 +156,18 @@ def _score_images(
 ) -> Report:
     """Segment into a folder that is thrown away, then score."""
     from ovseg_cli.runs.evaluate import predictions_in
+    from ovseg_cli.segmenter import SegmentOptions
 
     with tempfile.TemporaryDirectory(prefix="ovseg-eval-") as scratch:
         output = Path(scratch) / "ovseg-out"
         with common.open_store() as store:
             plan = plan_segmentation(
-                common, store, [str(images)], output, classes=names, background=background is not False
+                common,
+                store,
+                [str(images)],
+                output,
+                classes=names,
+                options=SegmentOptions(background=background is not False),
             )
             summary = run_segmentation(common, store, plan, recorded=False)
         if summary.failed and not summary.done:

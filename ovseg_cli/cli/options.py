@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -36,6 +36,51 @@ PrefilterOpt = Annotated[
         "(default: the profile's)",
         show_default=False,
     ),
+]
+
+StuffFilterOpt = Annotated[
+    bool | None,
+    typer.Option(
+        "--stuff-filter/--no-stuff-filter",
+        help="With prototypes: whether what looks like stuff is left out of the background of things. "
+        "(default: it is, when stuff is asked for)",
+        show_default=False,
+    ),
+]
+
+ExtractorsOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--extractors",
+        metavar="NAMES",
+        help="Feature extractors, separated by commas: see ovseg profiles. (default: the profile's)",
+        show_default=False,
+    ),
+]
+
+MaskMethodOpt = Annotated[
+    Literal["otsu", "fixed", "self-attention", "sam"] | None,
+    typer.Option(
+        "--mask-method",
+        help="How the object is cut out of its attention map: thresholds (otsu, fixed), or regions that it picks "
+        "(self-attention, sam). (default: otsu)",
+        show_default=False,
+    ),
+]
+
+PrototypesOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prototypes",
+        metavar="KINDS",
+        help="Which prototypes are matched: mean, instance, part. (default: all)",
+        show_default=False,
+    ),
+]
+
+RefineOpt = Annotated[
+    Literal["none", "pamr"],
+    typer.Option("--refine", help="Let the scores follow the picture's edges: pamr (Araslanov and Roth, 2020)."),
 ]
 
 CountOpt = Annotated[

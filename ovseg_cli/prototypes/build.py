@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ovseg_cli.errors import GenerationError, UsageError
+from ovseg_cli.backbones.pixels import resize, to_tensor
+from ovseg_cli.errors import GenerationError, ProfileMismatchError, UsageError
 from ovseg_cli.models import Models
 from ovseg_cli.profiles import ExtractorSpec, Profile
 from ovseg_cli.profiles.prompts import fill_prompt
-from ovseg_cli.prototypes.masks import (
-    Thresholds,
-    class_thresholds,
-    masks_from_attribution,
-    minmax,
-    normalise_attribution,
-)
+from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD
+from ovseg_cli.prototypes.kinds import listed_kind, resolve_kind
+from ovseg_cli.prototypes.masks import Mask, MaskMethod, cut_out
 from ovseg_cli.prototypes.pooling import PrototypePool, masks_to_grid
+from ovseg_cli.prototypes.proposals import make_proposer
 from ovseg_cli.prototypes.quality import find_degenerate
-from ovseg_cli.store.records import ClassRecord, ExtractorRecord, PrototypeRecord, Role, SupportRecord
+from ovseg_cli.prototypes.support import OwnPicture
+from ovseg_cli.store.records import (
+    ClassKind,
+    ClassRecord,
+    ExtractorRecord,
+    KindSource,
+    PrototypeRecord,
+    Role,
+    SupportRecord,
+)
+
+log = logging.getLogger("ovseg_cli")
 
 MAX_ATTEMPTS_PER_IMAGE = 3
 """Generation gives up after this many images per image asked for."""
@@ -32,25 +42,37 @@ MAX_ATTEMPTS_PER_IMAGE = 3
 MAX_COUNT = 512
 
 
+MAX_PARTS = 1024
+
+DEFAULT_MASK_METHOD: MaskMethod = "otsu"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupportSettings:
-    """How one class's support set is made; None means the profile's default.
+    """How one class's support set and prototypes are made; None means the profile's default.
 
     Attributes:
-        count: Support images.
+        count: Support images to generate.
         steps: Sampler steps.
-        seed: Seed of the first image; image i has seed + i.
+        seed: Seed of the first image; image i has seed + i. Also of k-means.
         prompt: Template with ``{name}`` (or ``{}``), and optionally ``{article}``.
-        kind: "thing" (an object, the default) or "stuff" (an amorphous region, which gives no background prototypes).
-        batch_size: Images generated at once; it changes memory and speed, not the images.
+        kind: "thing" (an object) or "stuff" (an amorphous region, which gives no background prototypes); None decides
+            by the name (see `ovseg_cli.prototypes.kinds`).
+        batch_size: Images in a network at once; it changes memory and speed, not the result.
+        mask_method: How the object is cut out of its attribution map (see `ovseg_cli.prototypes.masks`).
+        parts: k-means part centroids per role (fg, bg) and extractor, at most.
+        extractors: Names of the feature extractors that get prototypes.
     """
 
     count: int | None = None
     steps: int | None = None
     seed: int | None = None
     prompt: str | None = None
-    kind: Literal["thing", "stuff"] | None = None
+    kind: ClassKind | None = None
     batch_size: int | None = None
+    mask_method: MaskMethod | None = None
+    parts: int | None = None
+    extractors: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +93,24 @@ class Progress:
     rejected: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """`SupportSettings` with every default filled in and checked."""
+    """`SupportSettings` with every default filled in and checked, but for the kind, which may want a model."""
 
     name: str
     prompt: str
     count: int
     steps: int
     seed: int
-    kind: Literal["thing", "stuff"]
-    kind_source: Literal["user", "default"]
+    kind: ClassKind | None
     batch_size: int
+    mask_method: MaskMethod
+    parts: int
+    extractors: tuple[ExtractorSpec, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _SupportSet:
+class _Drawn:
     """Accepted images: seeds (N,), uint8 (N, H, W, 3), raw attention float32 (N, g, g); and what was thrown away."""
 
     seeds: list[int]
@@ -95,27 +119,49 @@ class _SupportSet:
     rejected: list[str]
 
 
-def plan_class(profile: Profile, name: str, settings: SupportSettings) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _SupportSet:
+    """Support images that are new, and what is to be recorded of how they came about."""
+
+    supports: list[SupportRecord]
+    rejected: int
+    facts: dict[str, Any]
+
+
+def plan_class(
+    profile: Profile, name: str, settings: SupportSettings, *, pictures: int | None = None
+) -> dict[str, Any]:
     """What `build_class` would do, without loading a model.
+
+    Args:
+        profile: The models and their defaults.
+        name: The class name.
+        settings: Overrides of these defaults.
+        pictures: How many of the user's own pictures there are; None for a generated support set.
 
     Raises:
         UsageError: A setting is out of range, or the prompt does not mention the class.
     """
     plan = _plan(profile, name, settings)
+    generator = profile.generator
+    made: dict[str, Any] = {
+        "prompt": plan.prompt,
+        "negative_prompt": generator.negative_prompt,
+        "count": plan.count,
+        "steps": plan.steps,
+        "guidance": generator.guidance,
+        "image_size": generator.image_size,
+        "seeds": [plan.seed, plan.seed + plan.count - 1],
+    }
     return {
         "name": name,
         "profile": profile.name,
-        "prompt": plan.prompt,
-        "negative_prompt": profile.generator.negative_prompt,
-        "count": plan.count,
-        "steps": plan.steps,
-        "guidance": profile.generator.guidance,
-        "image_size": profile.generator.image_size,
-        "seeds": [plan.seed, plan.seed + plan.count - 1],
-        "kind": plan.kind,
+        **(made if pictures is None else {"prompt": plan.prompt, "count": pictures}),
+        "kind": plan.kind or listed_kind(name) or "as CLIP says",
         "batch_size": plan.batch_size,
-        "parts": profile.generator.parts,
-        "extractors": [extractor.name for extractor in profile.extractors],
+        "mask_method": plan.mask_method,
+        "parts": plan.parts,
+        "extractors": [extractor.name for extractor in plan.extractors],
     }
 
 
@@ -124,50 +170,56 @@ def build_class(
     name: str,
     settings: SupportSettings,
     progress: Callable[[Progress], None] | None = None,
+    *,
+    pictures: Sequence[OwnPicture] | None = None,
+    existing: ClassRecord | None = None,
 ) -> ClassRecord:
-    """Generate a support set, cut out the object, and pool prototypes for every extractor of the profile.
+    """Make a support set, cut out the object, and pool prototypes for every chosen extractor.
 
     Args:
         models: The profile's models.
         name: A class name that the store accepts (see `ovseg_cli.store.names`).
         settings: Overrides of the profile's defaults.
         progress: Told about every step; an exception raised inside it ends the build, and nothing is kept.
+        pictures: The user's own pictures, which take the place of generated ones.
+        existing: The class as it is, to extend: its support images and masks stay as they are, and the prototypes
+            are pooled anew from them and the new ones together.
 
     Returns:
         The record, held in memory; nothing is written.
 
     Raises:
-        UsageError: A setting is out of range.
-        GenerationError: The generator gave too few usable images, or no foreground was found.
+        UsageError: A setting is out of range, or the class to extend was imported with smaller images than its own.
+        GenerationError: There are too few usable images, or no foreground was found.
+        ProfileMismatchError: The class to extend has prototypes by an extractor that the profile does not know.
     """
     profile = models.profile
-    plan = _plan(profile, name, settings)
+    plan = _plan(profile, name, settings, existing)
+    if existing is not None:
+        _check_whole(existing)
     tell = progress or (lambda _progress: None)
-    support = _generate(models, plan, tell)
-
-    relative = minmax(support.attention)
-    thresholds = class_thresholds(relative)
-    attribution = normalise_attribution(support.attention, support.images.shape[1])
-    foreground, background = masks_from_attribution(attribution, thresholds)
+    kind, kind_source = _kind(models, plan, existing)
+    made = _generate(models, plan, tell) if pictures is None else _from_pictures(models, plan, pictures, tell)
+    before = existing.supports if existing is not None else ()
+    first = 1 + max((support.position for support in before), default=-1)
+    supports = (*before, *(replace(s, position=first + i) for i, s in enumerate(made.supports)))
 
     prototypes: list[PrototypeRecord] = []
-    pictures = torch.from_numpy(support.images).permute(0, 3, 1, 2).float() / 255
-    for extractor in profile.extractors:
-        prototypes += _pool(models, extractor, plan, pictures, foreground, background, support, tell)
-    tell(Progress("cluster", len(profile.extractors), len(profile.extractors), len(support.rejected)))
+    for extractor in plan.extractors:
+        prototypes += _pool(models, extractor, plan, kind, supports, made.rejected, tell)
+    tell(Progress("cluster", len(plan.extractors), len(plan.extractors), made.rejected))
     with_foreground = {p.extractor for p in prototypes if p.role == "fg"}
-    if any(extractor.digest not in with_foreground for extractor in profile.extractors):
-        # Small objects can slip through the coarsest grid; the class would be scored by the other extractors alone.
-        raise GenerationError(
-            f"No foreground was found in any support image of {name!r}. Try another --prompt or --seed."
-        )
+    if any(extractor.digest not in with_foreground for extractor in plan.extractors):
+        # Without it the class would be scored by the other extractors alone.
+        remedy = "Try another --prompt or --seed." if pictures is None else "Give pictures that show it, or --masks."
+        raise GenerationError(f"No foreground was found in any support image of {name!r}. {remedy}")
     return ClassRecord(
         name=name,
-        kind=plan.kind,
-        kind_source=plan.kind_source,
-        seed=plan.seed,
-        settings=_settings_record(profile, plan, thresholds, support),
-        rejected=len(support.rejected),
+        kind=kind,
+        kind_source=kind_source,
+        seed=plan.seed if existing is None else existing.seed,
+        settings=_settings_record(profile, plan, made, existing),
+        rejected=made.rejected + (existing.rejected if existing is not None else 0),
         extractors=tuple(
             ExtractorRecord(
                 name=extractor.name,
@@ -175,38 +227,32 @@ def build_class(
                 dim=next(len(p.vector) for p in prototypes if p.extractor == extractor.digest),
                 spec=extractor.record(),
             )
-            for extractor in profile.extractors
+            for extractor in plan.extractors
         ),
-        supports=tuple(
-            SupportRecord(
-                position=i,
-                seed=support.seeds[i],
-                prompt=plan.prompt,
-                image=support.images[i],
-                attribution=attribution[i],
-                foreground=foreground[i],
-                background=background[i],
-            )
-            for i in range(len(support.seeds))
-        ),
+        supports=supports,
         prototypes=tuple(prototypes),
     )
 
 
-def _plan(profile: Profile, name: str, settings: SupportSettings) -> _Plan:
+def _plan(profile: Profile, name: str, settings: SupportSettings, existing: ClassRecord | None = None) -> _Plan:
     generator = profile.generator
     count = generator.count if settings.count is None else settings.count
     steps = generator.steps if settings.steps is None else settings.steps
-    seed = generator.seed if settings.seed is None else settings.seed
+    seed = _seed(profile, settings, count, existing)
     batch_size = generator.batch_size if settings.batch_size is None else settings.batch_size
+    parts = generator.parts if settings.parts is None else settings.parts
     for label, value, low, high in (
         ("--count", count, 1, MAX_COUNT),
         ("--steps", steps, 1, 1000),
         ("--seed", seed, 0, 2**62),
         ("--batch-size", batch_size, 1, MAX_COUNT),
+        ("--parts", parts, 1, MAX_PARTS),
     ):
         if not low <= value <= high:
             raise UsageError(f"{label} must be between {low} and {high}, got {value}.")
+    method = settings.mask_method or DEFAULT_MASK_METHOD
+    if method not in get_args(MaskMethod):
+        raise UsageError(f"Unknown mask method {method!r}. Methods: {', '.join(get_args(MaskMethod))}.")
     template = generator.prompt if settings.prompt is None else settings.prompt.replace("{}", "{name}")
     if "{name}" not in template:
         raise UsageError(
@@ -219,16 +265,106 @@ def _plan(profile: Profile, name: str, settings: SupportSettings) -> _Plan:
         count=count,
         steps=steps,
         seed=seed,
-        kind=settings.kind or "thing",
-        kind_source="default" if settings.kind is None else "user",
+        kind=settings.kind,
         batch_size=batch_size,
+        mask_method=method,
+        parts=parts,
+        extractors=_extractors(profile, name, settings, existing),
     )
 
 
+def _seed(profile: Profile, settings: SupportSettings, count: int, existing: ClassRecord | None) -> int:
+    """The first seed: as asked, else the profile's, or the one after the last that the class has."""
+    used = {s.seed for s in existing.supports if s.seed is not None} if existing is not None else set()
+    if settings.seed is None:
+        return 1 + max(used) if used else profile.generator.seed
+    again = sorted(used & set(range(settings.seed, settings.seed + count)))
+    if again:
+        raise UsageError(
+            f"The class {existing.name if existing else ''!r} has an image of seed {again[0]} already, and the same "
+            f"seed draws the same picture. Take --seed {1 + max(used)}, or leave --seed out."
+        )
+    return settings.seed
+
+
+def _extractors(
+    profile: Profile, name: str, settings: SupportSettings, existing: ClassRecord | None
+) -> tuple[ExtractorSpec, ...]:
+    """The extractors asked for; else those that the class has, else the profile's."""
+    if existing is None or settings.extractors is not None:
+        return profile.pick_extractors(settings.extractors)
+    known = {spec.digest: spec for spec in profile.known_extractors}
+    for has in existing.extractors:
+        if has.digest not in known:
+            raise ProfileMismatchError(
+                f"The class {name!r} has prototypes by a feature extractor {has.name!r} that the profile "
+                f"{profile.name!r} does not have any more. Make it anew with --if-exists replace."
+            )
+    return tuple(known[has.digest] for has in existing.extractors)
+
+
+def _kind(models: Models, plan: _Plan, existing: ClassRecord | None) -> tuple[ClassKind, KindSource]:
+    if plan.kind is not None:
+        return plan.kind, "user"
+    if existing is not None:
+        return existing.kind, existing.kind_source
+    listed = listed_kind(plan.name)
+    return (listed, "list") if listed is not None else resolve_kind(plan.name, models.clip)
+
+
+def _check_whole(existing: ClassRecord) -> None:
+    """Refuse to pool prototypes anew from images that are smaller than those that they were pooled from."""
+    if any(origin.get("images") == "scaled down" for origin in existing.settings.get("imported", [])):
+        raise UsageError(
+            f"The support images of {existing.name!r} were scaled down when it was exported, so its prototypes cannot be "
+            "pooled anew. Export it with a larger --image-side, or make it anew with --if-exists replace."
+        )
+
+
+# ---------------------------------------------------------------------- generated support sets
+
+
 def _generate(models: Models, plan: _Plan, tell: Callable[[Progress], None]) -> _SupportSet:
+    """Generated images with the object cut out."""
+    generator = models.profile.generator
+    proposer = make_proposer(models, plan.mask_method)  # before minutes of drawing: it may have to be fetched
+    drawn = _draw(models, plan, tell)
+    cutouts = cut_out(list(drawn.images), drawn.attention, method=plan.mask_method, proposer=proposer)
+    supports = [
+        SupportRecord(
+            position=i,
+            seed=seed,
+            prompt=plan.prompt,
+            image=drawn.images[i],
+            attribution=cutouts.attribution[i],
+            foreground=cutouts.foreground[i],
+            background=cutouts.background[i],
+        )
+        for i, seed in enumerate(drawn.seeds)
+    ]
+    facts = {
+        "source": "generated",
+        "prompt": plan.prompt,
+        "negative_prompt": generator.negative_prompt,
+        "count": plan.count,
+        "steps": plan.steps,
+        "guidance": generator.guidance,
+        "image_size": generator.image_size,
+        "batch_size": plan.batch_size,
+        **_mask_facts(cutouts.record),
+        "rejected": {reason: drawn.rejected.count(reason) for reason in dict.fromkeys(drawn.rejected)},
+    }
+    return _SupportSet(supports, len(drawn.rejected), facts)
+
+
+def _mask_facts(record: dict[str, Any]) -> dict[str, Any]:
+    return {f"mask_{key}": value for key, value in record.items()}
+
+
+def _draw(models: Models, plan: _Plan, tell: Callable[[Progress], None]) -> _Drawn:
     """Images until `plan.count` of them are usable; a degenerate one is replaced under the next unused seed."""
     generator = models.profile.generator
-    support = _SupportSet([], np.zeros((0, 0, 0, 3), np.uint8), np.zeros((0, 0, 0), np.float32), [])
+    support = _Drawn([], np.zeros((0, 0, 0, 3), np.uint8), np.zeros((0, 0, 0), np.float32), [])
     next_seed, attempts = plan.seed, plan.count * MAX_ATTEMPTS_PER_IMAGE
     tell = _never_back(tell)
     while len(support.seeds) < plan.count:
@@ -281,8 +417,8 @@ def _step_reporter(
 
 
 def _judge(
-    support: _SupportSet, seeds: list[int], images: npt.NDArray[np.uint8], attention: npt.NDArray[np.float32]
-) -> _SupportSet:
+    support: _Drawn, seeds: list[int], images: npt.NDArray[np.uint8], attention: npt.NDArray[np.float32]
+) -> _Drawn:
     """The support set with a new batch added and every degenerate image taken out.
 
     Images accepted earlier are judged again, because the class's median peak moves with every batch.
@@ -294,7 +430,7 @@ def _judge(
     peaks = np.nan_to_num(attention.max(axis=(1, 2)))
     reasons = find_degenerate(images, attention, median_peak=float(np.median(peaks)))
     keep = [i for i, reason in enumerate(reasons) if reason is None]
-    return _SupportSet(
+    return _Drawn(
         seeds=[all_seeds[i] for i in keep],
         images=images[keep],
         attention=attention[keep],
@@ -302,31 +438,140 @@ def _judge(
     )
 
 
+# ---------------------------------------------------------------------- the user's own pictures
+
+
+def _from_pictures(
+    models: Models, plan: _Plan, pictures: Sequence[OwnPicture], tell: Callable[[Progress], None]
+) -> _SupportSet:
+    """The user's pictures with the object cut out: by their masks, else by the attention that the name draws."""
+    masked = [picture for picture in pictures if picture.foreground is not None]
+    if masked and len(masked) < len(pictures):
+        raise ValueError("either all pictures have masks, or none")
+    if not 1 <= len(pictures) <= MAX_COUNT:
+        raise UsageError(f"A class takes 1 to {MAX_COUNT} pictures of yours, got {len(pictures)}.")
+    tell(Progress("generate", 0, len(pictures), 0))
+    found = _by_masks(pictures) if masked else _by_attention(models, plan, pictures, tell)
+    tell(Progress("generate", len(pictures), len(pictures), found.rejected))
+    return found
+
+
+def _by_masks(pictures: Sequence[OwnPicture]) -> _SupportSet:
+    supports = [
+        SupportRecord(
+            position=i,
+            seed=None,
+            prompt="",
+            image=picture.image,
+            attribution=(picture.foreground + 0.5 * ~(picture.foreground | picture.background)).astype(np.float32),
+            foreground=picture.foreground,
+            background=picture.background,
+        )
+        for i, picture in enumerate(pictures)
+        if picture.foreground is not None and picture.background is not None
+    ]
+    facts = {"source": "own pictures", "pictures": [picture.name for picture in pictures], "mask_method": "given"}
+    return _SupportSet(supports, 0, facts)
+
+
+def _by_attention(
+    models: Models, plan: _Plan, pictures: Sequence[OwnPicture], tell: Callable[[Progress], None]
+) -> _SupportSet:
+    """Pictures in which the name draws no attention to one place are left out, and told."""
+    generator = models.profile.generator
+    proposer = make_proposer(models, plan.mask_method)
+    maps = []
+    for start in range(0, len(pictures), plan.batch_size):
+        batch = [
+            resize(to_tensor(picture.image), (generator.image_size, generator.image_size))
+            for picture in pictures[start : start + plan.batch_size]
+        ]
+        maps.append(
+            models.generator.attribution(
+                torch.cat(batch),
+                plan.prompt,
+                plan.name,
+                timesteps=generator.attribution_timesteps,
+                noise_seed=plan.seed,
+                input_size=generator.image_size,
+                mean=VAE_MEAN,
+                std=VAE_STD,
+                min_attention_grid=generator.min_attention_grid,
+            ).numpy()
+        )
+        tell(Progress("generate", min(start + plan.batch_size, len(pictures)), len(pictures), 0))
+    attention = np.concatenate(maps)
+    peaks = np.nan_to_num(attention.max(axis=(1, 2)))
+    images = [picture.image for picture in pictures]
+    reasons = find_degenerate(images, attention, median_peak=float(np.median(peaks)))
+    unusable = {pictures[i].name: reason for i, reason in enumerate(reasons) if reason is not None}
+    for name, reason in unusable.items():
+        log.warning("%s is left out of %r: %s", name, plan.name, reason)
+    keep = [i for i, reason in enumerate(reasons) if reason is None]
+    if not keep:
+        raise GenerationError(
+            f"None of the {len(pictures)} pictures of {plan.name!r} can be used ({', '.join(set(unusable.values()))}). "
+            "Give pictures that show it more clearly, other words, or --masks. Nothing was stored."
+        )
+    cutouts = cut_out(
+        [images[i] for i in keep],
+        attention[keep],
+        method=plan.mask_method,
+        proposer=proposer,
+    )
+    supports = [
+        SupportRecord(
+            position=place,
+            seed=None,
+            prompt=plan.prompt,
+            image=images[i],
+            attribution=cutouts.attribution[place],
+            foreground=cutouts.foreground[place],
+            background=cutouts.background[place],
+        )
+        for place, i in enumerate(keep)
+    ]
+    facts = {
+        "source": "own pictures",
+        "pictures": [pictures[i].name for i in keep],
+        "left_out": unusable,
+        "prompt": plan.prompt,
+        "attribution_timesteps": list(generator.attribution_timesteps),
+        **_mask_facts(cutouts.record),
+    }
+    return _SupportSet(supports, len(unusable), facts)
+
+
+# ---------------------------------------------------------------------- prototypes
+
+
 def _pool(
     models: Models,
     extractor: ExtractorSpec,
     plan: _Plan,
-    pictures: torch.Tensor,
-    foreground: npt.NDArray[np.bool_],
-    background: npt.NDArray[np.bool_],
-    support: _SupportSet,
+    kind: ClassKind,
+    supports: Sequence[SupportRecord],
+    rejected: int,
     tell: Callable[[Progress], None],
 ) -> list[PrototypeRecord]:
     """Prototypes of one extractor, batch by batch so that only one batch of features is in memory."""
-    count = len(pictures)
-    masks: dict[Role, torch.Tensor] = {"fg": torch.from_numpy(foreground), "bg": torch.from_numpy(background)}
-    if plan.kind == "stuff":
-        # What surrounds a stuff region in a picture is often more of another stuff class (OVDiff, section 3.4).
-        del masks["bg"]
-    pools = {role: PrototypePool(parts=models.profile.generator.parts, images=count, seed=plan.seed) for role in masks}
+    # What surrounds a stuff region in a picture is often more of another stuff class (OVDiff, section 3.4).
+    roles: tuple[Role, ...] = ("fg",) if kind == "stuff" else ("fg", "bg")
+    count, side = len(supports), (extractor.input_size, extractor.input_size)
+    spherical = models.profile.generator.kmeans == "spherical"
+    pools = {role: PrototypePool(parts=plan.parts, images=count, seed=plan.seed, spherical=spherical) for role in roles}
     for start in range(0, count, plan.batch_size):
-        features = models.features(extractor, pictures[start : start + plan.batch_size])
-        grid = (features.shape[2], features.shape[3])
-        for role, mask in masks.items():
-            cells = masks_to_grid(mask[start : start + plan.batch_size], grid, extractor.mask_threshold)
-            for offset, (image_features, image_cells) in enumerate(zip(features, cells, strict=True)):
-                pools[role].add(image_features, image_cells.to(image_features.device), start + offset)
-        tell(Progress("features", min(start + plan.batch_size, count), count, len(support.rejected)))
+        batch = supports[start : start + plan.batch_size]
+        # Pictures of one's own differ in size; the extractor squashes them to this square in any case.
+        features = models.features(extractor, torch.cat([resize(to_tensor(s.image), side) for s in batch]))
+        for support, image_features in zip(batch, features, strict=True):
+            if not support.foreground.any():
+                continue  # the object was not found, so what is called background may show it
+            for role in roles:
+                mask = support.foreground if role == "fg" else support.background
+                cells = _cells(mask, (features.shape[2], features.shape[3]), extractor.mask_threshold)
+                pools[role].add(image_features, cells.to(image_features.device), support.position)
+        tell(Progress("features", min(start + plan.batch_size, count), count, rejected))
     return [
         PrototypeRecord(
             extractor=extractor.digest,
@@ -341,22 +586,23 @@ def _pool(
     ]
 
 
-def _settings_record(profile: Profile, plan: _Plan, thresholds: Thresholds, support: _SupportSet) -> dict[str, Any]:
+def _cells(mask: Mask, grid: tuple[int, int], threshold: float) -> torch.Tensor:
+    return masks_to_grid(torch.from_numpy(mask)[None], grid, threshold)[0]
+
+
+def _settings_record(profile: Profile, plan: _Plan, made: _SupportSet, existing: ClassRecord | None) -> dict[str, Any]:
     """Everything that would be needed to make this class again."""
-    return {
+    record: dict[str, Any] = {
         "profile": profile.name,
         "profile_digest": profile.digest,
-        "prompt": plan.prompt,
-        "negative_prompt": profile.generator.negative_prompt,
-        "count": plan.count,
-        "steps": plan.steps,
-        "guidance": profile.generator.guidance,
-        "image_size": profile.generator.image_size,
-        "batch_size": plan.batch_size,
-        "parts": profile.generator.parts,
-        "mask_method": thresholds.method,
-        "mask_low": round(thresholds.low, 4),
-        "mask_high": round(thresholds.high, 4),
-        "rejected": {reason: support.rejected.count(reason) for reason in dict.fromkeys(support.rejected)},
+        **made.facts,
+        "parts": plan.parts,
+        "kmeans": profile.generator.kmeans,
         "versions": {package: version(package) for package in ("ovseg", "torch", "diffusers", "transformers")},
     }
+    if existing is None:
+        return record
+    # The first support set stays in front; each later one follows with what was its own.
+    addition = {"seed": plan.seed, **record} if made.facts["source"] == "generated" else record
+    changed = {"parts": plan.parts, "kmeans": profile.generator.kmeans}
+    return existing.settings | changed | {"extended": [*existing.settings.get("extended", []), addition]}

@@ -24,7 +24,8 @@ class Pooled:
         kind: "mean" (all images), "instance" (one image) or "part" (k-means centroid).
         vector: float32 (D,), not normalised.
         pixels: How many feature cells were pooled.
-        support: Position of the support image, for an instance.
+        support: Position of the support image: an instance's own; for a part the one that gave most of its pixels;
+            None for the mean.
     """
 
     kind: Literal["mean", "instance", "part"]
@@ -43,10 +44,15 @@ def masks_to_grid(masks: Tensor, grid: tuple[int, int], threshold: float) -> Ten
             sampled pixels counts, as in the published code.
 
     Returns:
-        bool (N, rows, columns).
+        bool (N, rows, columns). A mask so small that it slips between the sampled pixels marks the cells that
+        it touches; it would be lost otherwise.
     """
-    resized = F.interpolate(masks[:, None].float(), grid, mode="bilinear", align_corners=False)
-    return resized[:, 0] > threshold
+    as_numbers = masks[:, None].float()
+    cells = F.interpolate(as_numbers, grid, mode="bilinear", align_corners=False)[:, 0] > threshold
+    lost = ~cells.flatten(1).any(dim=1) & masks.flatten(1).any(dim=1)
+    if lost.any():
+        cells[lost] = F.adaptive_max_pool2d(as_numbers[lost], grid)[:, 0] > 0
+    return cells
 
 
 class PrototypePool:
@@ -58,15 +64,18 @@ class PrototypePool:
         parts: Number of k-means centroids, at most.
         images: How many support images will come, which divides the sample fairly among them.
         seed: Of the sample and of k-means.
+        spherical: Whether parts are clusters by angle; see `kmeans`.
     """
 
-    def __init__(self, *, parts: int, images: int, seed: int) -> None:
+    def __init__(self, *, parts: int, images: int, seed: int, spherical: bool = False) -> None:
         self._parts = parts
+        self._spherical = spherical
         self._per_image = -(-parts * POINTS_PER_PART // max(images, 1))
         self._seed = seed
         self._random = np.random.default_rng(seed)
         self._instances: list[Pooled] = []
         self._sample: list[Vectors] = []
+        self._sources: list[int] = []
 
     def add(self, features: Tensor, mask: Tensor, support: int) -> None:
         """Pool one support image; an image with an empty mask gives nothing.
@@ -85,6 +94,7 @@ class PrototypePool:
         if len(cells) > self._per_image:
             cells = cells[np.sort(self._random.choice(len(cells), self._per_image, replace=False))]
         self._sample.append(np.ascontiguousarray(cells))
+        self._sources += [support] * len(cells)
 
     def prototypes(self) -> list[Pooled]:
         """The class mean over all pixels of all images, the instances, and the part centroids; empty without pixels."""
@@ -101,18 +111,26 @@ class PrototypePool:
         parts = min(self._parts, len(points))
         if parts == 0:
             return []
-        centroids, assignment = kmeans(points, parts, seed=self._seed)
-        sizes = np.bincount(assignment, minlength=len(centroids))
-        return [Pooled("part", centroid, int(size)) for centroid, size in zip(centroids, sizes, strict=True) if size]
+        centroids, assignment = kmeans(points, parts, seed=self._seed, spherical=self._spherical)
+        sources = np.array(self._sources)
+        pooled = []
+        for number, centroid in enumerate(centroids):
+            votes = np.bincount(sources[assignment == number])
+            if votes.size:
+                pooled.append(Pooled("part", centroid, int(votes.sum()), int(votes.argmax())))
+        return pooled
 
 
-def kmeans(points: Vectors, clusters: int, *, seed: int) -> tuple[Vectors, npt.NDArray[np.int64]]:
-    """Euclidean k-means: greedy k-means++ start, iterations by faiss.
+def kmeans(
+    points: Vectors, clusters: int, *, seed: int, spherical: bool = False
+) -> tuple[Vectors, npt.NDArray[np.int64]]:
+    """k-means: greedy k-means++ start, iterations by faiss.
 
     Args:
         points: float32 (N, D).
         clusters: K, at most N.
         seed: Of the starting centroids; any integer that is not negative.
+        spherical: Cluster by cosine, the points and centroids brought to norm 1, instead of Euclidean distance.
 
     Returns:
         (centroids float32 (K, D), index of each point's centroid int64 (N,)). There are fewer than K
@@ -121,11 +139,14 @@ def kmeans(points: Vectors, clusters: int, *, seed: int) -> tuple[Vectors, npt.N
     from ovseg_cli.faiss_import import import_faiss
 
     faiss = import_faiss()
+    if spherical:
+        points = points / np.linalg.norm(points, axis=1, keepdims=True).clip(min=1e-12)
     start = points[_greedy_start(points, clusters, np.random.default_rng(seed))]
     solver = faiss.Kmeans(
         points.shape[1],
         len(start),
         niter=50,
+        spherical=spherical,
         seed=seed % 2**31,  # a C int; after the start it only splits clusters that ran empty
         min_points_per_centroid=1,
         max_points_per_centroid=max(1, -(-len(points) // len(start))),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,7 +18,10 @@ WEAK_PEAK = 0.4
 
 
 def find_degenerate(
-    images: npt.NDArray[np.uint8], attribution: npt.NDArray[np.float32], *, median_peak: float
+    images: Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8],
+    attribution: npt.NDArray[np.float32],
+    *,
+    median_peak: float,
 ) -> list[str | None]:
     """Why each image cannot be used, or None when it can.
 
@@ -24,7 +29,7 @@ def find_degenerate(
     the object; the last shows as an attribution map without contrast, or much weaker than its siblings'.
 
     Args:
-        images: uint8 (N, H, W, 3).
+        images: N images, each uint8 (H, W, 3); of one size or of several.
         attribution: float (N, g, g), raw attention of the class phrase.
         median_peak: Median over the class of the maps' maxima.
 

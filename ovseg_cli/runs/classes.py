@@ -13,10 +13,11 @@ from ovseg_cli.store.names import class_key, normalise_class_name
 if TYPE_CHECKING:
     from ovseg_cli.models import Models
     from ovseg_cli.prototypes.build import Progress, SupportSettings
+    from ovseg_cli.prototypes.support import OwnPicture
     from ovseg_cli.store import Store
     from ovseg_cli.store.records import ClassInfo
 
-IfExists = Literal["error", "skip", "replace"]
+IfExists = Literal["error", "skip", "replace", "extend"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +28,13 @@ class ClassPlan:
         build: names to make, in the order given.
         skip: names that are there already and stay as they are.
         replace: whether a class that is there is made anew.
+        extend: those of `build` that are there, and get more support images.
     """
 
     build: tuple[str, ...]
     skip: tuple[str, ...]
     replace: bool
+    extend: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +65,15 @@ def plan_classes(store: Store | None, names: Sequence[str], if_exists: IfExists)
         what, them = ("class is", "it") if len(existing) == 1 else ("classes are", "them")
         raise ClassExistsError(
             f"The {what} in the store already: {shown}. "
-            f"Add --if-exists skip to leave {them} alone, or --if-exists replace to make {them} anew."
+            f"Add --if-exists skip to leave {them} alone, --if-exists replace to make {them} anew, "
+            f"or --if-exists extend to give {them} more support images."
         )
     skip = existing if if_exists == "skip" else ()
     return ClassPlan(
-        build=tuple(name for name in wanted if name not in skip), skip=skip, replace=if_exists == "replace"
+        build=tuple(name for name in wanted if name not in skip),
+        skip=skip,
+        replace=if_exists == "replace",
+        extend=existing if if_exists == "extend" else (),
     )
 
 
@@ -102,6 +109,7 @@ def add_classes(
     plan: ClassPlan,
     settings: SupportSettings,
     *,
+    pictures: Sequence[OwnPicture] | None = None,
     progress: Callable[[str, Progress], None] | None = None,
 ) -> Iterator[Added]:
     """Make and store the planned classes one by one; each is stored as soon as it is made.
@@ -113,6 +121,7 @@ def add_classes(
         models: the networks of the store's profile.
         plan: from `plan_classes`.
         settings: how the support sets are made.
+        pictures: the user's own pictures of the one class planned; None to generate them.
         progress: told the class name and how far it is.
 
     Yields:
@@ -121,6 +130,7 @@ def add_classes(
     Raises:
         StoreReadOnlyError: before anything is generated, when nothing could be stored.
         GenerationError: a name that the generator cannot draw.
+        ClassChangedError: another process changed a class while it was being extended.
     """
     if store.read_only:
         raise StoreReadOnlyError(
@@ -135,6 +145,12 @@ def add_classes(
             if progress is not None:
                 progress(name, step)
 
-        record = build_class(models, name, settings, tell)
-        info = store.add_class(record, replace=plan.replace)
+        before = store.get_class(name) if name in plan.extend else None
+        existing = None if before is None else store.read_class(name)
+        record = build_class(models, name, settings, tell, pictures=pictures, existing=existing)
+        info = store.add_class(
+            record,
+            replace=plan.replace or before is not None,
+            expected_generation=None if before is None else before.generation,
+        )
         yield Added(info, time.perf_counter() - started)

@@ -136,8 +136,10 @@ def test_segments_are_scored_against_the_right_labels(setup: Setup, monkeypatch:
     monkeypatch.setattr(evaluate.Store, "add_class", lambda *_: None)
     monkeypatch.setattr(evaluate, "GEM_PICTURES", 3)
     monkeypatch.setattr(evaluate, "PROTOTYPE_PICTURES", 3)
-    for figure in (*evaluate.gem(setup), *evaluate.prototypes(setup)):
-        assert figure.mean == 1.0
+    *scores, recall, precision = (*evaluate.gem(setup), *evaluate.prototypes(setup))
+    assert [figure.mean for figure in scores] == [1.0] * 4
+    assert 0 < recall.mean <= 1
+    assert 0 < precision.mean <= 1
     assert "chocolate glazed donut" in evaluate.SEGMENTED
     assert len(evaluate.SEGMENTED) == 20
 

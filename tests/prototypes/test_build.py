@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ovseg_cli.backbones.diffusion import Generated
-from ovseg_cli.errors import GenerationError, UsageError
+from ovseg_cli.errors import GenerationError, ProfileMismatchError, UsageError
 from ovseg_cli.models import Models
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.prototypes.build import (
@@ -19,6 +19,7 @@ from ovseg_cli.prototypes.build import (
     build_class,
     plan_class,
 )
+from ovseg_cli.prototypes.support import OwnPicture
 from tests.mini import mini_class, mini_models
 
 MINI = get_profile("mini")
@@ -202,7 +203,10 @@ def test_stuff_gives_no_background_prototypes():
     record = build(kind="stuff")
     assert (record.kind, record.kind_source) == ("stuff", "user")
     assert {p.role for p in record.prototypes} == {"fg"}
-    assert (build().kind, build().kind_source) == ("thing", "default")
+    named = build(name="wet grass")  # known by its last word
+    assert (named.kind, named.kind_source) == ("stuff", "list")
+    assert {p.role for p in named.prototypes} == {"fg"}
+    assert (build().kind, build().kind_source) == ("thing", "clip")  # "thing" is on no list
     thing = {(p.kind, p.pixels) for p in build().prototypes if p.role == "fg"}
     assert {(p.kind, p.pixels) for p in record.prototypes} == thing
 
@@ -322,6 +326,144 @@ def test_an_exception_from_the_progress_ends_the_build(stage):
 
     with pytest.raises(StopError):
         build_class(ChosenModels(), "cat", SupportSettings(count=2, steps=1), stop)
+
+
+# --------------------------------------------------------------------------- the user's own pictures
+
+
+def own(seed, *, size=(48, 80), masked=True):
+    """A red square on blue in a picture of any size, with its mask."""
+    image = np.zeros((*size, 3), np.uint8)
+    image[..., 2] = 130 + np.random.default_rng(seed).integers(0, 9, size)
+    mask = np.zeros(size, bool)
+    mask[8:24, 8 + 4 * seed : 24 + 4 * seed] = True
+    image[mask] = (220, 10, 10)
+    return OwnPicture(f"own{seed}", image, mask if masked else None, ~mask if masked else None)
+
+
+def fg_mean(record, extractor=MINI.extractors[0]):
+    (vector,) = [
+        p.vector for p in record.prototypes if (p.role, p.kind, p.extractor) == ("fg", "mean", extractor.digest)
+    ]
+    return vector
+
+
+def test_own_pictures_with_masks_need_no_generator():
+    models = ChosenModels()
+    pictures = [own(0), own(1, size=(64, 64)), own(2, size=(40, 200))]
+    record = build_class(models, "thing", SupportSettings(kind="thing"), pictures=pictures)
+    assert models.batches == []
+    assert [s.image.shape for s in record.supports] == [p.image.shape for p in pictures]
+    assert [s.seed for s in record.supports] == [None] * 3
+    for support, picture in zip(record.supports, pictures, strict=True):
+        np.testing.assert_array_equal(support.foreground, picture.foreground)
+        np.testing.assert_array_equal(support.attribution, picture.foreground.astype(np.float32))
+    assert record.settings["source"] == "own pictures"
+    assert record.settings["pictures"] == ["own0", "own1", "own2"]
+    red, _, blue = fg_mean(record)
+    assert red > 0.6 > blue
+    assert {p.support for p in record.prototypes if p.kind == "instance"} == {0, 1, 2}
+
+
+class SeeingModels(ChosenModels):
+    """Their generator attends to what is red in a given picture."""
+
+    @property
+    def generator(self):
+        return SimpleNamespace(generate=self._generate, attribution=self._attend)
+
+    def _attend(self, images, prompt, phrase, **settings):
+        self.calls.append({"prompt": prompt, "phrase": phrase, **settings})
+        red = (images[:, 0] - images[:, 2]).clamp(min=0)
+        return torch.nn.functional.avg_pool2d(red, 4) * 0.3 + 0.01
+
+
+def test_own_pictures_without_masks_are_cut_out_by_attention_and_useless_ones_are_told(caplog):
+    models = SeeingModels()
+    blank = OwnPicture("blank", np.full((30, 30, 3), 90, np.uint8))
+    blue = OwnPicture(
+        "blue",
+        np.stack([np.zeros((30, 30)), np.zeros((30, 30)), np.tile(np.arange(30) * 8, (30, 1))], -1).astype(np.uint8),
+    )
+    pictures = [own(0, masked=False), blank, own(2, masked=False), blue]
+    record = build_class(models, "mug", SupportSettings(kind="thing", batch_size=2), pictures=pictures)
+    assert record.settings["pictures"] == ["own0", "own2"]
+    assert record.settings["left_out"] == {"blank": "blank image", "blue": "flat attention"}
+    assert "blank is left out of 'mug': blank image" in caplog.text
+    assert record.rejected == 2
+    assert models.calls[0]["prompt"] == "a good picture of a mug"
+    for support, number in zip(record.supports, (0, 2), strict=True):
+        true = own(number).foreground
+        assert (support.foreground & true).sum() / (support.foreground | true).sum() > 0.5
+    with pytest.raises(GenerationError, match=r"None of the 2 pictures of 'mug'.*--masks"):
+        build_class(models, "mug", SupportSettings(kind="thing"), pictures=[blank, blue])
+
+
+def test_an_object_of_one_pixel_makes_a_class():
+    image = np.full((64, 64, 3), 40, np.uint8)
+    mask = np.zeros((64, 64), bool)
+    mask[21, 37] = True
+    record = build_class(
+        ChosenModels(), "dot", SupportSettings(kind="thing", parts=32), pictures=[OwnPicture("dot", image, mask, ~mask)]
+    )
+    counts = {(p.role, p.kind): p.pixels for p in record.prototypes if p.extractor == MINI.extractors[0].digest}
+    assert counts["fg", "mean"] == counts["fg", "part"] == 1  # one part only, though 32 are allowed
+
+
+# --------------------------------------------------------------------------- extending
+
+
+def test_extending_pools_old_and_new_images_together_and_draws_new_ones():
+    models = ChosenModels()
+    first = build(models, kind="thing")
+    longer = build_class(models, "thing", SupportSettings(count=2, steps=2, batch_size=4), existing=first)
+    assert [s.seed for s in longer.supports] == [42, 43, 44, 45, 46, 47]
+    assert [s.position for s in longer.supports] == [0, 1, 2, 3, 4, 5]
+    for old, kept in zip(first.supports, longer.supports, strict=False):
+        assert kept is old
+    at_once = build(ChosenModels(), kind="thing", count=6, batch_size=6)
+    instances = [p.vector for p in longer.prototypes if p.kind == "instance"]
+    for ours, theirs in zip(instances, (p.vector for p in at_once.prototypes if p.kind == "instance"), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=0.05)  # the thresholds are those of six maps there
+    assert (longer.kind, longer.kind_source, longer.seed) == ("thing", "user", 42)
+    assert [e["count"] for e in longer.settings["extended"]] == [2]
+    again = build_class(models, "thing", SupportSettings(count=1, steps=2), existing=longer)
+    assert [s.seed for s in again.supports][-1] == 48
+    assert [e["count"] for e in again.settings["extended"]] == [2, 1]
+
+
+def test_extending_generated_images_by_own_pictures():
+    first = build(kind="thing")
+    longer = build_class(ChosenModels(), "thing", SupportSettings(), pictures=[own(1)], existing=first)
+    assert [s.seed for s in longer.supports] == [42, 43, 44, 45, None]
+    assert longer.supports[-1].position == 4
+    assert {p.support for p in longer.prototypes if p.kind == "instance"} == {0, 1, 2, 3, 4}
+    assert longer.settings["prompt"] == first.settings["prompt"]
+    assert longer.settings["extended"][0]["pictures"] == ["own1"]
+
+
+def test_a_seed_that_was_drawn_already_is_refused():
+    first = build(kind="thing")
+    with pytest.raises(UsageError, match=r"seed 45 already.*--seed 46"):
+        build_class(ChosenModels(), "thing", SupportSettings(seed=45, count=2), existing=first)
+
+
+def test_an_imported_class_with_smaller_images_cannot_be_extended():
+    first = build(kind="thing")
+    settings = first.settings | {"imported": [{"file": "a.ovclass", "images": "scaled down"}]}
+    with pytest.raises(UsageError, match=r"'thing' were scaled down.*--image-side.*--if-exists replace"):
+        build_class(ChosenModels(), "thing", SupportSettings(), existing=dataclasses.replace(first, settings=settings))
+
+
+def test_extending_keeps_to_the_extractors_of_the_class():
+    only = build(kind="thing", extractors=("clip",))
+    assert [e.name for e in only.extractors] == ["clip"]
+    longer = build_class(ChosenModels(), "thing", SupportSettings(count=1, steps=1), existing=only)
+    assert [e.name for e in longer.extractors] == ["clip"]
+    stranger = dataclasses.replace(only.extractors[0], digest="0" * 64)
+    lost = dataclasses.replace(only, extractors=(stranger,), prototypes=())
+    with pytest.raises(ProfileMismatchError, match="--if-exists replace"):
+        build_class(ChosenModels(), "thing", SupportSettings(count=1, steps=1), existing=lost)
 
 
 # --------------------------------------------------------------------------- the bundled models

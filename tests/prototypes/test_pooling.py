@@ -40,11 +40,28 @@ def test_masks_on_the_grid_equal_brute_force(height, width, rows, columns, seed,
     cells = masks_to_grid(mask, (rows, columns), threshold)
     assert cells.shape == (2, rows, columns)
     for i in range(2):
-        for row in range(rows):
-            for column in range(columns):
-                value = bilinear_at(mask[i].numpy(), rows, columns, row, column)
-                if abs(value - threshold) > 1e-5:  # rounding decides exactly on the threshold
-                    assert bool(cells[i, row, column]) == (value > threshold)
+        values = np.array(
+            [[bilinear_at(mask[i].numpy(), rows, columns, r, c) for c in range(columns)] for r in range(rows)]
+        )
+        if (np.abs(values - threshold) < 1e-5).any():  # rounding decides exactly on the threshold
+            continue
+        expected = values > threshold
+        if not expected.any():  # too small to be sampled: every cell that it touches
+            for y, x in mask[i].nonzero().tolist():
+                for row in range(rows):
+                    for column in range(columns):
+                        top, bottom = row * height // rows, -(-(row + 1) * height // rows)
+                        left, right = column * width // columns, -(-(column + 1) * width // columns)
+                        expected[row, column] |= top <= y < bottom and left <= x < right
+        np.testing.assert_array_equal(cells[i].numpy(), expected)
+
+
+def test_an_object_of_one_pixel_is_not_lost():
+    mask = torch.zeros(2, 512, 512, dtype=torch.bool)
+    mask[0, 100, 300] = True
+    cells = masks_to_grid(mask, (16, 16), 0.0)
+    assert cells[0].nonzero().tolist() == [[100 // 32, 300 // 32]]
+    assert not cells[1].any()
 
 
 def test_masks_at_the_grids_own_size_are_themselves():
@@ -101,7 +118,7 @@ def test_images_without_a_mask_give_no_instance_and_no_masks_give_nothing():
     pool.add(features, one, 1)
     pool.add(features, empty, 2)
     kinds = [(p.kind, p.support, p.pixels) for p in pool.prototypes()]
-    assert kinds == [("mean", None, 1), ("instance", 1, 1), ("part", None, 1)]
+    assert kinds == [("mean", None, 1), ("instance", 1, 1), ("part", 1, 1)]
     for p in pool.prototypes():
         np.testing.assert_allclose(p.vector, features[:, 2, 1], rtol=1e-6)
 
@@ -145,9 +162,9 @@ def test_the_sample_is_bounded_and_fair_while_means_are_exact(monkeypatch):
     monkeypatch.setattr(pooling, "POINTS_PER_PART", 5)
     seen = []
 
-    def watching(points, clusters, *, seed):
+    def watching(points, clusters, **settings):
         seen.append(points)
-        return kmeans(points, clusters, seed=seed)
+        return kmeans(points, clusters, **settings)
 
     monkeypatch.setattr(pooling, "kmeans", watching)
     pool = PrototypePool(parts=4, images=3, seed=0)
@@ -206,3 +223,31 @@ def test_kmeans_of_as_many_clusters_as_points_gives_the_points(count):
     points = np.random.default_rng(1).random((count, 3)).astype(np.float32)
     centroids, assignment = kmeans(points, count, seed=0)
     np.testing.assert_allclose(centroids[assignment], points, atol=1e-6)
+
+
+def test_a_part_names_the_image_that_gave_most_of_its_pixels():
+    """Two images of two colours each: the parts are the colours, and each is mostly of one image."""
+    pool = PrototypePool(parts=2, images=2, seed=0)
+    red, blue = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    for support, (reds, blues) in {3: (9, 2), 7: (1, 6)}.items():
+        cells = torch.cat([red.repeat(reds, 1), blue.repeat(blues, 1)])
+        pool.add(cells.T[:, None], torch.ones(1, reds + blues, dtype=torch.bool), support)
+    parts = {p.support: p for p in pool.prototypes() if p.kind == "part"}
+    assert sorted(parts) == [3, 7]
+    np.testing.assert_allclose(parts[3].vector, red, atol=1e-6)
+    assert (parts[3].pixels, parts[7].pixels) == (10, 8)
+
+
+@pytest.mark.parametrize("clusters", [1, 4, 9])
+def test_spherical_clusters_are_found_whatever_the_lengths(clusters):
+    """Directions with very different lengths: clustered by angle alone, and no length decides a centroid."""
+    random = np.random.default_rng(clusters)
+    directions = np.linalg.qr(random.normal(size=(16, 16)))[0][:clusters].astype(np.float32)
+    labels = np.repeat(np.arange(clusters), 12)
+    noisy = directions[labels] + 0.02 * random.normal(size=(len(labels), 16)).astype(np.float32)
+    points = (noisy * np.exp(random.normal(size=(len(labels), 1)) * 2)).astype(np.float32)
+    centroids, assignment = kmeans(points, clusters, seed=0, spherical=True)
+    np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, rtol=1e-5)
+    assert len({(a, b) for a, b in zip(assignment.tolist(), labels.tolist(), strict=True)}) == clusters
+    cosines = centroids @ directions.T
+    np.testing.assert_allclose(cosines.max(axis=1), 1, atol=2e-3)

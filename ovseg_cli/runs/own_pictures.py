@@ -1,0 +1,153 @@
+"""The user's own pictures of a class, and their masks: from folders to arrays."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ovseg_cli.errors import LabelError, NoInputError, UsageError
+from ovseg_cli.evaluation.pairing import find_labelmap, find_labels, label_folder
+from ovseg_cli.files.discovery import discover
+from ovseg_cli.files.images import open_image
+from ovseg_cli.files.labels import IGNORE, LabelMap, read_label, read_labelmap
+from ovseg_cli.prototypes.support import OwnPicture
+
+log = logging.getLogger("ovseg_cli")
+
+MAX_SIDE = 1024
+"""Longer pictures are shrunk to this side: the networks see 512 pixels at most, and the store keeps every picture."""
+
+Mask = npt.NDArray[np.bool_]
+
+
+def load_pictures(name: str, folder: Path, masks: Path | None = None) -> list[OwnPicture]:
+    """The pictures of a folder and its subfolders, with their masks if there are any.
+
+    A mask has its picture's name and place in the folder of masks, in a format without loss. What it means:
+
+    - Where a ``labelmap.txt`` lies in the folder of masks or beside it, and names the class, the class's id is the
+      object, 255 is neither, and everything else is background. Pictures without the class are left out.
+    - Otherwise 0 is background and everything else the object; when 1 and 255 both occur, 255 is neither.
+
+    Args:
+        name: The class, to be looked up in a ``labelmap.txt``.
+        folder: Of the pictures.
+        masks: Of the masks; an output folder of ovseg or a VOC export is taken as well.
+
+    Returns:
+        The pictures, each at most `MAX_SIDE` pixels long, in natural order.
+
+    Raises:
+        NoInputError: There is no picture, or none shows the class.
+        LabelError: A picture has no mask, or its mask cannot be read as described.
+        ImageError: A picture cannot be read.
+        UsageError: `folder` is not a folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"--from-images names a folder of pictures, and {folder} is none.")
+    images = discover([folder])
+    keys = [Path(image.path).relative_to(folder).with_suffix("").as_posix() for image in images]
+    if masks is None:
+        return [
+            OwnPicture(key, np.asarray(_shrunk(open_image(image.path))))
+            for key, image in zip(keys, images, strict=True)
+        ]
+    place = label_folder(masks)
+    labelmap = _labelmap_with(name, place)
+    files = find_labels(place)
+    lacking = [key for key in keys if key not in files]
+    if lacking:
+        some = ", ".join(lacking[:3]) + (" …" if len(lacking) > 3 else "")
+        raise LabelError(
+            f"{len(lacking)} of {len(keys)} pictures in {folder} have no mask in {place}: {some}. "
+            "A mask has the name of its picture, such as masks/a.png for photos/a.jpg."
+        )
+    loaded = [
+        _with_mask(key, open_image(image.path), files[key], name, labelmap)
+        for key, image in zip(keys, images, strict=True)
+    ]
+    found = [picture for picture in loaded if picture is not None]
+    if not found:
+        raise NoInputError(f"None of the {len(images)} masks in {place} shows {name!r}.")
+    if len(found) < len(loaded):
+        missing = [key for key, picture in zip(keys, loaded, strict=True) if picture is None]
+        some = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
+        log.warning(
+            "%d of %d pictures are left out, as their masks do not show %r: %s", len(missing), len(keys), name, some
+        )
+    return found
+
+
+def _labelmap_with(name: str, place: Path) -> LabelMap | None:
+    """The label map of a folder of masks; None when it has none.
+
+    Raises:
+        LabelError: It does not name the class.
+    """
+    path = find_labelmap(place)
+    if path is None:
+        return None
+    labelmap = read_labelmap(path)
+    if labelmap.id_of(name) is None:
+        known = ", ".join(labelmap.names[:10]) + (" …" if len(labelmap) > 10 else "")
+        raise LabelError(f"{path} names no class {name!r}, so its masks do not show it. It names: {known}.")
+    return labelmap
+
+
+def _with_mask(key: str, picture: Image.Image, file: Path, name: str, labelmap: LabelMap | None) -> OwnPicture | None:
+    """One picture with its mask; None when the mask does not show the class."""
+    ids = read_label(file, labelmap)
+    if ids.shape != (picture.height, picture.width):
+        raise LabelError(
+            f"The mask {file} has {ids.shape[1]} x {ids.shape[0]} pixels, and its picture {picture.width} x "
+            f"{picture.height}. They must be of one size."
+        )
+    foreground, neither = _object_in(ids, file, None if labelmap is None else labelmap.id_of(name))
+    if not foreground.any():
+        return None
+    shrunk = _shrunk(picture)
+    size = (shrunk.width, shrunk.height)
+    # What touches the object is not background either: the pixels along its edge show both.
+    background = ~_shrunk_mask(foreground, size, any_of_it=True) & ~_shrunk_mask(neither, size, any_of_it=True)
+    small = _shrunk_mask(foreground, size)
+    return OwnPicture(key, np.asarray(shrunk), small, background & ~small)
+
+
+def _object_in(ids: npt.NDArray[np.int32], file: Path, class_id: int | None) -> tuple[Mask, Mask]:
+    """Which pixels are the object, and which are neither object nor background."""
+    if class_id is not None:
+        return ids == class_id, ids == IGNORE if class_id != IGNORE else np.zeros(ids.shape, np.bool_)
+    values = set(np.unique(ids).tolist()) - {0}
+    if values == {1, IGNORE}:
+        return ids == 1, ids == IGNORE
+    if len(values) > 1:
+        some = ", ".join(map(str, sorted(values)[:5]))
+        raise LabelError(
+            f"The mask {file} holds several labels ({some}), and no labelmap.txt says which of them is the class. "
+            "Put one beside the masks, or give masks of 0 (background) and one other value."
+        )
+    return ids > 0, np.zeros(ids.shape, np.bool_)
+
+
+def _shrunk(picture: Image.Image) -> Image.Image:
+    longest = max(picture.size)
+    if longest <= MAX_SIDE:
+        return picture
+    width, height = (max(1, round(side * MAX_SIDE / longest)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
+
+
+def _shrunk_mask(mask: Mask, size: tuple[int, int], *, any_of_it: bool = False) -> Mask:
+    """A mask at another size (width, height): pixels of which at least half are inside, or any part.
+
+    An object of which no pixel keeps half is kept where there is any of it.
+    """
+    if (mask.shape[1], mask.shape[0]) == size:
+        return mask
+    share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX))
+    inside = share >= 0.5
+    return share > 0 if any_of_it or not inside.any() else inside
