@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from ovseg_cli.cli import classes, demo, doctor, evaluate, profiles, segment
+from ovseg_cli.cli import bundles, classes, demo, doctor, evaluate, explain, profiles, segment
 from ovseg_cli.cli.common import OvsegGroup, Terminated, root_callback
 
 app = typer.Typer(
@@ -34,7 +34,9 @@ def ovseg() -> None:
 
 
 classes.register(app)
+bundles.register(app)
 segment.register(app)
+explain.register(app)
 evaluate.register(app)
 profiles.register(app)
 doctor.register(app)

@@ -12,13 +12,24 @@ import typer
 from rich.text import Text
 
 from ovseg_cli.cli.common import Common, command
-from ovseg_cli.cli.options import BackgroundOpt, ClassesOpt, DryRunOpt, PrefilterOpt, split_names
+from ovseg_cli.cli.options import (
+    BackgroundOpt,
+    ClassesOpt,
+    DryRunOpt,
+    ExtractorsOpt,
+    PrefilterOpt,
+    PrototypesOpt,
+    RefineOpt,
+    StuffFilterOpt,
+    split_names,
+)
 from ovseg_cli.cli.output import Milestones, amount, duration, percent, table
 from ovseg_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from ovseg_cli.runs.plan import Plan
     from ovseg_cli.runs.segment import RunSummary
+    from ovseg_cli.segmenter import SegmentOptions
     from ovseg_cli.store import Store
 
 MethodName = Literal["auto", "prototype", "gem"]
@@ -59,6 +70,10 @@ def segment(
         "ovseg-out"
     ),
     overlay: Annotated[bool, typer.Option("--overlay", help="Also draw the labels on the pictures.")] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Also show why: the prototypes and support images behind each class found."),
+    ] = False,
     background: BackgroundOpt = None,
     threshold: Annotated[
         float | None,
@@ -72,6 +87,10 @@ def segment(
         ),
     ] = None,
     prefilter: PrefilterOpt = None,
+    stuff_filter: StuffFilterOpt = None,
+    extractors: ExtractorsOpt = None,
+    prototypes: PrototypesOpt = None,
+    refine: RefineOpt = "none",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Make everything again; also to change the classes of a folder.")
     ] = False,
@@ -90,6 +109,17 @@ def segment(
     What is done is skipped the next time, so an interrupted run goes on where it stopped.
     Exit code 3: finished, but some pictures could not be read.
     """
+    from ovseg_cli.segmenter import SegmentOptions
+
+    options = SegmentOptions(
+        background=background is not False,
+        threshold=threshold,
+        prefilter=prefilter,
+        extractors=split_names(extractors) or None,
+        prototypes=split_names(prototypes) or None,  # type: ignore[arg-type]  # checked by the class itself
+        stuff_filter=stuff_filter,
+        refine=refine,
+    )
     with common.open_store() as store:
         plan = plan_segmentation(
             common,
@@ -98,10 +128,9 @@ def segment(
             output,
             classes=split_names(classes),
             method=method,
-            background=background is not False,
-            threshold=threshold,
-            prefilter=prefilter,
+            options=options,
             overlay=overlay,
+            explain=explain,
             overwrite=overwrite,
             limit=limit,
         )
@@ -111,7 +140,7 @@ def segment(
         summary = run_segmentation(common, store, plan, fail_fast=fail_fast)
     common.out.result(
         summary_data(summary),
-        human=lambda: show_summary(common, summary, overlay=overlay),
+        human=lambda: show_summary(common, summary, overlay=overlay, explain=explain),
         quiet=[summary.output],
     )
     if summary.failed:
@@ -136,25 +165,25 @@ def plan_segmentation(
     *,
     classes: Sequence[str] = (),
     method: MethodName = "auto",
-    background: bool = True,
-    threshold: float | None = None,
-    prefilter: bool | None = None,
+    options: SegmentOptions | None = None,
     overlay: bool = False,
+    explain: bool = False,
     overwrite: bool = False,
     limit: int | None = None,
 ) -> Plan:
     """Decide about classes and method, and plan the run; says so when `auto` does without prototypes.
 
     Raises:
-        UsageError: see `ovseg_cli.runs.plan.plan_run`, and when there is no class to look for or no pre-filter for
-            the method.
+        UsageError: see `ovseg_cli.runs.plan.plan_run` and `ovseg_cli.segmenter.resolve_options`, and when there is no
+            class to look for.
         UnknownClassError: the method is `prototype` and a class has none.
+        ProfileMismatchError: a class has no prototypes by one of the extractors.
     """
     from ovseg_cli.runs.classes import stored_names
     from ovseg_cli.runs.plan import Request, plan_run
-    from ovseg_cli.segmenter import Segmenter, check_threshold, resolve_method, resolve_prefilter
+    from ovseg_cli.segmenter import Segmenter, SegmentOptions, resolve_method, resolve_options
 
-    check_threshold(threshold, background=background)
+    options = options or SegmentOptions()
     names = stored_names(store, classes) if classes else tuple(store.class_names())
     if not names:
         raise UsageError(
@@ -168,11 +197,11 @@ def plan_segmentation(
         method=choice.method,
         asked=choice.asked,
         reason=choice.reason,
-        background=background,
-        threshold=threshold,
-        prefilter=resolve_prefilter(profile, choice, prefilter) is not None,
-        digest=Segmenter.plan_digest(store, profile, names, choice, background, threshold, prefilter),
+        options=options,
+        prefilter=resolve_options(store, profile, names, choice, options).prefilter is not None,
+        digest=Segmenter.plan_digest(store, profile, names, choice, options),
         overlay=overlay,
+        explain=explain,
     )
     plan = plan_run(inputs, output, request, overwrite=overwrite, limit=limit)
     if choice.asked == "auto" and choice.missing:
@@ -214,15 +243,7 @@ def run_segmentation(
 
             bars.update(bar, text="loading the models")
             models = common.load_models(profile)
-            segmenter = Segmenter(
-                models,
-                store,
-                request.classes,
-                method=request.method,
-                background=request.background,
-                threshold=request.threshold,
-                prefilter=request.prefilter,
-            )
+            segmenter = Segmenter(models, store, request.classes, method=request.method, options=request.options)
             return Loaded(segmenter, models.device)
 
         milestones = Milestones(common.out, len(plan.items), "pictures")
@@ -271,7 +292,7 @@ def summary_data(summary: RunSummary) -> dict[str, Any]:
     }
 
 
-def show_summary(common: Common, summary: RunSummary, *, overlay: bool) -> None:
+def show_summary(common: Common, summary: RunSummary, *, overlay: bool, explain: bool = False) -> None:
     """What was done, which classes were found, and where to look."""
     out = common.out
     parts = [f"Segmented {amount(summary.done, 'picture')}"]
@@ -301,6 +322,8 @@ def show_summary(common: Common, summary: RunSummary, *, overlay: bool) -> None:
     out.line("masks   ", f"{shown}/SegmentationClass", copyable=True)
     if overlay:
         out.line("look at ", f"{shown}/overlay", copyable=True)
+    if explain:
+        out.line("why     ", f"{shown}/explain", copyable=True)
 
 
 def short_path(path: Path) -> str:
@@ -313,7 +336,12 @@ def short_path(path: Path) -> str:
 
 def _show_plan(common: Common, plan: Plan) -> None:
     out, request = common.out, plan.request
-    actions = {"segment": "would segment", "draw": "would draw the overlay only", "skip": "is done"}
+    actions = {
+        "segment": "would segment",
+        "explain": "would explain only",
+        "draw": "would draw the overlay only",
+        "skip": "is done",
+    }
 
     def human() -> None:
         for item in plan.items:
@@ -322,7 +350,7 @@ def _show_plan(common: Common, plan: Plan) -> None:
             out.line(f"{plan.output.name}/{name}: would be removed")
         out.line(
             f"{amount(plan.count('segment'), 'picture')} to segment with {request.method}, "
-            f"{plan.count('skip') + plan.count('draw')} done; classes: {', '.join(request.classes)}"
+            f"{len(plan.items) - plan.count('segment')} done; classes: {', '.join(request.classes)}"
         )
 
     data = {
@@ -330,7 +358,7 @@ def _show_plan(common: Common, plan: Plan) -> None:
         "classes": list(request.classes),
         "method": request.method,
         "reason": request.reason,
-        "background": request.background,
+        "background": request.options.background,
         "prefilter": request.prefilter,
         "images": [{"path": str(item.image.path), "output": item.output, "action": item.action} for item in plan.items],
         "removed": list(plan.stale),

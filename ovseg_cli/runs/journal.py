@@ -26,6 +26,7 @@ class Entry:
         path: the picture, as `picture_id` gives it.
         output: the label map, relative to the output folder with `/`; None when there is none.
         overlay: the picture with its labels drawn on it, likewise.
+        explain: a picture that says why these labels, likewise.
         size: `[width, height]` of the upright picture; None when it could not be read.
         status: `done`, or `failed` (and then tried again by the next run).
         method: what labelled it.
@@ -41,6 +42,7 @@ class Entry:
     path: str
     output: str | None = None
     overlay: str | None = None
+    explain: str | None = None
     size: tuple[int, int] | None = None
     status: Literal["done", "failed"]
     method: str | None = None
@@ -50,6 +52,11 @@ class Entry:
     ms: float | None = None
     error: str | None = None
     key: str
+
+    @property
+    def drawings(self) -> tuple[str, ...]:
+        """Files beside the label map that show it."""
+        return tuple(name for name in (self.overlay, self.explain) if name is not None)
 
     def to_line(self) -> str:
         """The entry as one line of JSON, without the line break."""

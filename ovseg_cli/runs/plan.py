@@ -6,7 +6,7 @@ import glob
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +14,13 @@ from ovseg_cli.errors import ImageError, OutputError, UsageError
 from ovseg_cli.files.discovery import InputImage, discover, expanded, picture_id
 from ovseg_cli.runs.journal import Entry, read_journal
 from ovseg_cli.runs.manifest import Manifest, read_manifest
+from ovseg_cli.segmenter import SegmentOptions
 
 MASK_FOLDER = "SegmentationClass"
 OVERLAY_FOLDER = "overlay"
+EXPLAIN_FOLDER = "explain"
 
-Action = Literal["segment", "draw", "skip"]
+Action = Literal["segment", "explain", "draw", "skip"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,22 +32,22 @@ class Request:
         method: the method that will run.
         asked: the method that was asked for (`auto` included).
         reason: why `asked` became `method`; empty when there is nothing to say.
-        background: whether id 0 is background.
-        threshold: score below which a pixel is background, None for the method's own.
-        prefilter: whether classes that a picture does not show are ruled out first.
+        options: what else was asked for.
+        prefilter: whether classes that a picture does not show are ruled out first, as these options come to.
         digest: digest of everything that decides a label map, except the picture.
         overlay: whether pictures with the labels drawn on them are wanted too.
+        explain: whether pictures that say why these labels are wanted too.
     """
 
     classes: tuple[str, ...]
     method: str
     asked: str
     reason: str = ""
-    background: bool = True
-    threshold: float | None = None
+    options: SegmentOptions = field(default_factory=SegmentOptions)
     prefilter: bool = False
     digest: str
     overlay: bool = False
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,17 +58,25 @@ class PlanItem:
         image: the picture.
         output: its label map, relative to the output folder.
         overlay: its drawing, likewise; None when none is wanted.
+        explain: its explanation, likewise.
         key: its resume key; empty when the file cannot even be looked at.
-        action: `segment`; `draw` when only the overlay is missing; `skip` when all is there.
+        action: `segment`; `explain` when the label map is there and the explanation missing; `draw` when only the
+            overlay is missing; `skip` when all is there.
         entry: what the journal says, when that still holds.
     """
 
     image: InputImage
     output: str
     overlay: str | None
+    explain: str | None = None
     key: str
     action: Action
     entry: Entry | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What there will be of this image, in the output folder."""
+        return tuple(name for name in (self.output, self.overlay, self.explain) if name is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,11 +151,9 @@ def plan_run(
         _check_collisions(items, others, output, overwrite=overwrite)
         taken = {item.output for item in items}
         kept = tuple(entry for entry in others if entry.output not in taken and _is_there(entry, folder))
-        replaced = [entry for entry in others if entry.output in taken and entry.overlay is not None]
-        drawn = {item.overlay for item in items}
-        stale = _moved(items, entries) + [
-            e.overlay for e in replaced if e.overlay is not None and e.overlay not in drawn
-        ]
+        replaced = [name for entry in others if entry.output in taken for name in entry.drawings]
+        drawn = {name for item in items for name in item.files}
+        stale = _moved(items, entries) + [name for name in replaced if name not in drawn]
     finished = {entry.output for entry in entries.values() if entry.status == "done"}
     # A label map that the journal does not know is one whose run was killed in between: unfinished, not changed.
     redone = sum(i.action == "segment" and i.output in finished and (folder / i.output).exists() for i in items)
@@ -176,8 +184,8 @@ def resume_key(path: Path, request: Request) -> str:
         status.st_mtime_ns,
         request.classes,
         request.method,
-        request.background,
-        request.threshold,
+        request.options.background,
+        request.options.threshold,
         request.digest,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -230,7 +238,7 @@ def _difference(previous: Manifest, request: Request) -> str | None:
         return f"of other classes ({_shortened(previous.class_names)})"
     if previous.method.get("used") != request.method:
         return f"made by the method {previous.method.get('used')!r}, and this run would use {request.method!r}"
-    if previous.background != request.background:
+    if previous.background != request.options.background:
         return "with background" if previous.background else "without background"
     return None
 
@@ -245,6 +253,7 @@ def _plan_image(
 ) -> PlanItem:
     mask = f"{MASK_FOLDER}/{image.key}.png"
     overlay = f"{OVERLAY_FOLDER}/{image.key}.png" if request.overlay else None
+    explain = f"{EXPLAIN_FOLDER}/{image.key}.png" if request.explain else None
     try:
         key = resume_key(image.path, request)
     except ImageError:
@@ -258,10 +267,12 @@ def _plan_image(
         and entry.output == mask
         and (folder / mask).is_file()
     )
+    item = PlanItem(image=image, output=mask, overlay=overlay, explain=explain, key=key, action="segment")
     if not holds or entry is None:
-        return PlanItem(image=image, output=mask, overlay=overlay, key=key, action="segment")
+        return item
     drawn = overlay is None or (entry.overlay == overlay and (folder / overlay).is_file())
-    return PlanItem(image=image, output=mask, overlay=overlay, key=key, action="skip" if drawn else "draw", entry=entry)
+    explained = explain is None or (entry.explain == explain and (folder / explain).is_file())
+    return replace(item, action="explain" if not explained else "skip" if drawn else "draw", entry=entry)
 
 
 def _check_collisions(items: Iterable[PlanItem], others: Iterable[Entry], output: Path, *, overwrite: bool) -> None:
@@ -281,7 +292,7 @@ def _is_there(entry: Entry, folder: Path) -> bool:
 
 
 def _files_of(entries: Iterable[Entry]) -> list[str]:
-    return [name for entry in entries for name in (entry.output, entry.overlay) if name is not None]
+    return [name for entry in entries for name in (entry.output, *entry.drawings) if name is not None]
 
 
 def _moved(items: Sequence[PlanItem], entries: dict[str, Entry]) -> list[str]:
@@ -290,13 +301,13 @@ def _moved(items: Sequence[PlanItem], entries: dict[str, Entry]) -> list[str]:
     A label map whose picture has another name now (`x.png`, now `x.jpg.png` beside a new `x.webp`), and a drawing of
     a label map that moves or is made again. A drawing that still fits stays, asked for or not.
     """
-    taken = {name for item in items for name in (item.output, item.overlay)}
+    taken = {name for item in items for name in item.files}
     stale = []
     for item in items:
         entry = entries.get(picture_id(item.image.path))
         if entry is None:
             continue
         remade = item.action == "segment" or entry.output != item.output
-        names = (entry.output, entry.overlay if remade else None)
+        names = (entry.output, *(entry.drawings if remade else ()))
         stale += [name for name in names if name is not None and name not in taken]
     return stale

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 from ovseg_cli.errors import ImageError, OutputError, OvsegError, StoreReadOnlyError
 from ovseg_cli.files.atomic import make_folder, write_image, write_text
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    from ovseg_cli.explain import Explainer
     from ovseg_cli.profiles import Profile
+    from ovseg_cli.segmenter import Segmenter
     from ovseg_cli.store import Store
 
 log = logging.getLogger("ovseg_cli")
@@ -202,8 +204,10 @@ class _Run:
         recorded: bool,
     ) -> None:
         self.plan = plan
+        self.store = store
         self.make_segmenter = segmenter_factory
         self.segmenter: SegmenterLike | None = None
+        self.explainer: Explainer | None = None
         self.record = _RunRecorder(store if recorded else None, plan, argv)
         self.labelmap = labelmap_of(plan.request.classes)
         self.summary = RunSummary(
@@ -260,6 +264,8 @@ class _Run:
         try:
             if item.action == "draw" and item.entry is not None:
                 entry = self._draw(item, item.entry)
+            elif item.action == "explain" and item.entry is not None:
+                entry = self._add_explanation(item, item.entry)
             else:
                 entry = self._segment(item, begun)
         except ImageError as error:
@@ -268,12 +274,11 @@ class _Run:
             self.summary.failed.append(Failure(str(item.image.path), reason))
             entry = Entry(path=picture_id(item.image.path), status="failed", error=reason, key=item.key)
             # A label map of what used to be under this name describes it no more.
-            for name in (item.output, item.overlay):
-                if name is not None:
-                    _remove_inside(self.plan.output, name)
+            for name in item.files:
+                _remove_inside(self.plan.output, name)
             self.record.add(item, "failed", entry)
             return entry
-        if item.action == "draw":
+        if item.action in ("draw", "explain"):
             self.summary.skipped += 1
             self.record.add(item, "skipped", entry)
         else:
@@ -283,9 +288,9 @@ class _Run:
 
     def _segment(self, item: PlanItem, begun: float) -> Entry:
         image = open_image(item.image.path)
-        if self.segmenter is None:
-            self.segmenter = self._load()
-        result: SegmentationLike = self.segmenter.segment(image)
+        segmenter = self._loaded()
+        result: SegmentationLike
+        result = segmenter.segment(image) if item.explain is None else self._explain(image, item.explain)
         write_label(self.plan.output / item.output, result.ids, self.labelmap)
         if item.overlay is not None:
             write_image(self.plan.output / item.overlay, draw_overlay(image, result.ids, self.labelmap))
@@ -293,6 +298,7 @@ class _Run:
             path=picture_id(item.image.path),
             output=item.output,
             overlay=item.overlay,
+            explain=item.explain,
             size=(image.width, image.height),
             status="done",
             method=result.method,
@@ -311,6 +317,31 @@ class _Run:
         ids = read_label(self.plan.output / item.output)
         write_image(self.plan.output / item.overlay, draw_overlay(image, ids, self.labelmap))
         return replace(entry, overlay=item.overlay)
+
+    def _add_explanation(self, item: PlanItem, entry: Entry) -> Entry:
+        """Explain a label map that is there."""
+        if item.explain is None:
+            raise ValueError(f"nothing to explain for {item.image.path}")
+        self._explain(open_image(item.image.path), item.explain)
+        entry = replace(entry, explain=item.explain)
+        drawn = item.overlay is None or (entry.overlay == item.overlay and (self.plan.output / item.overlay).is_file())
+        return entry if drawn else self._draw(item, entry)
+
+    def _explain(self, image: Image.Image, target: str) -> SegmentationLike:
+        """Segment a picture, and write why its classes are where they are."""
+        from ovseg_cli.explain import HOW_CHOSEN, Explainer, draw
+
+        if self.explainer is None:
+            self.explainer = Explainer(cast("Segmenter", self._loaded()), self.store)
+        result, explanations = self.explainer.explain(image)
+        write_image(self.plan.output / target, draw(image, result.ids, self.labelmap, explanations, note=HOW_CHOSEN))
+        return result
+
+    def _loaded(self) -> SegmenterLike:
+        """The segmenter, loaded when it is first needed."""
+        if self.segmenter is None:
+            self.segmenter = self._load()
+        return self.segmenter
 
     def _load(self) -> SegmenterLike:
         segmenter, device = self.make_segmenter()
@@ -361,12 +392,12 @@ class _RunRecorder:
             argv=self._argv,
             method=request.method,
             classes=request.classes,
-            background=request.background,
+            background=request.options.background,
             output=self._plan.output,
             inputs=self._plan.inputs,
             settings={
                 "asked": request.asked,
-                "threshold": request.threshold,
+                "threshold": request.options.threshold,
                 "prefilter": request.prefilter,
                 "digest": request.digest,
             },
@@ -431,8 +462,8 @@ def _manifest(
         argv=argv,
         inputs=plan.inputs,
         classes=classes,
-        background=request.background,
-        threshold=request.threshold,
+        background=request.options.background,
+        threshold=request.options.threshold,
         prefilter=request.prefilter,
         method={"asked": request.asked, "used": request.method, "reason": request.reason},
         digest=request.digest,

@@ -59,7 +59,5 @@ class Factory:
                     raise outer.fail_at[outer.segmented]
                 return super().segment(image)
 
-        segmenter = Counting(
-            FakeModels(profile), store, wanted.classes, method=wanted.method, background=wanted.background
-        )
+        segmenter = Counting(FakeModels(profile), store, wanted.classes, method=wanted.method, options=wanted.options)
         return Loaded(segmenter, "cpu")

@@ -8,6 +8,7 @@ import pytest
 from ovseg_cli.errors import NoInputError, UsageError
 from ovseg_cli.runs.plan import check_output, plan_run, resume_key
 from ovseg_cli.runs.segment import run_folder
+from ovseg_cli.segmenter import SegmentOptions
 from tests.runs.conftest import Factory, paint, request
 
 
@@ -89,7 +90,7 @@ def test_overwrite_does_everything_again(segmented, photos):
         ({"classes": ("dog", "cat")}, "other classes"),
         ({"classes": ("cat", "dog", "bird")}, "other classes"),
         ({"method": "prototype"}, "the method 'gem'"),
-        ({"background": False}, "with background"),
+        ({"options": SegmentOptions(background=False)}, "with background"),
     ],
 )
 def test_label_maps_of_another_kind_are_not_mixed(segmented, photos, changes, words):
@@ -182,8 +183,8 @@ def test_the_key_depends_on_all_that_decides(photos):
         base,
         replace(base, classes=("dog", "cat")),
         replace(base, method="prototype"),
-        replace(base, background=False),
-        replace(base, threshold=0.2),
+        replace(base, options=SegmentOptions(background=False)),
+        replace(base, options=SegmentOptions(threshold=0.2)),
         replace(base, digest="f" * 64),
     ]
     assert len({resume_key(path, wanted) for wanted in variants}) == len(variants)

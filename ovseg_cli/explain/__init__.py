@@ -1,0 +1,23 @@
+"""Why a pixel got its class: the scores that decided, and the prototypes and support images behind them."""
+
+from __future__ import annotations
+
+from ovseg_cli.explain.explainer import Explainer, check_point
+from ovseg_cli.explain.records import Explanation, Match, Region, Source, Standing, Word
+from ovseg_cli.explain.sheet import HOW_CHOSEN, draw
+from ovseg_cli.explain.words import as_data, describe
+
+__all__ = [
+    "HOW_CHOSEN",
+    "Explainer",
+    "Explanation",
+    "Match",
+    "Region",
+    "Source",
+    "Standing",
+    "Word",
+    "as_data",
+    "check_point",
+    "describe",
+    "draw",
+]
