@@ -3,6 +3,8 @@
 # make lint   ruff and mypy
 # make format ruff, in place
 # make bench  measurements of speed and memory (not tests)
+# make ablation  every part of the prototype method switched off in turn, three seeds
+# make parity  numbers against the published implementations', at their networks' true sizes; minutes and 7 GB
 # make quality  figures of the bundled models, one seed; fails when one is below its floor
 
 PYTHON ?= python3
@@ -10,7 +12,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint format bench quality clean
+.PHONY: demo test lint format bench ablation parity quality clean
 
 demo: $(STAMP)
 	$(BIN)/ovseg demo
@@ -29,6 +31,12 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks
+
+ablation: $(STAMP)
+	$(BIN)/python -m examples.ablation
+
+parity: $(STAMP)
+	$(BIN)/python -m pytest -q tests/parity -m parity
 
 quality: $(STAMP)
 	$(BIN)/python -m examples.mini_pack.evaluate ovseg_cli/profiles/mini \

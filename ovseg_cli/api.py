@@ -161,9 +161,10 @@ def segment(
     """
     from PIL import Image
 
+    from ovseg_cli.choices import SegmentOptions
     from ovseg_cli.files.images import to_rgb
     from ovseg_cli.runs.classes import stored_names
-    from ovseg_cli.segmenter import Segmenter, SegmentOptions
+    from ovseg_cli.segmenter import Segmenter
 
     if isinstance(classes, str):
         raise UsageError(f"classes must be a list of names, like [{classes!r}]; got the string {classes!r}.")

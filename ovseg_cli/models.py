@@ -122,6 +122,10 @@ class Models:
         )
         return [keys]
 
+    def vit(self, weights: Weights) -> VitBackbone:
+        """A self-supervised vision transformer."""
+        return self._get(VitBackbone, weights)
+
     def _get(self, kind: type[Backbone], weights: Weights) -> Backbone:
         key = (kind, weights)
         if key not in self._loaded:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ovseg_cli import segmenter
+from ovseg_cli import choices, segmenter
 from ovseg_cli.cli.common import Common
 from ovseg_cli.files.labels import voc_colour
 from ovseg_cli.store.records import ClassRecord, ExtractorRecord, PrototypeRecord, SupportRecord
@@ -40,11 +40,11 @@ class PaintSegmenter(segmenter.Segmenter):
 
     def __init__(self, models, store, classes, *, method="auto", options=None):
         self.models = models
-        self.choice = segmenter.resolve_method(store, classes, method)
+        self.choice = choices.resolve_method(store, classes, method)
         self.names = tuple(classes)
-        options = options or segmenter.SegmentOptions()
-        resolved = segmenter.resolve_options(store, models.profile, classes, self.choice, options)
-        self.settings = segmenter.plan_settings(store, models.profile, classes, self.choice, options, resolved)
+        options = options or choices.SegmentOptions()
+        resolved = choices.resolve_options(store, models.profile, classes, self.choice, options)
+        self.settings = choices.plan_settings(store, models.profile, classes, self.choice, options, resolved)
 
     def segment(self, image):
         type(self).calls += 1

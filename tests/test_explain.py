@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -353,8 +352,8 @@ def test_without_a_background_it_takes_no_part(store):
 
 def test_when_no_score_is_above_0_the_background_wins(store):
     segmenter = of_clip(store)
-    compare = segmenter._scorers[0].compare
-    segmenter._scorers[0].compare = lambda maps: compare(maps) - 3
+    compare = segmenter._prototypes[0].compare
+    segmenter._prototypes[0].compare = lambda maps: compare(maps) - 3
     e = at(segmenter, store)
     assert (e.label, e.rule, e.score) == ("background", "nothing", 0)
     assert "No class has a score above 0" in " ".join(remarks(e))
@@ -399,7 +398,7 @@ def test_with_gem_the_words_are_the_explanation(store):
     e = at(segmenter, store, (130, 20))
     scored = segmenter.score(example_scene(SCENE))
     probabilities = F.interpolate(
-        torch.softmax(scored.fused * MINI.clip.logit_scale, dim=0)[None], scored.size, mode="bilinear"
+        torch.softmax(scored.fused * MINI.clip.dense.logit_scale, dim=0)[None], scored.size, mode="bilinear"
     )[0, :, e.y, e.x]
     words = [*NAMES, *(w for w in MINI.clip.background_words if w not in NAMES)]
     expected = dict(zip(words, probabilities.tolist(), strict=True))
@@ -420,8 +419,16 @@ def test_with_gem_the_words_are_the_explanation(store):
 def scored(scores, size=None):
     """Fused scores (C + 1, h, w) without any network behind them."""
     fused = torch.as_tensor(np.asarray(scores), dtype=torch.float32)
-    scorer = SimpleNamespace(finish=lambda values: values)
-    return Scored(size or tuple(fused.shape[1:]), tuple(range(len(fused) - 1)), None, [scorer], fused, {})
+    return Scored(
+        size=size or tuple(fused.shape[1:]),
+        classes=tuple(range(len(fused) - 1)),
+        kept=None,
+        prototypes=[],
+        dense=None,
+        fused=fused,
+        scores=fused,
+        features={},
+    )
 
 
 def test_points_lie_where_the_largest_region_is_furthest_ahead():

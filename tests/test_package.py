@@ -54,7 +54,7 @@ def test_wheel_brings_weights_and_migrations_and_works(tmp_path: Path) -> None:
         "import ovseg_cli; from ovseg_cli import Store; from ovseg_cli.profiles import get_profile, weights_status;"
         "print(ovseg_cli.__file__);"
         "print(Store.open('store', profile='mini').health().ok);"
-        "print(all(state.present for state in weights_status(get_profile('mini'))))"
+        "print(all(state.present for state in weights_status(get_profile('mini').weights)))"
     )
     environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "", "HOME": str(tmp_path)}
     result = subprocess.run(

@@ -8,17 +8,18 @@ import pytest
 from PIL import Image
 
 from ovseg_cli import segmenter as module
-from ovseg_cli.errors import UnknownClassError, UsageError
-from ovseg_cli.methods.prefilter import Kept
-from ovseg_cli.profiles import get_profile
-from ovseg_cli.segmenter import (
+from ovseg_cli.choices import (
     MethodChoice,
-    Segmenter,
     SegmentOptions,
-    inference_for,
+    parse_windows,
+    plan_digest,
     resolve_method,
     resolve_options,
 )
+from ovseg_cli.errors import UnknownClassError, UsageError
+from ovseg_cli.methods.prefilter import Kept
+from ovseg_cli.profiles import get_profile
+from ovseg_cli.segmenter import Segmenter
 from ovseg_cli.store import Store
 from tests.mini import example_labels, example_names, example_scene, mini_class, mini_models
 
@@ -119,8 +120,10 @@ def test_where_all_scores_are_negative_the_background_wins_or_else_the_best_clas
     segmenter = Segmenter(
         mini_models(), store, ["cat", "apple"], method="prototype", options=SegmentOptions(background=background)
     )
-    for scorer in segmenter._scorers:
-        scorer.score = lambda images: torch.tensor([-0.9, -0.5, -0.2]).view(1, 3, 1, 1).expand(len(images), 3, 2, 2)
+    for scorer in segmenter._prototypes:
+        scorer.score = lambda crops: torch.tensor([-0.9, -0.5, -0.2]).view(1, 3, 1, 1).expand(
+            len(crops.images), 3, 2, 2
+        )
     result = segmenter.segment(noise(9, 9))
     assert result.shares == {"background" if background else "apple": 1.0}
 
@@ -175,21 +178,22 @@ def test_names_are_found_in_any_case_and_keep_the_callers_spelling(store, result
     np.testing.assert_array_equal(result.ids, results["prototype"].ids)
 
 
-def test_gem_takes_names_that_no_store_knows(store):
-    segmenter = Segmenter(mini_models(), store, ["cat", "crème brûlée", "猫"])
-    assert segmenter.method == "gem"
-    assert segmenter.segment(noise(40, 40)).ids.max() <= 3
+@pytest.mark.parametrize(
+    ("names", "method"), [(["cat", "crème brûlée", "猫"], "hybrid"), (["crème brûlée", "猫"], MINI.clip.best)]
+)
+def test_auto_takes_names_that_no_store_knows(store, names, method):
+    segmenter = Segmenter(mini_models(), store, names)
+    assert segmenter.method == method
+    assert segmenter.segment(noise(40, 40)).ids.max() <= len(names)
 
 
 def test_a_background_word_that_is_asked_for_is_no_background(store):
     word = MINI.clip.background_words[0]
     result = Segmenter(mini_models(), store, [word.upper()], method="gem")
-    assert result._scorers[0].channels == len(MINI.clip.background_words)
-    assert Segmenter(mini_models(), store, ["cat"], method="gem")._scorers[0].channels == 1 + len(
-        MINI.clip.background_words
-    )
+    assert result._dense.channels == len(MINI.clip.background_words)
+    assert Segmenter(mini_models(), store, ["cat"], method="gem")._dense.channels == 1 + len(MINI.clip.background_words)
     no_background = Segmenter(mini_models(), store, ["cat"], method="gem", options=SegmentOptions(background=False))
-    assert no_background._scorers[0].channels == 1
+    assert no_background._dense.channels == 1
 
 
 # --------------------------------------------------------------------------- which method
@@ -202,7 +206,8 @@ def test_auto_takes_prototypes_when_every_class_has_them(store):
 
 def test_auto_falls_back_and_says_for_which_classes(store):
     choice = resolve_method(store, ["cat", "dog", "sky"])
-    assert (choice.method, choice.missing) == ("gem", ("dog", "sky"))
+    assert (choice.method, choice.missing) == ("hybrid", ("dog", "sky"))
+    assert resolve_method(store, ["dog"]).method == MINI.clip.best
     assert "dog, sky" in choice.reason
 
 
@@ -235,7 +240,7 @@ def test_a_class_given_twice_is_refused(store, classes):
 def test_no_class_and_no_such_method_are_refused(store):
     with pytest.raises(UsageError, match="No classes"):
         resolve_method(store, [])
-    with pytest.raises(UsageError, match=r"'magic'.*auto, prototype, gem"):
+    with pytest.raises(UsageError, match=r"'magic'.*auto, prototype, hybrid, maskclip"):
         resolve_method(store, ["cat"], "magic")
 
 
@@ -250,7 +255,7 @@ def test_a_threshold_without_background_is_refused():
 def digest(store, classes=("cat", "apple"), method="auto", background=True, threshold=None, profile=MINI):
     choice = resolve_method(store, list(classes), method)
     options = SegmentOptions(background=background, threshold=threshold)
-    return Segmenter.plan_digest(store, profile, list(classes), choice, options)
+    return plan_digest(store, profile, list(classes), choice, options)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +285,7 @@ def test_whatever_changes_the_answer_changes_the_digest(store):
 
 def test_why_a_method_was_chosen_does_not_change_the_digest(store):
     asked = MethodChoice("prototype", "prototype", (), "asked for")
-    assert Segmenter.plan_digest(store, MINI, ["cat", "apple"], asked, SegmentOptions()) == digest(store)
+    assert plan_digest(store, MINI, ["cat", "apple"], asked, SegmentOptions()) == digest(store)
 
 
 def test_a_class_made_anew_changes_the_digest_of_its_prototypes_and_not_of_gem(tmp_path):
@@ -317,7 +322,7 @@ def test_scores_equal_the_fused_best_cosines_by_hand(store):
     short = MINI.inference.short_side
     large = F.interpolate(picture, (short, short), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
     scored = segmenter.score(np.ascontiguousarray(example_scene(SCENE)[:96, :96]))
-    ours = scored.scorers[0].finish(scored.fused)
+    ours = scored.scores
     boxes = {(0, 0, short)} if MINI.inference.whole_image else set()
     for size, stride in MINI.inference.windows:
         starts = sorted({*range(0, max(short - size, 0), stride), max(short - size, 0)})
@@ -397,7 +402,7 @@ def test_stuff_passes_the_filter(tmp_path):
 
 def planned(store, profile, prefilter, method="auto"):
     choice = resolve_method(store, ["cat", "apple"], method)
-    return Segmenter.plan_digest(store, profile, ["cat", "apple"], choice, SegmentOptions(prefilter=prefilter))
+    return plan_digest(store, profile, ["cat", "apple"], choice, SegmentOptions(prefilter=prefilter))
 
 
 def with_prefilter(profile, **changes):
@@ -419,7 +424,6 @@ def test_the_filter_changes_the_digest_and_who_wanted_it_does_not(store):
 
 
 ONLY_PROTOTYPES = (
-    {"prefilter": True},
     {"extractors": ("sd",)},
     {"prototypes": ("mean",)},
     {"stuff_filter": True},
@@ -431,11 +435,21 @@ def test_what_only_prototypes_have_is_refused_with_gem(store, asked):
     option = "--" + next(iter(asked)).replace("_", "-")
     options = SegmentOptions(**asked)
     gem = resolve_method(store, ["cat"], "gem")
-    with pytest.raises(UsageError, match=rf"{option}.*not with GEM.*--method prototype"):
+    with pytest.raises(UsageError, match=rf"{option}.*not with gem.*--method prototype"):
         resolve_options(store, MINI, ["cat"], gem, options)
-    fallen_back = resolve_method(store, ["cat", "dog"])
+    fallen_back = resolve_method(store, ["dog"])
     with pytest.raises(UsageError, match=rf"{option}.*no prototypes for dog.*ovseg add-class"):
-        resolve_options(store, MINI, ["cat", "dog"], fallen_back, options)
+        resolve_options(store, MINI, ["dog"], fallen_back, options)
+
+
+ONLY_WORDS = ({"templates": "single"}, {"logit_scale": 10.0}, {"synonyms": (("cat", ("kitten",)),)})
+
+
+@pytest.mark.parametrize("asked", ONLY_WORDS, ids=lambda asked: next(iter(asked)))
+def test_what_only_words_have_is_refused_with_prototypes(store, asked):
+    choice = resolve_method(store, ["cat"])
+    with pytest.raises(UsageError, match=r"prototypes are matched without any.*--method"):
+        resolve_options(store, MINI, ["cat"], choice, SegmentOptions(**asked))
 
 
 def test_a_profile_without_a_filter_filters_only_when_asked_and_then_complains(store):
@@ -446,12 +460,67 @@ def test_a_profile_without_a_filter_filters_only_when_asked_and_then_complains(s
     assert resolve_options(store, without, ["cat"], choice, SegmentOptions()).prefilter is None
 
 
-def test_gem_may_have_windows_of_its_own():
-    profile = get_profile("mini")
-    own = ((64, 64),)
-    changed = dataclasses.replace(profile, clip=dataclasses.replace(profile.clip, windows=own))
-    assert inference_for(changed, "gem").windows == own
-    assert inference_for(changed, "gem").short_side == profile.inference.short_side
-    assert inference_for(changed, "prototype") == profile.inference
-    plain = dataclasses.replace(profile, clip=dataclasses.replace(profile.clip, windows=None))
-    assert inference_for(plain, "gem") == profile.inference
+def test_the_users_short_side_and_windows_take_the_place_of_the_methods(store):
+    options = SegmentOptions(short_side=96, windows=((64, 32), (0, 0)))
+    for method in ("prototype", "gem", "hybrid"):
+        resolved = resolve_options(store, MINI, ["cat"], resolve_method(store, ["cat"], method), options)
+        for geometry in (resolved.inference, resolved.dense_settings):
+            if geometry is not None:
+                assert (geometry.short_side, geometry.windows, geometry.whole_image) == (96, ((64, 32),), True)
+    only_windows = SegmentOptions(windows=((64, 32),))
+    resolved = resolve_options(store, MINI, ["cat"], resolve_method(store, ["cat"]), only_windows)
+    assert not resolved.inference.whole_image
+    assert resolved.inference.short_side == MINI.inference.short_side
+
+
+def test_a_published_method_is_run_with_its_published_settings(store):
+    large = dataclasses.replace(MINI, clip=dataclasses.replace(MINI.clip, dense=None))
+    choice = resolve_method(store, ["cat"], "sclip")
+    settings = resolve_options(store, large, ["cat"], choice, SegmentOptions()).dense_settings
+    assert (settings.short_side, settings.windows, settings.logit_scale) == (336, ((224, 112),), 65.0)
+    assert resolve_options(store, MINI, ["cat"], choice, SegmentOptions()).dense_settings == MINI.clip.dense
+
+
+WINDOWS = {"448/224": (448, 224), "whole": (0, 0), "336/336": (336, 336)}
+
+
+@pytest.mark.parametrize("typed", WINDOWS)
+def test_windows_as_they_are_typed(typed):
+    assert parse_windows([typed]) == (WINDOWS[typed],)
+    assert parse_windows(["96/48, whole", typed]) == ((96, 48), (0, 0), WINDOWS[typed])
+    assert parse_windows([]) is None
+
+
+@pytest.mark.parametrize("typed", ["448", "a/b", "448/", "/2", "-4/2", "", "448x224"])
+def test_what_is_no_window_is_refused(typed):
+    with pytest.raises(UsageError, match="SIZE/STRIDE"):
+        parse_windows([typed])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"windows": ((32, 64),)},
+        {"windows": ((32, 0),)},
+        {"windows": ()},
+        {"short_side": 4},
+        {"logit_scale": 0.0},
+        {"templates": "many"},
+        {"refine": "crf"},
+        {"prototypes": ("mean", "mean")},
+        {"prototypes": ("median",)},
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_are_refused(wrong):
+    with pytest.raises(UsageError):
+        SegmentOptions(**wrong)
+
+
+def test_options_survive_a_record():
+    options = SegmentOptions(
+        threshold=0.25, extractors=("sd",), windows=((64, 32), (0, 0)), synonyms=(("cat", ("kitten", "puss")),)
+    )
+    assert SegmentOptions.from_record(json.loads(json.dumps(options.record()))) == options
+    with pytest.raises(UsageError, match="another version"):
+        SegmentOptions.from_record({"colour": "red"})

@@ -333,7 +333,7 @@ def clip(setup: Setup) -> list[Figure]:
     backbone, spec = setup.models.clip, setup.models.profile.clip
 
     def run(seed: int) -> tuple[float, dict[str, float | None]]:
-        text = backbone.embed_text(THING_NAMES, spec.prompts)
+        text = backbone.embed_text(THING_NAMES, spec.prompts or ("a photo of a {name}.",))
         world = _world(setup, seed)
         answers = []
         for name in THING_NAMES:

@@ -135,6 +135,11 @@ class ClipBackbone:
         return len(self.model.visual.transformer.resblocks)
 
     @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+        return int(self.model.visual.conv1.kernel_size[0])
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the vision tower's weights."""
         return self.model.visual.conv1.weight.dtype

@@ -124,9 +124,39 @@ class VitBackbone:
             self.model(pixel_values=pixels, **self._settings(len(images), side * side))
         finally:
             handle.remove()
-        others = 1 + getattr(self.model.config, "num_register_tokens", 0)  # the class token and registers come first
-        patches = seen[0][:, others:].float()
+        patches = seen[0][:, self._others :].float()
         return patches.transpose(1, 2).reshape(len(images), -1, side, side)
+
+    @torch.inference_mode()
+    def tokens(
+        self, images: Tensor, *, input_size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+    ) -> Tensor:
+        """Patch tokens after the last block and the final norm, as a map.
+
+        Args:
+            images: float (B, 3, H, W) in [0, 1]; squashed to `input_size`.
+            input_size: (height, width) in pixels, multiples of the patch size.
+            mean: Input normalisation, per channel.
+            std: Input normalisation, per channel.
+
+        Returns:
+            float32 (B, D, rows, columns), without the class token and the registers.
+        """
+        grid = [side // self.model.config.patch_size for side in input_size]
+        pixels = squash(images, input_size, mean, std).to(self.model.dtype)
+        output = self.model(pixel_values=pixels, **self._settings(len(images), grid[0] * grid[1]))
+        patches = output.last_hidden_state[:, self._others :].float()
+        return patches.transpose(1, 2).unflatten(2, grid)
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+        return int(self.model.config.patch_size)
+
+    @property
+    def _others(self) -> int:
+        """Tokens before the patches: the class token and registers."""
+        return 1 + getattr(self.model.config, "num_register_tokens", 0)
 
     def _settings(self, count: int, patches: int) -> dict[str, object]:
         """What the model's forward pass is called with beside the pixels."""

@@ -155,8 +155,8 @@ def _score_images(
     ignore: int,
 ) -> Report:
     """Segment into a folder that is thrown away, then score."""
+    from ovseg_cli.choices import SegmentOptions
     from ovseg_cli.runs.evaluate import predictions_in
-    from ovseg_cli.segmenter import SegmentOptions
 
     with tempfile.TemporaryDirectory(prefix="ovseg-eval-") as scratch:
         output = Path(scratch) / "ovseg-out"

@@ -18,15 +18,16 @@ from ovseg_cli.cli.options import (
     PrototypesOpt,
     RefineOpt,
     StuffFilterOpt,
+    segment_options,
     split_names,
 )
-from ovseg_cli.cli.segment import MethodName
 from ovseg_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from ovseg_cli.choices import SegmentOptions
     from ovseg_cli.explain import Explanation
     from ovseg_cli.runs.manifest import Manifest
-    from ovseg_cli.segmenter import Segmentation, SegmentOptions
+    from ovseg_cli.segmenter import Segmentation
     from ovseg_cli.store import Store
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -78,9 +79,12 @@ def explain(
     ] = None,
     classes: ClassesOpt = None,
     method: Annotated[
-        MethodName | None,
+        str | None,
         typer.Option(
-            "--method", metavar="METHOD", help="prototype, gem or auto, as for ovseg segment.", show_default=False
+            "--method",
+            metavar="METHOD",
+            help="auto, prototype, or a method that reads words, as for ovseg segment.",
+            show_default=False,
         ),
     ] = None,
     output: Annotated[
@@ -120,7 +124,7 @@ def explain(
     from ovseg_cli.files.atomic import write_image
     from ovseg_cli.files.images import open_image
     from ovseg_cli.runs.segment import labelmap_of
-    from ovseg_cli.segmenter import Segmenter, SegmentOptions
+    from ovseg_cli.segmenter import Segmenter
 
     points = [_point(text) for text in at or ()]
     target = _target(image, output)
@@ -135,12 +139,12 @@ def explain(
         "--prototypes": prototypes,
         "--refine": None if refine == "none" else refine,
     }
-    options = SegmentOptions(
-        background=background is not False,
+    options = segment_options(
+        background=background,
         threshold=threshold,
         prefilter=prefilter,
-        extractors=split_names(extractors) or None,
-        prototypes=split_names(prototypes) or None,  # type: ignore[arg-type]  # checked by the class itself
+        extractors=extractors,
+        prototypes=prototypes,
         stuff_filter=stuff_filter,
         refine=refine,
     )
@@ -156,7 +160,7 @@ def explain(
         models = common.load_models(common.profile_of(store))
         segmenter = Segmenter(models, store, asked.names, method=asked.method, options=asked.options)
         if segmenter.choice.asked == "auto" and segmenter.choice.missing:
-            common.out.note(f"{segmenter.choice.reason}: all classes are looked for with GEM, which needs none")
+            common.out.note(f"{segmenter.choice.reason}: explained is {segmenter.method}")
         segmentation, explanations = Explainer(segmenter, store).explain(picture, points or None)
     was = _labels_of_run(common, run, manifest, image, explanations) if run is not None and manifest else None
     sheet = draw(picture, segmentation.ids, labelmap_of(asked.names), explanations, note="" if points else HOW_CHOSEN)
@@ -259,23 +263,10 @@ def _manifest(run: Path, given: dict[str, Any]) -> Manifest:
 
 def _as_in(manifest: Manifest) -> _Asked:
     """The classes, the method and the options of a run."""
-    from ovseg_cli.segmenter import SegmentOptions
+    from ovseg_cli.choices import SegmentOptions
 
-    settings, method = manifest.settings, str(manifest.method["used"])
-    with_prototypes = method == "prototype"
-    return _Asked(
-        names=manifest.class_names,
-        method=method,
-        options=SegmentOptions(
-            background=manifest.background,
-            threshold=manifest.threshold,
-            prefilter=manifest.prefilter if with_prototypes else None,
-            extractors=tuple(settings["extractors"]) if with_prototypes else None,
-            prototypes=tuple(settings["prototype_kinds"]) if with_prototypes else None,
-            stuff_filter=settings["stuff_filter"] is not None if with_prototypes else None,
-            refine=settings["refine"],
-        ),
-    )
+    options = SegmentOptions.from_record(manifest.options)
+    return _Asked(names=manifest.class_names, method=str(manifest.method["used"]), options=options)
 
 
 def _compare_store(common: Common, store: Store, manifest: Manifest) -> None:

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from ovseg_cli.cli import bundles, classes, demo, doctor, evaluate, explain, profiles, segment
+from ovseg_cli.cli import bundles, classes, demo, doctor, evaluate, explain, methods, profiles, segment
 from ovseg_cli.cli.common import OvsegGroup, Terminated, root_callback
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ bundles.register(app)
 segment.register(app)
 explain.register(app)
 evaluate.register(app)
+methods.register(app)
 profiles.register(app)
 doctor.register(app)
 demo.register(app)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from ovseg_cli.choices import SegmentOptions
+    from ovseg_cli.files.class_file import ClassFile
 
 ClassesOpt = Annotated[
     list[str] | None,
@@ -114,3 +118,60 @@ def split_names(values: Iterable[str] | None) -> tuple[str, ...]:
     """
     names = [name.strip() for value in values or () for name in value.split(",")]
     return tuple(dict.fromkeys(names))
+
+
+def segment_options(
+    *,
+    background: bool | None,
+    threshold: float | None,
+    prefilter: bool | None,
+    extractors: Iterable[str] | None,
+    prototypes: Iterable[str] | None,
+    stuff_filter: bool | None,
+    refine: Literal["none", "pamr"],
+    templates: Literal["single", "short", "car", "imagenet"] | None = None,
+    logit_scale: float | None = None,
+    short_side: int | None = None,
+    windows: list[str] | None = None,
+    synonyms: list[str] | None = None,
+    listed: ClassFile | None = None,
+) -> SegmentOptions:
+    """What was typed, as what decides label maps.
+
+    Args:
+        background: `BackgroundOpt`.
+        threshold: Class score below which a pixel is background.
+        prefilter: `PrefilterOpt`.
+        extractors: `ExtractorsOpt`.
+        prototypes: `PrototypesOpt`.
+        stuff_filter: `StuffFilterOpt`.
+        refine: `RefineOpt`.
+        templates: Set of prompt templates.
+        logit_scale: Factor on cosines.
+        short_side: In pixels.
+        windows: Each SIZE/STRIDE or whole.
+        synonyms: Each CLASS=WORD.
+        listed: A class file with more synonyms, and perhaps words for the background.
+
+    Raises:
+        UsageError: Something that cannot be.
+    """
+    from ovseg_cli.choices import SegmentOptions, parse_windows
+    from ovseg_cli.methods.words import merge_synonyms, parse_synonyms
+
+    merged = merge_synonyms({} if listed is None else listed.synonyms, parse_synonyms(synonyms or []))
+    return SegmentOptions(
+        background=background is not False,
+        threshold=threshold,
+        prefilter=prefilter,
+        extractors=split_names(extractors) or None,
+        prototypes=split_names(prototypes) or None,  # type: ignore[arg-type]  # checked by the class itself
+        stuff_filter=stuff_filter,
+        refine=refine,
+        templates=templates,
+        logit_scale=logit_scale,
+        short_side=short_side,
+        windows=parse_windows(windows or []),
+        synonyms=tuple(merged.items()),
+        background_words=None if listed is None else listed.background,
+    )

@@ -21,18 +21,18 @@ from ovseg_cli.cli.options import (
     PrototypesOpt,
     RefineOpt,
     StuffFilterOpt,
+    segment_options,
     split_names,
 )
 from ovseg_cli.cli.output import Milestones, amount, duration, percent, table
 from ovseg_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from ovseg_cli.choices import MethodChoice, SegmentOptions
+    from ovseg_cli.profiles import Profile
     from ovseg_cli.runs.plan import Plan
     from ovseg_cli.runs.segment import RunSummary
-    from ovseg_cli.segmenter import SegmentOptions
     from ovseg_cli.store import Store
-
-MethodName = Literal["auto", "prototype", "gem"]
 
 EXIT_SOME_FAILED = 3
 _MOST_NAMED = 5
@@ -59,11 +59,12 @@ def segment(
     ],
     classes: ClassesOpt = None,
     method: Annotated[
-        MethodName,
+        str,
         typer.Option(
             "--method",
             metavar="METHOD",
-            help="prototype, gem, or auto: prototypes if all classes have them, else GEM.",
+            help="prototype, hybrid, a method that reads words (gem, sclip, cliper, ...: see ovseg methods), or auto: "
+            "prototypes if all classes have them, hybrid if some have, else the profile's best.",
         ),
     ] = "auto",
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")] = Path(
@@ -91,6 +92,60 @@ def segment(
     extractors: ExtractorsOpt = None,
     prototypes: PrototypesOpt = None,
     refine: RefineOpt = "none",
+    class_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--class-file",
+            metavar="FILE",
+            help="Classes to look for, one per line, with synonyms behind semicolons.",
+            show_default=False,
+        ),
+    ] = None,
+    synonyms: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--synonym",
+            metavar="CLASS=WORD",
+            help="With words: another word for a class; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    templates: Annotated[
+        Literal["single", "short", "car", "imagenet"] | None,
+        typer.Option(
+            "--templates",
+            help="With words: the prompts that each is read in: 1, 7, 15 or 80. (default: the method's)",
+            show_default=False,
+        ),
+    ] = None,
+    logit_scale: Annotated[
+        float | None,
+        typer.Option(
+            "--logit-scale",
+            metavar="X",
+            help="With words: how sharply they compete. (default: the method's)",
+            show_default=False,
+        ),
+    ] = None,
+    short_side: Annotated[
+        int | None,
+        typer.Option(
+            "--short-side",
+            metavar="N",
+            help="Pixels of the short side that pictures are worked at. (default: the method's)",
+            show_default=False,
+        ),
+    ] = None,
+    windows: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--windows",
+            metavar="SIZE/STRIDE",
+            help="Sliding windows of that size in pixels, or whole; may be given several times. "
+            "(default: the method's)",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Make everything again; also to change the classes of a folder.")
     ] = False,
@@ -109,16 +164,29 @@ def segment(
     What is done is skipped the next time, so an interrupted run goes on where it stopped.
     Exit code 3: finished, but some pictures could not be read.
     """
-    from ovseg_cli.segmenter import SegmentOptions
+    names = split_names(classes)
+    listed = None
+    if class_file is not None:
+        if names:
+            raise UsageError("--class-file and --classes exclude each other: name the classes in one place.")
+        from ovseg_cli.files.class_file import read_class_file
 
-    options = SegmentOptions(
-        background=background is not False,
+        listed = read_class_file(class_file)
+        names = listed.classes
+    options = segment_options(
+        background=background,
         threshold=threshold,
         prefilter=prefilter,
-        extractors=split_names(extractors) or None,
-        prototypes=split_names(prototypes) or None,  # type: ignore[arg-type]  # checked by the class itself
+        extractors=extractors,
+        prototypes=prototypes,
         stuff_filter=stuff_filter,
         refine=refine,
+        templates=templates,
+        logit_scale=logit_scale,
+        short_side=short_side,
+        windows=windows,
+        synonyms=synonyms,
+        listed=listed,
     )
     with common.open_store() as store:
         plan = plan_segmentation(
@@ -126,7 +194,7 @@ def segment(
             store,
             inputs,
             output,
-            classes=split_names(classes),
+            classes=names,
             method=method,
             options=options,
             overlay=overlay,
@@ -147,6 +215,15 @@ def segment(
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
+def _instead(choice: MethodChoice, profile: Profile) -> str:
+    """What `auto` does for classes without prototypes."""
+    from ovseg_cli.methods.catalogue import METHODS
+
+    if choice.method == "hybrid":
+        return f"they are found by their names, with {METHODS[profile.clip.best].title} beside the others' prototypes"
+    return f"all classes are segmented with {METHODS[choice.method].title}, which needs none"
+
+
 def _near(store: Store, missing: Sequence[str]) -> str:
     """A hint at the stored names that missing ones may be misspellings of."""
     from ovseg_cli.store.names import class_key
@@ -164,7 +241,7 @@ def plan_segmentation(
     output: Path,
     *,
     classes: Sequence[str] = (),
-    method: MethodName = "auto",
+    method: str = "auto",
     options: SegmentOptions | None = None,
     overlay: bool = False,
     explain: bool = False,
@@ -179,9 +256,9 @@ def plan_segmentation(
         UnknownClassError: the method is `prototype` and a class has none.
         ProfileMismatchError: a class has no prototypes by one of the extractors.
     """
+    from ovseg_cli.choices import SegmentOptions, plan_digest, resolve_method, resolve_options
     from ovseg_cli.runs.classes import stored_names
     from ovseg_cli.runs.plan import Request, plan_run
-    from ovseg_cli.segmenter import Segmenter, SegmentOptions, resolve_method, resolve_options
 
     options = options or SegmentOptions()
     names = stored_names(store, classes) if classes else tuple(store.class_names())
@@ -199,7 +276,7 @@ def plan_segmentation(
         reason=choice.reason,
         options=options,
         prefilter=resolve_options(store, profile, names, choice, options).prefilter is not None,
-        digest=Segmenter.plan_digest(store, profile, names, choice, options),
+        digest=plan_digest(store, profile, names, choice, options),
         overlay=overlay,
         explain=explain,
     )
@@ -209,7 +286,7 @@ def plan_segmentation(
         some = ", ".join(named) + (" …" if len(choice.missing) > _MOST_NAMED else "")
         dashes = ["--"] if any(name.startswith("-") for name in named) else []
         common.out.note(
-            f"no prototypes for {some}: all classes are segmented with GEM, which needs none. "
+            f"no prototypes for {some}: {_instead(choice, profile)}. "
             f"For prototypes: ovseg add-class {shlex.join([*dashes, *named])}{_near(store, choice.missing)}"
         )
     if plan.redone and not overwrite:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.pixels import resize, to_tensor
+from ovseg_cli.dense import TOKEN_METHODS, TokenScorer
 from ovseg_cli.errors import ClassChangedError, ImageError, LabelError, UsageError
 from ovseg_cli.explain.points import choose_points, enlarged, scores_at
 from ovseg_cli.explain.records import Explanation, Match, Region, Rule, Source, Standing, Word
@@ -25,7 +26,7 @@ from ovseg_cli.methods.prototype import finest_grid, prototype_scores
 
 if TYPE_CHECKING:
     from ovseg_cli.profiles import ExtractorSpec
-    from ovseg_cli.segmenter import Scored, Segmentation, Segmenter, _GemScorer, _PrototypeScorer
+    from ovseg_cli.segmenter import Scored, Segmentation, Segmenter, _PrototypeScorer
     from ovseg_cli.store import Store
     from ovseg_cli.store.records import PrototypeInfo, Role, StoredSupport
 
@@ -57,6 +58,11 @@ class Explainer:
     """
 
     def __init__(self, segmenter: Segmenter, store: Store) -> None:
+        if segmenter.method != "prototype" and segmenter.method not in TOKEN_METHODS:
+            raise UsageError(
+                f"The scores of {segmenter.method} cannot be taken apart. Explained can be: prototype, "
+                f"{', '.join(TOKEN_METHODS)}; take one of these with --method."
+            )
         self._segmenter = segmenter
         self._store = store
         self._sources: OrderedDict[int, Source] = OrderedDict()
@@ -101,16 +107,16 @@ class Explainer:
             y=y,
             label=labels[channel],
             method=segmentation.method,
-            rule=_rule(standings, options.threshold),
-            threshold=options.threshold,
+            rule=_rule(standings, self._segmenter.threshold),
+            threshold=self._segmenter.threshold,
             background=options.background,
             standings=standings,
             ruled_out=tuple(n for i, n in enumerate(segmentation.names) if i not in scored.classes),
             refined=options.refine != "none",
             stuff_filter=self._segmenter.settings.get("stuff_filter"),
         )
-        if scored.gem is not None:
-            return replace(explanation, words=_words(scored.gem, scored, point))
+        if isinstance(scored.dense, TokenScorer):
+            return replace(explanation, words=_words(scored.dense, scored, point))
         asked = dict.fromkeys([*ranked[:2], *([0] if options.background else [])])
         return replace(explanation, matches=tuple(self._matches(scored, point, {c: labels[c] for c in asked})))
 
@@ -211,13 +217,13 @@ class Explainer:
         )
 
 
-def _words(scorer: _GemScorer, scored: Scored, point: tuple[int, int]) -> tuple[Word, ...]:
+def _words(scorer: TokenScorer, scored: Scored, point: tuple[int, int]) -> tuple[Word, ...]:
     """The most probable words at a pixel."""
     probabilities = enlarged(scored.fused, scored.size, [point[1]], [point[0]], scorer.probabilities)[:, 0, 0]
     order = probabilities.argsort(descending=True)[:MOST_WORDS].tolist()
     best = [i for place, i in enumerate(order) if place < 2 or probabilities[i] >= LEAST_PROBABILITY]
-    classes = len(scored.classes)
-    return tuple(Word(label=scorer.words[i], score=float(probabilities[i]), background=i >= classes) for i in best)
+    owner = scorer.vocabulary.owner
+    return tuple(Word(label=scorer.words[i], score=float(probabilities[i]), background=owner[i] == 0) for i in best)
 
 
 class _Sums:

@@ -39,41 +39,42 @@ def scores_at(scored: Scored, rows: Sequence[int], columns: Sequence[int], *, ba
     Returns:
         float32 (C + 1, R, K).
     """
-    scores = enlarged(scored.fused, scored.size, rows, columns, scored.scorers[0].finish)
+    scores = enlarged(scored.scores, scored.size, rows, columns)
     return scores.clamp(min=0) if background else scores
 
 
 def enlarged(
-    fused: Tensor,
+    scores: Tensor,
     size: tuple[int, int],
     rows: Sequence[int],
     columns: Sequence[int],
-    finish: Callable[[Tensor], Tensor],
+    change: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Fused scores, finished pixel by pixel and then enlarged bilinearly, where they are wanted alone.
+    """Scores, changed cell by cell and then enlarged bilinearly, where they are wanted alone.
 
     Args:
-        fused: float32 (channels, h, w).
+        scores: float32 (channels, h, w).
         size: (H, W) of the picture.
         rows: R places from the top of the picture.
         columns: K places from its left.
-        finish: Makes scores of fused ones, pixel by pixel; it may change what it is given.
+        change: Makes other scores of these, cell by cell; None to take them as they are.
 
     Returns:
         float32 (C, R, K).
     """
 
     def sources(length: int, wanted: int, places: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        place = torch.tensor(places, dtype=torch.float32, device=fused.device)
+        place = torch.tensor(places, dtype=torch.float32, device=scores.device)
         source = ((place + 0.5) * (length / wanted) - 0.5).clamp(min=0)
         first = source.floor().long().clamp(max=length - 1)
         return first, (first + 1).clamp(max=length - 1), source - first
 
-    upper, lower, down = sources(fused.shape[1], size[0], rows)
-    left, right, across = sources(fused.shape[2], size[1], columns)
+    upper, lower, down = sources(scores.shape[1], size[0], rows)
+    left, right, across = sources(scores.shape[2], size[1], columns)
 
     def at(row: Tensor, column: Tensor) -> Tensor:
-        return finish(fused[:, row][:, :, column])
+        cells = scores[:, row][:, :, column]
+        return cells if change is None else change(cells)
 
     top = at(upper, left) * (1 - across) + at(upper, right) * across
     bottom = at(lower, left) * (1 - across) + at(lower, right) * across

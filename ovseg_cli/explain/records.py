@@ -110,7 +110,7 @@ class Explanation:
         x: Column in the upright picture, from 0.
         y: Row.
         label: The pixel's label; "background" for none of the classes.
-        method: "prototype" or "gem".
+        method: "prototype", or the method that compares words.
         rule: "best" (it has the best score), "threshold" (a class has, but one below the threshold, so that the
             background takes its place) or "nothing" (no score is above 0, so that the background wins).
         threshold: The threshold, if there is one.

@@ -6,6 +6,7 @@ from typing import Any
 
 from ovseg_cli.explain.records import Explanation, Match, Source, Standing, Word
 from ovseg_cli.files.labels import BACKGROUND
+from ovseg_cli.methods.catalogue import METHODS
 
 
 def describe(explanation: Explanation) -> list[str]:
@@ -57,7 +58,7 @@ def remarks(explanation: Explanation) -> list[str]:
         such = f": before that, {' and '.join(told)}" if told else ""
         found.append(f"The scores were then refined along the picture's edges{such}.")
     if e.words:
-        found.append("GEM compares words and uses no prototypes.")
+        found.append(f"{METHODS[e.method].title} compares words and uses no prototypes.")
     return found
 
 

@@ -13,7 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import BlockTrace
-from ovseg_cli.methods.words import word_scores
+from ovseg_cli.profiles.specs import DenseDefaults
+
+GEM_BLOCKS = 6
+"""The last blocks that carry the stream: ``range(1, gem_depth)`` with ``gem_depth = 7`` in the published code."""
+
+DEFAULTS = DenseDefaults(short_side=448, whole_image=True, squash=448, templates="single", logit_scale=100.0)
+"""The settings of WalBouss/GEM. Its evaluation is unpublished; `batched_forward` multiplies cosines by 100. Its maps
+are stretched to [0, 1] for each class, which is for single maps; here classes compete by their probabilities."""
 
 
 def self_self_attention(features: Tensor, values: Tensor, temperature: Tensor, *, iterations: int = 1) -> Tensor:
@@ -32,9 +39,14 @@ def self_self_attention(features: Tensor, values: Tensor, temperature: Tensor, *
     """
     for _ in range(iterations):
         features = F.normalize(features, dim=-1)
-        features = torch.softmax(features @ features.transpose(-1, -2) * temperature, dim=-1) @ features
-    features = F.normalize(features, dim=-1)
-    return torch.softmax(features @ features.transpose(-1, -2) * temperature, dim=-1) @ values
+        features = _attend(features, features, temperature)
+    return _attend(features, values, temperature)
+
+
+def _attend(features: Tensor, values: Tensor, temperature: Tensor) -> Tensor:
+    """softmax(temperature * cosines of `features` with themselves) over the values, without holding the matrix."""
+    units = F.normalize(features, dim=-1)
+    return F.scaled_dot_product_attention(units * temperature, units, values, scale=1.0)
 
 
 def adaptive_temperature(block: BlockTrace) -> Tensor:
@@ -67,18 +79,3 @@ def gem_tokens(blocks: Sequence[BlockTrace], *, iterations: int = 1, temperature
         ]
         tokens = tokens + block.project(torch.stack(heads).mean(dim=0))
     return tokens
-
-
-def word_probabilities(cosines: Tensor, *, classes: int, logit_scale: float) -> Tensor:
-    """`word_scores` where each of the first words is a class of its own and all others are the background's.
-
-    Args:
-        cosines: (classes + background words, h, w), the classes first.
-        classes: C.
-        logit_scale: Factor on the cosines.
-
-    Returns:
-        (C + 1, h, w) in [0, 1], channel 0 the background's; 0 there when there are no background words.
-    """
-    owner = [*range(1, classes + 1), *[0] * (len(cosines) - classes)]
-    return word_scores(cosines, owner, logit_scale=logit_scale)

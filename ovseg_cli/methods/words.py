@@ -81,8 +81,8 @@ def make_vocabulary(
     """Gather the query words of classes. No word comes twice (upper and lower case make no difference).
 
     A class name goes before every synonym, synonyms of earlier classes before those of later ones, and all of them
-    before the background's words: whatever comes again is left out. (In the published files of COCO-Object "bed" is both
-    a class and the background's, and the two halve its probability.)
+    before the background's words: whatever comes again is left out. (In SCLIP's and ProxyCLIP's files of COCO-Object
+    "bed" is a class and the background's as well, which halves its probability there.)
 
     Args:
         classes: Class names.
@@ -96,7 +96,7 @@ def make_vocabulary(
     numbers: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
         if numbers.setdefault(class_key(name), number) != number:
-            raise UsageError(f"The class {name!r} is given twice.")
+            raise UsageError(f"The class {_shown(name)} is given twice.")
     if not names:
         raise UsageError("There is no class to look for. Name some.")
     of_class: list[list[str]] = [[] for _ in names]
@@ -119,8 +119,8 @@ def make_vocabulary(
                 fresh.append(word)
             else:
                 left_out.append(word)
-                whose = "is there already" if first == number else f"belongs to {names[first - 1]!r}"
-                notes.append(f"The synonym {_shown(word)} of {name!r} is left out: it {whose}.")
+                whose = "is there already" if first == number else f"belongs to {_shown(names[first - 1])}"
+                notes.append(f"The synonym {_shown(word)} of {_shown(name)} is left out: it {whose}.")
         words += fresh
         owner += [number] * len(fresh)
     for word in map(_clean, background):
@@ -131,7 +131,7 @@ def make_vocabulary(
         words.append(word)
         owner.append(0)
     if len(names) == 1 and 0 not in owner:
-        notes.append(f"Nothing competes with {names[0]!r}, so all of a picture becomes it: add words or classes.")
+        notes.append(f"Nothing competes with {_shown(names[0])}, so all of a picture becomes it: add words or classes.")
     return Vocabulary(tuple(names), tuple(words), tuple(owner), tuple(left_out), tuple(notes))
 
 

@@ -12,8 +12,22 @@ from typing import Literal, get_args
 
 from ovseg_cli.errors import UsageError
 
-TemplateSet = Literal["single", "imagenet", "short"]
+TemplateSet = Literal["single", "imagenet", "short", "car"]
 TEMPLATE_SETS: tuple[TemplateSet, ...] = get_args(TemplateSet)
+
+
+CAR_TEMPLATES = (
+    "a clean origami {name}.",
+    "a photo of a {name}.",
+    "This is a photo of a {name}",
+    "There is a {name} in the scene",
+    "There is the {name} in the scene",
+    "a photo of a {name} in the scene",
+    *(f"a photo of a {size} {{name}}." for size in ("small", "medium", "large")),
+    *(f"This is a photo of a {size} {{name}}." for size in ("small", "medium", "large")),
+    *(f"There is a {size} {{name}} in the scene." for size in ("small", "medium", "large")),
+)
+"""The prompts of CaR (Sun et al., "CLIP as RNN", CVPR 2024), which CLIPer takes."""
 
 
 def fill_prompt(template: str, name: str) -> str:
@@ -34,7 +48,7 @@ def prompt_templates(which: TemplateSet) -> tuple[str, ...]:
     Args:
         which: "single" is "a photo of a {name}."; "imagenet" the 80 of CLIP's zero-shot notebook (Radford et al.,
             "Learning Transferable Visual Models From Natural Language Supervision", 2021, section 3.1.4); "short" the
-            seven of them that the notebook found to do most of the work.
+            seven of them that the notebook found to do most of the work; "car" is `CAR_TEMPLATES`.
 
     Raises:
         UsageError: No such set.
@@ -43,6 +57,8 @@ def prompt_templates(which: TemplateSet) -> tuple[str, ...]:
         raise UsageError(f"Unknown set of prompt templates {which!r}. Sets: {', '.join(TEMPLATE_SETS)}.")
     if which == "single":
         return ("a photo of a {name}.",)
+    if which == "car":
+        return CAR_TEMPLATES
     import open_clip  # takes seconds
 
     functions = open_clip.OPENAI_IMAGENET_TEMPLATES if which == "imagenet" else open_clip.SIMPLE_IMAGENET_TEMPLATES

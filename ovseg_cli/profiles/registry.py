@@ -11,6 +11,7 @@ from ovseg_cli.profiles.specs import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     ClipSpec,
+    DenseDefaults,
     ExtractorSpec,
     GeneratorSpec,
     InferenceSpec,
@@ -68,6 +69,7 @@ MINI = Profile(
         batch_size=16,
         parts=32,
         min_attention_grid=16,
+        refine_layers=("up_blocks.2.attentions.1", "up_blocks.2.attentions.0"),
     ),
     regions=RegionSpec(
         layers=(
@@ -86,11 +88,17 @@ MINI = Profile(
         mean=_HALF,
         std=_HALF,
         prompts=("a photo of {article} {name}",),
-        logit_scale=40.0,
         background_words=("grass", "sand", "water", "sky", "snow", "brick wall", "wood", "road"),
-        gem_blocks=2,
+        best="gem",
+        dense=DenseDefaults(
+            short_side=192,
+            windows=((128, 64), (96, 48), (64, 32), (48, 24)),
+            whole_image=True,
+            squash=64,
+            logit_scale=40.0,
+        ),
+        streams=2,
         gem_temperature=10.0,
-        windows=((128, 64), (96, 48), (64, 32), (48, 24)),
     ),
     extractors=(
         ExtractorSpec(
@@ -142,6 +150,7 @@ MINI = Profile(
             std=_HALF,
         ),
     ),
+    proxy="dino",
     inference=InferenceSpec(short_side=192, windows=((128, 64), (96, 48), (64, 32))),
     prefilter=PrefilterSpec(
         input_size=64,
@@ -276,8 +285,6 @@ SD15 = Profile(
         input_size=448,
         mean=CLIP_MEAN,
         std=CLIP_STD,
-        prompts=("a photo of a {name}.",),
-        logit_scale=50.0,
         background_words=(
             "sky",
             "wall",
@@ -306,7 +313,7 @@ SD15 = Profile(
             "rail",
             "fence",
         ),
-        gem_blocks=6,
+        best="proxyclip",
     ),
     extractors=(
         ExtractorSpec(
@@ -393,6 +400,7 @@ SD15 = Profile(
         ),
     ),
     inference=InferenceSpec(short_side=448, windows=((448, 224), (336, 224))),
+    proxy="dino",
     # The published filter: the whole picture, "a X and a Y" whatever the first letter, the ten best classes.
     prefilter=PrefilterSpec(input_size=224, phrase="a {name}"),
 )

@@ -81,6 +81,8 @@ class GeneratorSpec:
         kmeans: Whether parts are clusters by Euclidean distance, as published, or by angle.
         attribution_timesteps: Diffusion timesteps at which the attention in given pictures is read (a class from the
             user's own pictures has no sampling run to read it from).
+        refine_layers: Module paths of the self-attention blocks that refine CLIPer's maps, the leftmost factor first.
+        read_size: Side of the square at which given pictures are read for dense methods; None for `image_size`.
     """
 
     weights: Weights
@@ -96,6 +98,8 @@ class GeneratorSpec:
     parts: int
     kmeans: Literal["euclidean", "spherical"] = "euclidean"
     attribution_timesteps: tuple[int, ...] = (100, 200, 400)
+    refine_layers: tuple[str, ...] = ("up_blocks.3.attentions.1", "up_blocks.3.attentions.0")
+    read_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +177,34 @@ class ExtractorSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DenseDefaults:
+    """What a dense CLIP method is run with when nobody says otherwise: the settings of its published numbers.
+
+    Attributes:
+        short_side: The image is resized so that its short side is this many pixels.
+        windows: (size, stride) of each sliding-window pass, in pixels of the resized image; empty for none.
+        whole_image: Whether the whole image is one more crop.
+        squash: Side of the square that every crop is squashed to before CLIP sees it; None to keep its aspect, with
+            both sides rounded to whole patches.
+        templates: Prompt templates that the text embeddings are averaged over (see `ovseg_cli.profiles.prompts`).
+        logit_scale: Cosines are multiplied by this before the softmax over class and background words.
+        threshold: A pixel whose best class has a smaller probability is background; None for no threshold.
+    """
+
+    short_side: int
+    windows: tuple[tuple[int, int], ...] = ()
+    whole_image: bool = False
+    squash: int | None = None
+    templates: Literal["single", "imagenet", "short", "car"] = "imagenet"
+    logit_scale: float = 40.0
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.windows and not self.whole_image:
+            raise ValueError("without windows, the whole image must be looked at")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSpec:
     """The CLIP model that segments without prototypes.
 
@@ -181,25 +213,28 @@ class ClipSpec:
         input_size: Crops are squashed to this square for dense features; position embeddings are resized.
         mean: Per-channel mean of the input normalisation (RGB in [0, 1]).
         std: Per-channel standard deviation.
-        prompts: Text templates with ``{article}`` and ``{name}``; their normalised embeddings are averaged.
-        logit_scale: Cosines are multiplied by this before the softmax over class and background words.
         background_words: What "none of the asked classes" looks like; a word that is asked for is left out.
-        gem_blocks: How many of the last blocks carry the GEM stream.
+        best: The dense method that "auto" takes for classes without prototypes.
+        prompts: Text templates with ``{article}`` and ``{name}``, for a model that was trained on captions of its own;
+            None for each method's published set. Their normalised embeddings are averaged.
+        dense: What takes the place of every dense method's published settings; None for a model of the published sizes.
+        large: Whether the model is a ViT-L, for which methods have published settings of their own.
+        streams: How many of the last blocks carry the second stream of GEM and CLIP Surgery.
         gem_temperature: GEM's inverse temperature; None takes the published adaptive one, which fits the widths of
             the published models and is far too soft for very narrow ones.
-        windows: (size, stride) of the sliding-window passes of dense CLIP methods; None takes the profile's.
     """
 
     weights: Weights
     input_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    prompts: tuple[str, ...]
-    logit_scale: float
     background_words: tuple[str, ...]
-    gem_blocks: int
+    best: str
+    prompts: tuple[str, ...] | None = None
+    dense: DenseDefaults | None = None
+    large: bool = False
+    streams: int = 6
     gem_temperature: float | None = None
-    windows: tuple[tuple[int, int], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,6 +290,19 @@ class PrefilterSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HybridSpec:
+    """How prototypes and words are weighed against each other (see `ovseg_cli.methods.hybrid`).
+
+    Attributes:
+        scale: Factor on cosines with prototypes before their softmax.
+        weight: How much prototypes count, in [0, 1].
+    """
+
+    scale: float = 20.0
+    weight: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """A named set of models and their settings.
 
@@ -268,6 +316,8 @@ class Profile:
         extra_extractors: Others that may be picked by name.
         inference: Windows.
         prefilter: How prototypes are filtered by class, None for never.
+        hybrid: How prototypes and words are weighed where some classes have prototypes and others do not.
+        proxy: Name of the extractor whose network lends its features to ProxyCLIP; None for a profile without one.
     """
 
     name: str
@@ -279,6 +329,8 @@ class Profile:
     extra_extractors: tuple[ExtractorSpec, ...] = ()
     inference: InferenceSpec
     prefilter: PrefilterSpec | None = None
+    hybrid: HybridSpec = HybridSpec()
+    proxy: str | None = None
 
     @property
     def weights(self) -> tuple[Weights, ...]:

@@ -316,8 +316,8 @@ def _check_whole(existing: ClassRecord) -> None:
     """Refuse to pool prototypes anew from images that are smaller than those that they were pooled from."""
     if any(origin.get("images") == "scaled down" for origin in existing.settings.get("imported", [])):
         raise UsageError(
-            f"The support images of {existing.name!r} were scaled down when it was exported, so its prototypes cannot be "
-            "pooled anew. Export it with a larger --image-side, or make it anew with --if-exists replace."
+            f"The support images of {existing.name!r} were scaled down when it was exported, so its prototypes cannot "
+            "be pooled anew. Export it with a larger --image-side, or make it anew with --if-exists replace."
         )
 
 

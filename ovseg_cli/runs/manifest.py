@@ -37,7 +37,8 @@ class Manifest:
         prefilter: whether classes were ruled out per picture first; `settings` says how, `predictions.jsonl` which.
         method: `asked`, `used` and `reason` (why the one became the other).
         digest: digest of everything that decides a label map, except the picture.
-        settings: what the method was run with (windows, extractors ...).
+        options: what was asked for beside classes and method, as `SegmentOptions.record` has it.
+        settings: what that came to (windows, extractors, words ...).
         profile: the model set, with ids and revisions.
         profile_digest: its digest.
         device: where it ran.
@@ -60,6 +61,7 @@ class Manifest:
     prefilter: bool = False
     method: Mapping[str, str]
     digest: str
+    options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     profile: Mapping[str, Any]
     profile_digest: str

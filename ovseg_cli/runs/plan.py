@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ovseg_cli.choices import SegmentOptions
 from ovseg_cli.errors import ImageError, OutputError, UsageError
 from ovseg_cli.files.discovery import InputImage, discover, expanded, picture_id
 from ovseg_cli.runs.journal import Entry, read_journal
 from ovseg_cli.runs.manifest import Manifest, read_manifest
-from ovseg_cli.segmenter import SegmentOptions
 
 MASK_FOLDER = "SegmentationClass"
 OVERLAY_FOLDER = "overlay"

@@ -467,6 +467,7 @@ def _manifest(
         prefilter=request.prefilter,
         method={"asked": request.asked, "used": request.method, "reason": request.reason},
         digest=request.digest,
+        options=request.options.record(),
         settings=known.settings if known else {},
         profile=profile.record(),
         profile_digest=profile.digest,

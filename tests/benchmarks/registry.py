@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from tests.benchmarks import attribution, decide, mini, scoring, sd15_size
+from tests.benchmarks import (
+    attribution,
+    cliper,
+    decide,
+    large,
+    mini,
+    prefilter,
+    refine,
+    scoring,
+    sd15_size,
+    texts,
+    words,
+)
 
 BENCHMARKS = {
     benchmark.name: benchmark
@@ -10,7 +22,13 @@ BENCHMARKS = {
         attribution.BENCHMARK,
         scoring.BENCHMARK,
         decide.BENCHMARK,
+        refine.BENCHMARK,
+        texts.BENCHMARK,
+        words.BENCHMARK,
+        prefilter.BENCHMARK,
+        cliper.BENCHMARK,
         mini.BENCHMARK,
+        large.BENCHMARK,
         sd15_size.BENCHMARK,
     )
 }

@@ -83,10 +83,12 @@ class TestMethods:
         result = cli("segment", "photos", "-c", "cat,dog")
         notes = [line for line in result.stderr.splitlines() if "GEM" in line]
         assert len(notes) == 1
-        assert "no prototypes for dog" in notes[0]
+        assert "no prototypes for dog: they are found by their names" in notes[0]
         assert "ovseg add-class dog" in notes[0]
         lines = (here / "ovseg-out/predictions.jsonl").read_text().splitlines()
-        assert {json.loads(line)["method"] for line in lines} == {"gem"}
+        assert {json.loads(line)["method"] for line in lines} == {"hybrid"}
+        (note,) = [n for n in cli("segment", "photos", "-c", "dog", "-o", "b").stderr.splitlines() if "GEM" in n]
+        assert "all classes are segmented with GEM" in note
         assert json.loads((here / "ovseg-out/run.json").read_text())["method"]["asked"] == "auto"
 
     def test_auto_with_prototypes_has_nothing_to_say(self, cli, photos):
@@ -139,15 +141,10 @@ class TestPrefilter:
         again = cli("segment", "photos", "--no-prefilter", "--dry-run", "--json").data
         assert again["images"][0]["action"] == "segment"
 
-    def test_gem_has_no_filter(self, cli, photos, here):
-        result = cli("segment", "photos", "-c", "cat", "--method", "gem", "--prefilter")
-        assert result.exit_code == 2
-        assert "--method prototype" in result.error
-        result = cli("segment", "photos", "-c", "cat", "--prefilter")
-        assert result.exit_code == 2
-        assert "no prototypes for cat" in result.error
-        assert not (here / "ovseg-out").exists()
-        assert cli("segment", "photos", "-c", "cat", "--no-prefilter").exit_code == 0
+    def test_gem_is_filtered_only_when_asked(self, cli, photos):
+        assert cli("segment", "photos", "-c", "cat", "--method", "gem", "--json").data["prefilter"] is False
+        asked = cli("segment", "photos", "-c", "cat", "--method", "gem", "--prefilter", "-o", "b", "--json")
+        assert asked.data["prefilter"] is True
 
 
 class TestAgain:

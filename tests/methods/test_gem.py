@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ovseg_cli.methods.gem import adaptive_temperature, gem_tokens, self_self_attention, word_probabilities
+from ovseg_cli.methods.gem import adaptive_temperature, gem_tokens, self_self_attention
 from tests.mini import mini_models, random_pictures
 
 PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -100,21 +100,3 @@ def test_one_image_has_the_same_tokens_alone_and_in_a_batch(case):
     alone = backbone.trace(random_pictures(2, 64, 64)[1:], blocks=(-2, -1), input_size=64, **PLAIN).blocks
     tokens = gem_tokens([alone[i] for i in sorted(alone)])
     torch.testing.assert_close(tokens[0], gem_tokens(blocks[-2:])[1], atol=1e-4, rtol=1e-3)
-
-
-def test_word_probabilities_are_a_softmax_over_all_words():
-    random = np.random.default_rng(1)
-    cosines = random.uniform(-1, 1, (5, 2, 3))
-    ours = word_probabilities(torch.from_numpy(cosines), classes=3, logit_scale=7.0).numpy()
-    assert ours.shape == (4, 2, 3)
-    for y in range(2):
-        for x in range(3):
-            p = softmax(7.0 * cosines[:, y, x])
-            np.testing.assert_allclose(ours[1:, y, x], p[:3])
-            assert ours[0, y, x] == pytest.approx(max(p[3:]))
-
-
-def test_without_background_words_the_background_never_scores():
-    ours = word_probabilities(torch.rand(3, 4, 4), classes=3, logit_scale=10.0)
-    assert (ours[0] == 0).all()
-    torch.testing.assert_close(ours[1:].sum(0), torch.ones(4, 4))

@@ -9,7 +9,7 @@ from ovseg_cli.profiles import get_profile
 from ovseg_cli.profiles.prompts import TEMPLATE_SETS, fill_prompts, prompt_templates, resolve_templates
 
 
-@pytest.mark.parametrize(("which", "count"), [("single", 1), ("imagenet", 80), ("short", 7)])
+@pytest.mark.parametrize(("which", "count"), [("single", 1), ("imagenet", 80), ("short", 7), ("car", 15)])
 def test_the_sets_have_their_published_sizes_and_place_the_name_once(which, count):
     templates = prompt_templates(which)
     assert len(templates) == len(set(templates)) == count
@@ -67,5 +67,5 @@ def test_the_user_goes_before_the_profile_and_the_profile_before_the_method():
 
 
 def test_an_unknown_set_is_refused_with_the_names_of_those_there_are():
-    with pytest.raises(UsageError, match=r"'car'.*single, imagenet, short"):
-        prompt_templates("car")
+    with pytest.raises(UsageError, match=r"'bus'.*single, imagenet, short, car"):
+        prompt_templates("bus")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ovseg_cli.errors import UsageError
+from ovseg_cli.methods.catalogue import DENSE_METHODS
 from ovseg_cli.profiles import PROFILES, get_profile
 from ovseg_cli.profiles.prompts import fill_prompt
 from ovseg_cli.profiles.specs import bundled_revision, digest_of
@@ -81,7 +82,7 @@ def test_a_profiles_digest_survives_json_and_changes_with_any_part(profile):
     assert digest_of(json.loads(json.dumps(profile.record()))) == profile.digest
     for changed in (
         dataclasses.replace(profile, generator=dataclasses.replace(profile.generator, guidance=1.5)),
-        dataclasses.replace(profile, clip=dataclasses.replace(profile.clip, logit_scale=1.5)),
+        dataclasses.replace(profile, clip=dataclasses.replace(profile.clip, gem_temperature=1.5)),
         dataclasses.replace(profile, inference=dataclasses.replace(profile.inference, short_side=7)),
         dataclasses.replace(profile, extractors=profile.extractors[:1]),
     ):
@@ -194,7 +195,7 @@ def test_the_layers_of_sd15_are_the_published_choice_from_the_published_list():
 def test_the_layers_of_mini_exist():
     unet = mini_models().generator.unet
     assert len(channels(unet, MINI.extractors[0].layers)) == len(MINI.extractors[0].layers)
-    assert MINI.clip.gem_blocks <= mini_models().clip.depth
+    assert MINI.clip.streams <= mini_models().clip.depth
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda p: p.name)
@@ -202,7 +203,9 @@ def test_settings_of_a_profile_fit_together(profile):
     names = [e.name for e in (*profile.extractors, *profile.extra_extractors)]
     assert len(set(names)) == len(names)
     assert "{name}" in profile.generator.prompt
-    assert all("{name}" in prompt for prompt in profile.clip.prompts)
+    assert all("{name}" in prompt for prompt in profile.clip.prompts or ())
+    assert profile.clip.best in DENSE_METHODS
+    assert profile.proxy in {extractor.name for extractor in profile.known_extractors}
     assert all(stride <= size for size, stride in profile.inference.windows)
     assert len(set(profile.clip.background_words)) == len(profile.clip.background_words)
 

@@ -53,7 +53,7 @@ def test_attention_is_merged_into_the_blocks_that_anchors_lie_in(anchors, places
         torch.testing.assert_close(row, attention[np.flatnonzero(block == BLOCKS)[0]])
 
 
-def merge_one_by_one(attention, places, threshold, rounds):
+def merge_one_by_one(attention, places, threshold, rounds, overlap):
     """The published description, distribution by distribution."""
 
     def alike(p, q):
@@ -67,7 +67,7 @@ def merge_one_by_one(attention, places, threshold, rounds):
         taken, averages = set(), []
         for index, row in enumerate(kept):
             if index not in taken:
-                members = [i for i, other in enumerate(kept) if alike(row, other)]
+                members = [i for i, other in enumerate(kept) if alike(row, other) and (overlap or i not in taken)]
                 taken.update(members)
                 averages.append(np.mean([kept[i] for i in members], axis=0))
         kept = averages
@@ -76,10 +76,11 @@ def merge_one_by_one(attention, places, threshold, rounds):
 
 @pytest.mark.parametrize("rounds", [0, 1, 2])
 @pytest.mark.parametrize("threshold", [0.1, 0.25, 0.5])
-def test_merging_equals_a_loop_over_distributions(rounds, threshold):
+@pytest.mark.parametrize("overlap", [False, True])
+def test_merging_equals_a_loop_over_distributions(rounds, threshold, overlap):
     attention = (attention_of_blocks(BLOCKS) + distributions(64, 64, seed=2)) / 2
-    merged = merge_attention(attention, anchors=4, divergence=threshold, rounds=rounds)
-    expected = merge_one_by_one(attention, [0, 2, 4, 6], threshold, rounds)
+    merged = merge_attention(attention, anchors=4, divergence=threshold, rounds=rounds, overlap=overlap)
+    expected = merge_one_by_one(attention, [0, 2, 4, 6], threshold, rounds, overlap)
     assert merged.shape == expected.shape
     np.testing.assert_allclose(merged.numpy(), expected, atol=1e-6)
 

@@ -1,0 +1,566 @@
+"""Dense CLIP methods on pictures: from crops to a score per word, and from fused scores to one per class.
+
+The methods themselves are pure functions in `ovseg_cli.methods`; here they get what they need of a profile's models.
+A scorer gives scores of crops (`score`), which are fused over windows, and makes class scores of the fused ones
+(`finish`). Crops are shown to the networks through `Crops`, so that methods that look at the same crops share one walk.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ovseg_cli.backbones.clip import BlockTrace, ClipTrace, PositionMode
+from ovseg_cli.backbones.diffusion import PhrasedPrompt, PromptAttention
+from ovseg_cli.errors import ImageError, UsageError
+from ovseg_cli.methods import agg, cliper, clipsurgery, clusters, diffsegmenter, gem, last_layer, proxyclip
+from ovseg_cli.methods.attention_refine import refine_maps
+from ovseg_cli.methods.catalogue import METHODS
+from ovseg_cli.methods.diffusion_defaults import DiffusionDefaults
+from ovseg_cli.methods.words import Vocabulary, embed_words, word_scores
+from ovseg_cli.profiles import ExtractorSpec, Profile
+from ovseg_cli.profiles.prompts import TemplateSet, resolve_templates
+from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, DenseDefaults
+
+if TYPE_CHECKING:
+    from ovseg_cli.methods.prefilter import TextCache
+    from ovseg_cli.models import Models
+
+
+@dataclass(slots=True, eq=False)
+class Crops:
+    """A batch of crops of one picture, and what CLIP has seen in it.
+
+    Attributes:
+        images: float (B, 3, h, w) in [0, 1].
+        models: The profile's models.
+        blocks: Blocks of CLIP that some method is going to ask for: the first walk keeps them all.
+    """
+
+    images: Tensor
+    models: Models
+    blocks: Collection[int] = ()
+    _traces: dict[tuple[tuple[int, int], PositionMode], ClipTrace] = field(default_factory=dict)
+
+    def trace(
+        self, blocks: Collection[int], input_size: tuple[int, int], positions: PositionMode = "bicubic"
+    ) -> ClipTrace:
+        """What the vision tower computes at a size in pixels, at least in these blocks (counted from the front)."""
+        seen = self._traces.get((input_size, positions))
+        if seen is None or not seen.blocks.keys() >= set(blocks):
+            clip = self.models.profile.clip
+            wanted = sorted({*blocks, *self.blocks, *(seen.blocks if seen else ())})
+            seen = self.models.clip.trace(
+                self.images,
+                blocks=wanted,
+                input_size=input_size,
+                mean=clip.mean,
+                std=clip.std,
+                positions=positions,
+            )
+            self._traces[input_size, positions] = seen
+        return seen
+
+
+class DenseScorer(Protocol):
+    """What the segmenter needs of a method."""
+
+    threshold: float | None
+    """Class score below which a pixel is background, by the method's own settings."""
+
+    @property
+    def channels(self) -> int:
+        """How many scores a cell of a crop has."""
+
+    @property
+    def input_size(self) -> int:
+        """About the side in pixels at which a crop goes through the networks."""
+
+    @property
+    def blocks(self) -> Collection[int]:
+        """Blocks of CLIP that `score` asks for."""
+
+    def score(self, crops: Crops) -> Tensor:
+        """Scores of crops, float32 (B, channels, g, g')."""
+
+    def finish(self, scores: Tensor, picture: Tensor) -> Tensor:
+        """Class scores, float32 (C + 1, g, g'), channel 0 the background's.
+
+        Args:
+            scores: float32 (channels, h, w), fused over crops.
+            picture: float (1, 3, h, w) in [0, 1], what the crops were cut from.
+        """
+
+    def only(self, classes: Sequence[int]) -> DenseScorer:
+        """The same for some of the classes, which become channels 1, 2, ... in the order given."""
+
+
+def dense_settings(profile: Profile, method: str) -> DenseDefaults:
+    """What a dense method is run with: its published settings, unless the profile's CLIP has its own."""
+    if profile.clip.dense is not None:
+        return profile.clip.dense
+    large = profile.clip.large and method in ("cliper", "cliper-coarse")
+    return cliper.DEFAULTS_LARGE if large else PUBLISHED[method]
+
+
+# --------------------------------------------------------------------------- methods that give tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """What a token method may read.
+
+    Attributes:
+        blocks: The traced blocks that it asked for, first to last.
+        grid: (rows, columns) of patches.
+        temperature: GEM's, see `ClipSpec`.
+        proxy: float32 (B, D, rows, columns), ProxyCLIP's features.
+    """
+
+    blocks: list[BlockTrace]
+    grid: tuple[int, int]
+    temperature: float | None
+    proxy: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMethod:
+    """A method that gives tokens, which are projected into the space of text and compared with words there.
+
+    Attributes:
+        defaults: Its published settings.
+        tokens: Of a walk, (B, N, D).
+        stream: Whether it needs the profile's last `ClipSpec.streams` blocks, instead of the last one.
+        class_token: Whether the tokens begin with the class token.
+        proxy: Whether it needs another network's features.
+    """
+
+    defaults: DenseDefaults
+    tokens: Callable[[_Walk], Tensor]
+    stream: bool = False
+    class_token: bool = True
+    proxy: bool = False
+
+
+def _proxyclip(walk: _Walk) -> Tensor:
+    if walk.proxy is None:
+        raise ValueError("ProxyCLIP needs another network's features")
+    return proxyclip.proxyclip_tokens(walk.blocks[-1], walk.proxy, walk.grid)
+
+
+TOKEN_METHODS: Mapping[str, TokenMethod] = MappingProxyType(
+    {
+        "maskclip": TokenMethod(last_layer.MASKCLIP_DEFAULTS, lambda walk: last_layer.maskclip_tokens(walk.blocks[-1])),
+        "clipsurgery": TokenMethod(
+            clipsurgery.DEFAULTS, lambda walk: clipsurgery.surgery_tokens(walk.blocks), stream=True
+        ),
+        "sclip": TokenMethod(last_layer.SCLIP_DEFAULTS, lambda walk: last_layer.sclip_tokens(walk.blocks[-1])),
+        "clearclip": TokenMethod(
+            last_layer.CLEARCLIP_DEFAULTS, lambda walk: last_layer.clearclip_tokens(walk.blocks[-1])
+        ),
+        "naclip": TokenMethod(
+            last_layer.NACLIP_DEFAULTS, lambda walk: last_layer.naclip_tokens(walk.blocks[-1], walk.grid)
+        ),
+        "gem": TokenMethod(
+            gem.DEFAULTS, lambda walk: gem.gem_tokens(walk.blocks, temperature=walk.temperature), stream=True
+        ),
+        "proxyclip": TokenMethod(proxyclip.DEFAULTS, _proxyclip, class_token=False, proxy=True),
+    }
+)
+"""The token methods by name."""
+
+
+class TokenScorer:
+    """Cosines of a token method's patches with words; see `DenseScorer`.
+
+    Args:
+        models: The profile's models.
+        method: Name of the method, one of `TOKEN_METHODS`.
+        vocabulary: The words.
+        settings: Geometry, templates and scale.
+        templates: Prompt templates that a word is put into.
+        cache: Where text embeddings are kept.
+
+    Raises:
+        UsageError: The profile lacks a network that the method needs.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        method: str,
+        vocabulary: Vocabulary,
+        settings: DenseDefaults,
+        templates: Sequence[str],
+        cache: TextCache | None = None,
+    ) -> None:
+        self._models = models
+        self._method = TOKEN_METHODS[method]
+        self._settings = settings
+        self.vocabulary = vocabulary
+        self.threshold = settings.threshold
+        self._proxy = _proxy_of(models.profile, method) if self._method.proxy else None
+        depth = models.clip.depth
+        last = models.profile.clip.streams if self._method.stream else 1
+        self.blocks: Collection[int] = range(max(0, depth - last), depth)
+        weights = models.profile.clip.weights
+        self._text = embed_words(models.clip, vocabulary.words, templates, weights=weights, cache=cache)
+
+    @property
+    def channels(self) -> int:
+        """How many words there are."""
+        return len(self.vocabulary.words)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words, in the order of the channels."""
+        return self.vocabulary.words
+
+    @property
+    def input_size(self) -> int:
+        """About the side in pixels at which a crop goes through CLIP."""
+        settings = self._settings
+        return settings.squash or max((size for size, _ in settings.windows), default=settings.short_side)
+
+    def only(self, classes: Sequence[int]) -> TokenScorer:
+        """The same for some of the classes, with their words and the background's."""
+        narrowed = copy.copy(self)
+        narrowed.vocabulary, kept = narrow(self.vocabulary, classes)
+        narrowed._text = self._text[kept]
+        return narrowed
+
+    def score(self, crops: Crops) -> Tensor:
+        """Cosines of crops with every word, float32 (B, words, g, g')."""
+        models, images = self._models, crops.images
+        size = self._size(images)
+        trace = crops.trace(self.blocks, size)
+        proxy = None if self._proxy is None else _proxy_features(models, self._proxy, images, size)
+        walk = _Walk([trace.blocks[i] for i in self.blocks], trace.grid, models.profile.clip.gem_temperature, proxy)
+        tokens = models.clip.embed(self._method.tokens(walk))
+        cosines = (tokens[:, 1:] if self._method.class_token else tokens) @ self._text.T
+        grid = trace.grid if proxy is None else (proxy.shape[2], proxy.shape[3])
+        return cosines.permute(0, 2, 1).unflatten(2, grid)
+
+    def _size(self, images: Tensor) -> tuple[int, int]:
+        """(height, width) at which CLIP sees crops."""
+        if self._settings.squash is not None:
+            return self._settings.squash, self._settings.squash
+        return whole_patches(images.shape[2], images.shape[3], self._models.clip.patch)
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Probability of every word, from fused cosines (words, h, w)."""
+        return torch.softmax(scores * self._settings.logit_scale, dim=0)
+
+    def finish(self, scores: Tensor, picture: Tensor) -> Tensor:
+        """Class scores from fused cosines: probabilities of each class's best word, and of the background's."""
+        return word_scores(scores, self.vocabulary.owner, logit_scale=self._settings.logit_scale)
+
+
+def narrow(vocabulary: Vocabulary, classes: Sequence[int]) -> tuple[Vocabulary, list[int]]:
+    """The vocabulary of some of the classes, by their places, and the places of their words and the background's."""
+    number = {place + 1: new for new, place in enumerate(classes, start=1)} | {0: 0}
+    kept = [i for i, owner in enumerate(vocabulary.owner) if owner in number]
+    narrowed = replace(
+        vocabulary,
+        classes=tuple(vocabulary.classes[place] for place in classes),
+        words=tuple(vocabulary.words[i] for i in kept),
+        owner=tuple(number[vocabulary.owner[i]] for i in kept),
+    )
+    return narrowed, kept
+
+
+def whole_patches(height: int, width: int, patch: int) -> tuple[int, int]:
+    """(height, width) rounded to whole patches, one at least."""
+    return max(1, round(height / patch)) * patch, max(1, round(width / patch)) * patch
+
+
+def _proxy_of(profile: Profile, method: str) -> ExtractorSpec:
+    """The extractor whose network lends its features.
+
+    Raises:
+        UsageError: The profile has none.
+    """
+    for extractor in profile.known_extractors:
+        if extractor.name == profile.proxy:
+            return extractor
+    raise UsageError(
+        f"{METHODS[method].title} needs a self-supervised network, and the profile {profile.name!r} names none. "
+        "Take another --method or --profile."
+    )
+
+
+def _proxy_features(models: Models, extractor: ExtractorSpec, images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Patch tokens of the same crops at the same size in pixels, as near as its patches allow."""
+    vit = models.vit(extractor.weights)
+    size = whole_patches(*size, vit.patch)
+    return vit.tokens(images.to(models.device), input_size=size, mean=extractor.mean, std=extractor.std)
+
+
+# --------------------------------------------------------------------------- methods that give maps
+
+
+class CliperScorer(TokenScorer):
+    """CLIPer: coarse maps of crops, sharpened on the whole picture; see `ovseg_cli.methods.cliper`.
+
+    Thresholds are those of PASCAL VOC with background, for the size of CLIP that the profile has. The geometry, the
+    templates and the scale come from `settings`, so that they can be asked for like any other method's.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        method: str,
+        vocabulary: Vocabulary,
+        settings: DenseDefaults,
+        templates: Sequence[str],
+        cache: TextCache | None = None,
+    ) -> None:
+        self._models = models
+        self._settings = settings
+        self._refined = method == "cliper"
+        self.vocabulary = vocabulary
+        depth = models.clip.depth
+        published = cliper.DEFAULT_SETTINGS_LARGE if models.profile.clip.large else cliper.DEFAULT_SETTINGS
+        self._cliper = replace(published, logit_scale=settings.logit_scale)
+        self.threshold = settings.threshold
+        self.blocks: Collection[int] = range(depth)
+        weights = models.profile.clip.weights
+        text = embed_words(models.clip, vocabulary.words, templates, weights=weights, cache=cache)
+        self._text = text
+
+    @property
+    def channels(self) -> int:
+        """How many words stand for a class: words for the background have no map."""
+        return sum(owner > 0 for owner in self.vocabulary.owner)
+
+    def score(self, crops: Crops) -> Tensor:
+        """Coarse maps of crops, float32 (B, words of classes, g, g')."""
+        clip = self._models.clip
+        trace = crops.trace(self.blocks, self._size(crops.images), "bilinear")
+        fused = cliper.fuse_early_layers([trace.blocks[i] for i in self.blocks])
+        named = self.channels
+        texts = cliper.cliper_texts(self._text[:named], self._text[named:])
+        return cliper.cliper_maps(
+            [clip.embed(tokens)[:, 1:] @ texts.T for tokens in fused.tokens],
+            fused.attention,
+            classes=named,
+            grid=trace.grid,
+            logit_scale=self._cliper.logit_scale,
+            layer=self._cliper.layer,
+            threshold=self._cliper.attention_threshold,
+        )
+
+    def finish(self, scores: Tensor, picture: Tensor) -> Tensor:
+        """Class scores from fused coarse maps, refined by the diffusion model's self-attention if that is asked for."""
+        refined = scores
+        if self._refined:
+            models, generator = self._models, self._models.profile.generator
+            layers = models.generator.attention_layers(
+                cliper.nearest_square(picture, generator.read_size or generator.image_size),
+                layers=generator.refine_layers,
+                timestep=cliper.TIMESTEP,
+                noise_seed=generator.seed,
+                input_size=generator.read_size or generator.image_size,
+                mean=VAE_MEAN,
+                std=VAE_STD,
+            )
+            (refined,) = refine_maps(scores[None], list(layers.values()), threshold=self._cliper.attention_threshold)
+        present = cliper.class_scores(scores, refined)
+        words = cliper.cliper_scores(refined, present, self._cliper)
+        return _best_words(words, self.vocabulary.owner)
+
+
+def _best_words(words: Tensor, owner: Sequence[int]) -> Tensor:
+    """Scores of words that stand for classes, (1 + W, h, w) with the background's first, as scores of classes."""
+    classes = max(owner)
+    numbers = torch.tensor([number for number in owner if number > 0], device=words.device)
+    scores = torch.full((classes + 1, *words.shape[1:]), -torch.inf, device=words.device)
+    scores[0] = words[0]
+    return scores.scatter_reduce_(0, numbers.view(-1, 1, 1).expand_as(words[1:]), words[1:], "amax")
+
+
+class SpreadScorer(TokenScorer):
+    """GEM's probabilities, spread or gathered by the diffusion model's self-attention.
+
+    AggGEM, DiffSegClust and SpecClust; see `ovseg_cli.methods.agg` and `ovseg_cli.methods.clusters`.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        method: str,
+        vocabulary: Vocabulary,
+        settings: DenseDefaults,
+        templates: Sequence[str],
+        cache: TextCache | None = None,
+    ) -> None:
+        super().__init__(models, "gem", vocabulary, settings, templates, cache)
+        self._gather = method
+
+    def finish(self, scores: Tensor, picture: Tensor) -> Tensor:
+        """Class scores from GEM's fused cosines."""
+        attention = self._self_attention(picture)
+        side = math.isqrt(len(attention))
+        size = (side, side) if self._gather == "agggem" else (scores.shape[1], scores.shape[2])
+        cosines = F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
+        likely = super().finish(cosines, picture)
+        if 0 in self.vocabulary.owner:
+            likely = agg.doubt_background(likely)
+        if self._gather == "agggem":
+            return agg.aggregate(likely, attention)
+        regions = clusters.diffseg_regions if self._gather == "diffsegclust" else clusters.spectral_regions
+        return clusters.label_regions(regions(attention, size), likely)
+
+    def _self_attention(self, picture: Tensor) -> Tensor:
+        profile = self._models.profile
+        generator = profile.generator
+        (attention,) = self._models.generator.self_attention(
+            picture,
+            layers=profile.regions.layers,
+            timestep=agg.AGGGEM_DIFFUSION.timestep,
+            noise_seed=generator.seed,
+            input_size=generator.read_size or generator.image_size,
+            mean=VAE_MEAN,
+            std=VAE_STD,
+        )
+        return attention
+
+
+class PhraseScorer:
+    """The diffusion model's own attention to class names (AggSD, DiffSegmenter); see `DenseScorer`.
+
+    Each class that is asked for is found somewhere, so these want the classes of the picture: the class pre-filter's,
+    unless the user knows better.
+    """
+
+    threshold: float | None = None
+    blocks: Collection[int] = ()
+
+    def __init__(
+        self,
+        models: Models,
+        method: str,
+        vocabulary: Vocabulary,
+        settings: DenseDefaults,
+        templates: Sequence[str],
+        cache: TextCache | None = None,
+    ) -> None:
+        self._models = models
+        self._method = method
+        self._side = models.profile.generator.read_size or models.profile.generator.image_size
+        self.input_size = self._side
+        self.vocabulary = vocabulary
+
+    @property
+    def channels(self) -> int:
+        """One per class, and the background's."""
+        return self.vocabulary.channels
+
+    def only(self, classes: Sequence[int]) -> PhraseScorer:
+        """The same for some of the classes."""
+        narrowed = copy.copy(self)
+        narrowed.vocabulary, _ = narrow(self.vocabulary, classes)
+        return narrowed
+
+    def score(self, crops: Crops) -> Tensor:
+        """Class scores of crops, float32 (B, C + 1, g, g).
+
+        Raises:
+            ImageError: The classes of this picture do not fit into one prompt.
+        """
+        try:
+            return torch.stack([self._scores(image[None]) for image in crops.images])
+        except UsageError as error:  # this picture has too many classes for one prompt, and the next one may not
+            raise ImageError(f"{METHODS[self._method].title}: {error}") from error
+
+    def _scores(self, image: Tensor) -> Tensor:
+        names = self.vocabulary.classes
+        background = 0 in self.vocabulary.owner
+        if self._method == "aggsd":
+            (seen,) = self._attend(image, [agg.list_classes(names)], agg.AGGSD_DIFFUSION)
+            cross = {side: maps[0] for side, maps in seen.cross.items()}
+            return agg.aggsd_maps(cross, seen.layers, seen.self_attention[0], background=background)
+        prompts = [diffsegmenter.name_class(name) for name in names]
+        maps = [
+            diffsegmenter.class_map({side: m[0, 1] for side, m in seen.cross.items()}, seen.self_attention[0])
+            for seen in self._attend(image, prompts, diffsegmenter.DIFFUSION)
+        ]
+        return diffsegmenter.diffsegmenter_scores(
+            torch.stack(maps), background=diffsegmenter.BACKGROUND if background else 0.0
+        )
+
+    def _attend(
+        self, image: Tensor, prompts: Sequence[PhrasedPrompt], settings: DiffusionDefaults
+    ) -> Iterator[PromptAttention]:
+        return self._models.generator.prompt_attention(
+            image,
+            prompts,
+            timestep=settings.timestep,
+            noise_seed=self._models.profile.generator.seed,
+            input_size=self._side,
+            mean=VAE_MEAN,
+            std=VAE_STD,
+            padded=settings.padded,
+            emphasis=settings.emphasis,
+            finest_self_attention=settings.finest_self_attention,
+        )
+
+    def finish(self, scores: Tensor, picture: Tensor) -> Tensor:
+        """The fused class scores as they are."""
+        return scores
+
+
+WHOLE = DenseDefaults(short_side=512, whole_image=True)
+"""The geometry of methods that show the diffusion model the whole picture."""
+
+PUBLISHED: Mapping[str, DenseDefaults] = MappingProxyType(
+    {name: method.defaults for name, method in TOKEN_METHODS.items()}
+    | {"cliper-coarse": cliper.DEFAULTS, "cliper": cliper.DEFAULTS}
+    | dict.fromkeys(("agggem", "diffsegclust", "specclust"), agg.AGGGEM_DEFAULTS)
+    | dict.fromkeys(("aggsd", "diffsegmenter"), WHOLE)
+)
+"""Each dense method's published settings."""
+
+SCORERS: Mapping[str, type[TokenScorer] | type[PhraseScorer]] = MappingProxyType(
+    dict.fromkeys(TOKEN_METHODS, TokenScorer)
+    | {"cliper-coarse": CliperScorer, "cliper": CliperScorer}
+    | dict.fromkeys(("agggem", "diffsegclust", "specclust"), SpreadScorer)
+    | dict.fromkeys(("aggsd", "diffsegmenter"), PhraseScorer)
+)
+
+
+def make_scorer(
+    models: Models,
+    method: str,
+    vocabulary: Vocabulary,
+    settings: DenseDefaults,
+    templates: Sequence[str],
+    cache: TextCache | None = None,
+) -> DenseScorer:
+    """The scorer of a dense method.
+
+    Args:
+        models: The profile's models.
+        method: One of `ovseg_cli.methods.catalogue.DENSE_METHODS`.
+        vocabulary: The words.
+        settings: Geometry, templates and scale.
+        templates: Prompt templates that a word is put into.
+        cache: Where text embeddings are kept.
+
+    Raises:
+        UsageError: The profile lacks a network that the method needs.
+    """
+    return SCORERS[method](models, method, vocabulary, settings, templates, cache)
+
+
+def templates_for(profile: Profile, settings: DenseDefaults, asked: TemplateSet | None) -> tuple[str, ...]:
+    """The prompt templates: as asked, else the profile's own, else the method's."""
+    return resolve_templates(asked, profile.clip.prompts, settings.templates)

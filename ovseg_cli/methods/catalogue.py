@@ -1,0 +1,109 @@
+"""The methods by name, for people and for the command line. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodInfo:
+    """What people should know of a method.
+
+    Attributes:
+        title: Its name as its authors write it.
+        source: The paper.
+        gist: How it works, in half a sentence.
+        prefilter: Whether the class pre-filter is part of it, so that it is on unless the profile or the user says no.
+    """
+
+    title: str
+    source: str
+    gist: str
+    prefilter: bool = False
+
+
+METHODS = MappingProxyType(
+    {
+        "prototype": MethodInfo(
+            title="OVDiff",
+            source="Karazija et al., ECCV 2024",
+            gist="nearest prototype of the store",
+            prefilter=True,
+        ),
+        "hybrid": MethodInfo(
+            title="hybrid",
+            source="ours",
+            gist="prototypes and a dense CLIP method together, for any mix of classes with and without prototypes",
+            prefilter=True,
+        ),
+        "maskclip": MethodInfo(
+            title="MaskCLIP",
+            source="Zhou et al., ECCV 2022",
+            gist="each patch keeps its own value in CLIP's last block",
+        ),
+        "clipsurgery": MethodInfo(
+            title="CLIP Surgery",
+            source="Li et al., Pattern Recognition 2025",
+            gist="value-value attention in a second stream over the last blocks",
+        ),
+        "sclip": MethodInfo(
+            title="SCLIP", source="Wang et al., ECCV 2024", gist="query-query and key-key attention in the last block"
+        ),
+        "clearclip": MethodInfo(
+            title="ClearCLIP",
+            source="Lan et al., ECCV 2024",
+            gist="query-query attention, without residual and feed-forward part",
+        ),
+        "naclip": MethodInfo(
+            title="NACLIP",
+            source="Hajimiri et al., WACV 2025",
+            gist="key-key attention that favours a patch's neighbours",
+        ),
+        "gem": MethodInfo(
+            title="GEM",
+            source="Bousselham et al., CVPR 2024",
+            gist="self-self attention in a second stream over the last blocks",
+        ),
+        "proxyclip": MethodInfo(
+            title="ProxyCLIP",
+            source="Lan et al., ECCV 2024",
+            gist="the affinity of DINO's features as CLIP's last attention",
+        ),
+        "cliper-coarse": MethodInfo(
+            title="CLIPer without refinement",
+            source="Sun et al., ICCV 2025",
+            gist="early layers' embeddings and attention through the last block",
+        ),
+        "cliper": MethodInfo(
+            title="CLIPer",
+            source="Sun et al., ICCV 2025",
+            gist="the same, sharpened by the diffusion model's self-attention",
+        ),
+        "agggem": MethodInfo(
+            title="AggGEM", source="Le, EPFL 2023", gist="GEM's maps spread by the diffusion model's self-attention"
+        ),
+        "diffsegclust": MethodInfo(
+            title="DiffSegClust", source="Le, EPFL 2023", gist="DiffSeg's regions, labelled by GEM"
+        ),
+        "specclust": MethodInfo(
+            title="SpecClust", source="Le, EPFL 2023", gist="spectral clusters of self-attention, labelled by GEM"
+        ),
+        "aggsd": MethodInfo(
+            title="AggSD",
+            source="Le, EPFL 2023",
+            gist="the diffusion model's own cross-attention for the picture's classes",
+            prefilter=True,
+        ),
+        "diffsegmenter": MethodInfo(
+            title="DiffSegmenter",
+            source="Wang et al., arXiv 2309.02773",
+            gist="cross-attention for one class at a time, completed by self-attention",
+            prefilter=True,
+        ),
+    }
+)
+"""Every method by name."""
+
+DENSE_METHODS = tuple(name for name in METHODS if name not in ("prototype", "hybrid"))
+"""Methods that need words only."""

@@ -1,0 +1,391 @@
+"""CLIPer: class maps from the early layers of CLIP's image transformer, sharpened by Stable Diffusion's self-attention.
+
+Sun et al., "CLIPer: Hierarchically Improving Spatial Representation of CLIP for Open-Vocabulary Semantic Segmentation",
+ICCV 2025. Where the paper and its published code (c05fa41) differ, this follows the code, which made the numbers:
+
+- Embeddings of early layers (paper: the outputs F^1 ... F^N-1 of the blocks): ``ln_1`` of what enters each block but
+  the last, so that the last block's ``ln_1`` is a second norm on it; and what enters the last block, as it is.
+- Attention of early layers (equation 8: the mean over layers): the sum, for every head by itself, after
+  `fused_attention`, which the paper does not have. Each embedding is multiplied by another power of it.
+- One more class, the mean of all classes (`cliper_texts`), which takes part in the softmax and is then left out.
+- Coarse map (paper: the mean over the embeddings): the mean plus one layer's map multiplied by the fused attention
+  (`cliper_maps`).
+- Fine-grained compensation (equations 9 and 10): sparse matrices (`attention_refine.refine_maps`) of two of the five
+  self-attention layers at the highest resolution.
+
+How an image gets there, as in the published code: CLIP sees the whole of it at `input_size`, with position embeddings
+resized bilinearly; Stable Diffusion 2.1-base sees it at 512 x 512 (`nearest_square`), encoded to the VAE's mean, at
+`TIMESTEP`, with an empty prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ovseg_cli.backbones.clip import BlockTrace
+from ovseg_cli.profiles.specs import DenseDefaults
+
+DIFFUSION_LAYERS = ("up_blocks.3.attentions.1", "up_blocks.3.attentions.0")
+"""The layers whose self-attention refines the maps, the leftmost factor first."""
+
+DIFFUSION_SIZE = 512
+"""Side of the square that Stable Diffusion sees, in pixels."""
+
+TIMESTEP = 101
+"""The 46th of the 51 timesteps that a PNDM sampler of 50 steps goes through; the paper's "time-step 45"."""
+
+CELLS_ON_CPU = 2**19
+"""Of attention matrices, fused at once: what stays in a core's cache."""
+
+CELLS_ON_DEVICE = 2**26
+"""The same on a GPU, where fewer and larger steps are faster."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CliperSettings:
+    """What CLIPer's code is run with on one dataset.
+
+    Attributes:
+        short_side: The image is resized so that its short side is this many pixels, in whole patches.
+        templates: Prompt templates: "imagenet" (the 80 of CLIP's zero-shot notebook) or "car" (CaR's 15).
+        logit_scale: Factor on the cosines.
+        layer: The embedding whose map is added once more, multiplied by the fused attention; from the end.
+        attention_threshold: Share of its maximum that an entry has to reach, in that map and in the matrices of
+            Stable Diffusion.
+        score_threshold: Classes that do not score more than this in an image are left out of it.
+        background_threshold: Where no class reaches this, there is background; 0 for a background that scores
+            (1 - best class) squared.
+        stretch: Whether each class's map is stretched to [0, 1] before it is compared with the others.
+    """
+
+    short_side: int = 336
+    templates: Literal["imagenet", "car"] = "car"
+    logit_scale: float
+    layer: int = -1
+    attention_threshold: float
+    score_threshold: float
+    background_threshold: float
+    stretch: bool = False
+
+
+def _settings(
+    logit_scale: float,
+    attention: float,
+    score: float,
+    background: float,
+    *,
+    layer: int = -1,
+    templates: Literal["imagenet", "car"] = "car",
+    short_side: int = 336,
+    stretch: bool = False,
+) -> CliperSettings:
+    return CliperSettings(
+        logit_scale=logit_scale,
+        attention_threshold=attention,
+        score_threshold=score,
+        background_threshold=background,
+        layer=layer,
+        templates=templates,
+        short_side=short_side,
+        stretch=stretch,
+    )
+
+
+PUBLISHED: Mapping[tuple[str, str], CliperSettings] = MappingProxyType(
+    {
+        ("ViT-B/16", "voc21"): _settings(100, 0.1, 0.7, 0.6, stretch=True),
+        ("ViT-B/16", "context60"): _settings(100, 0.2, 0.45, 0.45),
+        ("ViT-B/16", "object"): _settings(50, 0.2, 0.3, 0.3, templates="imagenet"),
+        ("ViT-B/16", "voc20"): _settings(100, 0.1, 0.0, 0.001),
+        ("ViT-B/16", "context59"): _settings(100, 0.2, 0.3, 0.3),
+        ("ViT-B/16", "stuff"): _settings(50, 0.2, 0.1, 0.1),
+        ("ViT-B/16", "ade"): _settings(100, 0.2, 0.3, 0.3),
+        ("ViT-B/16", "cityscapes"): _settings(100, 0.35, 0.0, 0.0001, templates="imagenet", short_side=560),
+        ("ViT-L/14", "voc21"): _settings(50, 0.1, 0.5, 0.4, layer=-2, stretch=True),
+        ("ViT-L/14", "context60"): _settings(50, 0.2, 0.3, 0.3, layer=-2, templates="imagenet"),
+        ("ViT-L/14", "object"): _settings(50, 0.1, 0.5, 0.5, layer=-2, templates="imagenet"),
+        ("ViT-L/14", "voc20"): _settings(70, 0.2, 0.1, 0.0001),
+        ("ViT-L/14", "context59"): _settings(100, 0.2, 0.45, 0.45, layer=-2),
+        ("ViT-L/14", "stuff"): _settings(50, 0.2, 0.2, 0.2, layer=-2, templates="imagenet"),
+        ("ViT-L/14", "ade"): _settings(50, 0.2, 0.2, 0.2, templates="imagenet"),
+        ("ViT-L/14", "cityscapes"): _settings(100, 0.35, 0.0, 0.0001, short_side=448),
+    }
+)
+"""Settings by model and dataset: the files ``scripts/config/vit-b-16`` and ``vit-l-14`` of the published code, without
+sliding windows. They make the figures of its README, which are above the paper's."""
+
+DEFAULT_SETTINGS = PUBLISHED["ViT-B/16", "voc21"]
+"""What a ViT-B/16 is run with when nobody says otherwise."""
+
+DEFAULT_SETTINGS_LARGE = PUBLISHED["ViT-L/14", "voc21"]
+"""What a ViT-L/14 is run with when nobody says otherwise."""
+
+
+def _dense(settings: CliperSettings) -> DenseDefaults:
+    return DenseDefaults(
+        short_side=settings.short_side,
+        whole_image=True,
+        templates=settings.templates,
+        logit_scale=settings.logit_scale,
+        threshold=settings.background_threshold,
+    )
+
+
+DEFAULTS = _dense(DEFAULT_SETTINGS)
+DEFAULTS_LARGE = _dense(DEFAULT_SETTINGS_LARGE)
+
+# --------------------------------------------------------------------------- how an image goes in
+
+
+def input_size(height: int, width: int, *, short_side: int, patch: int) -> tuple[int, int]:
+    """(height, width) that CLIP sees an image at: the aspect kept, both sides rounded to whole patches.
+
+    Args:
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        short_side: Wanted length of the shorter side, in pixels.
+        patch: Side of a patch, in pixels.
+    """
+    ratio = short_side / min(height, width)
+    rows, columns = (max(1, int(length * ratio / patch + 0.5)) for length in (height, width))
+    return rows * patch, columns * patch
+
+
+def nearest_square(images: Tensor, side: int = DIFFUSION_SIZE) -> Tensor:
+    """Pictures squashed to a square by taking the nearest pixel, as the published code gives them to Stable Diffusion.
+
+    Args:
+        images: (B, 3, H, W), float or uint8.
+        side: In pixels.
+
+    Returns:
+        (B, 3, side, side), of the same type.
+    """
+    return F.interpolate(images, (side, side), mode="nearest")
+
+
+def cliper_texts(classes: Tensor, words: Tensor) -> Tensor:
+    """The texts that compete in CLIPer's softmax: classes, words for the background, and the mean of the classes.
+
+    Args:
+        classes: (C, E), each of norm 1.
+        words: (W, E), each of norm 1; W may be 0.
+
+    Returns:
+        (C + W + 1, E), each of norm 1.
+    """
+    return torch.cat([classes, words, F.normalize(classes.mean(dim=0, keepdim=True), dim=-1)])
+
+
+# --------------------------------------------------------------------------- early-layer fusion
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyFusion:
+    """What the last block makes of the early layers.
+
+    Attributes:
+        tokens: N of (B, 1 + n, D), class token first, to be projected into the text space one by one.
+        attention: float32 (B, n, n): the last embedding's fused attention between patches, averaged over the heads.
+            The class token is left out, so that rows sum to less than 1.
+    """
+
+    tokens: list[Tensor]
+    attention: Tensor
+
+
+def early_attention(queries: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor:
+    """The attention of blocks, for every head by itself, summed.
+
+    Args:
+        queries: Per block (..., N, d).
+        keys: Per block (..., N, d).
+
+    Returns:
+        float32 (..., N, N), rows of sum ``len(queries)``.
+    """
+    total = queries[0].new_zeros((*queries[0].shape[:-1], queries[0].shape[-2]), dtype=torch.float32)
+    for q, k in zip(queries, keys, strict=True):
+        # Scaled before the product, and the softmax in float32: neither overflows in half precision.
+        total += torch.softmax((q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).float(), dim=-1)
+    return total
+
+
+class _Fused:
+    """Early attention on its way through the embeddings: another iteration for each of them.
+
+    The published code divides the matrix itself by its column sums and then by its row sums, in place, for every
+    embedding again. Here the matrix stays as it is, and only the factors of its rows and columns change (Sinkhorn).
+
+    Args:
+        attention: float32 (..., N, N), from `early_attention`.
+    """
+
+    def __init__(self, attention: Tensor) -> None:
+        self._attention = attention
+        self._balanced, self._fused = torch.empty_like(attention), torch.empty_like(attention)
+        self._rows = torch.ones_like(attention[..., :1])
+        self._column_sums = attention.sum(dim=-2, keepdim=True)
+
+    def step(self) -> tuple[Tensor, Tensor]:
+        """The next embedding's attention before its rows are divided by their sums, and the sums.
+
+        Both are twice those of the published code. They are overwritten by the next step.
+        """
+        columns = 1 / self._column_sums
+        self._rows = 1 / (self._attention @ columns.transpose(-1, -2))
+        self._column_sums = self._rows.transpose(-1, -2) @ self._attention
+        balanced = torch.mul(self._attention, columns, out=self._balanced).mul_(self._rows)
+        fused = torch.add(balanced, balanced.transpose(-1, -2), out=self._fused)
+        # A column of the sum is a column and a row of the balanced matrix, whose rows have sum 1.
+        means = (columns * self._column_sums + 1) / fused.shape[-1]
+        fused.sub_(means).relu_()
+        # Attention that is the same everywhere leaves nothing above the means: 0, where the published code has 0 / 0.
+        return fused, fused.sum(dim=-1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
+
+
+def fused_attention(attention: Tensor, iterations: int) -> Tensor:
+    """The attention that CLIPer's code gives an embedding.
+
+    `iterations` times, columns and then rows are divided by their sums. Then the matrix is averaged with its
+    transpose, the mean of each column is subtracted, negative entries become 0, and rows are divided by their sums.
+    The published code works in place on one matrix that all embeddings share, so that for embedding k = 0, 1, ... it
+    has gone through k + 1 iterations.
+
+    Args:
+        attention: float32 (..., N, N), what `early_attention` gives.
+        iterations: At least 1.
+
+    Returns:
+        float32 (..., N, N), rows of sum 1.
+    """
+    state = _Fused(attention)
+    for _ in range(iterations):
+        fused, sums = state.step()
+    return fused / sums
+
+
+def fuse_early_layers(blocks: Sequence[BlockTrace]) -> EarlyFusion:
+    """The early layers' embeddings through the last block, with the early layers' attention (section 3.3).
+
+    Of the last block only attention's values and output projection are left: no residual, no MLP. Attention is made
+    and used for some heads at a time, so that besides the tokens no more than a few matrices are held.
+
+    Args:
+        blocks: All traced blocks of the vision transformer, first to last; at least 2.
+
+    Returns:
+        Tokens of every embedding, and the fused attention of the last one.
+    """
+    *early, last = blocks
+    batch, heads, count, _ = last.queries.shape
+    cells = CELLS_ON_CPU if last.queries.device.type == "cpu" else CELLS_ON_DEVICE
+    at_once = max(1, cells // (count * count))
+    mixed = [last.values_of(embedding) for embedding in (*(block.normed for block in early), last.inputs)]
+    attention = last.queries.new_zeros((batch, count - 1, count - 1), dtype=torch.float32)
+    for image in range(batch):
+        for head in range(0, heads, at_once):
+            some = (image, slice(head, head + at_once))
+            state = _Fused(
+                early_attention([block.queries[some] for block in early], [block.keys[some] for block in early])
+            )
+            for values in mixed:
+                fused, sums = state.step()
+                # In place: these heads' values are not needed again.
+                values[some] = ((fused @ values[some].float()) / sums).to(values.dtype)
+            attention[image] += (fused / sums)[:, 1:, 1:].sum(dim=0)
+    return EarlyFusion([last.project(each) for each in mixed], attention.div_(heads))
+
+
+def cliper_maps(
+    cosines: Sequence[Tensor],
+    attention: Tensor,
+    *,
+    classes: int,
+    grid: tuple[int, int],
+    logit_scale: float,
+    layer: int,
+    threshold: float,
+) -> Tensor:
+    """Coarse class maps.
+
+    Each embedding's map is a softmax over all texts. In the map of `layer`, what is below `threshold` times the class's
+    maximum becomes 0; the answer is the mean of the maps (that one as it is now, since the published code works in
+    place) plus that map multiplied by the fused attention. The map stands on the left, as in the published code: a
+    patch gets what others attend to it with, not what it attends to.
+
+    Args:
+        cosines: Per embedding float (B, n, T): cosines of the patches with the texts of `cliper_texts`.
+        attention: float32 (B, n, n), `EarlyFusion.attention`.
+        classes: C; the first C texts are the classes.
+        grid: (rows, columns) of patches, n together.
+        logit_scale: Factor on the cosines.
+        layer: Index of the embedding, negative from the end.
+        threshold: Share of a class's maximum.
+
+    Returns:
+        float32 (B, C, rows, columns), not negative.
+    """
+    chosen = range(len(cosines))[layer]
+    total = torch.zeros_like(cosines[0][..., :classes], dtype=torch.float32).transpose(1, 2)
+    peaks = total
+    for number, each in enumerate(cosines):
+        probabilities = torch.softmax(each.float() * logit_scale, dim=-1)[..., :classes].transpose(1, 2)
+        if number == chosen:
+            low = probabilities < probabilities.amax(dim=-1, keepdim=True) * threshold
+            probabilities = peaks = probabilities.masked_fill(low, 0.0)
+        total = total + probabilities
+    return (total / len(cosines) + peaks @ attention).unflatten(2, grid)
+
+
+# --------------------------------------------------------------------------- from maps to labels
+
+
+def class_scores(coarse: Tensor, refined: Tensor) -> Tensor:
+    """How much a class is in the image at all: half the coarse map's maximum and half the refined one's.
+
+    Args:
+        coarse: (..., h, w).
+        refined: (..., g, g); the coarse maps again where there is no refinement.
+
+    Returns:
+        (...).
+    """
+    return (coarse.amax(dim=(-2, -1)) + refined.amax(dim=(-2, -1))) / 2
+
+
+def cliper_scores(maps: Tensor, scores: Tensor, settings: CliperSettings) -> Tensor:
+    """Class maps to a score per label, of which the best one wins where it reaches `background_threshold`.
+
+    Each map is divided by its maximum and multiplied by its class's score. With `stretch` it then goes from 0 to 1,
+    whatever its class's score. Classes that do not score above `score_threshold` are 0 everywhere.
+
+    The published code does this after the maps have been enlarged to the size of the image, where maxima and minima
+    are not quite those of the grid.
+
+    Args:
+        maps: float (C, h, w), refined or coarse.
+        scores: (C,), from `class_scores`.
+        settings: Of the dataset.
+
+    Returns:
+        (C + 1, h, w), channel 0 the background's: 0, or without a `background_threshold` (1 - best class) squared.
+    """
+    per_class = (-1, 1, 1)
+    weighted = maps / (maps.amax(dim=(-2, -1), keepdim=True) + 1e-5) * scores.view(per_class)
+    if settings.stretch:
+        weighted = weighted - weighted.amin(dim=(-2, -1), keepdim=True)
+        weighted = weighted / (weighted.amax(dim=(-2, -1), keepdim=True) + 1e-6)
+    weighted = weighted * (scores > settings.score_threshold).view(per_class)
+    if settings.background_threshold > 0:
+        background = torch.zeros_like(weighted[:1])
+    else:
+        background = (1 - weighted.amax(dim=0, keepdim=True)).square()
+    return torch.cat([background, weighted])

@@ -1,0 +1,133 @@
+"""DiffSegClust and SpecClust: regions of a diffusion model's self-attention, labelled by dense CLIP scores.
+
+Le, "Language-based segmentation" (EPFL, IVRL, 2023), method 3 and equation 3. This follows the code,
+sonalexle/langseg, which made the numbers: a region gets the class (or the background) of the largest mean probability
+of its pixels; the probabilities are GEM's, with the settings of AggGEM (`methods.agg`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.sparse.linalg import LinearOperator, svds
+from torch import Tensor
+
+from ovseg_cli.prototypes.pooling import kmeans
+from ovseg_cli.prototypes.regions import largest_map, merge_attention, settle_regions
+
+ANCHORS = 16
+"""Side of DiffSeg's grid of anchors on 64 x 64 tokens (`exp_utils.diffseg`); on other grids, a quarter of the side."""
+
+DIVERGENCE = 0.8
+"""DiffSeg's merging threshold (`exp_utils.diffseg`; report, section 4.1)."""
+
+ROUNDS = 2
+"""Rounds of merging after the anchors' own; the code has three thresholds in all."""
+
+VECTORS = 20
+"""Singular vectors of SpecClust (`diffusion_seg.get_specclust_mask`; report, section 4.1)."""
+
+CLUSTERS = 20
+"""Clusters of SpecClust, likewise."""
+
+
+def diffseg_regions(
+    attention: Tensor,
+    size: tuple[int, int],
+    *,
+    anchors: int | None = None,
+    divergence: float = DIVERGENCE,
+    rounds: int | None = ROUNDS,
+) -> Tensor:
+    """Regions of one picture by DiffSeg, with its k-means refinement.
+
+    A pixel belongs to the region whose mean attention, enlarged bicubically, is the largest there.
+
+    Args:
+        attention: float32 (g * g, g * g), rows summing to 1.
+        size: (height, width) in pixels; 320 x 320 in the code.
+        anchors: Side of the grid of anchors; None takes a quarter of g (`ANCHORS`).
+        divergence: Attention whose symmetric Kullback-Leibler divergence is below this is of one region.
+        rounds: Rounds of merging at most; None for no limit.
+
+    Returns:
+        int64 (height, width); the numbers need not be without gaps.
+    """
+    side = math.isqrt(len(attention))
+    anchors = max(side // 4, 1) if anchors is None else anchors
+    merged = merge_attention(attention, anchors=anchors, divergence=divergence, rounds=rounds, overlap=True)
+    return largest_map(settle_regions(attention, merged).unflatten(1, (side, side)), size, smooth=True)
+
+
+def spectral_vectors(attention: Tensor, count: int = VECTORS) -> npt.NDArray[np.float32]:
+    """Spectral embedding of the tokens (Dhillon, KDD 2001, on the bipartite graph of rows and columns).
+
+    With D1 and D2 the sums of rows and columns: D1^-1/2 U, U the first left singular vectors of D1^-1/2 A D2^-1/2.
+    They are found by Lanczos iterations that only multiply with A, where the code decomposes the whole matrix.
+
+    Args:
+        attention: float (N, N).
+        count: Number of vectors, fewer than N.
+
+    Returns:
+        float32 (N, count), the largest singular value first; signs, and rotations among equal values, are free.
+    """
+    attention = attention.float()
+    left, right = attention.sum(dim=1).rsqrt(), attention.sum(dim=0).clamp_min(1e-30).rsqrt()
+
+    def times(vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        there = torch.from_numpy(vector.reshape(-1)).to(attention)
+        return np.asarray((left * (attention @ (right * there))).cpu().numpy())
+
+    def times_transposed(vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        there = torch.from_numpy(vector.reshape(-1)).to(attention)
+        return np.asarray((right * (attention.T @ (left * there))).cpu().numpy())
+
+    operator = LinearOperator(attention.shape, matvec=times, rmatvec=times_transposed, dtype=np.float32)
+    # A fixed start, so that a picture has one answer.
+    start = np.random.default_rng(0).standard_normal(len(attention)).astype(np.float32)
+    vectors, values, _ = svds(operator, k=count, v0=start, return_singular_vectors="u")
+    order = np.argsort(-values)
+    return np.ascontiguousarray(left.cpu().numpy()[:, None] * vectors[:, order], dtype=np.float32)
+
+
+def spectral_regions(
+    attention: Tensor, size: tuple[int, int], *, vectors: int = VECTORS, clusters: int = CLUSTERS, seed: int = 0
+) -> Tensor:
+    """Regions of one picture by k-means on its spectral embedding.
+
+    Args:
+        attention: float (g * g, g * g), rows summing to 1.
+        size: (height, width) in pixels; tokens are enlarged to it as they are.
+        vectors: Dimensions of the embedding.
+        clusters: Number of clusters, at most.
+        seed: Of the k-means start (the code has eight random starts without a seed).
+
+    Returns:
+        int64 (height, width); the numbers need not be without gaps.
+    """
+    side = math.isqrt(len(attention))
+    embedding = spectral_vectors(attention, min(vectors, len(attention) - 1))
+    labels = torch.from_numpy(kmeans(embedding, min(clusters, len(embedding)), seed=seed)[1])
+    rows, columns = (torch.arange(length) * side // length for length in size)
+    return labels.view(side, side)[rows][:, columns].to(attention.device)
+
+
+def label_regions(regions: Tensor, scores: Tensor) -> Tensor:
+    """Every region's mean scores, at each of its pixels (`exp_utils.label_clusters`; equation 3).
+
+    Args:
+        regions: int64 (H, W), not negative.
+        scores: float (K, H, W).
+
+    Returns:
+        As `scores`.
+    """
+    places = regions.flatten()
+    count = int(places.max()) + 1
+    sums = scores.new_zeros(len(scores), count).index_add_(1, places, scores.flatten(1))
+    means = sums / places.bincount(minlength=count).clamp_min(1)
+    return means[:, places].view_as(scores)

@@ -1,0 +1,54 @@
+"""Prototypes and words together, for classes of which some have prototypes and some have none.
+
+The two speak of different things on different scales: cosines with prototypes of some classes and of their
+surroundings, and probabilities of words for all classes and for the background. Both become probabilities first.
+Prototypes then say how likely each class that has some is, and how likely anything else; what that is among the
+classes without prototypes and the background, only words can say. So each hypothesis is judged by both (a product of
+experts, Hinton, Neural Computation 14, 2002), and those that prototypes do not know share one judgement of theirs:
+
+    log p(c)    =  w log p_prototypes(c)      +  (1 - w) log p_words(c)    for a class with prototypes
+    log p(c)    =  w log p_prototypes(other)  +  (1 - w) log p_words(c)    for any other, and for the background
+
+Without any class with prototypes this is what the words say, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def hybrid_scores(prototypes: Tensor, words: Tensor, known: Sequence[int], *, scale: float, weight: float) -> Tensor:
+    """Class probabilities from both.
+
+    Args:
+        prototypes: float (P + 1, h, w), cosines: channel 0 with the best background prototype, the others with the
+            best prototype of each class that has some.
+        words: float (C + 1, h, w), probabilities, channel 0 the background's. Classes without background words may
+            leave it 0 everywhere.
+        known: For each of those P classes its number among the C, counted from 1.
+        scale: Cosines are multiplied by this before the softmax.
+        weight: w, how much prototypes count, in [0, 1].
+
+    Returns:
+        float32 (C + 1, h, w) in [0, 1], summing to 1 over the channels.
+
+    Raises:
+        ValueError: The numbers do not fit the channels.
+    """
+    if (
+        len(known) + 1 != len(prototypes)
+        or len(set(known)) != len(known)
+        or not set(known) <= set(range(1, len(words)))
+    ):
+        raise ValueError(f"{len(prototypes)} channels of prototypes and {len(words)} of words do not fit {known!r}")
+    floor = torch.finfo(torch.float32).tiny
+    spoken = words.float().clamp_min(floor).log()
+    if not known:
+        return spoken.softmax(dim=0)
+    judged = (prototypes.float() * scale).log_softmax(dim=0)
+    channel = torch.zeros(len(words), dtype=torch.int64, device=words.device)
+    channel[list(known)] = torch.arange(1, len(prototypes), device=words.device)
+    return (weight * judged[channel] + (1 - weight) * spoken).softmax(dim=0)

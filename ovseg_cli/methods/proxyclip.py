@@ -1,0 +1,79 @@
+"""ProxyCLIP: the last attention of CLIP replaced by the affinity of another network's features.
+
+Lan et al., "ProxyCLIP: Proxy Attention Improves CLIP for Open-Vocabulary Segmentation", ECCV 2024. This follows the
+published code, mc-lan/ProxyCLIP.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ovseg_cli.backbones.clip import BlockTrace
+from ovseg_cli.methods.defaults import DenseDefaults
+
+BETA = 1.2
+"""Similarities below this times their mean are no affinity (`proxyclip_segmentor.py`)."""
+
+GAMMA = 3.0
+"""What similarities are multiplied by before the softmax (`proxyclip_segmentor.py`)."""
+
+DEFAULTS = DenseDefaults(short_side=336, windows=((336, 112),), logit_scale=40.0, threshold=0.2)
+"""The settings of mc-lan/ProxyCLIP, `proxyclip_segmentor.py` and `configs/cfg_voc21.py`, with DINO ViT-B/8.
+
+The short side is 448 on ADE20K and Cityscapes (windows of 224 there); the threshold is 0.25 on COCO-Object, 0.15 on
+Context60 and none elsewhere. Windows are padded with zeros to whole multiples of 56.
+"""
+
+ROWS_AT_ONCE = 1024
+"""Rows of an affinity matrix that are held together."""
+
+
+def proxyclip_tokens(
+    last: BlockTrace, features: Tensor, grid: tuple[int, int], *, beta: float = BETA, gamma: float = GAMMA
+) -> Tensor:
+    """Values of CLIP's last block, mixed by the affinity of `features`.
+
+    With s the cosines between features, the attention is softmax(gamma (s - beta mean(s))) where that is not negative,
+    and 0 elsewhere; all heads share it. CLIP's values are brought to the features' grid by bilinear interpolation.
+    There is neither a residual nor a feed-forward part, and no class token.
+
+    The features of the published numbers are the patch tokens after the last block and the final norm of DINO ViT-B/8
+    (the code has queries, keys and values of that block commented out), of the same picture at the same size in pixels.
+
+    Two differences from the code: the mean is one image's (there, the batch's, which is always one window); and where
+    beta mean(s) is above 1, as for a blank picture, the code has no number, and here each patch keeps
+    what is most similar to it, itself, which is where the formula goes as beta mean(s) comes to 1.
+
+    Args:
+        last: The last block of CLIP.
+        features: float (B, C, h, w) of another network, of any norm.
+        grid: (rows, columns) of CLIP's patches.
+        beta: Share of the mean similarity that is subtracted.
+        gamma: Factor on similarities.
+
+    Returns:
+        (B, h * w, D), patches of the features' grid in reading order, without a class token; to be projected into the
+        text space by `ClipBackbone.embed`.
+    """
+    batch, heads, _, width = last.values.shape
+    values = last.values[:, :, 1:].transpose(2, 3).reshape(batch, heads * width, *grid)
+    values = F.interpolate(values, features.shape[-2:], mode="bilinear", align_corners=False)
+    units = F.normalize(features.float().flatten(2), dim=1).transpose(1, 2)
+    mixed = torch.stack(
+        [_mix(image, tokens, beta, gamma) for image, tokens in zip(units, values.flatten(2).mT, strict=True)]
+    )
+    return last.project(mixed.unflatten(2, (heads, width)).transpose(1, 2))
+
+
+def _mix(units: Tensor, values: Tensor, beta: float, gamma: float) -> Tensor:
+    """Values (M, D) of one image mixed by the affinity of its features, units (M, C), in blocks of rows."""
+    middle = units.mean(dim=0).square().sum()  # the mean of all products is the product of the means
+    blocks = []
+    for rows in units.split(ROWS_AT_ONCE):
+        scores = (rows @ units.T - beta * middle) * gamma
+        lowest = scores.amax(dim=1, keepdim=True).clamp(max=0)  # 0, but for rows in which everything is negative
+        attention = torch.softmax(scores.masked_fill(scores < lowest, -torch.inf), dim=1)
+        blocks.append(attention.to(values.dtype) @ values)
+    return torch.cat(blocks)

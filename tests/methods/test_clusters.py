@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ovseg_cli.methods.clusters import diffseg_regions, label_regions, spectral_regions, spectral_vectors
+from ovseg_cli.prototypes.regions import merge_attention, settle_regions
+
+# Four blocks of 16 x 16 tokens.
+BLOCKS = np.zeros((16, 16), int)
+BLOCKS[:, 9:] = 1
+BLOCKS[3:9, 2:8] = 2
+BLOCKS[11:, 6:13] = 3
+
+
+def attention_of_blocks(inside=0.9, seed=0):
+    """Tokens that attend to their own block, unevenly, and weakly to everything."""
+    labels = torch.from_numpy(BLOCKS.flatten())
+    same = (labels[:, None] == labels[None]).float()
+    noise = torch.rand(256, 256, generator=torch.Generator().manual_seed(seed)) + 0.5
+    attention = (inside * same / same.sum(dim=1, keepdim=True) + (1 - inside) / 256) * noise
+    return attention / attention.sum(dim=1, keepdim=True)
+
+
+def same_partition(first, second):
+    pairs = {(a, b) for a, b in zip(np.ravel(first), np.ravel(second), strict=True)}
+    return len(pairs) == len(np.unique(first)) == len(np.unique(second))
+
+
+def test_diffseg_finds_the_blocks():
+    regions = diffseg_regions(attention_of_blocks(), (16, 16))
+    assert regions.dtype == torch.int64
+    assert same_partition(regions.numpy(), BLOCKS)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 25), (7, 50)])
+def test_diffseg_labels_a_pixel_by_the_largest_enlarged_attention(size):
+    attention = (attention_of_blocks(inside=0.3) + attention_of_blocks(seed=3).T.roll(40, 0)) / 2
+    attention = attention / attention.sum(dim=1, keepdim=True)
+    settled = settle_regions(attention, merge_attention(attention, anchors=4, divergence=0.1, rounds=2, overlap=True))
+    assert len(settled) > 5
+    expected = F.interpolate(settled.view(1, -1, 16, 16), size, mode="bicubic", antialias=True)[0].argmax(dim=0)
+    assert torch.equal(diffseg_regions(attention, size, divergence=0.1), expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_spectral_vectors_span_what_the_full_decomposition_spans(seed):
+    attention = torch.softmax(3 * torch.randn(100, 100, generator=torch.Generator().manual_seed(seed)), dim=1)
+    rows, columns = attention.double().sum(dim=1), attention.double().sum(dim=0)
+    u, s, _ = torch.linalg.svd(attention.double() / rows.sqrt()[:, None] / columns.sqrt())
+    expected = (u[:, :8] / rows.sqrt()[:, None]).numpy()
+    found = spectral_vectors(attention, 8)
+    assert s[7] - s[8] > 1e-3
+    # Signs are free, and rotations among nearly equal values; inner products are all that k-means depends on.
+    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-4)
+
+
+def test_spectral_regions_are_the_blocks_and_the_same_every_time():
+    attention = attention_of_blocks()
+    regions = spectral_regions(attention, (16, 16), vectors=4, clusters=4)
+    assert same_partition(regions.numpy(), BLOCKS)
+    assert torch.equal(spectral_regions(attention, (16, 16), vectors=4, clusters=4), regions)
+
+
+def test_spectral_regions_are_enlarged_token_by_token():
+    attention = attention_of_blocks()
+    small = spectral_regions(attention, (16, 16))
+    for size in ((32, 32), (24, 50), (5, 16)):
+        large = spectral_regions(attention, size)
+        expected = F.interpolate(small[None, None].double(), size, mode="nearest")[0, 0].long()
+        assert torch.equal(large, expected)
+
+
+@pytest.mark.parametrize("side", [2, 5])
+@pytest.mark.parametrize("make", [diffseg_regions, spectral_regions])
+def test_a_picture_that_attends_everywhere_alike_does_no_harm(make, side):
+    attention = torch.full((side**2, side**2), 1 / side**2)
+    assert make(attention, (9, 4)).shape == (9, 4)
+
+
+def test_regions_get_the_mean_of_their_scores():
+    random = torch.Generator().manual_seed(0)
+    regions, scores = torch.randint(0, 5, (12, 7), generator=random) * 2, torch.rand(4, 12, 7, generator=random)
+    found = label_regions(regions, scores)
+    for region in regions.unique():
+        for channel in range(4):
+            values = found[channel][regions == region]
+            torch.testing.assert_close(values, scores[channel][regions == region].mean().expand_as(values))
+
+
+def test_a_region_takes_the_class_that_most_of_it_looks_like():
+    regions = torch.zeros(4, 4, dtype=torch.int64)
+    regions[:, 2:] = 1
+    scores = torch.zeros(2, 4, 4)
+    scores[0], scores[1, :, :2], scores[1, 1, 3] = 0.5, 0.6, 0.9
+    labels = label_regions(regions, scores).argmax(dim=0)
+    assert torch.equal(labels, 1 - regions)

@@ -1,0 +1,219 @@
+"""Prototypes and words together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ovseg_cli.choices import SegmentOptions
+from ovseg_cli.methods.hybrid import hybrid_scores
+from ovseg_cli.methods.prefilter import Kept
+from ovseg_cli.profiles import get_profile
+from ovseg_cli.segmenter import Segmenter
+from ovseg_cli.store import Store
+from tests.mini import example_labels, example_names, example_scene, mini_class, mini_models
+
+MINI = get_profile("mini")
+SCENE = 8  # a cat, an apple and a soccer ball
+
+
+def cosines(prototypes, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    return torch.rand(prototypes + 1, 3, 5, generator=random) * 2 - 1
+
+
+def likely(classes, seed=1):
+    random = torch.Generator().manual_seed(seed)
+    return torch.randn(classes + 1, 3, 5, generator=random).softmax(dim=0)
+
+
+def reference(prototypes, words, known, scale, weight):
+    """The formula, pixel by pixel and class by class."""
+    prototypes, words = prototypes.double().numpy(), words.double().numpy()
+    out = np.empty_like(words)
+    for y, x in np.ndindex(words.shape[1:]):
+        by_prototypes = np.exp(scale * prototypes[:, y, x])
+        by_prototypes /= by_prototypes.sum()
+        for c in range(len(words)):
+            judged = by_prototypes[known.index(c) + 1] if c in known else by_prototypes[0]
+            out[c, y, x] = judged**weight * words[c, y, x] ** (1 - weight)
+        out[:, y, x] /= out[:, y, x].sum()
+    return out
+
+
+@pytest.mark.parametrize("known", [[1], [3], [2, 4], [4, 2], [1, 2, 3, 4], [3, 1, 4, 2]])
+@pytest.mark.parametrize(("scale", "weight"), [(20.0, 0.5), (5.0, 0.25), (60.0, 0.9)])
+def test_the_scores_are_the_formulas(known, scale, weight):
+    prototypes, words = cosines(len(known)), likely(4)
+    ours = hybrid_scores(prototypes, words, known, scale=scale, weight=weight)
+    assert (ours.dtype, ours.shape) == (torch.float32, words.shape)
+    np.testing.assert_allclose(ours, reference(prototypes, words, known, scale, weight), atol=1e-5)
+    np.testing.assert_allclose(ours.sum(dim=0), 1, atol=1e-5)
+    assert (ours >= 0).all()
+
+
+def test_without_prototypes_it_is_what_the_words_say():
+    words = likely(3)
+    ours = hybrid_scores(cosines(0), words, [], scale=20.0, weight=0.5)
+    torch.testing.assert_close(ours, words, atol=1e-6, rtol=0)
+    best = likely(3) * 0.3  # the best word of each class: they need not sum to 1
+    torch.testing.assert_close(hybrid_scores(cosines(0), best, [], scale=20.0, weight=0.5), words, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("known", [[1, 2, 3], [2]])
+def test_the_weight_goes_from_words_alone_to_prototypes_alone(known):
+    prototypes, words = cosines(len(known)), likely(3)
+    only_words = hybrid_scores(prototypes, words, known, scale=20.0, weight=0.0)
+    torch.testing.assert_close(only_words, words, atol=1e-6, rtol=0)
+    only_prototypes = hybrid_scores(prototypes, words, known, scale=20.0, weight=1.0)
+    judged = (prototypes * 20).softmax(dim=0)
+    for place, number in enumerate(known, start=1):
+        torch.testing.assert_close(
+            only_prototypes[number] / only_prototypes[0], judged[place] / judged[0], atol=1e-6, rtol=1e-3
+        )
+    for other in {1, 2, 3} - set(known):  # prototypes do not tell it from the background
+        torch.testing.assert_close(only_prototypes[other], only_prototypes[0])
+
+
+def test_where_prototypes_are_sure_of_something_else_a_known_class_loses():
+    words = torch.tensor([0.1, 0.5, 0.4]).view(3, 1, 1)
+    known_is_absent = torch.tensor([0.9, 0.2]).view(2, 1, 1)
+    ours = hybrid_scores(known_is_absent, words, [1], scale=20.0, weight=0.5)[:, 0, 0]
+    assert ours.argmax() == 2
+    assert ours[2] / ours[0] == pytest.approx((0.4 / 0.1) ** 0.5)  # among the others, words decide
+
+
+def test_the_order_of_the_classes_changes_nothing_else():
+    prototypes, words = cosines(2), likely(3)
+    straight = hybrid_scores(prototypes, words, [1, 3], scale=20.0, weight=0.5)
+    turned = hybrid_scores(prototypes[[0, 2, 1]], words[[0, 3, 2, 1]], [1, 3], scale=20.0, weight=0.5)
+    torch.testing.assert_close(turned[[0, 3, 2, 1]], straight)
+
+
+def test_words_that_are_never_right_give_no_nonsense():
+    words = torch.zeros(3, 1, 2)
+    words[1] = 1.0
+    ours = hybrid_scores(torch.tensor([1.0, -1.0]).view(2, 1, 1).expand(2, 1, 2), words, [1], scale=1e4, weight=0.5)
+    assert ours.isfinite().all()
+    torch.testing.assert_close(ours.sum(dim=0), torch.ones(1, 2))
+
+
+def test_half_precision_gives_single():
+    prototypes, words = cosines(2).half(), likely(3).half()
+    ours = hybrid_scores(prototypes, words, [1, 2], scale=20.0, weight=0.5)
+    assert ours.dtype == torch.float32
+    np.testing.assert_allclose(ours, reference(prototypes, words, [1, 2], 20.0, 0.5), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("prototypes", "known"),
+    [(2, [1]), (1, [1, 2]), (1, []), (2, [1, 1]), (1, [0]), (1, [4]), (1, [-1]), (2, [1, 4])],
+)
+def test_numbers_that_do_not_fit_are_refused(prototypes, known):
+    with pytest.raises(ValueError, match="do not fit"):
+        hybrid_scores(cosines(prototypes), likely(3), known, scale=20.0, weight=0.5)
+
+
+# --------------------------------------------------------------------------- in the segmenter
+
+QUICK = {"short_side": 96, "windows": ((64, 32),)}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Two of the three classes that the picture shows."""
+    with Store.open(tmp_path_factory.mktemp("hybrid") / "store", profile="mini") as opened:
+        opened.add_class(mini_class("cat"))
+        opened.add_class(mini_class("apple"))
+        yield opened
+
+
+def segmenter(store, names, method="hybrid", **options):
+    return Segmenter(mini_models(), store, names, method=method, options=SegmentOptions(**{**QUICK, **options}))
+
+
+MIXES = {
+    "none": ("soccer ball", "car"),
+    "half": ("soccer ball", "cat", "car", "apple"),
+    "all": ("cat", "apple"),
+}
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("prefilter", [True, False])
+@pytest.mark.parametrize("mix", MIXES)
+def test_any_mix_of_classes_is_segmented(store, mix, prefilter, background):
+    names = MIXES[mix]
+    ours = segmenter(store, names, prefilter=prefilter, background=background)
+    scored = ours.score(example_scene(SCENE))
+    np.testing.assert_allclose(scored.scores.sum(dim=0), 1, atol=1e-4)
+    assert (scored.kept is not None) == prefilter
+    result = ours.label(scored)
+    assert result.method == "hybrid"
+    assert result.ids.shape == example_scene(SCENE).shape[:2]
+    assert (0 if background else 1) <= result.ids.min() <= result.ids.max() <= len(names)
+    assert sum(result.shares.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("prefilter", [True, False])
+def test_without_any_prototypes_it_is_the_profiles_best_method(store, prefilter):
+    names = MIXES["none"]
+    ours = segmenter(store, names, prefilter=prefilter).segment(example_scene(SCENE))
+    best = segmenter(store, names, MINI.clip.best, prefilter=prefilter).segment(example_scene(SCENE))
+    assert (ours.ids == best.ids).mean() > 0.999
+    assert ours.kept == best.kept
+
+
+@pytest.mark.parametrize("names", [MIXES["half"], MIXES["all"], ("apple", "soccer ball", "cat")], ids=str)
+def test_the_scores_are_those_of_the_two_methods_joined(store, names):
+    picture = example_scene(SCENE)[60:190]
+    with_prototypes = [name for name in names if store.has_class(name)]
+    ours = segmenter(store, names, prefilter=False).score(picture)
+    prototypes = segmenter(store, with_prototypes, "prototype", prefilter=False).score(picture).scores
+    words = segmenter(store, names, MINI.clip.best).score(picture).scores
+    words = F.interpolate(words[None], prototypes.shape[1:], mode="bilinear", align_corners=False)[0]
+    known = [names.index(name) + 1 for name in with_prototypes]
+    expected = hybrid_scores(prototypes, words, known, scale=MINI.hybrid.scale, weight=MINI.hybrid.weight)
+    torch.testing.assert_close(ours.scores, expected, atol=1e-5, rtol=0)
+
+
+class Fixed:
+    """A pre-filter that always says the same."""
+
+    def __init__(self, *classes):
+        self.kept = Kept(classes, tuple(0.25 for _ in classes))
+
+    def __call__(self, picture):
+        return self.kept
+
+
+@pytest.mark.parametrize("kept", [(0, 1), (0, 2), (1,), (0,), (1, 3)], ids=str)
+def test_what_the_filter_drops_was_never_asked_for(store, kept):
+    """Also where no class with prototypes is left, or none without."""
+    names, picture = MIXES["half"], example_scene(SCENE)[60:190]
+    filtered = segmenter(store, names, prefilter=True)
+    filtered._prefilter = Fixed(*kept)
+    scored = filtered.score(picture)
+    alone = segmenter(store, [names[place] for place in kept], prefilter=False)
+    ids = alone.segment(picture).ids
+    assert (filtered.label(scored).ids == np.array([0, *(place + 1 for place in kept)])[ids]).mean() > 0.999
+    torch.testing.assert_close(scored.scores, alone.score(picture).scores, atol=1e-5, rtol=0)
+
+
+def test_objects_with_and_without_prototypes_are_found(store):
+    names = ("soccer ball", "cat", "apple")
+    result = segmenter(store, names, background=False).segment(example_scene(SCENE))
+    truth = example_labels(SCENE)
+    for name in names:
+        assert result.mask(name)[truth == example_names().index(name)].mean() > 0.8
+
+
+def test_what_weighs_the_two_is_part_of_the_digest(store):
+    settings = segmenter(store, MIXES["half"]).settings
+    assert settings["hybrid"] == {"scale": MINI.hybrid.scale, "weight": MINI.hybrid.weight}
+    assert settings["dense"]["method"] == MINI.clip.best
+    assert [name for name, _ in settings["prototypes"]] == ["cat", "apple"]
+    assert settings["words"]["classes"] == list(MIXES["half"])
+    assert "hybrid" not in segmenter(store, MIXES["half"], "gem").settings
