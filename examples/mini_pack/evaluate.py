@@ -415,6 +415,41 @@ def _filtered(
     return [(both / sum(map(len, true)), {}), (both / sum(map(len, kept)), {})]
 
 
+def hybrid(setup: Setup) -> list[Figure]:
+    """Prototypes and words together, where all classes have prototypes, every second one, or none.
+
+    Beside it stand words alone (the profile's best method), filtered as `hybrid` is; prototypes alone are a figure of
+    `prototypes`.
+    """
+    truth = np.zeros(len(LABEL_NAMES), np.uint8)
+    for number, name in enumerate(SEGMENTED, start=1):
+        truth[LABEL_IDS[find_thing(name).name]] = number
+    shares = {"all classes": SEGMENTED, "every second class": SEGMENTED[::2], "no class": ()}
+    best = setup.models.profile.clip.best
+
+    def run(seed: int) -> dict[str, tuple[float, dict[str, float | None]]]:
+        pictures = _pictures(setup.glyphs, PROTOTYPE_PICTURES, seed, SEGMENTED)
+        labels = [truth[picture.labels] for picture in pictures]
+        settings = SupportSettings(count=SUPPORT_IMAGES, seed=_IMAGE_SEED + seed * _SEED_STEP, kind="thing")
+        records = {name: build_class(setup.models, name, settings) for name in SEGMENTED}
+        found = {}
+        names = ("background", *SEGMENTED)
+        for share, known in shares.items():
+            with _temporary_store(setup.models.profile) as store:
+                store.add_classes(records[name] for name in known)
+                segmenter = Segmenter(setup.models, store, SEGMENTED, method="hybrid")
+                found[f"hybrid, prototypes of {share}"] = _score(
+                    segmenter, pictures, labels, ("background", *SEGMENTED)
+                )
+        with _temporary_store(setup.models.profile) as store:
+            segmenter = Segmenter(setup.models, store, SEGMENTED, method=best, options=SegmentOptions(prefilter=True))
+            found["words alone, with pre-filter"] = _score(segmenter, pictures, labels, names)
+        return found
+
+    runs = [run(seed) for seed in range(setup.seeds)]
+    return [over_seeds(f"{what}, mIoU", [item[what] for item in runs]) for what in runs[0]]
+
+
 def transfer(setup: Setup) -> list[Figure]:
     """`gem` and `prototypes` on pictures with glyphs of a font that no training has seen."""
     other = replace(setup, glyphs=setup.second)
@@ -452,6 +487,7 @@ LINES: Final[dict[str, Callable[[Setup], list[Figure]]]] = {
     "clip": clip,
     "gem": gem,
     "prototypes": prototypes,
+    "hybrid": hybrid,
     "transfer": transfer,
     "speed": speed,
 }

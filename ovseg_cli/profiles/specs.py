@@ -77,6 +77,7 @@ class GeneratorSpec:
         seed: First image's seed; image i has seed + i, whatever the batch size.
         batch_size: Images generated at once.
         min_attention_grid: Cross-attention layers on a coarser grid than this do not enter the attribution map.
+        mask_method: How objects are cut out of their attribution maps when nobody says otherwise.
         parts: k-means part centroids per role (fg, bg).
         kmeans: Whether parts are clusters by Euclidean distance, as published, or by angle.
         attribution_timesteps: Diffusion timesteps at which the attention in given pictures is read (a class from the
@@ -96,6 +97,7 @@ class GeneratorSpec:
     batch_size: int
     min_attention_grid: int = 8
     parts: int
+    mask_method: Literal["otsu", "fixed", "self-attention", "sam"] = "otsu"
     kmeans: Literal["euclidean", "spherical"] = "euclidean"
     attribution_timesteps: tuple[int, ...] = (100, 200, 400)
     refine_layers: tuple[str, ...] = ("up_blocks.3.attentions.1", "up_blocks.3.attentions.0")
@@ -298,7 +300,7 @@ class HybridSpec:
         weight: How much prototypes count, in [0, 1].
     """
 
-    scale: float = 20.0
+    scale: float = 40.0
     weight: float = 0.5
 
 

@@ -44,8 +44,6 @@ MAX_COUNT = 512
 
 MAX_PARTS = 1024
 
-DEFAULT_MASK_METHOD: MaskMethod = "otsu"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupportSettings:
@@ -199,7 +197,10 @@ def build_class(
         _check_whole(existing)
     tell = progress or (lambda _progress: None)
     kind, kind_source = _kind(models, plan, existing)
-    made = _generate(models, plan, tell) if pictures is None else _from_pictures(models, plan, pictures, tell)
+    if pictures is None:
+        made = _generate(models, plan, kind, tell)
+    else:
+        made = _from_pictures(models, plan, kind, pictures, tell)
     before = existing.supports if existing is not None else ()
     first = 1 + max((support.position for support in before), default=-1)
     supports = (*before, *(replace(s, position=first + i) for i, s in enumerate(made.supports)))
@@ -250,7 +251,7 @@ def _plan(profile: Profile, name: str, settings: SupportSettings, existing: Clas
     ):
         if not low <= value <= high:
             raise UsageError(f"{label} must be between {low} and {high}, got {value}.")
-    method = settings.mask_method or DEFAULT_MASK_METHOD
+    method = settings.mask_method or generator.mask_method
     if method not in get_args(MaskMethod):
         raise UsageError(f"Unknown mask method {method!r}. Methods: {', '.join(get_args(MaskMethod))}.")
     template = generator.prompt if settings.prompt is None else settings.prompt.replace("{}", "{name}")
@@ -324,11 +325,11 @@ def _check_whole(existing: ClassRecord) -> None:
 # ---------------------------------------------------------------------- generated support sets
 
 
-def _generate(models: Models, plan: _Plan, tell: Callable[[Progress], None]) -> _SupportSet:
+def _generate(models: Models, plan: _Plan, kind: ClassKind, tell: Callable[[Progress], None]) -> _SupportSet:
     """Generated images with the object cut out."""
     generator = models.profile.generator
     proposer = make_proposer(models, plan.mask_method)  # before minutes of drawing: it may have to be fetched
-    drawn = _draw(models, plan, tell)
+    drawn = _draw(models, plan, kind, tell)
     cutouts = cut_out(list(drawn.images), drawn.attention, method=plan.mask_method, proposer=proposer)
     supports = [
         SupportRecord(
@@ -361,7 +362,7 @@ def _mask_facts(record: dict[str, Any]) -> dict[str, Any]:
     return {f"mask_{key}": value for key, value in record.items()}
 
 
-def _draw(models: Models, plan: _Plan, tell: Callable[[Progress], None]) -> _Drawn:
+def _draw(models: Models, plan: _Plan, kind: ClassKind, tell: Callable[[Progress], None]) -> _Drawn:
     """Images until `plan.count` of them are usable; a degenerate one is replaced under the next unused seed."""
     generator = models.profile.generator
     support = _Drawn([], np.zeros((0, 0, 0, 3), np.uint8), np.zeros((0, 0, 0), np.float32), [])
@@ -392,7 +393,7 @@ def _draw(models: Models, plan: _Plan, tell: Callable[[Progress], None]) -> _Dra
             min_attention_grid=generator.min_attention_grid,
             on_step=on_step,
         )
-        support = _judge(support, seeds, batch.images.numpy(), batch.attribution.numpy())
+        support = _judge(support, seeds, batch.images.numpy(), batch.attribution.numpy(), kind)
     tell(Progress("generate", plan.count, plan.count, len(support.rejected)))
     return support
 
@@ -417,7 +418,11 @@ def _step_reporter(
 
 
 def _judge(
-    support: _Drawn, seeds: list[int], images: npt.NDArray[np.uint8], attention: npt.NDArray[np.float32]
+    support: _Drawn,
+    seeds: list[int],
+    images: npt.NDArray[np.uint8],
+    attention: npt.NDArray[np.float32],
+    kind: ClassKind,
 ) -> _Drawn:
     """The support set with a new batch added and every degenerate image taken out.
 
@@ -428,7 +433,7 @@ def _judge(
         images = np.concatenate([support.images, images])
         attention = np.concatenate([support.attention, attention])
     peaks = np.nan_to_num(attention.max(axis=(1, 2)))
-    reasons = find_degenerate(images, attention, median_peak=float(np.median(peaks)))
+    reasons = find_degenerate(images, attention, median_peak=float(np.median(peaks)), stuff=kind == "stuff")
     keep = [i for i, reason in enumerate(reasons) if reason is None]
     return _Drawn(
         seeds=[all_seeds[i] for i in keep],
@@ -442,7 +447,11 @@ def _judge(
 
 
 def _from_pictures(
-    models: Models, plan: _Plan, pictures: Sequence[OwnPicture], tell: Callable[[Progress], None]
+    models: Models,
+    plan: _Plan,
+    kind: ClassKind,
+    pictures: Sequence[OwnPicture],
+    tell: Callable[[Progress], None],
 ) -> _SupportSet:
     """The user's pictures with the object cut out: by their masks, else by the attention that the name draws."""
     masked = [picture for picture in pictures if picture.foreground is not None]
@@ -451,7 +460,7 @@ def _from_pictures(
     if not 1 <= len(pictures) <= MAX_COUNT:
         raise UsageError(f"A class takes 1 to {MAX_COUNT} pictures of yours, got {len(pictures)}.")
     tell(Progress("generate", 0, len(pictures), 0))
-    found = _by_masks(pictures) if masked else _by_attention(models, plan, pictures, tell)
+    found = _by_masks(pictures) if masked else _by_attention(models, plan, kind, pictures, tell)
     tell(Progress("generate", len(pictures), len(pictures), found.rejected))
     return found
 
@@ -475,7 +484,11 @@ def _by_masks(pictures: Sequence[OwnPicture]) -> _SupportSet:
 
 
 def _by_attention(
-    models: Models, plan: _Plan, pictures: Sequence[OwnPicture], tell: Callable[[Progress], None]
+    models: Models,
+    plan: _Plan,
+    kind: ClassKind,
+    pictures: Sequence[OwnPicture],
+    tell: Callable[[Progress], None],
 ) -> _SupportSet:
     """Pictures in which the name draws no attention to one place are left out, and told."""
     generator = models.profile.generator
@@ -503,7 +516,7 @@ def _by_attention(
     attention = np.concatenate(maps)
     peaks = np.nan_to_num(attention.max(axis=(1, 2)))
     images = [picture.image for picture in pictures]
-    reasons = find_degenerate(images, attention, median_peak=float(np.median(peaks)))
+    reasons = find_degenerate(images, attention, median_peak=float(np.median(peaks)), stuff=kind == "stuff")
     unusable = {pictures[i].name: reason for i, reason in enumerate(reasons) if reason is not None}
     for name, reason in unusable.items():
         log.warning("%s is left out of %r: %s", name, plan.name, reason)

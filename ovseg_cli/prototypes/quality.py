@@ -10,6 +10,9 @@ import numpy.typing as npt
 BLANK_DEVIATION = 4.0
 """Grey levels: an image whose pixels deviate less than this from their mean is blank (black, or a flat colour)."""
 
+CONSTANT_DEVIATION = 1.0
+"""The same for stuff: below this there is not even a texture."""
+
 FLAT_CONTRAST = 0.5
 """(max - min) / max of the raw attribution map; below this the phrase attends everywhere alike."""
 
@@ -22,6 +25,7 @@ def find_degenerate(
     attribution: npt.NDArray[np.float32],
     *,
     median_peak: float,
+    stuff: bool = False,
 ) -> list[str | None]:
     """Why each image cannot be used, or None when it can.
 
@@ -32,6 +36,8 @@ def find_degenerate(
         images: N images, each uint8 (H, W, 3); of one size or of several.
         attribution: float (N, g, g), raw attention of the class phrase.
         median_peak: Median over the class of the maps' maxima.
+        stuff: Whether the class is stuff, which may fill a picture evenly: then nothing in it draws more attention
+            than the rest, and sand or sky is as flat as a picture can be without being blank.
 
     Returns:
         One of "blank image", "not finite", "flat attention", "weak attention", or None, per image.
@@ -41,9 +47,9 @@ def find_degenerate(
         peak = float(attention.max())
         if not np.isfinite(attention).all():
             reasons.append("not finite")
-        elif image.std(axis=(0, 1)).max() < BLANK_DEVIATION:
+        elif image.std(axis=(0, 1)).max() < (CONSTANT_DEVIATION if stuff else BLANK_DEVIATION):
             reasons.append("blank image")
-        elif peak <= 0 or (peak - float(attention.min())) / peak < FLAT_CONTRAST:
+        elif not stuff and (peak <= 0 or (peak - float(attention.min())) / peak < FLAT_CONTRAST):
             reasons.append("flat attention")
         elif peak < WEAK_PEAK * median_peak:
             reasons.append("weak attention")

@@ -131,6 +131,20 @@ def test_an_image_that_only_looked_good_at_first_is_rejected_when_its_siblings_a
     assert record.rejected == 2
 
 
+def test_stuff_may_fill_a_picture_evenly():
+    def even(seed):
+        image, attention = flat_attention(seed)
+        return image, attention + np.random.default_rng(seed).random(attention.shape, dtype=np.float32) * 1e-3
+
+    record = build(ChosenModels(otherwise=even), count=2, kind="stuff")
+    assert [s.seed for s in record.supports] == [42, 43]
+    assert record.rejected == 0
+    with pytest.raises(GenerationError, match="flat attention"):
+        build(ChosenModels(otherwise=flat_attention), count=2, kind="thing")
+    with pytest.raises(GenerationError, match="blank image"):
+        build(ChosenModels(otherwise=black), count=2, kind="stuff")
+
+
 def test_it_gives_up_when_nothing_is_usable():
     models = ChosenModels({43: flat_attention}, otherwise=black)
     with pytest.raises(
@@ -226,7 +240,7 @@ def test_settings_reach_the_generator_and_the_record():
     assert {s.prompt for s in record.supports} == {"an apple on a table"}
     assert record.seed == 7
     assert record.settings["steps"] == 3
-    assert record.settings["mask_method"] == "otsu"
+    assert record.settings["mask_method"] == MINI.generator.mask_method
     assert 0 < record.settings["mask_low"] < record.settings["mask_high"] < 1
     json.dumps(record.settings, allow_nan=False)
 
