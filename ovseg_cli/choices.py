@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 METHODS = tuple(KNOWN_METHODS)
 KINDS: tuple[PrototypeKind, ...] = get_args(PrototypeKind)
 REFINEMENTS = ("none", "pamr")
+NAME_READERS = ("aggsd", "diffsegmenter")
+"""Methods that read class names by the generator's text encoder, in a fixed prompt."""
+
 ANSWER_VERSION = 3
 """Raised when the same inputs give another label map than before, so that old results are not taken for new ones."""
 
@@ -82,6 +86,11 @@ class SegmentOptions:
             raise UsageError(f"Unknown refinement {self.refine!r}. Refinements: {', '.join(REFINEMENTS)}.")
         if self.templates is not None and self.templates not in TEMPLATE_SETS:
             raise UsageError(f"Unknown set of prompt templates {self.templates!r}. Sets: {', '.join(TEMPLATE_SETS)}.")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise UsageError(f"--threshold must be a number, got {self.threshold}.")
         if self.short_side is not None and not 16 <= self.short_side <= 4096:
             raise UsageError(f"--short-side must be between 16 and 4096 pixels, got {self.short_side}.")
         if self.logit_scale is not None and not 0 < self.logit_scale <= 10_000:
@@ -125,6 +134,8 @@ def parse_windows(values: Sequence[str]) -> tuple[tuple[int, int], ...] | None:
         if value == "whole":
             windows.append((0, 0))
         elif slash and size.isdecimal() and stride.isdecimal():
+            if int(size) == 0:  # which stands for the whole picture elsewhere
+                raise UsageError(f"A window is SIZE/STRIDE with 1 <= STRIDE <= SIZE <= 4096, got {value}.")
             windows.append((int(size), int(stride)))
         else:
             raise UsageError(f"A window is written SIZE/STRIDE, such as 448/224, or whole; got {value!r}.")
@@ -288,6 +299,10 @@ def _refuse_foreign(choice: MethodChoice, options: SegmentOptions, *, with_proto
                 f"Make them with ovseg add-class, or leave out {name}."
             )
     for name, value in of_words.items():
+        if value and choice.method in NAME_READERS:
+            raise UsageError(
+                f"{choice.method} reads class names in a prompt of its own, so {name} has no effect. Leave it out."
+            )
         if value and not with_words:
             why = "" if choice.asked == choice.method else f" ({choice.reason})"
             raise UsageError(
@@ -366,8 +381,9 @@ def plan_settings(
         settings["dense"] = {"method": resolved.dense, **asdict(resolved.dense_settings)}
         settings["templates"] = options.templates
         settings["words"] = resolved.vocabulary.record()
-        settings["clip"] = profile.record()["clip"]
-        settings["networks"] = [weights.model_id + "@" + weights.revision for weights in profile.weights]
+        record = profile.record()
+        settings["networks"] = {part: record[part] for part in ("clip", "generator", "regions", "proxy")}
+        settings["extractors_known"] = {spec.name: spec.digest for spec in profile.known_extractors}
     if choice.method == "hybrid":
         settings["hybrid"] = asdict(profile.hybrid)
     if resolved.prefilter is not None:

@@ -330,7 +330,7 @@ class CliperScorer(TokenScorer):
         depth = models.clip.depth
         published = cliper.DEFAULT_SETTINGS_LARGE if models.profile.clip.large else cliper.DEFAULT_SETTINGS
         self._cliper = replace(published, logit_scale=settings.logit_scale)
-        self.threshold = settings.threshold
+        self.threshold = published.background_threshold if settings.threshold is None else settings.threshold
         self.blocks: Collection[int] = range(depth)
         weights = models.profile.clip.weights
         text = embed_words(models.clip, vocabulary.words, templates, weights=weights, cache=cache)

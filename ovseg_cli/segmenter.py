@@ -152,13 +152,14 @@ class Segmenter:
             from ovseg_cli.dense import make_scorer, templates_for
 
             for note in resolved.vocabulary.notes:
-                log.warning("%s", note)
+                log.info("%s", note)  # the command line tells it before
 
             templates = templates_for(models.profile, resolved.dense_settings, options.templates)
             self._dense = make_scorer(
                 models, resolved.dense, resolved.vocabulary, resolved.dense_settings, templates, cache=store
             )
-            if choice.method == resolved.dense and options.background and options.threshold is None:
+            # Where nothing is joined, the dense method's own rule holds.
+            if not resolved.known and options.background and options.threshold is None:
                 self.threshold = self._dense.threshold
         spec = resolved.prefilter
         self._prefilter = None if spec is None else _class_prefilter(models, store, self.names, resolved.stuff, spec)

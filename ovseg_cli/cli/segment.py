@@ -257,6 +257,7 @@ def plan_segmentation(
         ProfileMismatchError: a class has no prototypes by one of the extractors.
     """
     from ovseg_cli.choices import SegmentOptions, plan_digest, resolve_method, resolve_options
+    from ovseg_cli.methods.catalogue import check_explained
     from ovseg_cli.runs.classes import stored_names
     from ovseg_cli.runs.plan import Request, plan_run
 
@@ -268,14 +269,17 @@ def plan_segmentation(
             "or make classes with ovseg add-class NAME."
         )
     choice = resolve_method(store, names, method)
+    if explain:
+        check_explained(choice.method)
     profile = common.profile_of(store)
+    resolved = resolve_options(store, profile, names, choice, options)
     request = Request(
         classes=names,
         method=choice.method,
         asked=choice.asked,
         reason=choice.reason,
         options=options,
-        prefilter=resolve_options(store, profile, names, choice, options).prefilter is not None,
+        prefilter=resolved.prefilter is not None,
         digest=plan_digest(store, profile, names, choice, options),
         overlay=overlay,
         explain=explain,
@@ -289,6 +293,8 @@ def plan_segmentation(
             f"no prototypes for {some}: {_instead(choice, profile)}. "
             f"For prototypes: ovseg add-class {shlex.join([*dashes, *named])}{_near(store, choice.missing)}"
         )
+    for note in () if resolved.vocabulary is None else resolved.vocabulary.notes:
+        common.out.note(note)
     if plan.redone and not overwrite:
         common.out.note(
             f"{amount(plan.redone, 'label map')} in {output} came from other pictures or settings; made again"

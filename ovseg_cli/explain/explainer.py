@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.pixels import resize, to_tensor
-from ovseg_cli.dense import TOKEN_METHODS, TokenScorer
+from ovseg_cli.dense import TokenScorer
 from ovseg_cli.errors import ClassChangedError, ImageError, LabelError, UsageError
 from ovseg_cli.explain.points import choose_points, enlarged, scores_at
 from ovseg_cli.explain.records import Explanation, Match, Region, Rule, Source, Standing, Word
 from ovseg_cli.explain.weights import cell_weights
 from ovseg_cli.files.images import open_image
 from ovseg_cli.files.labels import BACKGROUND, read_label
+from ovseg_cli.methods.catalogue import check_explained
 from ovseg_cli.methods.prototype import finest_grid, prototype_scores
 
 if TYPE_CHECKING:
@@ -58,11 +59,7 @@ class Explainer:
     """
 
     def __init__(self, segmenter: Segmenter, store: Store) -> None:
-        if segmenter.method != "prototype" and segmenter.method not in TOKEN_METHODS:
-            raise UsageError(
-                f"The scores of {segmenter.method} cannot be taken apart. Explained can be: prototype, "
-                f"{', '.join(TOKEN_METHODS)}; take one of these with --method."
-            )
+        check_explained(segmenter.method)
         self._segmenter = segmenter
         self._store = store
         self._sources: OrderedDict[int, Source] = OrderedDict()

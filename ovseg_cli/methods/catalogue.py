@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ovseg_cli.errors import UsageError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodInfo:
@@ -15,17 +17,20 @@ class MethodInfo:
         source: The paper.
         gist: How it works, in half a sentence.
         prefilter: Whether the class pre-filter is part of it, so that it is on unless the profile or the user says no.
+        explained: Whether `ovseg explain` can take its scores apart.
     """
 
     title: str
     source: str
     gist: str
     prefilter: bool = False
+    explained: bool = False
 
 
 METHODS = MappingProxyType(
     {
         "prototype": MethodInfo(
+            explained=True,
             title="OVDiff",
             source="Karazija et al., ECCV 2024",
             gist="nearest prototype of the store",
@@ -38,34 +43,43 @@ METHODS = MappingProxyType(
             prefilter=True,
         ),
         "maskclip": MethodInfo(
+            explained=True,
             title="MaskCLIP",
             source="Zhou et al., ECCV 2022",
             gist="each patch keeps its own value in CLIP's last block",
         ),
         "clipsurgery": MethodInfo(
+            explained=True,
             title="CLIP Surgery",
             source="Li et al., Pattern Recognition 2025",
             gist="value-value attention in a second stream over the last blocks",
         ),
         "sclip": MethodInfo(
-            title="SCLIP", source="Wang et al., ECCV 2024", gist="query-query and key-key attention in the last block"
+            explained=True,
+            title="SCLIP",
+            source="Wang et al., ECCV 2024",
+            gist="query-query and key-key attention in the last block",
         ),
         "clearclip": MethodInfo(
+            explained=True,
             title="ClearCLIP",
             source="Lan et al., ECCV 2024",
             gist="query-query attention, without residual and feed-forward part",
         ),
         "naclip": MethodInfo(
+            explained=True,
             title="NACLIP",
             source="Hajimiri et al., WACV 2025",
             gist="key-key attention that favours a patch's neighbours",
         ),
         "gem": MethodInfo(
+            explained=True,
             title="GEM",
             source="Bousselham et al., CVPR 2024",
             gist="self-self attention in a second stream over the last blocks",
         ),
         "proxyclip": MethodInfo(
+            explained=True,
             title="ProxyCLIP",
             source="Lan et al., ECCV 2024",
             gist="the affinity of DINO's features as CLIP's last attention",
@@ -107,3 +121,16 @@ METHODS = MappingProxyType(
 
 DENSE_METHODS = tuple(name for name in METHODS if name not in ("prototype", "hybrid"))
 """Methods that need words only."""
+
+
+def check_explained(method: str) -> None:
+    """Refuse a method whose scores cannot be taken apart.
+
+    Raises:
+        UsageError: It is such a method.
+    """
+    if not METHODS[method].explained:
+        able = ", ".join(name for name, info in METHODS.items() if info.explained)
+        raise UsageError(
+            f"The scores of {method} cannot be taken apart. Explained can be: {able}; take one of these with --method."
+        )

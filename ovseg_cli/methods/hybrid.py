@@ -33,7 +33,7 @@ def hybrid_scores(prototypes: Tensor, words: Tensor, known: Sequence[int], *, sc
         weight: w, how much prototypes count, in [0, 1].
 
     Returns:
-        float32 (C + 1, h, w) in [0, 1], summing to 1 over the channels.
+        float32 (C + 1, h, w) in [0, 1], summing to 1 over the channels; without any class with prototypes, `words`.
 
     Raises:
         ValueError: The numbers do not fit the channels.
@@ -44,10 +44,9 @@ def hybrid_scores(prototypes: Tensor, words: Tensor, known: Sequence[int], *, sc
         or not set(known) <= set(range(1, len(words)))
     ):
         raise ValueError(f"{len(prototypes)} channels of prototypes and {len(words)} of words do not fit {known!r}")
-    floor = torch.finfo(torch.float32).tiny
-    spoken = words.float().clamp_min(floor).log()
     if not known:
-        return spoken.softmax(dim=0)
+        return words.float()
+    spoken = words.float().clamp_min(torch.finfo(torch.float32).tiny).log()
     judged = (prototypes.float() * scale).log_softmax(dim=0)
     channel = torch.zeros(len(words), dtype=torch.int64, device=words.device)
     channel[list(known)] = torch.arange(1, len(prototypes), device=words.device)
