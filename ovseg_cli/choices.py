@@ -169,8 +169,7 @@ def resolve_method(store: Store, classes: Sequence[str], method: str = "auto") -
         UnknownClassError: "prototype" was asked for and a class has no prototypes.
         UsageError: No such method, no class, or a class twice.
     """
-    if method not in ("auto", *METHODS):
-        raise UsageError(f"Unknown method {method!r}. Methods: auto, {', '.join(METHODS)}.")
+    check_method(method)
     if not classes:
         raise UsageError('No classes to segment. Name some with --classes, or add one: ovseg add-class "cat".')
     if len({class_key(name) for name in classes}) < len(classes):
@@ -185,6 +184,16 @@ def resolve_method(store: Store, classes: Sequence[str], method: str = "auto") -
     reason = f"no prototypes for {', '.join(missing)}"
     best = "hybrid" if len(missing) < len(classes) else get_profile(store.profile_name).clip.best
     return MethodChoice(best, method, missing, reason)
+
+
+def check_method(method: str) -> None:
+    """Refuse a method that there is not.
+
+    Raises:
+        UsageError: It is neither "auto" nor one of `METHODS`.
+    """
+    if method not in ("auto", *METHODS):
+        raise UsageError(f"Unknown method {method!r}. Methods: auto, {', '.join(METHODS)}.")
 
 
 def _unknown_message(name: str, known: Sequence[str]) -> str:

@@ -164,6 +164,9 @@ def segment(
     What is done is skipped the next time, so an interrupted run goes on where it stopped.
     Exit code 3: finished, but some pictures could not be read.
     """
+    from ovseg_cli.choices import check_method
+
+    check_method(method)  # before a store is made for it
     names = split_names(classes)
     listed = None
     if class_file is not None:

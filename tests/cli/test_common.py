@@ -55,7 +55,7 @@ def test_bad_usage_is_code_2(cli, args):
     result = cli(*args)
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert "Error" in result.stderr
+    assert "error" in result.stderr.casefold()
 
 
 def test_a_command_that_does_not_exist_brings_a_suggestion(cli):

@@ -90,9 +90,12 @@ def test_segment_then_eval(store, pictures, tmp_path, monkeypatch):
     assert (again["done"], again["skipped"]) == (0, 2)
 
 
-def test_a_class_without_prototypes_is_segmented_by_gem(store, pictures, tmp_path, monkeypatch):
+def test_a_class_without_prototypes_is_found_by_its_name(store, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = ovseg("--store", store, "segment", pictures / "images", "-c", "cat,dog", "--limit", 1, "--json")
+    assert json.loads(result.stdout)["method"] == "hybrid"
+    only = ("-c", "dog", "-o", "only-dog", "--limit", 1, "--json")
+    result = ovseg("--store", store, "segment", pictures / "images", *only)
     assert json.loads(result.stdout)["method"] == "gem"
     assert "no prototypes for dog" in result.stderr
 
