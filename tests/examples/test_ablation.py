@@ -185,7 +185,9 @@ class TestStuffRules:
 @pytest.fixture(scope="module")
 def store(models: RememberingModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """The same classes as the product alone makes them."""
-    settings = SupportSettings(count=COUNT, steps=STEPS, seed=SEED, kind="thing", extractors=("sd", "clip", "dino"))
+    settings = SupportSettings(
+        count=COUNT, steps=STEPS, seed=SEED, kind="thing", mask_method="otsu", extractors=("sd", "clip", "dino")
+    )
     with Store.open(tmp_path_factory.mktemp("ablation") / "store", profile=MINI) as store:
         for name in SMALL.things:
             store.add_class(build_class(mini_models(), name, settings))
