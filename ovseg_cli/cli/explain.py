@@ -18,6 +18,7 @@ from ovseg_cli.cli.options import (
     PrototypesOpt,
     RefineOpt,
     StuffFilterOpt,
+    ThresholdOpt,
     segment_options,
     split_names,
 )
@@ -98,17 +99,7 @@ def explain(
         ),
     ] = None,
     background: BackgroundOpt = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--threshold",
-            min=0.0,
-            max=1.0,
-            metavar="X",
-            help="Score below which a pixel is background. (default: the method's own)",
-            show_default=False,
-        ),
-    ] = None,
+    threshold: ThresholdOpt = None,
     prefilter: PrefilterOpt = None,
     stuff_filter: StuffFilterOpt = None,
     extractors: ExtractorsOpt = None,

@@ -42,6 +42,18 @@ PrefilterOpt = Annotated[
     ),
 ]
 
+ThresholdOpt = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        min=0.0,
+        max=1.0,
+        metavar="X",
+        help="Score below which a pixel is background. (default: the method's own)",
+        show_default=False,
+    ),
+]
+
 StuffFilterOpt = Annotated[
     bool | None,
     typer.Option(

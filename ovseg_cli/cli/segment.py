@@ -21,6 +21,7 @@ from ovseg_cli.cli.options import (
     PrototypesOpt,
     RefineOpt,
     StuffFilterOpt,
+    ThresholdOpt,
     segment_options,
     split_names,
 )
@@ -76,17 +77,7 @@ def segment(
         typer.Option("--explain", help="Also show why: the prototypes and support images behind each class found."),
     ] = False,
     background: BackgroundOpt = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--threshold",
-            min=0.0,
-            max=1.0,
-            metavar="X",
-            help="Score below which a pixel is background. (default: the method's own)",
-            show_default=False,
-        ),
-    ] = None,
+    threshold: ThresholdOpt = None,
     prefilter: PrefilterOpt = None,
     stuff_filter: StuffFilterOpt = None,
     extractors: ExtractorsOpt = None,
