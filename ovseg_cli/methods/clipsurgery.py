@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import BlockTrace
-from ovseg_cli.methods.defaults import DenseDefaults
+from ovseg_cli.profiles.specs import DenseDefaults
 
 SURGERY_BLOCKS = 6
 """The last blocks that are operated on: the code's comment says 7, and its loop, ``range(1, 7)``, does 6."""

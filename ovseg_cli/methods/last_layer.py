@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import BlockTrace
-from ovseg_cli.methods.defaults import DenseDefaults
+from ovseg_cli.profiles.specs import DenseDefaults
 
 # Settings per data set exist; these are the ones for PASCAL VOC with background, where there is one.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import BlockTrace
-from ovseg_cli.methods.defaults import DenseDefaults
+from ovseg_cli.profiles.specs import DenseDefaults
 
 BETA = 1.2
 """Similarities below this times their mean are no affinity (`proxyclip_segmentor.py`)."""

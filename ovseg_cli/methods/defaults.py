@@ -1,3 +1,0 @@
-"""Where methods find the shape of their published settings."""
-
-from ovseg_cli.profiles.specs import DenseDefaults as DenseDefaults
