@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -178,7 +178,58 @@ TOKEN_METHODS: Mapping[str, TokenMethod] = MappingProxyType(
 """The token methods by name."""
 
 
-class TokenScorer:
+class _WordScorer:
+    """What scorers have in common that compare CLIP's patches with words.
+
+    Args:
+        models: The profile's models.
+        vocabulary: The words.
+        settings: Geometry, templates and scale.
+        templates: Prompt templates that a word is put into.
+        cache: Where text embeddings are kept.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        vocabulary: Vocabulary,
+        settings: DenseDefaults,
+        templates: Sequence[str],
+        cache: TextCache | None,
+    ) -> None:
+        self._models = models
+        self._settings = settings
+        self.vocabulary = vocabulary
+        self.threshold = settings.threshold
+        weights = models.profile.clip.weights
+        self._text = embed_words(models.clip, vocabulary.words, templates, weights=weights, cache=cache)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words, in the order of the channels."""
+        return self.vocabulary.words
+
+    @property
+    def input_size(self) -> int:
+        """About the side in pixels at which a crop goes through CLIP."""
+        settings = self._settings
+        return settings.squash or max((size for size, _ in settings.windows), default=settings.short_side)
+
+    def only(self, classes: Sequence[int]) -> Self:
+        """The same for some of the classes, with their words and the background's."""
+        narrowed = copy.copy(self)
+        narrowed.vocabulary, kept = narrow(self.vocabulary, classes)
+        narrowed._text = self._text[kept]
+        return narrowed
+
+    def _size(self, images: Tensor) -> tuple[int, int]:
+        """(height, width) at which CLIP sees crops."""
+        if self._settings.squash is not None:
+            return self._settings.squash, self._settings.squash
+        return whole_patches(images.shape[2], images.shape[3], self._models.clip.patch)
+
+
+class TokenScorer(_WordScorer):
     """Cosines of a token method's patches with words; see `DenseScorer`.
 
     Args:
@@ -202,40 +253,17 @@ class TokenScorer:
         templates: Sequence[str],
         cache: TextCache | None = None,
     ) -> None:
-        self._models = models
         self._method = TOKEN_METHODS[method]
-        self._settings = settings
-        self.vocabulary = vocabulary
-        self.threshold = settings.threshold
         self._proxy = _proxy_of(models.profile, method) if self._method.proxy else None
         depth = models.clip.depth
         last = models.profile.clip.streams if self._method.stream else 1
         self.blocks: Collection[int] = range(max(0, depth - last), depth)
-        weights = models.profile.clip.weights
-        self._text = embed_words(models.clip, vocabulary.words, templates, weights=weights, cache=cache)
+        super().__init__(models, vocabulary, settings, templates, cache)
 
     @property
     def channels(self) -> int:
         """How many words there are."""
         return len(self.vocabulary.words)
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The words, in the order of the channels."""
-        return self.vocabulary.words
-
-    @property
-    def input_size(self) -> int:
-        """About the side in pixels at which a crop goes through CLIP."""
-        settings = self._settings
-        return settings.squash or max((size for size, _ in settings.windows), default=settings.short_side)
-
-    def only(self, classes: Sequence[int]) -> TokenScorer:
-        """The same for some of the classes, with their words and the background's."""
-        narrowed = copy.copy(self)
-        narrowed.vocabulary, kept = narrow(self.vocabulary, classes)
-        narrowed._text = self._text[kept]
-        return narrowed
 
     def score(self, crops: Crops) -> Tensor:
         """Cosines of crops with every word, float32 (B, words, g, g')."""
@@ -248,12 +276,6 @@ class TokenScorer:
         cosines = (tokens[:, 1:] if self._method.class_token else tokens) @ self._text.T
         grid = trace.grid if proxy is None else (proxy.shape[2], proxy.shape[3])
         return cosines.permute(0, 2, 1).unflatten(2, grid)
-
-    def _size(self, images: Tensor) -> tuple[int, int]:
-        """(height, width) at which CLIP sees crops."""
-        if self._settings.squash is not None:
-            return self._settings.squash, self._settings.squash
-        return whole_patches(images.shape[2], images.shape[3], self._models.clip.patch)
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Probability of every word, from fused cosines (words, h, w)."""
@@ -307,7 +329,7 @@ def _proxy_features(models: Models, extractor: ExtractorSpec, images: Tensor, si
 # --------------------------------------------------------------------------- methods that give maps
 
 
-class CliperScorer(TokenScorer):
+class CliperScorer(_WordScorer):
     """CLIPer: coarse maps of crops, sharpened on the whole picture; see `ovseg_cli.methods.cliper`.
 
     Thresholds are those of PASCAL VOC with background, for the size of CLIP that the profile has. The geometry, the
@@ -323,18 +345,13 @@ class CliperScorer(TokenScorer):
         templates: Sequence[str],
         cache: TextCache | None = None,
     ) -> None:
-        self._models = models
-        self._settings = settings
+        super().__init__(models, vocabulary, settings, templates, cache)
         self._refined = method == "cliper"
-        self.vocabulary = vocabulary
-        depth = models.clip.depth
         published = cliper.DEFAULT_SETTINGS_LARGE if models.profile.clip.large else cliper.DEFAULT_SETTINGS
         self._cliper = replace(published, logit_scale=settings.logit_scale)
-        self.threshold = published.background_threshold if settings.threshold is None else settings.threshold
-        self.blocks: Collection[int] = range(depth)
-        weights = models.profile.clip.weights
-        text = embed_words(models.clip, vocabulary.words, templates, weights=weights, cache=cache)
-        self._text = text
+        if self.threshold is None:
+            self.threshold = published.background_threshold
+        self.blocks: Collection[int] = range(models.clip.depth)
 
     @property
     def channels(self) -> int:
@@ -529,7 +546,7 @@ PUBLISHED: Mapping[str, DenseDefaults] = MappingProxyType(
 )
 """Each dense method's published settings."""
 
-SCORERS: Mapping[str, type[TokenScorer] | type[PhraseScorer]] = MappingProxyType(
+SCORERS: Mapping[str, type[TokenScorer | CliperScorer | PhraseScorer]] = MappingProxyType(
     dict.fromkeys(TOKEN_METHODS, TokenScorer)
     | {"cliper-coarse": CliperScorer, "cliper": CliperScorer}
     | dict.fromkeys(("agggem", "diffsegclust", "specclust"), SpreadScorer)
