@@ -2,23 +2,24 @@
 
 The methods themselves are pure functions in `ovseg_cli.methods`; here they get what they need of a profile's models.
 A scorer gives scores of crops (`score`), which are fused over windows, and makes class scores of the fused ones
-(`finish`). Crops are shown to the networks through `Crops`, so that methods that look at the same crops share one walk.
+(`finish`). See `ovseg_cli.scoring` for what is shared among methods that look at the same crops.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg_cli.backbones.clip import BlockTrace, ClipTrace, PositionMode
+from ovseg_cli.backbones.clip import BlockTrace
 from ovseg_cli.backbones.diffusion import PhrasedPrompt, PromptAttention
 from ovseg_cli.errors import ImageError, UsageError
 from ovseg_cli.methods import agg, cliper, clipsurgery, clusters, diffsegmenter, gem, last_layer, proxyclip
@@ -29,77 +30,35 @@ from ovseg_cli.methods.words import Vocabulary, embed_words, word_scores
 from ovseg_cli.profiles import ExtractorSpec, Profile
 from ovseg_cli.profiles.prompts import TemplateSet, resolve_templates
 from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, DenseDefaults
+from ovseg_cli.scoring import Crops, Scorer
 
 if TYPE_CHECKING:
     from ovseg_cli.methods.prefilter import TextCache
     from ovseg_cli.models import Models
 
 
-@dataclass(slots=True, eq=False)
-class Crops:
-    """A batch of crops of one picture, and what CLIP has seen in it.
+class DenseScorer(Scorer):
+    """A scorer that reads the words of a vocabulary, with or without other networks than CLIP.
 
     Attributes:
-        images: float (B, 3, h, w) in [0, 1].
-        models: The profile's models.
-        blocks: Blocks of CLIP that some method is going to ask for: the first walk keeps them all.
+        threshold: Class score below which a pixel is background, by the method's own settings; None for no such rule.
+        vocabulary: The words.
     """
 
-    images: Tensor
-    models: Models
-    blocks: Collection[int] = ()
-    _traces: dict[tuple[tuple[int, int], PositionMode], ClipTrace] = field(default_factory=dict)
-
-    def trace(
-        self, blocks: Collection[int], input_size: tuple[int, int], positions: PositionMode = "bicubic"
-    ) -> ClipTrace:
-        """What the vision tower computes at a size in pixels, at least in these blocks (counted from the front)."""
-        seen = self._traces.get((input_size, positions))
-        if seen is None or not seen.blocks.keys() >= set(blocks):
-            clip = self.models.profile.clip
-            wanted = sorted({*blocks, *self.blocks, *(seen.blocks if seen else ())})
-            seen = self.models.clip.trace(
-                self.images,
-                blocks=wanted,
-                input_size=input_size,
-                mean=clip.mean,
-                std=clip.std,
-                positions=positions,
-            )
-            self._traces[input_size, positions] = seen
-        return seen
-
-
-class DenseScorer(Protocol):
-    """What the segmenter needs of a method."""
-
     threshold: float | None
-    """Class score below which a pixel is background, by the method's own settings."""
+    vocabulary: Vocabulary
 
-    @property
-    def channels(self) -> int:
-        """How many scores a cell of a crop has."""
-
-    @property
-    def input_size(self) -> int:
-        """About the side in pixels at which a crop goes through the networks."""
-
-    @property
-    def blocks(self) -> Collection[int]:
-        """Blocks of CLIP that `score` asks for."""
-
-    def score(self, crops: Crops) -> Tensor:
-        """Scores of crops, float32 (B, channels, g, g')."""
-
-    def finish(self, scores: Tensor, picture: Tensor) -> Tensor:
+    @abstractmethod
+    def finish(self, scores: Tensor, whole: Crops) -> Tensor:
         """Class scores, float32 (C + 1, g, g'), channel 0 the background's.
 
         Args:
             scores: float32 (channels, h, w), fused over crops.
-            picture: float (1, 3, h, w) in [0, 1], what the crops were cut from.
+            whole: The picture that the crops were cut from, alone.
         """
 
-    def only(self, classes: Sequence[int]) -> DenseScorer:
+    @abstractmethod
+    def only(self, classes: Sequence[int]) -> Self:
         """The same for some of the classes, which become channels 1, 2, ... in the order given."""
 
 
@@ -178,7 +137,7 @@ TOKEN_METHODS: Mapping[str, TokenMethod] = MappingProxyType(
 """The token methods by name."""
 
 
-class _WordScorer:
+class _WordScorer(DenseScorer):
     """What scorers have in common that compare CLIP's patches with words.
 
     Args:
@@ -200,25 +159,27 @@ class _WordScorer:
         self._models = models
         self._settings = settings
         self.vocabulary = vocabulary
+        self.channels = self._count(vocabulary)
         self.threshold = settings.threshold
+        self.input_size = settings.squash or max((size for size, _ in settings.windows), default=settings.short_side)
         weights = models.profile.clip.weights
         self._text = embed_words(models.clip, vocabulary.words, templates, weights=weights, cache=cache)
+
+    @staticmethod
+    def _count(vocabulary: Vocabulary) -> int:
+        """How many scores a cell has."""
+        return len(vocabulary.words)
 
     @property
     def words(self) -> tuple[str, ...]:
         """The words, in the order of the channels."""
         return self.vocabulary.words
 
-    @property
-    def input_size(self) -> int:
-        """About the side in pixels at which a crop goes through CLIP."""
-        settings = self._settings
-        return settings.squash or max((size for size, _ in settings.windows), default=settings.short_side)
-
     def only(self, classes: Sequence[int]) -> Self:
         """The same for some of the classes, with their words and the background's."""
         narrowed = copy.copy(self)
         narrowed.vocabulary, kept = narrow(self.vocabulary, classes)
+        narrowed.channels = self._count(narrowed.vocabulary)
         narrowed._text = self._text[kept]
         return narrowed
 
@@ -257,31 +218,31 @@ class TokenScorer(_WordScorer):
         self._proxy = _proxy_of(models.profile, method) if self._method.proxy else None
         depth = models.clip.depth
         last = models.profile.clip.streams if self._method.stream else 1
-        self.blocks: Collection[int] = range(max(0, depth - last), depth)
+        self.blocks = range(max(0, depth - last), depth)
+        self.sees = (method, settings.squash)
         super().__init__(models, vocabulary, settings, templates, cache)
 
-    @property
-    def channels(self) -> int:
-        """How many words there are."""
-        return len(self.vocabulary.words)
-
-    def score(self, crops: Crops) -> Tensor:
-        """Cosines of crops with every word, float32 (B, words, g, g')."""
+    def features(self, crops: Crops) -> list[Tensor]:
+        """The method's patches in the space of text, one float32 (B, g, g', E)."""
         models, images = self._models, crops.images
         size = self._size(images)
         trace = crops.trace(self.blocks, size)
         proxy = None if self._proxy is None else _proxy_features(models, self._proxy, images, size)
         walk = _Walk([trace.blocks[i] for i in self.blocks], trace.grid, models.profile.clip.gem_temperature, proxy)
         tokens = models.clip.embed(self._method.tokens(walk))
-        cosines = (tokens[:, 1:] if self._method.class_token else tokens) @ self._text.T
         grid = trace.grid if proxy is None else (proxy.shape[2], proxy.shape[3])
-        return cosines.permute(0, 2, 1).unflatten(2, grid)
+        return [(tokens[:, 1:] if self._method.class_token else tokens).unflatten(1, grid)]
+
+    def compare(self, features: Sequence[Tensor]) -> Tensor:
+        """Cosines of patches with every word, float32 (B, words, g, g')."""
+        (patches,) = features
+        return (patches @ self._text.T).permute(0, 3, 1, 2)
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Probability of every word, from fused cosines (words, h, w)."""
         return torch.softmax(scores * self._settings.logit_scale, dim=0)
 
-    def finish(self, scores: Tensor, picture: Tensor) -> Tensor:
+    def finish(self, scores: Tensor, whole: Crops) -> Tensor:
         """Class scores from fused cosines: probabilities of each class's best word, and of the background's."""
         return word_scores(scores, self.vocabulary.owner, logit_scale=self._settings.logit_scale)
 
@@ -351,37 +312,44 @@ class CliperScorer(_WordScorer):
         self._cliper = replace(published, logit_scale=settings.logit_scale)
         if self.threshold is None:
             self.threshold = published.background_threshold
-        self.blocks: Collection[int] = range(models.clip.depth)
+        self.blocks = range(models.clip.depth)
+        self.sees = ("cliper", settings.squash)
 
-    @property
-    def channels(self) -> int:
+    @staticmethod
+    def _count(vocabulary: Vocabulary) -> int:
         """How many words stand for a class: words for the background have no map."""
-        return sum(owner > 0 for owner in self.vocabulary.owner)
+        return sum(owner > 0 for owner in vocabulary.owner)
 
-    def score(self, crops: Crops) -> Tensor:
-        """Coarse maps of crops, float32 (B, words of classes, g, g')."""
+    def features(self, crops: Crops) -> list[Tensor]:
+        """Each embedding in the space of text, float32 (B, g, g', E), and the fused attention, float32 (B, n, n)."""
         clip = self._models.clip
         trace = crops.trace(self.blocks, self._size(crops.images), "bilinear")
         fused = cliper.fuse_early_layers([trace.blocks[i] for i in self.blocks])
+        embeddings = [clip.embed(tokens)[:, 1:].unflatten(1, trace.grid) for tokens in fused.tokens]
+        return [*embeddings, fused.attention]
+
+    def compare(self, features: Sequence[Tensor]) -> Tensor:
+        """Coarse maps, float32 (B, words of classes, g, g')."""
+        *embeddings, attention = features
         named = self.channels
         texts = cliper.cliper_texts(self._text[:named], self._text[named:])
         return cliper.cliper_maps(
-            [clip.embed(tokens)[:, 1:] @ texts.T for tokens in fused.tokens],
-            fused.attention,
+            [embedding.flatten(1, 2) @ texts.T for embedding in embeddings],
+            attention,
             classes=named,
-            grid=trace.grid,
+            grid=(embeddings[0].shape[1], embeddings[0].shape[2]),
             logit_scale=self._cliper.logit_scale,
             layer=self._cliper.layer,
             threshold=self._cliper.attention_threshold,
         )
 
-    def finish(self, scores: Tensor, picture: Tensor) -> Tensor:
+    def finish(self, scores: Tensor, whole: Crops) -> Tensor:
         """Class scores from fused coarse maps, refined by the diffusion model's self-attention if that is asked for."""
         refined = scores
         if self._refined:
             models, generator = self._models, self._models.profile.generator
             layers = models.generator.attention_layers(
-                cliper.nearest_square(picture, generator.read_size or generator.image_size),
+                cliper.nearest_square(whole.images, generator.read_size or generator.image_size),
                 layers=generator.refine_layers,
                 timestep=cliper.TIMESTEP,
                 noise_seed=generator.seed,
@@ -422,13 +390,13 @@ class SpreadScorer(TokenScorer):
         super().__init__(models, "gem", vocabulary, settings, templates, cache)
         self._gather = method
 
-    def finish(self, scores: Tensor, picture: Tensor) -> Tensor:
+    def finish(self, scores: Tensor, whole: Crops) -> Tensor:
         """Class scores from GEM's fused cosines."""
-        attention = self._self_attention(picture)
+        attention = whole.once("self-attention", lambda: self._self_attention(whole.images))
         side = math.isqrt(len(attention))
         size = (side, side) if self._gather == "agggem" else (scores.shape[1], scores.shape[2])
         cosines = F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
-        likely = super().finish(cosines, picture)
+        likely = super().finish(cosines, whole)
         if 0 in self.vocabulary.owner:
             likely = agg.doubt_background(likely)
         if self._gather == "agggem":
@@ -451,7 +419,7 @@ class SpreadScorer(TokenScorer):
         return attention
 
 
-class PhraseScorer:
+class PhraseScorer(DenseScorer):
     """The diffusion model's own attention to class names (AggSD, DiffSegmenter); see `DenseScorer`.
 
     Each class that is asked for is found somewhere, so these want the classes of the picture: the class pre-filter's,
@@ -459,7 +427,7 @@ class PhraseScorer:
     """
 
     threshold: float | None = None
-    blocks: Collection[int] = ()
+    sees = "pictures"
 
     def __init__(
         self,
@@ -475,26 +443,28 @@ class PhraseScorer:
         self._side = models.profile.generator.read_size or models.profile.generator.image_size
         self.input_size = self._side
         self.vocabulary = vocabulary
+        self.channels = vocabulary.channels
 
-    @property
-    def channels(self) -> int:
-        """One per class, and the background's."""
-        return self.vocabulary.channels
-
-    def only(self, classes: Sequence[int]) -> PhraseScorer:
+    def only(self, classes: Sequence[int]) -> Self:
         """The same for some of the classes."""
         narrowed = copy.copy(self)
         narrowed.vocabulary, _ = narrow(self.vocabulary, classes)
+        narrowed.channels = narrowed.vocabulary.channels
         return narrowed
 
-    def score(self, crops: Crops) -> Tensor:
+    def features(self, crops: Crops) -> list[Tensor]:
+        """The crops themselves: what the network sees in them depends on the classes."""
+        return [crops.images]
+
+    def compare(self, features: Sequence[Tensor]) -> Tensor:
         """Class scores of crops, float32 (B, C + 1, g, g).
 
         Raises:
             ImageError: The classes of this picture do not fit into one prompt.
         """
+        (images,) = features
         try:
-            return torch.stack([self._scores(image[None]) for image in crops.images])
+            return torch.stack([self._scores(image[None]) for image in images])
         except UsageError as error:  # this picture has too many classes for one prompt, and the next one may not
             raise ImageError(f"{METHODS[self._method].title}: {error}") from error
 
@@ -530,7 +500,7 @@ class PhraseScorer:
             finest_self_attention=settings.finest_self_attention,
         )
 
-    def finish(self, scores: Tensor, picture: Tensor) -> Tensor:
+    def finish(self, scores: Tensor, whole: Crops) -> Tensor:
         """The fused class scores as they are."""
         return scores
 

@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
+from ovseg_cli.backbones.pixels import picture_size, to_working_tensor
 from ovseg_cli.choices import (
     MethodChoice,
-    Resolved,
     SegmentOptions,
     plan_settings,
     resolve_method,
     resolve_options,
 )
-from ovseg_cli.errors import UnknownClassError
-from ovseg_cli.profiles import ExtractorSpec
-from ovseg_cli.profiles.specs import DenseDefaults, InferenceSpec, PrefilterSpec, digest_of
+from ovseg_cli.dense import DenseScorer, make_scorer, templates_for
+from ovseg_cli.errors import UnknownClassError, UsageError
+from ovseg_cli.labeling.decide import decide
+from ovseg_cli.labeling.refine import pamr
+from ovseg_cli.labeling.windows import short_side_size
+from ovseg_cli.methods.hybrid import hybrid_scores
+from ovseg_cli.methods.prefilter import ClassPrefilter, Kept
+from ovseg_cli.profiles.specs import PrefilterSpec, digest_of
+from ovseg_cli.scoring import Crops, Features, Geometry, Job, PrototypeScorer, fuse
 from ovseg_cli.store.names import class_key
+
+if TYPE_CHECKING:
+    from ovseg_cli.models import Models
+    from ovseg_cli.store.store import Store
 
 log = logging.getLogger("ovseg_cli")
 
-if TYPE_CHECKING:
-    import torch
-
-    from ovseg_cli.dense import Crops, DenseScorer
-    from ovseg_cli.labeling.windows import Crop
-    from ovseg_cli.methods.prefilter import ClassPrefilter, Kept
-    from ovseg_cli.models import Models
-    from ovseg_cli.store.records import PrototypeBlock
-    from ovseg_cli.store.store import Store
-
-    Features = dict[str, list[tuple[Crop, list[torch.Tensor]]]]
+Image = Any
+"""A PIL image in mode RGB, or a uint8 array (H, W, 3)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,8 +53,9 @@ class Segmentation:
         shares: Share of the pixels per class that is present, "background" included.
         mean_scores: Mean winning score over the pixels of each of those (cosine for prototypes; for the others
             a probability or what stands for one).
-        kept: The classes that the pre-filter let take part, each with its cosine to the picture (None for stuff, which
-            is not filtered); None without a pre-filter.
+        kept: The classes that took part where not all of them did: those that the pre-filter left, each with its
+            cosine to the picture (None for stuff, which is not filtered), or those that were named for this picture
+            (all None); None where all took part.
     """
 
     ids: npt.NDArray[np.uint16]
@@ -67,8 +71,6 @@ class Segmentation:
         Raises:
             UnknownClassError: The image was not segmented for this class.
         """
-        from ovseg_cli.store.names import class_key
-
         keys = [class_key(known) for known in self.names]
         if class_key(name) not in keys:
             raise UnknownClassError(f"{name!r} was not among the classes: {', '.join(self.names)}.")
@@ -82,7 +84,7 @@ class Scored:
     Attributes:
         size: (H, W) of the image.
         classes: Which of the segmenter's classes take part, by their places; they have channels 1, 2, ...
-        kept: What the pre-filter said; None without one.
+        kept: What the pre-filter said, or the caller; None where all classes take part.
         prototypes: Where scores come from, one per extractor; empty for a method without prototypes.
         dense: Where scores come from; None for prototypes alone.
         fused: float32 (channels, h, w): scores fused over crops and scorers, and refined: cosines with the best
@@ -95,10 +97,10 @@ class Scored:
     size: tuple[int, int]
     classes: tuple[int, ...]
     kept: Kept | None
-    prototypes: Sequence[_PrototypeScorer]
+    prototypes: Sequence[PrototypeScorer]
     dense: DenseScorer | None
-    fused: torch.Tensor
-    scores: torch.Tensor
+    fused: Tensor
+    scores: Tensor
     features: Features
 
 
@@ -143,14 +145,12 @@ class Segmenter:
         self.digest = digest_of(self.settings)
         self.threshold = options.threshold
         self._inference = resolved.inference
-        self._prototypes = [_PrototypeScorer(models, store, spec, resolved) for spec in resolved.extractors]
+        self._prototypes = [PrototypeScorer(models, store, spec, resolved) for spec in resolved.extractors]
         keys = [class_key(name) for name in classes]
         self._known = tuple(keys.index(class_key(name)) for name in resolved.known)
         self._dense: DenseScorer | None = None
         self._dense_settings = resolved.dense_settings
         if resolved.dense is not None and resolved.dense_settings is not None and resolved.vocabulary is not None:
-            from ovseg_cli.dense import make_scorer, templates_for
-
             for note in resolved.vocabulary.notes:
                 log.info("%s", note)  # the command line tells it before
 
@@ -163,101 +163,160 @@ class Segmenter:
                 self.threshold = self._dense.threshold
         spec = resolved.prefilter
         self._prefilter = None if spec is None else _class_prefilter(models, store, self.names, resolved.stuff, spec)
+        self._filters_by = (spec, resolved.stuff, self.names)
 
     @property
     def method(self) -> str:
         """The method that segments."""
         return self.choice.method
 
-    def segment(self, image: Any) -> Segmentation:
+    def segment(self, image: Image, classes: Sequence[str] | None = None) -> Segmentation:
         """Segment one image.
 
         Args:
             image: PIL image in mode RGB, or uint8 array (H, W, 3).
+            classes: Which of the classes may be in this image, in any order and case: the others do not compete, and
+                no pre-filter is asked. None leaves that to the pre-filter, or to all classes.
 
         Returns:
             The label map at the image's own size.
 
         Raises:
             ValueError: Not an RGB picture of 8 bits per channel.
+            UnknownClassError: One of `classes` is none of the segmenter's.
+            UsageError: No class may be in this image, and neither may the background.
         """
-        return self.label(self.score(image))
+        return self.label(self.score(image, classes))
 
-    def score(self, image: Any, *, keep_features: bool = False) -> Scored:
+    def segment_batch(
+        self, images: Sequence[Image], classes: Sequence[Sequence[str] | None] | None = None
+    ) -> list[Segmentation]:
+        """Segment images of one size, which go through the networks together.
+
+        Up to the rounding of larger products, which may turn a pixel between two classes, the answers are those of
+        `segment`.
+
+        Args:
+            images: At least one; as `segment` takes them.
+            classes: For each image, as `segment` takes them.
+
+        Raises:
+            ValueError: The images are of several sizes, or as `segment`.
+            UnknownClassError: As `segment`.
+            UsageError: As `segment`.
+        """
+        (answers,) = score_together([self], images, classes)
+        return [self.label(scored) for scored in answers]
+
+    def score(self, image: Image, classes: Sequence[str] | None = None, *, keep_features: bool = False) -> Scored:
         """The scores that a label map is made of: the first half of `segment`.
 
         Args:
             image: As `segment` takes it.
+            classes: As `segment` takes them.
             keep_features: With prototypes: whether the crops' features come along, which take much memory.
 
         Raises:
             ValueError: As `segment`.
+            UnknownClassError: As `segment`.
+            UsageError: As `segment`.
         """
-        import torch
+        ((scored,),) = score_together([self], [image], [classes], keep_features=keep_features)
+        return scored
 
-        from ovseg_cli.backbones.pixels import picture_size, to_working_tensor
-        from ovseg_cli.labeling.windows import short_side_size
-
-        size = picture_size(image)
-        pictures: dict[int, torch.Tensor] = {}
-
-        def picture(geometry: InferenceSpec | DenseDefaults) -> torch.Tensor:
-            side = geometry.short_side
-            if side not in pictures:
-                pictures[side] = to_working_tensor(image, short_side_size(*size, side), self.models.device)
-            return pictures[side]
-
-        features: Features = {}
-        fused: list[torch.Tensor] = []
-        with torch.inference_mode():
+    def _takes_part(self, pictures: _Pictures, place: int, named: Sequence[str] | None) -> Kept | None:
+        """Which classes take part in a picture; None for all."""
+        if named is None:
             first = self._inference or self._dense_settings
-            kept = None if self._prefilter is None or first is None else self._prefilter(picture(first))
-            classes = tuple(range(len(self.names))) if kept is None else kept.classes
-            known = [place for place in self._known if place in classes]
-            prototypes = [s.only([self._known.index(place) for place in known]) for s in self._prototypes if known]
-            if self._inference is not None and prototypes:
-                seen = features if keep_features else None
-                fused.append(self._fuse(picture(self._inference), self._inference, prototypes, seen))
-            dense = None
-            if self._dense is not None and self._dense_settings is not None:
-                dense = self._dense if kept is None else self._dense.only(classes)
-                shown = picture(self._dense_settings)
-                fused.append(self._fuse(shown, self._dense_settings, [dense]))
-                words = dense.finish(fused[-1], shown)
-            if dense is None:
-                scores = fused[-1]
-            elif self._inference is None:
-                scores = words
+            if self._prefilter is None or first is None:
+                return None
+            return pictures.filtered(place, first, self._prefilter, self._filters_by)
+        keys = [class_key(name) for name in self.names]
+        for name in named:
+            if class_key(name) not in keys:
+                raise UnknownClassError(f"{name!r} is not among the classes: {', '.join(self.names)}.")
+        places = tuple(sorted({keys.index(class_key(name)) for name in named}))
+        if not places and not self.options.background:
+            raise UsageError("No class may be in the image, and neither may the background: allow one of them.")
+        return Kept(places, (None,) * len(places))
+
+    def _job_of_prototypes(self, classes: Sequence[Sequence[int]], keep: Sequence[Features] | None) -> Job | None:
+        """What is wanted of prototypes, for pictures with these classes."""
+        if self._inference is None:
+            return None
+        of_picture: list[list[PrototypeScorer] | None] = []
+        for own in classes:
+            known = [i for i, place in enumerate(self._known) if place in own]
+            if not known:
+                of_picture.append(None)
+            elif len(known) == len(self._known):
+                of_picture.append(self._prototypes)
             else:
-                numbers = [classes.index(place) + 1 for place in known]
-                scores = fused[-1] = self._join(fused[0] if prototypes else words[:1], words, numbers)
+                of_picture.append([scorer.only(known) for scorer in self._prototypes])
+        return Job(self._inference, self._prototypes, of_picture, keep)
+
+    def _job_of_words(self, classes: Sequence[Sequence[int]]) -> Job | None:
+        """What is wanted of words, for pictures with these classes."""
+        if self._dense is None or self._dense_settings is None:
+            return None
+        dense, every = self._dense, len(self.names)
+        own = [dense if len(some) == every else dense.only(some) if some else None for some in classes]
+        return Job(self._dense_settings, [dense], [None if scorer is None else [scorer] for scorer in own])
+
+    def _finish(
+        self,
+        pictures: _Pictures,
+        place: int,
+        kept: Kept | None,
+        prototypes: tuple[Job, Tensor | None] | None,
+        words: tuple[Job, Tensor | None] | None,
+    ) -> Scored:
+        """The scores of one picture, from its jobs and their fused scores."""
+        classes = tuple(range(len(self.names))) if kept is None else kept.classes
+        scorers: Sequence[PrototypeScorer] = ()
+        features: Features = {}
+        dense = matched = spoken = None
+        if prototypes is not None:
+            job, matched = prototypes
+            scorers = cast("Sequence[PrototypeScorer]", job.of_picture[place] or ())
+            features = {} if job.keep is None else job.keep[place]
+            matched = None if matched is None else self._refined(matched, pictures.whole(place, job.geometry))
+        if words is not None and words[1] is not None:
+            job, fused = words
+            (dense,) = cast("Sequence[DenseScorer]", job.of_picture[place])
+            whole = pictures.whole(place, job.geometry)
+            fused = self._refined(fused, whole)
+            spoken = dense.finish(fused, whole)
+        if spoken is None:
+            # A picture that no class may be in is background.
+            scores = fused = torch.zeros(1, 1, 1) if matched is None else matched
+        elif self._inference is None:
+            scores = spoken
+        else:
+            numbers = [classes.index(known) + 1 for known in self._known if known in classes]
+            scores = fused = self._join(spoken[:1] if matched is None else matched, spoken, numbers)
         return Scored(
-            size=size,
+            size=pictures.size,
             classes=classes,
             kept=kept,
-            prototypes=prototypes,
+            prototypes=scorers,
             dense=dense,
-            fused=fused[-1],
+            fused=fused,
             scores=scores,
             features=features,
         )
 
-    def _join(self, prototypes: torch.Tensor, words: torch.Tensor, known: Sequence[int]) -> torch.Tensor:
+    def _refined(self, fused: Tensor, whole: Crops) -> Tensor:
+        return fused if self.options.refine == "none" else pamr(whole.images, fused)
+
+    def _join(self, prototypes: Tensor, words: Tensor, known: Sequence[int]) -> Tensor:
         """Scores of prototypes (P + 1, h, w) and of words (C + 1, h', w') as one, at the former's size."""
-        from torch.nn import functional as F
-
-        from ovseg_cli.methods.hybrid import hybrid_scores
-
         spec = self.models.profile.hybrid
         words = F.interpolate(words[None], prototypes.shape[1:], mode="bilinear", align_corners=False)[0]
         return hybrid_scores(prototypes, words, known, scale=spec.scale, weight=spec.weight)
 
     def label(self, scored: Scored) -> Segmentation:
         """The label map of scores: the second half of `segment`."""
-        import torch
-
-        from ovseg_cli.labeling.decide import decide
-
         with torch.inference_mode():
             decision = decide(
                 scored.scores,
@@ -279,185 +338,155 @@ class Segmenter:
             kept=None if kept is None else dict(zip(competing, kept.scores, strict=True)),
         )
 
-    def _fuse(
-        self,
-        picture: torch.Tensor,
-        geometry: InferenceSpec | DenseDefaults,
-        scorers: Sequence[_PrototypeScorer | DenseScorer],
-        features: Features | None = None,
-    ) -> torch.Tensor:
-        """Scores of a picture fused over crops and scorers, and refined, float32 (channels, h, w).
 
-        Features are put into `features`, if there is one, on the CPU.
-        """
-        from ovseg_cli.labeling.windows import ScoreCanvas
+class _Pictures:
+    """Pictures of one size, resized as they are asked for."""
 
-        height, width = picture.shape[2:]
-        canvas = ScoreCanvas(scorers[0].channels, height, width, picture.device)
-        for group, crops in self._cut(picture, geometry, scorers):
-            for scorer in scorers:
-                if features is not None and isinstance(scorer, _PrototypeScorer):
-                    maps = scorer.features(crops)
-                    scores = scorer.compare(maps)
-                    seen = features.setdefault(scorer.extractor.name, [])
-                    seen += [(crop, [layer[i : i + 1].cpu() for layer in maps]) for i, crop in enumerate(group)]
-                else:
-                    scores = scorer.score(crops)
-                for crop, fresh in zip(group, scores, strict=True):
-                    canvas.add(crop, fresh)
-        return self._refined(canvas.mean(), picture)
+    def __init__(self, images: Sequence[Image], models: Models) -> None:
+        sizes = {picture_size(image) for image in images}
+        if len(sizes) != 1:
+            raise ValueError(f"images of one size are wanted, got {len(images)} of {len(sizes)} sizes")
+        (self.size,) = sizes
+        self._images = images
+        self._models = models
+        self._resized: dict[int, Tensor] = {}
+        self._whole: dict[tuple[int, int], Crops] = {}
+        self._filtered: dict[Hashable, Kept] = {}
 
-    def _cut(
-        self,
-        picture: torch.Tensor,
-        geometry: InferenceSpec | DenseDefaults,
-        scorers: Sequence[_PrototypeScorer | DenseScorer],
-    ) -> Iterator[tuple[list[Crop], Crops]]:
-        """The crops of a picture in batches, with what the scorers share of each."""
-        import torch
+    def at(self, geometry: Geometry) -> Tensor:
+        """All of them, float (P, 3, h, w) in [0, 1]."""
+        side = geometry.short_side
+        if side not in self._resized:
+            size = short_side_size(*self.size, side)
+            device = self._models.device
+            self._resized[side] = torch.cat([to_working_tensor(image, size, device) for image in self._images])
+        return self._resized[side]
 
-        from ovseg_cli.dense import Crops
-        from ovseg_cli.labeling.windows import all_crops
+    def whole(self, place: int, geometry: Geometry) -> Crops:
+        """One of them, uncut."""
+        key = (place, geometry.short_side)
+        if key not in self._whole:
+            self._whole[key] = Crops(self.at(geometry)[place : place + 1], self._models)
+        return self._whole[key]
 
-        crops = all_crops(picture.shape[2], picture.shape[3], geometry.windows, whole_image=geometry.whole_image)
-        blocks = {block for scorer in scorers for block in scorer.blocks}
-        for group in _batches(crops, crops_at_once(max(scorer.input_size for scorer in scorers))):
-            yield group, Crops(torch.cat([crop.cut(picture) for crop in group]), self.models, blocks)
-
-    def _refined(self, fused: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
-        if self.options.refine == "none":
-            return fused
-        from ovseg_cli.labeling.refine import pamr
-
-        return pamr(picture, fused)
+    def filtered(self, place: int, geometry: Geometry, prefilter: ClassPrefilter, settings: Hashable) -> Kept:
+        """What a pre-filter with these settings leaves for one of them."""
+        key = (place, geometry.short_side, settings)
+        if key not in self._filtered:
+            self._filtered[key] = prefilter(self.whole(place, geometry).images)
+        return self._filtered[key]
 
 
-MAX_CROPS_AT_ONCE = 16
-MAX_INPUT_PIXELS_AT_ONCE = 4 * 512**2
-"""Of network input in one batch of crops: features of Stable Diffusion take 126 MB for each 512x512 crop."""
+def segment_together(
+    segmenters: Sequence[Segmenter], image: Image, classes: Sequence[str] | None = None
+) -> list[Segmentation]:
+    """Segment one image by several methods, which share what they can.
+
+    Methods that cut the image into the same crops and show them to CLIP at one size walk through it once; those with
+    the same tokens (GEM, and what spreads GEM's answer) compute them once; the diffusion model's self-attention of the
+    whole image and the pre-filter's answer are shared as well.
+
+    Args:
+        segmenters: Each with its method, for the same models.
+        image: As `Segmenter.segment` takes it.
+        classes: Likewise.
+
+    Returns:
+        One answer per segmenter, those of `Segmenter.segment`.
+
+    Raises:
+        ImageError: One of the methods cannot do with this image.
+        ValueError: The segmenters have different models, or as `Segmenter.segment`.
+        UnknownClassError: As `Segmenter.segment`.
+        UsageError: As `Segmenter.segment`.
+    """
+    answers = score_together(segmenters, [image], [classes])
+    return [segmenter.label(scored) for segmenter, (scored,) in zip(segmenters, answers, strict=True)]
 
 
-def crops_at_once(input_size: int) -> int:
-    """How many crops go through a network together, by the side of its input in pixels."""
-    return max(1, min(MAX_CROPS_AT_ONCE, MAX_INPUT_PIXELS_AT_ONCE // input_size**2))
+def score_together(
+    segmenters: Sequence[Segmenter],
+    images: Sequence[Image],
+    classes: Sequence[Sequence[str] | None] | None = None,
+    *,
+    keep_features: bool = False,
+) -> list[list[Scored]]:
+    """Scores of images of one size by several segmenters; see `segment_together` and `Segmenter.segment_batch`.
+
+    The scores of all are held at once: of each image by each segmenter, 4 bytes for every channel and pixel of the
+    resized image.
+
+    Args:
+        segmenters: At least one, all for the same models.
+        images: At least one.
+        classes: For each image, what may be in it, as `Segmenter.segment` takes it.
+        keep_features: With prototypes: whether the crops' features come along, which take much memory.
+
+    Returns:
+        By segmenter, by image.
+
+    Raises:
+        ValueError: The segmenters have different models, or the images different sizes; or as `Segmenter.segment`.
+        ImageError: As `segment_together`.
+        UnknownClassError: As `Segmenter.segment`.
+        UsageError: As `Segmenter.segment`.
+    """
+    models = segmenters[0].models
+    if any(segmenter.models is not models for segmenter in segmenters):
+        raise ValueError("segmenters with the same models are wanted")
+    named = [None] * len(images) if classes is None else classes
+    if len(named) != len(images):
+        raise ValueError(f"classes of {len(named)} images for {len(images)} images")
+    pictures = _Pictures(images, models)
+    with torch.inference_mode():
+        shares = [_Share(segmenter, pictures, named, keep_features=keep_features) for segmenter in segmenters]
+        alike: dict[Hashable, list[Job]] = {}
+        for share in shares:
+            for job in share.jobs:
+                how = (job.geometry.short_side, job.geometry.windows, job.geometry.whole_image)
+                alike.setdefault(how, []).append(job)
+        fused: dict[Job, list[Tensor | None]] = {}
+        for jobs in alike.values():
+            fused.update(zip(jobs, fuse(pictures.at(jobs[0].geometry), jobs, models), strict=True))
+        return [share.finish(fused) for share in shares]
 
 
-def _batches(crops: list[Crop], limit: int) -> list[list[Crop]]:
-    """Crops of one size together, at most `limit` at once."""
-    by_size: dict[tuple[int, int], list[Crop]] = {}
-    for crop in crops:
-        by_size.setdefault((crop.height, crop.width), []).append(crop)
-    return [group[i : i + limit] for group in by_size.values() for i in range(0, len(group), limit)]
-
-
-class _PrototypeScorer:
-    """Cosine to the nearest prototype, for one extractor."""
-
-    blocks = ()
+class _Share:
+    """One segmenter's share of `score_together`: what it wants, and what it makes of that."""
 
     def __init__(
         self,
-        models: Models,
-        store: Store,
-        extractor: ExtractorSpec,
-        resolved: Resolved,
+        segmenter: Segmenter,
+        pictures: _Pictures,
+        named: Sequence[Sequence[str] | None],
+        *,
+        keep_features: bool,
     ) -> None:
-        import torch
+        self._segmenter = segmenter
+        self._pictures = pictures
+        self._kept = [segmenter._takes_part(pictures, place, own) for place, own in enumerate(named)]
+        every = tuple(range(len(segmenter.names)))
+        classes = [every if kept is None else kept.classes for kept in self._kept]
+        keep: list[Features] | None = [{} for _ in classes] if keep_features else None
+        self._prototypes = segmenter._job_of_prototypes(classes, keep)
+        self._words = segmenter._job_of_words(classes)
+        self.jobs = [job for job in (self._prototypes, self._words) if job is not None]
 
-        self._models = models
-        self.extractor = extractor
-        self.input_size = extractor.input_size
-        block = store.prototypes(resolved.known, extractor.digest)
-        self.channels = len(resolved.known) + 1
-        owner = block.class_index
-        stays = np.isin(np.array(block.kind), resolved.prototypes)
-        if resolved.stuff_similarity is not None:
-            stays &= _not_stuff(block, resolved.stuff, resolved.stuff_similarity, among=stays, device=models.device)
-        channel = np.where(block.role_is_fg, owner + 1, 0)
-        self.ids = torch.from_numpy(block.ids[stays])
-        self._owner = torch.from_numpy(owner[stays]).to(models.device)
-        self._channel = torch.from_numpy(channel[stays]).to(models.device)
-        self._vectors = torch.from_numpy(block.vectors[stays]).to(models.device)
+    def finish(self, fused: Mapping[Job, Sequence[Tensor | None]]) -> list[Scored]:
+        """The scores of each picture; they are finished one after the other."""
 
-    def only(self, classes: Sequence[int]) -> _PrototypeScorer:
-        """The same for some of the classes, which become channels 1, 2, ... in the order given.
+        def of(job: Job | None, place: int) -> tuple[Job, Tensor | None] | None:
+            return None if job is None else (job, fused[job][place])
 
-        The other classes' background prototypes go with them, as in the published code: what surrounds a class that
-        is not there says nothing about the picture.
-        """
-        import torch
-
-        place = torch.full((self.channels - 1,), -1, device=self._owner.device)
-        place[list(classes)] = torch.arange(len(classes), device=place.device)
-        stays = place[self._owner] >= 0
-        narrowed = copy.copy(self)
-        narrowed.channels = len(classes) + 1
-        narrowed.ids = self.ids[stays.cpu()]
-        narrowed._owner = place[self._owner[stays]]
-        narrowed._channel = torch.where(self._channel[stays] > 0, narrowed._owner + 1, 0)
-        narrowed._vectors = self._vectors[stays]
-        return narrowed
-
-    def score(self, crops: Crops) -> torch.Tensor:
-        """Scores of crops, float32 (B, C + 1, g, g)."""
-        return self.compare(self.features(crops))
-
-    def features(self, crops: Crops) -> list[torch.Tensor]:
-        """Feature maps of crops: the first half of `score`."""
-        return self._models.feature_maps(self.extractor, crops.images)
-
-    def compare(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Scores of feature maps: the second half of `score`."""
-        from ovseg_cli.methods.prototype import prototype_scores
-
-        return prototype_scores(maps, self._vectors, self._channel, self.channels)
-
-    @property
-    def channel(self) -> torch.Tensor:
-        """Which channel each prototype scores for, int64 (P,): 0 for the background."""
-        return self._channel
-
-    def vector(self, place: int) -> torch.Tensor:
-        """The unit vector of one prototype, float32 (D,)."""
-        return self._vectors[place]
-
-    def cosines_at(self, maps: Sequence[torch.Tensor], cells: torch.Tensor) -> torch.Tensor:
-        """Cosines of all prototypes with some cells of one crop, float32 (P, N).
-
-        Args:
-            maps: Feature maps of the crop, as `features` gives them, on any device.
-            cells: int64 (N, 2): row and column on the finest grid.
-        """
-        from ovseg_cli.methods.prototype import prototype_cosines_at
-
-        device = self._vectors.device
-        return prototype_cosines_at([layer.to(device) for layer in maps], self._vectors, cells.to(device))[0]
-
-
-def _not_stuff(
-    block: PrototypeBlock, stuff: Sequence[str], similarity: float, *, among: npt.NDArray[np.bool_], device: str
-) -> npt.NDArray[np.bool_]:
-    """Which prototypes the stuff filter leaves, bool (N,), when only those of `among` are matched."""
-    import torch
-
-    from ovseg_cli.methods.stuff_filter import stuff_filter
-
-    of_stuff = np.isin(block.class_index, [i for i, name in enumerate(block.classes) if name in stuff])
-    stays = stuff_filter(
-        torch.from_numpy(block.vectors).to(device),
-        background=torch.from_numpy(~block.role_is_fg),
-        of_stuff=torch.from_numpy(of_stuff),
-        against=torch.from_numpy(block.role_is_fg & of_stuff & among),
-        threshold=similarity,
-    )
-    return stays.cpu().numpy()
+        return [
+            self._segmenter._finish(self._pictures, place, kept, of(self._prototypes, place), of(self._words, place))
+            for place, kept in enumerate(self._kept)
+        ]
 
 
 def _class_prefilter(
     models: Models, store: Store, names: Sequence[str], stuff: Sequence[str], spec: PrefilterSpec
 ) -> ClassPrefilter:
-    from ovseg_cli.methods.prefilter import ClassPrefilter
-
     keys = {class_key(name) for name in stuff}
     return ClassPrefilter(
         models.clip,

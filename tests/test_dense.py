@@ -18,7 +18,6 @@ from ovseg_cli.dense import (
     SCORERS,
     TOKEN_METHODS,
     CliperScorer,
-    Crops,
     dense_settings,
     make_scorer,
     narrow,
@@ -31,6 +30,7 @@ from ovseg_cli.methods.catalogue import DENSE_METHODS
 from ovseg_cli.methods.prefilter import Kept
 from ovseg_cli.methods.words import make_vocabulary
 from ovseg_cli.profiles import get_profile
+from ovseg_cli.scoring import Crops
 from ovseg_cli.segmenter import Segmenter
 from ovseg_cli.store import Store
 from tests.mini import example_labels, example_names, example_scene, mini_models, random_pictures
@@ -211,7 +211,7 @@ def test_the_score_of_a_class_is_that_of_its_best_word(method):
     one, each = scorer(method, together), scorer(method, apart)
     scores = one.score(crops)
     torch.testing.assert_close(scores, each.score(crops), atol=0, rtol=0)
-    of_classes, of_words = (s.finish(scores[0], crops.images) for s in (one, each))
+    of_classes, of_words = (s.finish(scores[0], crops) for s in (one, each))
     assert of_classes.shape[0] == 3
     torch.testing.assert_close(of_classes[0], of_words[0])
     torch.testing.assert_close(of_classes[1], of_words[1:4].amax(dim=0))
@@ -224,7 +224,7 @@ def test_the_background_has_the_score_of_its_best_word(method):
     ours = scorer(method, make_vocabulary(["cat"], background=["sky", "wood"]))
     cosines = ours.score(crops)[0]
     likely = (cosines * 40.0).softmax(dim=0)
-    finished = ours.finish(cosines, crops.images)
+    finished = ours.finish(cosines, crops)
     torch.testing.assert_close(finished, torch.stack([likely[1:].amax(dim=0), likely[0]]))
     torch.testing.assert_close(ours.probabilities(cosines), likely)
     assert ours.words == ("cat", "sky", "wood")
@@ -447,7 +447,7 @@ def test_words_for_the_background_have_no_map_and_become_no_class():
     assert isinstance(ours, CliperScorer)
     scores = ours.score(crops)
     assert ours.channels == scores.shape[1] == 3
-    assert ours.finish(scores[0], crops.images).shape[0] == 3  # two classes and the background
+    assert ours.finish(scores[0], crops).shape[0] == 3  # two classes and the background
     without = scorer("cliper-coarse", make_vocabulary(["cat", "apple"], synonyms={"cat": ["dog"]})).score(crops)
     assert not torch.allclose(without, scores)  # but they compete
 

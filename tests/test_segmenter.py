@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg_cli import segmenter as module
+from ovseg_cli import scoring as module
 from ovseg_cli.choices import (
     MethodChoice,
     SegmentOptions,
@@ -121,9 +121,7 @@ def test_where_all_scores_are_negative_the_background_wins_or_else_the_best_clas
         mini_models(), store, ["cat", "apple"], method="prototype", options=SegmentOptions(background=background)
     )
     for scorer in segmenter._prototypes:
-        scorer.score = lambda crops: (
-            torch.tensor([-0.9, -0.5, -0.2]).view(1, 3, 1, 1).expand(len(crops.images), 3, 2, 2)
-        )
+        scorer.compare = lambda maps: torch.tensor([-0.9, -0.5, -0.2]).view(1, 3, 1, 1).expand(len(maps[0]), 3, 2, 2)
     result = segmenter.segment(noise(9, 9))
     assert result.shares == {"background" if background else "apple": 1.0}
 

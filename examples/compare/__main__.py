@@ -1,7 +1,7 @@
 """Compare all methods on the pictures of a folder.
 
 python -m examples.compare FOLDER --classes cat,dog -o comparison
-python -m examples.compare FOLDER --classes cat,dog --methods gem,sclip --gt LABELS -o comparison
+python -m examples.compare FOLDER --classes cat,dog --methods gem,sclip --gt LABELS --speed -o comparison
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,7 +80,8 @@ def _run(options: argparse.Namespace, store: Store) -> str:
     contestants = enter(models, store, names, methods, _tell)
     make_folder(options.output)
     done = 0
-    for compared in compare(contestants, pictures, truth, _tell):
+    start = time.perf_counter()
+    for compared in compare(contestants, pictures, truth, _tell, timed=options.speed):
         target = compared.source.output(options.output)
         make_folder(target.parent)
         write_image(target, comparison_sheet(compared, labels))
@@ -90,9 +92,18 @@ def _run(options: argparse.Namespace, store: Store) -> str:
     notes = [
         f"{done} pictures, {len(names)} classes, profile {store.profile_name}, {models.device}, "
         f"{torch.get_num_threads()} thread(s).",
-        "Times are those of segmenting alone, in one process, method by method on each picture, each method on its own "
-        "(no walk through a network is shared), after a first picture that is not timed.",
     ]
+    if options.speed:
+        notes.append(
+            "Times are those of segmenting alone, in one process, method by method on each picture, each method on "
+            "its own (no walk through a network is shared), after a first picture that is not timed."
+        )
+    else:
+        seconds = time.perf_counter() - start
+        notes.append(
+            f"All methods together, which share their walks through the networks: {seconds / done:.2f} s a picture, "
+            "with loading the models and drawing."
+        )
     if truth is not None:
         notes.append(f"mIoU in percent: {convention(background=True, ignore=255, unasked=True)}.")
     text = markdown(contestants, notes)
@@ -134,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--store", type=Path, metavar="DIR", help="where prototypes are (default: none are used)")
     parser.add_argument("--profile", help="which models (default: those of the store, or mini)")
     parser.add_argument("--gt", type=Path, metavar="DIR", help="ground-truth labels; adds mIoU")
+    parser.add_argument("--speed", action="store_true", help="time each method by itself, which shares nothing")
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N pictures")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where the pictures go")

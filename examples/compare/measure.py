@@ -21,7 +21,7 @@ from ovseg_cli.files.labels import BACKGROUND
 from ovseg_cli.methods.catalogue import DENSE_METHODS
 from ovseg_cli.methods.catalogue import METHODS as CATALOGUE
 from ovseg_cli.models import Models
-from ovseg_cli.segmenter import Segmenter
+from ovseg_cli.segmenter import Segmenter, segment_together
 from ovseg_cli.store import Store
 
 Tell = Callable[[str], None]
@@ -68,20 +68,22 @@ class Contestant:
     Attributes:
         segmenter: What segments by it.
         matrix: Of all its pictures with ground truth.
-        seconds: For each picture that it segmented.
+        done: Pictures that it segmented.
+        seconds: For each of those, where it was timed.
         scored: How many of them have ground truth.
         failures: (picture, reason).
     """
 
     segmenter: Segmenter
     matrix: ConfusionMatrix
+    done: int = 0
     seconds: list[float] = field(default_factory=list)
     scored: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def speed(self) -> float | None:
-        """Images per second; None when it failed on every picture."""
+        """Images per second; None when it was not timed, or failed on every picture."""
         return len(self.seconds) / sum(self.seconds) if self.seconds else None
 
     def report(self) -> Report | None:
@@ -98,7 +100,7 @@ class Contestant:
             "miou": None if report is None else report.miou,
             "iou": {} if report is None else {score.name: score.iou for score in report.classes},
             "images_per_second": self.speed,
-            "pictures": len(self.seconds),
+            "pictures": self.done,
             "scored": self.scored,
             "failures": [{"picture": picture, "reason": reason} for picture, reason in self.failures],
         }
@@ -152,17 +154,24 @@ def enter(
 
 
 def compare(
-    contestants: Sequence[Contestant], pictures: Sequence[InputImage], truth: Truth | None, tell: Tell
+    contestants: Sequence[Contestant],
+    pictures: Sequence[InputImage],
+    truth: Truth | None,
+    tell: Tell,
+    *,
+    timed: bool = False,
 ) -> Iterator[Compared]:
     """Segment pictures by every method, and keep account.
 
     A picture that cannot be read is told and passed over. A method that fails on a picture is told and left out there.
+    Methods share their walks through the networks, unless they are timed.
 
     Args:
         contestants: Their figures grow with every picture.
         pictures: Where they are.
         truth: Ground truth, if there is some.
         tell: Told what went wrong.
+        timed: Whether each method works by itself, and is timed.
 
     Yields:
         The pictures that can be read.
@@ -170,7 +179,7 @@ def compare(
     Raises:
         LabelError: The ground truth of a picture has another size or cannot be read.
     """
-    warm = False
+    warm = not timed
     for source in pictures:
         try:
             image = open_image(source.path)
@@ -178,8 +187,7 @@ def compare(
             tell(f"{source.key} is passed over: {error}")
             continue
         if not warm:  # models are loaded by the first picture, which is nobody's speed
-            for contestant in contestants:
-                _segment(contestant, image)
+            _one_by_one(contestants, image)
             warm = True
         true = truth.read(str(source.key)) if truth is not None and str(source.key) in truth else None
         if true is not None and true.shape != (image.height, image.width):
@@ -187,30 +195,59 @@ def compare(
                 f"The sizes differ: the ground truth of {source.key} is {true.shape[1]}x{true.shape[0]}, the picture "
                 f"{image.width}x{image.height}."
             )
-        panels = tuple(_take(contestant, image, true, str(source.key), tell) for contestant in contestants)
+        answers = _one_by_one(contestants, image) if timed else _together(contestants, image)
+        panels = tuple(
+            _take(contestant, answer, true, str(source.key), tell, timed=timed)
+            for contestant, answer in zip(contestants, answers, strict=True)
+        )
         yield Compared(source, image, true, panels)
 
 
-def _segment(contestant: Contestant, image: Image.Image) -> tuple[npt.NDArray[np.uint16] | None, str]:
-    """The label map; or None, and why there is none."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answer:
+    """A label map and how long it took; or None, and why there is none."""
+
+    ids: npt.NDArray[np.uint16] | None
+    seconds: float = 0.0
+    error: str = ""
+
+
+def _together(contestants: Sequence[Contestant], image: Image.Image) -> list[_Answer]:
     try:
-        return contestant.segmenter.segment(image).ids, ""
-    except Exception as error:  # whatever it is: the other methods and pictures go on
-        return None, str(error) or type(error).__name__
+        return [_Answer(result.ids) for result in segment_together([c.segmenter for c in contestants], image)]
+    except Exception:  # of one of them: which one is seen when each works by itself
+        return _one_by_one(contestants, image)
+
+
+def _one_by_one(contestants: Sequence[Contestant], image: Image.Image) -> list[_Answer]:
+    answers = []
+    for contestant in contestants:
+        start = time.perf_counter()
+        try:
+            ids = contestant.segmenter.segment(image).ids
+            answers.append(_Answer(ids, time.perf_counter() - start))
+        except Exception as error:  # whatever it is: the other methods and pictures go on
+            answers.append(_Answer(None, error=str(error) or type(error).__name__))
+    return answers
 
 
 def _take(
-    contestant: Contestant, image: Image.Image, true: npt.NDArray[np.int32] | None, key: str, tell: Tell
+    contestant: Contestant,
+    answer: _Answer,
+    true: npt.NDArray[np.int32] | None,
+    key: str,
+    tell: Tell,
+    *,
+    timed: bool,
 ) -> Panel:
-    method = contestant.segmenter.method
-    start = time.perf_counter()
-    ids, error = _segment(contestant, image)
-    seconds = time.perf_counter() - start
+    method, ids = contestant.segmenter.method, answer.ids
     if ids is None:
-        contestant.failures.append((key, error))
-        tell(f"{method} fails on {key}: {error}")
-        return Panel(method, None, error=error)
-    contestant.seconds.append(seconds)
+        contestant.failures.append((key, answer.error))
+        tell(f"{method} fails on {key}: {answer.error}")
+        return Panel(method, None, error=answer.error)
+    contestant.done += 1
+    if timed:
+        contestant.seconds.append(answer.seconds)
     if true is None:
         return Panel(method, ids)
     here = ConfusionMatrix(contestant.matrix.num_classes, ignore=LEFT_OUT)

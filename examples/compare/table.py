@@ -27,10 +27,12 @@ def markdown(contestants: Sequence[Contestant], notes: Sequence[str]) -> str:
                 contestant.segmenter.method,
                 miou,
                 speed,
-                str(len(contestant.seconds)),
+                str(contestant.done),
                 f"{info.title} ({info.source})",
             ]
         )
+    if all(contestant.speed is None for contestant in contestants):
+        rows = [[*row[:2], *row[3:]] for row in rows]
     if all(contestant.scored == 0 for contestant in contestants):
         rows = [[*row[:1], *row[2:]] for row in rows]
     numbers = range(1, len(rows[0]) - 1)

@@ -27,7 +27,8 @@ from ovseg_cli.methods.prototype import finest_grid, prototype_scores
 
 if TYPE_CHECKING:
     from ovseg_cli.profiles import ExtractorSpec
-    from ovseg_cli.segmenter import Scored, Segmentation, Segmenter, _PrototypeScorer
+    from ovseg_cli.scoring import PrototypeScorer
+    from ovseg_cli.segmenter import Scored, Segmentation, Segmenter
     from ovseg_cli.store import Store
     from ovseg_cli.store.records import PrototypeInfo, Role, StoredSupport
 
@@ -66,30 +67,38 @@ class Explainer:
 
     @torch.inference_mode()
     def explain(
-        self, image: Any, points: Sequence[tuple[int, int]] | None = None
+        self,
+        image: Any,
+        points: Sequence[tuple[int, int]] | None = None,
+        classes: Sequence[str] | None = None,
     ) -> tuple[Segmentation, list[Explanation]]:
         """Segment a picture and explain some of its pixels.
 
         Args:
             image: PIL image in mode RGB, or uint8 array (H, W, 3).
             points: (x, y) of each pixel; None for one in each class that was found (see `choose_points`).
+            classes: Which classes may be in this picture, as `Segmenter.segment` takes them.
 
         Returns:
             The segmentation, the same as `Segmenter.segment` gives, and one explanation per point.
 
         Raises:
             UsageError: A point is outside the picture.
+            UnknownClassError: One of `classes` is none of the segmenter's.
             ValueError: Not an RGB picture of 8 bits per channel.
         """
-        scored = self._segmenter.score(image, keep_features=True)
+        scored = self._segmenter.score(image, classes, keep_features=True)
         for x, y in points or ():
             check_point((x, y), scored.size)
         segmentation = self._segmenter.label(scored)
         if points is None:
             points = choose_points(scored, segmentation.ids, background=self._segmenter.options.background)
-        return segmentation, [self._explain(scored, segmentation, point) for point in points]
+        named = classes is not None
+        return segmentation, [self._explain(scored, segmentation, point, named=named) for point in points]
 
-    def _explain(self, scored: Scored, segmentation: Segmentation, point: tuple[int, int]) -> Explanation:
+    def _explain(
+        self, scored: Scored, segmentation: Segmentation, point: tuple[int, int], *, named: bool
+    ) -> Explanation:
         x, y = point
         options = self._segmenter.options
         labels = (BACKGROUND, *(segmentation.names[place] for place in scored.classes))
@@ -109,6 +118,7 @@ class Explainer:
             background=options.background,
             standings=standings,
             ruled_out=tuple(n for i, n in enumerate(segmentation.names) if i not in scored.classes),
+            named=named,
             refined=options.refine != "none",
             stuff_filter=self._segmenter.settings.get("stuff_filter"),
         )
@@ -232,7 +242,7 @@ class _Sums:
         shares: Of the weights of the cells where each prototype is its channel's best, float32 (P,).
     """
 
-    def __init__(self, scorer: _PrototypeScorer, channels: Iterable[int]) -> None:
+    def __init__(self, scorer: PrototypeScorer, channels: Iterable[int]) -> None:
         self._scorer = scorer
         channel = scorer.channel.cpu()
         self._places = {wanted: (channel == wanted).nonzero()[:, 0] for wanted in channels}

@@ -119,7 +119,8 @@ class Explanation:
             the best to the worst. Cosines for prototypes, probabilities for GEM.
         matches: With prototypes: what each extractor says for the label, for the runner-up, and for the background.
         words: With GEM: the most probable words.
-        ruled_out: Classes that the pre-filter left out of this picture.
+        ruled_out: Classes that took no part in this picture.
+        named: Whether that is because the picture's classes were named, instead of being left to the pre-filter.
         refined: Whether the scores were refined along the picture's edges after they were put together.
         stuff_filter: Cosine from which background prototypes that look like stuff were left out; None for no such
             filter.
@@ -136,6 +137,7 @@ class Explanation:
     matches: tuple[Match, ...] = ()
     words: tuple[Word, ...] = ()
     ruled_out: tuple[str, ...] = ()
+    named: bool = False
     refined: bool = False
     stuff_filter: float | None = None
 

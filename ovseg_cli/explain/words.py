@@ -46,7 +46,8 @@ def remarks(explanation: Explanation) -> list[str]:
         found.append("Nothing else took part.")
     if e.ruled_out:
         more = f" and {len(e.ruled_out) - 5} more" if len(e.ruled_out) > 5 else ""
-        found.append(f"The pre-filter ruled out for this picture: {', '.join(e.ruled_out[:5])}{more}.")
+        why = "Not among the classes named" if e.named else "The pre-filter ruled out"
+        found.append(f"{why} for this picture: {', '.join(e.ruled_out[:5])}{more}.")
     if e.stuff_filter is not None:
         found.append(
             f"Background prototypes of stuff, and those that look like it (cosine above {e.stuff_filter:g}), "
@@ -111,6 +112,7 @@ def as_data(explanation: Explanation) -> dict[str, Any]:
         "rule": e.rule,
         "scores": [_standing(standing) for standing in e.standings],
         "ruled_out": list(e.ruled_out),
+        "ruled_out_by": None if not e.ruled_out else "image classes" if e.named else "prefilter",
         "refined": e.refined,
         "matches": [
             {

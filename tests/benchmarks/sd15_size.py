@@ -120,13 +120,13 @@ def segmenting(crops_at_once: int | None, device: str) -> Job:
     """Segment one photograph with all three extractors; as many crops at once as shipped for None."""
     import torch
 
-    from ovseg_cli import segmenter
+    from ovseg_cli import scoring, segmenter
     from tests.benchmarks.sd15_models import RandomModels
     from tests.benchmarks.stores import RandomPrototypes
     from tests.mini import random_pictures
 
     if crops_at_once is not None:
-        segmenter.MAX_CROPS_AT_ONCE = crops_at_once
+        scoring.MAX_CROPS_AT_ONCE = crops_at_once
     models = RandomModels(device)
     for extractor in models.profile.extractors:
         models.make(extractor)

@@ -56,7 +56,7 @@ def figures(output: Path) -> dict[str, dict[str, Any]]:
 def output(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pictures under two methods."""
     output = tmp_path_factory.mktemp("comparison")
-    assert run(folder, output, "--methods", "sclip,maskclip", "--gt", str(EXAMPLES / "labels")) == 0
+    assert run(folder, output, "--methods", "sclip,maskclip", "--gt", str(EXAMPLES / "labels"), "--speed") == 0
     return output
 
 
@@ -96,6 +96,19 @@ class TestRun:
         assert f"{100 * found[first]['miou']:.1f}" in lines[2]
         assert len({len(line) for line in lines[:4]}) == 1
 
+    def test_methods_that_share_their_walks_have_the_same_answers_and_no_speed(
+        self, folder: Path, output: Path, tmp_path: Path
+    ):
+        assert run(folder, tmp_path, "--methods", "sclip,maskclip", "--gt", str(EXAMPLES / "labels")) == 0
+        for method, alone in figures(output).items():
+            together = figures(tmp_path)[method]
+            assert together["images_per_second"] is None
+            assert together["pictures"] == 2
+            assert together["iou"] == pytest.approx(alone["iou"], abs=1e-3)
+        text = (tmp_path / "table.md").read_text(encoding="utf-8")
+        assert "images/s" not in text
+        assert "All methods together" in text
+
     def test_without_ground_truth_there_is_no_mean_iou(self, folder: Path, tmp_path: Path):
         assert run(folder, tmp_path / "out", "--methods", "sclip", "--limit", "1") == 0
         assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["scene_001.png"]
@@ -118,13 +131,24 @@ class TestFailures:
 
         monkeypatch.setattr(Segmenter, "segment", segment)
         truth = str(EXAMPLES / "labels")
-        assert run(folder, tmp_path, "--methods", "sclip,gem", "--gt", truth) == 0
+        assert run(folder, tmp_path, "--methods", "sclip,gem", "--gt", truth, "--speed") == 0
         found = figures(tmp_path)
         assert found["gem"]["failures"] == [{"picture": "scene_001", "reason": "The prompt is too long."}]
         assert (found["gem"]["pictures"], found["sclip"]["pictures"]) == (1, 2)
         assert found["gem"]["miou"] is not None
         assert "gem fails on scene_001: The prompt is too long." in capsys.readouterr().err
         assert len(list(tmp_path.glob("*.png"))) == 2
+
+    def test_what_fails_together_is_tried_by_itself(
+        self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        long = " ".join(["tabby"] * 13)  # longer than the diffusion model's text encoder reads
+        methods = ["--methods", "sclip,aggsd", "--limit", "1"]
+        assert command.main([str(folder), "--classes", long, "-o", str(tmp_path), *methods]) == 0
+        found = figures(tmp_path)
+        assert (found["sclip"]["pictures"], found["aggsd"]["pictures"]) == (1, 0)
+        assert "longer than the text encoder's" in found["aggsd"]["failures"][0]["reason"]
+        assert "aggsd fails on scene_001" in capsys.readouterr().err
 
     def test_a_picture_that_cannot_be_read_is_passed_over(
         self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -205,7 +229,7 @@ class TestMethods:
                 enter(mini_models(), store, CLASSES, ["proxyclip"], told.append)
         assert [item.segmenter.method for item in entered] == [name for name in DENSE_METHODS if name != "proxyclip"]
         assert told == ["proxyclip is left out: The profile names no network for it."]
-        assert " – |        0 |" in markdown(entered, [])  # nothing was measured yet
+        assert "|        0 |" in markdown(entered, [])  # nothing was measured yet
 
 
 class TestTruth:

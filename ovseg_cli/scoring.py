@@ -1,0 +1,328 @@
+"""From pictures to fused scores: crops, the walks through networks that scorers share, and a canvas for each answer.
+
+A scorer sees crops in two steps. `Scorer.features` is what a network computes of them, and does not depend on the
+classes; `Scorer.compare` compares that with the classes that take part, which may be others in every picture. So
+pictures of one size go through the networks together, and so do methods that look at the same crops (`Crops`).
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ovseg_cli.backbones.clip import ClipTrace, PositionMode
+from ovseg_cli.labeling.windows import Crop, ScoreCanvas, all_crops
+from ovseg_cli.methods.prototype import prototype_cosines_at, prototype_scores
+from ovseg_cli.methods.stuff_filter import stuff_filter
+from ovseg_cli.profiles import ExtractorSpec
+
+if TYPE_CHECKING:
+    from ovseg_cli.choices import Resolved
+    from ovseg_cli.models import Models
+    from ovseg_cli.store.records import PrototypeBlock
+    from ovseg_cli.store.store import Store
+
+MAX_CROPS_AT_ONCE = 16
+"""Crops that go through a network together, at most."""
+
+MAX_INPUT_PIXELS_AT_ONCE = 4 * 512**2
+"""Of network input in one batch of crops: features of Stable Diffusion take 126 MB for each 512x512 crop."""
+
+Known = TypeVar("Known")
+
+Features = dict[str, list[tuple[Crop, list[Tensor]]]]
+"""By extractor: the crops of a picture, each with its feature maps as `Models.feature_maps` gives them, on the CPU."""
+
+
+class Geometry(Protocol):
+    """How a picture is cut up: `ovseg_cli.profiles.specs.InferenceSpec` and `DenseDefaults`."""
+
+    @property
+    def short_side(self) -> int:
+        """The picture is resized so that its short side is this many pixels."""
+
+    @property
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """(size, stride) of each sliding-window pass."""
+
+    @property
+    def whole_image(self) -> bool:
+        """Whether the whole picture is one more crop."""
+
+
+@dataclass(slots=True, eq=False)
+class Crops:
+    """A batch of pictures or crops of one size, and what networks have seen in it: nothing is computed twice.
+
+    Attributes:
+        images: float (B, 3, h, w) in [0, 1].
+        models: The profile's models.
+        blocks: Blocks of CLIP that some method is going to ask for: the first walk keeps them all.
+    """
+
+    images: Tensor
+    models: Models
+    blocks: Collection[int] = ()
+    _traces: dict[tuple[tuple[int, int], PositionMode], ClipTrace] = field(default_factory=dict)
+    _known: dict[Hashable, Any] = field(default_factory=dict)
+
+    def trace(
+        self, blocks: Collection[int], input_size: tuple[int, int], positions: PositionMode = "bicubic"
+    ) -> ClipTrace:
+        """What CLIP's vision tower computes at a size in pixels, at least in these blocks (counted from the front)."""
+        seen = self._traces.get((input_size, positions))
+        if seen is None or not seen.blocks.keys() >= set(blocks):
+            clip = self.models.profile.clip
+            wanted = sorted({*blocks, *self.blocks, *(seen.blocks if seen else ())})
+            seen = self.models.clip.trace(
+                self.images,
+                blocks=wanted,
+                input_size=input_size,
+                mean=clip.mean,
+                std=clip.std,
+                positions=positions,
+            )
+            self._traces[input_size, positions] = seen
+        return seen
+
+    def once(self, key: Hashable, make: Callable[[], Known]) -> Known:
+        """Something that is computed of these images when it is first asked for.
+
+        Args:
+            key: Names it, and everything that it depends on besides the images.
+            make: Computes it.
+        """
+        if key not in self._known:
+            self._known[key] = make()
+        return cast(Known, self._known[key])
+
+
+class Scorer(ABC):
+    """Something that gives crops a score per channel and cell.
+
+    Attributes:
+        channels: How many scores a cell has.
+        input_size: About the side in pixels at which a crop goes through the networks.
+        blocks: Blocks of CLIP that `features` asks for.
+        sees: Scorers of which this is equal have the same features of the same crops.
+    """
+
+    channels: int
+    input_size: int
+    blocks: Collection[int] = ()
+    sees: Hashable
+
+    @abstractmethod
+    def features(self, crops: Crops) -> list[Tensor]:
+        """What does not depend on the classes, each tensor with B in front."""
+
+    @abstractmethod
+    def compare(self, features: Sequence[Tensor]) -> Tensor:
+        """Scores of such features, float32 (B, channels, g, g')."""
+
+    def score(self, crops: Crops) -> Tensor:
+        """Scores of crops, float32 (B, channels, g, g')."""
+        return self.compare(self.features(crops))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """Scores that are wanted of some pictures, averaged over scorers.
+
+    Attributes:
+        geometry: How the pictures are cut up.
+        scorers: For all classes.
+        of_picture: For each picture, the same scorers for the classes that take part in it; None where nothing is
+            wanted.
+        keep: For each picture, where `PrototypeScorer` leaves its features; None for nowhere.
+    """
+
+    geometry: Geometry
+    scorers: Sequence[Scorer]
+    of_picture: Sequence[Sequence[Scorer] | None]
+    keep: Sequence[Features] | None = None
+
+
+def fuse(pictures: Tensor, jobs: Sequence[Job], models: Models) -> list[list[Tensor | None]]:
+    """Scores of pictures by several jobs, fused over crops and scorers in one walk for all that see the same crops.
+
+    Args:
+        pictures: float (P, 3, h, w) in [0, 1].
+        jobs: All of one short side, windows and whole image.
+        models: Their models.
+
+    Returns:
+        For each job, for each picture: float32 (channels, h, w), or None where nothing was wanted. All of them are held
+        at once.
+    """
+    height, width = pictures.shape[2:]
+    geometry = jobs[0].geometry
+    canvases = [
+        {
+            place: ScoreCanvas(own[0].channels, height, width, pictures.device)
+            for place, own in enumerate(job.of_picture)
+            if own is not None
+        }
+        for job in jobs
+    ]
+    wanted = sorted({place for own in canvases for place in own})
+    if not wanted:
+        return [[None] * len(pictures) for _ in jobs]
+    boxes = all_crops(height, width, geometry.windows, whole_image=geometry.whole_image)
+    alike: dict[Hashable, list[tuple[int, int]]] = {}  # (job, scorer) by what they see
+    for j, job in enumerate(jobs):
+        for number, scorer in enumerate(job.scorers if canvases[j] else ()):
+            alike.setdefault(scorer.sees, []).append((j, number))
+    scorers = [jobs[j].scorers[number] for (j, number), *_ in alike.values()]
+    blocks = {block for scorer in scorers for block in scorer.blocks}
+    for batch in _batches(boxes, wanted, crops_at_once(max(scorer.input_size for scorer in scorers))):
+        images = torch.cat([box.cut(pictures[place : place + 1]) for place, box in batch])
+        crops = Crops(images, models, blocks)
+        for scorer in scorers:
+            features = scorer.features(crops)
+            for j, number in alike[scorer.sees]:
+                _add(jobs[j], number, features, batch, canvases[j])
+            del features  # those of some networks are large
+    return [[own[place].mean() if place in own else None for place in range(len(pictures))] for own in canvases]
+
+
+def _add(
+    job: Job,
+    number: int,
+    features: Sequence[Tensor],
+    batch: Sequence[tuple[int, Crop]],
+    canvases: Mapping[int, ScoreCanvas],
+) -> None:
+    """Compare the features of a batch by each picture's own scorer, and add the scores to its canvas."""
+
+    def judge(item: tuple[int, tuple[int, Crop]]) -> Scorer | None:
+        own = job.of_picture[item[1][0]]
+        return None if own is None else own[number]
+
+    # Where neighbours have the same classes, they are compared together.
+    for scorer, group in groupby(enumerate(batch), key=judge):
+        members = list(group)
+        if scorer is None:
+            continue
+        part = slice(members[0][0], members[-1][0] + 1)
+        scores = scorer.compare([layer[part] for layer in features])
+        for (row, (place, box)), fresh in zip(members, scores, strict=True):
+            canvases[place].add(box, fresh)
+            if job.keep is not None and isinstance(scorer, PrototypeScorer):
+                seen = job.keep[place].setdefault(scorer.extractor.name, [])
+                seen.append((box, [layer[row : row + 1].cpu() for layer in features]))
+
+
+def crops_at_once(input_size: int) -> int:
+    """How many crops go through a network together, by the side of its input in pixels."""
+    return max(1, min(MAX_CROPS_AT_ONCE, MAX_INPUT_PIXELS_AT_ONCE // input_size**2))
+
+
+def _batches(boxes: Sequence[Crop], places: Sequence[int], limit: int) -> Iterator[list[tuple[int, Crop]]]:
+    """Crops of one size together, at most `limit` at once, a picture's own side by side; each with its picture."""
+    by_size: dict[tuple[int, int], list[Crop]] = {}
+    for box in boxes:
+        by_size.setdefault((box.height, box.width), []).append(box)
+    for group in by_size.values():
+        both = [(place, box) for place in places for box in group]
+        yield from (both[i : i + limit] for i in range(0, len(both), limit))
+
+
+class PrototypeScorer(Scorer):
+    """Cosine to the nearest prototype, for one extractor.
+
+    Args:
+        models: The profile's models.
+        store: Where prototypes come from.
+        extractor: Which features.
+        resolved: Which classes take part and which prototypes are matched.
+
+    Attributes:
+        extractor: Which features.
+        ids: int64 (P,), the prototypes as the store knows them.
+    """
+
+    def __init__(self, models: Models, store: Store, extractor: ExtractorSpec, resolved: Resolved) -> None:
+        self._models = models
+        self.extractor = extractor
+        self.input_size = extractor.input_size
+        self.sees = ("prototype", extractor.digest)
+        block = store.prototypes(resolved.known, extractor.digest)
+        self.channels = len(resolved.known) + 1
+        owner = block.class_index
+        stays = np.isin(np.array(block.kind), resolved.prototypes)
+        if resolved.stuff_similarity is not None:
+            stays &= _not_stuff(block, resolved.stuff, resolved.stuff_similarity, among=stays, device=models.device)
+        channel = np.where(block.role_is_fg, owner + 1, 0)
+        self.ids = torch.from_numpy(block.ids[stays])
+        self._owner = torch.from_numpy(owner[stays]).to(models.device)
+        self._channel = torch.from_numpy(channel[stays]).to(models.device)
+        self._vectors = torch.from_numpy(block.vectors[stays]).to(models.device)
+
+    def only(self, classes: Sequence[int]) -> PrototypeScorer:
+        """The same for some of the classes, which become channels 1, 2, ... in the order given.
+
+        The other classes' background prototypes go with them, as in the published code: what surrounds a class that
+        is not there says nothing about the picture.
+        """
+        place = torch.full((self.channels - 1,), -1, device=self._owner.device)
+        place[list(classes)] = torch.arange(len(classes), device=place.device)
+        stays = place[self._owner] >= 0
+        narrowed = copy.copy(self)
+        narrowed.channels = len(classes) + 1
+        narrowed.ids = self.ids[stays.cpu()]
+        narrowed._owner = place[self._owner[stays]]
+        narrowed._channel = torch.where(self._channel[stays] > 0, narrowed._owner + 1, 0)
+        narrowed._vectors = self._vectors[stays]
+        return narrowed
+
+    def features(self, crops: Crops) -> list[Tensor]:
+        """Feature maps of crops, layer by layer."""
+        return self._models.feature_maps(self.extractor, crops.images)
+
+    def compare(self, features: Sequence[Tensor]) -> Tensor:
+        """The best cosine of each class's foreground prototypes, and of all background prototypes in channel 0."""
+        return prototype_scores(features, self._vectors, self._channel, self.channels)
+
+    @property
+    def channel(self) -> Tensor:
+        """Which channel each prototype scores for, int64 (P,): 0 for the background."""
+        return self._channel
+
+    def vector(self, place: int) -> Tensor:
+        """The unit vector of one prototype, float32 (D,)."""
+        return self._vectors[place]
+
+    def cosines_at(self, maps: Sequence[Tensor], cells: Tensor) -> Tensor:
+        """Cosines of all prototypes with some cells of one crop, float32 (P, N).
+
+        Args:
+            maps: Feature maps of the crop, as `features` gives them, on any device.
+            cells: int64 (N, 2): row and column on the finest grid.
+        """
+        device = self._vectors.device
+        return prototype_cosines_at([layer.to(device) for layer in maps], self._vectors, cells.to(device))[0]
+
+
+def _not_stuff(
+    block: PrototypeBlock, stuff: Sequence[str], similarity: float, *, among: npt.NDArray[np.bool_], device: str
+) -> npt.NDArray[np.bool_]:
+    """Which prototypes the stuff filter leaves, bool (N,), when only those of `among` are matched."""
+    of_stuff = np.isin(block.class_index, [i for i, name in enumerate(block.classes) if name in stuff])
+    stays = stuff_filter(
+        torch.from_numpy(block.vectors).to(device),
+        background=torch.from_numpy(~block.role_is_fg),
+        of_stuff=torch.from_numpy(of_stuff),
+        against=torch.from_numpy(block.role_is_fg & of_stuff & among),
+        threshold=similarity,
+    )
+    return stays.cpu().numpy()
