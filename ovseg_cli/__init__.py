@@ -14,17 +14,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ovseg_cli.api import add_class, evaluate, segment
+    from ovseg_cli.api import add_class, compare, evaluate, segment
     from ovseg_cli.segmenter import Segmentation, Segmenter
     from ovseg_cli.store import Store
 
-__all__ = ["Segmentation", "Segmenter", "Store", "add_class", "evaluate", "segment"]
+__all__ = ["Segmentation", "Segmenter", "Store", "add_class", "compare", "evaluate", "segment"]
 
 _HOMES = {
     "Segmentation": "ovseg_cli.segmenter",
     "Segmenter": "ovseg_cli.segmenter",
     "Store": "ovseg_cli.store",
     "add_class": "ovseg_cli.api",
+    "compare": "ovseg_cli.api",
     "evaluate": "ovseg_cli.api",
     "segment": "ovseg_cli.api",
 }

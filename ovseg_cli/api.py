@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -15,12 +15,14 @@ from ovseg_cli.store import ClassInfo, Store
 from ovseg_cli.store.records import ClassKind, PrototypeKind
 
 if TYPE_CHECKING:
+    from ovseg_cli.choices import SegmentOptions
     from ovseg_cli.models import Models
+    from ovseg_cli.profiles.prompts import TemplateSet
     from ovseg_cli.prototypes.build import Progress
     from ovseg_cli.prototypes.masks import MaskMethod
     from ovseg_cli.segmenter import Segmentation
 
-__all__ = ["add_class", "evaluate", "segment"]
+__all__ = ["add_class", "compare", "evaluate", "segment"]
 
 
 def add_class(
@@ -123,6 +125,13 @@ def segment(
     prototypes: Sequence[PrototypeKind] | None = None,
     stuff_filter: bool | None = None,
     refine: Literal["none", "pamr"] = "none",
+    short_side: int | None = None,
+    windows: Sequence[tuple[int, int]] | None = None,
+    templates: TemplateSet | None = None,
+    logit_scale: float | None = None,
+    synonyms: Mapping[str, Sequence[str]] | None = None,
+    background_words: Sequence[str] | None = None,
+    image_classes: Sequence[str] | None = None,
     device: str = "auto",
 ) -> Segmentation:
     """Segment one image. For many images with the same classes make one `Segmenter` instead.
@@ -130,22 +139,32 @@ def segment(
     Example:
         >>> result = segment(store, image, ["cat", "dog"])
         >>> result.mask("cat").mean()  # share of the picture
+        >>> segment(store, image, ["ship", "car"], method="gem", synonyms={"ship": ["boat", "yacht"]})
 
     Args:
         store: An open store.
         image: PIL image of any mode (turned upright by its EXIF data), or uint8 array (H, W, 3) in RGB.
         classes: Class names in any case (default: every class in the store).
-        method: "auto", "prototype" or "gem".
+        method: "auto", or one of those that `ovseg methods` lists.
         background: Whether pixels may belong to none of the classes.
         threshold: A class whose score is below this gives way to the background.
-        prefilter: With prototypes: whether CLIP first rules out classes that the picture does not show (default: the
-            profile's).
+        prefilter: Whether CLIP first rules out classes that the picture does not show (default: the method's).
         extractors: With prototypes: names of the feature extractors whose scores are averaged (default: the
             profile's ensemble).
         prototypes: With prototypes: which of "mean", "instance" and "part" are matched (default: all).
         stuff_filter: With prototypes: whether background prototypes of things that look like stuff are left out
             (default: they are).
         refine: "pamr" lets the scores follow the picture's edges.
+        short_side: The picture is resized so that its short side is this many pixels (default: the method's).
+        windows: (size, stride) of each sliding-window pass in pixels of the resized picture, and (0, 0) for the whole
+            picture (default: the method's).
+        templates: With words: "single", "short", "car" or "imagenet", the prompt templates they are put into (default:
+            the method's).
+        logit_scale: With words: factor on cosines before the softmax (default: the method's).
+        synonyms: With words: more words for some of the classes.
+        background_words: With words: what is none of the classes (default: the profile's).
+        image_classes: Which of the classes may be in this picture (default: the pre-filter's answer, or all). AggSD and
+            DiffSegmenter, which find every class somewhere, want to know it.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
     Returns:
@@ -159,16 +178,10 @@ def segment(
         ClassNameError: A name that no class can have.
         ValueError: An array that is not an RGB picture of 8 bits per channel.
     """
-    from PIL import Image
-
     from ovseg_cli.choices import SegmentOptions
-    from ovseg_cli.files.images import to_rgb
-    from ovseg_cli.runs.classes import stored_names
     from ovseg_cli.segmenter import Segmenter
 
-    if isinstance(classes, str):
-        raise UsageError(f"classes must be a list of names, like [{classes!r}]; got the string {classes!r}.")
-    names = store.class_names() if classes is None else stored_names(store, classes)
+    names = _names(store, classes)
     segmenter = Segmenter(
         _models(get_profile(store.profile_name), device),
         store,
@@ -182,9 +195,80 @@ def segment(
             prototypes=None if prototypes is None else tuple(prototypes),
             stuff_filter=stuff_filter,
             refine=refine,
+            short_side=short_side,
+            windows=None if windows is None else tuple((size, stride) for size, stride in windows),
+            templates=templates,
+            logit_scale=logit_scale,
+            synonyms=tuple((name, tuple(words)) for name, words in (synonyms or {}).items()),
+            background_words=None if background_words is None else tuple(background_words),
         ),
     )
-    return segmenter.segment(to_rgb(image) if isinstance(image, Image.Image) else image)
+    return segmenter.segment(_picture(image), image_classes)
+
+
+def compare(
+    store: Store,
+    image: Any,
+    classes: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    *,
+    options: SegmentOptions | None = None,
+    image_classes: Sequence[str] | None = None,
+    device: str = "auto",
+) -> dict[str, Segmentation]:
+    """Segment one image by several methods, which share their walks through the networks where they can.
+
+    Example:
+        >>> compare(store, image, ["cat", "dog"], ["gem", "sclip"])["gem"].mask("cat")
+
+    Args:
+        store: An open store; it may be empty for methods that read words.
+        image: As `segment` takes it.
+        classes: Likewise.
+        methods: Of those that `ovseg methods` lists (default: all that read words).
+        options: What else decides the label maps; each of the methods must have what is asked for.
+        image_classes: As `segment` takes them.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+
+    Returns:
+        By method, what `segment` gives.
+
+    Raises:
+        ImageError: One of the methods cannot do with this picture.
+        UsageError: A method is named twice; or as `segment`.
+        UnknownClassError: As `segment`.
+        ProfileMismatchError: As `segment`.
+        ClassNameError: As `segment`.
+        ValueError: As `segment`.
+    """
+    from ovseg_cli.methods.catalogue import DENSE_METHODS
+    from ovseg_cli.segmenter import Segmenter, segment_together
+
+    wanted = DENSE_METHODS if methods is None else tuple(methods)
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise UsageError(f"methods must name at least one method, and none twice; got {list(wanted)!r}.")
+    names = _names(store, classes)
+    models = _models(get_profile(store.profile_name), device)
+    segmenters = [Segmenter(models, store, names, method=method, options=options) for method in wanted]
+    return dict(zip(wanted, segment_together(segmenters, _picture(image), image_classes), strict=True))
+
+
+def _names(store: Store, classes: Sequence[str] | None) -> Sequence[str]:
+    """Class names as the store spells them; all of its classes for None."""
+    from ovseg_cli.runs.classes import stored_names
+
+    if isinstance(classes, str):
+        raise UsageError(f"classes must be a list of names, like [{classes!r}]; got the string {classes!r}.")
+    return store.class_names() if classes is None else stored_names(store, classes)
+
+
+def _picture(image: Any) -> Any:
+    """A picture as a `Segmenter` takes it."""
+    from PIL import Image
+
+    from ovseg_cli.files.images import to_rgb
+
+    return to_rgb(image) if isinstance(image, Image.Image) else image
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg_cli import Store, add_class, evaluate, segment
+from ovseg_cli import Store, add_class, compare, evaluate, segment
+from ovseg_cli.choices import SegmentOptions
 from ovseg_cli.errors import ClassExistsError, ClassNameError, UnknownClassError, UsageError
 from tests.mini import example_labels, example_names, example_scene
 
@@ -75,3 +76,33 @@ def test_names_are_checked(store):
         segment(store, example_scene(SCENE), ["cat"]).mask("dog")
     with pytest.raises(ValueError, match="uint8"):
         segment(store, np.zeros((4, 4), np.uint8), ["cat"])
+
+
+def test_methods_are_compared_on_one_picture(store):
+    quick = SegmentOptions(short_side=64, windows=((0, 0),))
+    results = compare(store, Image.fromarray(example_scene(SCENE)), ["CAT", "ball"], ["hybrid", "sclip"], options=quick)
+    assert list(results) == ["hybrid", "sclip"]
+    for method, result in results.items():
+        assert result.names == ("cat", "ball")
+        alone = segment(store, example_scene(SCENE), ["cat", "ball"], method=method, short_side=64, windows=[(0, 0)])
+        assert np.array_equal(result.ids, alone.ids)
+    with pytest.raises(UsageError, match="none twice"):
+        compare(store, example_scene(SCENE), ["cat"], ["gem", "gem"])
+
+
+def test_what_only_words_have(store):
+    """Each argument arrives: with it the answer is another one."""
+    quick = {"method": "gem", "short_side": 64, "windows": [(0, 0)], "background_words": ["sky"]}
+    plain = segment(store, example_scene(SCENE), ["dog", "apple"], **quick)
+    for changed in (
+        {"synonyms": {"dog": ["cat", "soccer ball"]}},
+        {"background_words": ["cat", "soccer ball"]},
+        {"logit_scale": 1.0, "threshold": 0.5},
+        {"windows": [(48, 24)]},
+        {"image_classes": ["apple"]},
+    ):
+        other = segment(store, example_scene(SCENE), ["dog", "apple"], **{**quick, **changed})
+        assert not np.array_equal(other.ids, plain.ids), changed
+    assert segment(store, example_scene(SCENE), ["dog", "apple"], image_classes=["apple"], **quick).kept == {
+        "apple": None
+    }
