@@ -13,6 +13,7 @@ from tests.benchmarks import (
     scoring,
     sd15_size,
     texts,
+    together,
     words,
 )
 
@@ -25,6 +26,7 @@ BENCHMARKS = {
         refine.BENCHMARK,
         texts.BENCHMARK,
         words.BENCHMARK,
+        together.BENCHMARK,
         prefilter.BENCHMARK,
         cliper.BENCHMARK,
         mini.BENCHMARK,
