@@ -4,6 +4,7 @@
 # make format ruff, in place
 # make bench  measurements of speed and memory (not tests)
 # make ablation  every part of the prototype method switched off in turn, three seeds
+# make methods  every method on bundled and rendered pictures, one table; about an hour
 # make parity  numbers against the published implementations', at their networks' true sizes; minutes and 7 GB
 # make quality  figures of the bundled models, one seed; fails when one is below its floor
 
@@ -12,7 +13,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint format bench ablation parity quality clean
+.PHONY: demo test lint format bench ablation methods parity quality clean
 
 demo: $(STAMP)
 	$(BIN)/ovseg demo
@@ -34,6 +35,9 @@ bench: $(STAMP)
 
 ablation: $(STAMP)
 	$(BIN)/python -m examples.ablation
+
+methods: $(STAMP)
+	$(BIN)/python -m examples.compare.study
 
 parity: $(STAMP)
 	$(BIN)/python -m pytest -q tests/parity -m parity

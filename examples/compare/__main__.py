@@ -20,7 +20,7 @@ from examples.compare.measure import compare, enter
 from examples.compare.sheet import comparison_sheet
 from examples.compare.table import markdown
 from examples.compare.truth import Truth
-from ovseg_cli.errors import LabelError, NoInputError, OvsegError
+from ovseg_cli.errors import LabelError, NoInputError, OvsegError, UsageError
 from ovseg_cli.evaluation.report import convention
 from ovseg_cli.files.atomic import make_folder, write_image, write_json, write_text
 from ovseg_cli.files.images import discover
@@ -70,6 +70,8 @@ def _run(options: argparse.Namespace, store: Store) -> str:
     labels = LabelMap.from_classes(names)
     pictures = discover([options.folder], exclude=options.output)[: options.limit]
     truth = None if options.gt is None else Truth(options.gt, names)
+    if truth is None and options.known:
+        raise UsageError("--known reads the ground truth: name it with --gt.")
     if truth is not None and not any(str(picture.key) in truth for picture in pictures):
         raise LabelError(
             f"No picture in {options.folder} has the name of a label image in {options.gt}: "
@@ -81,7 +83,7 @@ def _run(options: argparse.Namespace, store: Store) -> str:
     make_folder(options.output)
     done = 0
     start = time.perf_counter()
-    for compared in compare(contestants, pictures, truth, _tell, timed=options.speed):
+    for compared in compare(contestants, pictures, truth, _tell, timed=options.speed, known=options.known):
         target = compared.source.output(options.output)
         make_folder(target.parent)
         write_image(target, comparison_sheet(compared, labels))
@@ -104,6 +106,8 @@ def _run(options: argparse.Namespace, store: Store) -> str:
             f"All methods together, which share their walks through the networks: {seconds / done:.2f} s a picture, "
             "with loading the models and drawing."
         )
+    if options.known:
+        notes.append("Each method was told which of the classes are in each picture, by the ground truth.")
     if truth is not None:
         notes.append(f"mIoU in percent: {convention(background=True, ignore=255, unasked=True)}.")
     text = markdown(contestants, notes)
@@ -145,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--store", type=Path, metavar="DIR", help="where prototypes are (default: none are used)")
     parser.add_argument("--profile", help="which models (default: those of the store, or mini)")
     parser.add_argument("--gt", type=Path, metavar="DIR", help="ground-truth labels; adds mIoU")
+    parser.add_argument("--known", action="store_true", help="tell methods which classes each picture has, by --gt")
     parser.add_argument("--speed", action="store_true", help="time each method by itself, which shares nothing")
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N pictures")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")

@@ -160,6 +160,7 @@ def compare(
     tell: Tell,
     *,
     timed: bool = False,
+    known: bool = False,
 ) -> Iterator[Compared]:
     """Segment pictures by every method, and keep account.
 
@@ -172,6 +173,8 @@ def compare(
         truth: Ground truth, if there is some.
         tell: Told what went wrong.
         timed: Whether each method works by itself, and is timed.
+        known: Whether methods are told which of the classes are in each picture, by its ground truth (an oracle; image
+            labels, as AggSD's published figures have them). A picture without ground truth may show all of them.
 
     Yields:
         The pictures that can be read.
@@ -187,7 +190,7 @@ def compare(
             tell(f"{source.key} is passed over: {error}")
             continue
         if not warm:  # models are loaded by the first picture, which is nobody's speed
-            _one_by_one(contestants, image)
+            _one_by_one(contestants, image, None)
             warm = True
         true = truth.read(str(source.key)) if truth is not None and str(source.key) in truth else None
         if true is not None and true.shape != (image.height, image.width):
@@ -195,7 +198,11 @@ def compare(
                 f"The sizes differ: the ground truth of {source.key} is {true.shape[1]}x{true.shape[0]}, the picture "
                 f"{image.width}x{image.height}."
             )
-        answers = _one_by_one(contestants, image) if timed else _together(contestants, image)
+        classes = None
+        if known and true is not None:
+            names = contestants[0].segmenter.names
+            classes = [names[number - 1] for number in np.unique(true) if number > 0]
+        answers = (_one_by_one if timed else _together)(contestants, image, classes)
         panels = tuple(
             _take(contestant, answer, true, str(source.key), tell, timed=timed)
             for contestant, answer in zip(contestants, answers, strict=True)
@@ -212,19 +219,20 @@ class _Answer:
     error: str = ""
 
 
-def _together(contestants: Sequence[Contestant], image: Image.Image) -> list[_Answer]:
+def _together(contestants: Sequence[Contestant], image: Image.Image, classes: Sequence[str] | None) -> list[_Answer]:
     try:
-        return [_Answer(result.ids) for result in segment_together([c.segmenter for c in contestants], image)]
+        results = segment_together([contestant.segmenter for contestant in contestants], image, classes)
+        return [_Answer(result.ids) for result in results]
     except Exception:  # of one of them: which one is seen when each works by itself
-        return _one_by_one(contestants, image)
+        return _one_by_one(contestants, image, classes)
 
 
-def _one_by_one(contestants: Sequence[Contestant], image: Image.Image) -> list[_Answer]:
+def _one_by_one(contestants: Sequence[Contestant], image: Image.Image, classes: Sequence[str] | None) -> list[_Answer]:
     answers = []
     for contestant in contestants:
         start = time.perf_counter()
         try:
-            ids = contestant.segmenter.segment(image).ids
+            ids = contestant.segmenter.segment(image, classes).ids
             answers.append(_Answer(ids, time.perf_counter() - start))
         except Exception as error:  # whatever it is: the other methods and pictures go on
             answers.append(_Answer(None, error=str(error) or type(error).__name__))

@@ -109,6 +109,17 @@ class TestRun:
         assert "images/s" not in text
         assert "All methods together" in text
 
+    def test_methods_are_told_what_is_in_a_picture(self, folder: Path, output: Path, tmp_path: Path):
+        """Of the three classes scene_001 shows none, so that all of it is background."""
+        truth = Truth(EXAMPLES / "labels", CLASSES)
+        shown = {scene: set(np.unique(truth.read(scene))) - {0} for scene in SCENES}
+        assert run(folder, tmp_path, "--methods", "sclip", "--gt", str(EXAMPLES / "labels"), "--known") == 0
+        assert figures(tmp_path)["sclip"]["miou"] > figures(output)["sclip"]["miou"]
+        absent = set(range(1, 4)) - set().union(*shown.values())
+        for number in absent:
+            assert figures(tmp_path)["sclip"]["iou"][CLASSES[number - 1]] is None
+        assert "told which of the classes" in (tmp_path / "table.md").read_text(encoding="utf-8")
+
     def test_without_ground_truth_there_is_no_mean_iou(self, folder: Path, tmp_path: Path):
         assert run(folder, tmp_path / "out", "--methods", "sclip", "--limit", "1") == 0
         assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["scene_001.png"]
@@ -123,11 +134,11 @@ class TestFailures:
         really = Segmenter.segment
         seen: list[str] = []
 
-        def segment(self: Segmenter, image: Image.Image) -> Segmentation:
+        def segment(self: Segmenter, image: Image.Image, classes: list[str] | None = None) -> Segmentation:
             seen.append(self.method)
             if self.method == "gem" and seen.count("gem") == 2:  # the first is the warm-up
                 raise ImageError("The prompt is too long.")
-            return really(self, image)
+            return really(self, image, classes)
 
         monkeypatch.setattr(Segmenter, "segment", segment)
         truth = str(EXAMPLES / "labels")
@@ -168,6 +179,7 @@ class TestFailures:
             (["--methods", "prototype"], "no class 'cat'"),
             (["--store", "nowhere"], "nowhere"),
             (["--gt", "nowhere"], "does not exist"),
+            (["--known"], "name it with --gt"),
         ],
     )
     def test_bad_input_is_told(
