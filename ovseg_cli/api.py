@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ovseg_cli.errors import ClassExistsError, UsageError
 from ovseg_cli.evaluation.arrays import evaluate_arrays as evaluate
+from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import Profile, get_profile
 from ovseg_cli.runs.classes import IfExists
 from ovseg_cli.store import ClassInfo, Store
@@ -41,6 +42,7 @@ def add_class(
     masks: str | Path | None = None,
     if_exists: IfExists = "error",
     device: str = "auto",
+    precision: Precision = "auto",
     progress: Callable[[Progress], None] | None = None,
 ) -> ClassInfo:
     """Make a class's support set and prototypes, and store them in one transaction.
@@ -65,6 +67,7 @@ def add_class(
         masks: A folder of their masks (default: found by the generator's attention).
         if_exists: What to do about a class of this name: "error", "skip", "replace", or "extend" by more images.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision: "auto" (float16 on CUDA, else float32), "float32" or "float16".
         progress: Told about every step.
 
     Returns:
@@ -106,7 +109,7 @@ def add_class(
     pictures = None
     if from_images is not None:
         pictures = load_pictures(plan.build[0], Path(from_images), None if masks is None else Path(masks))
-    models = _models(get_profile(store.profile_name), device)
+    models = _models(get_profile(store.profile_name), device, precision)
     tell = None if progress is None else lambda _name, step: progress(step)
     (added,) = add_classes(store, models, plan, settings, pictures=pictures, progress=tell)
     return added.info
@@ -133,6 +136,7 @@ def segment(
     background_words: Sequence[str] | None = None,
     image_classes: Sequence[str] | None = None,
     device: str = "auto",
+    precision: Precision = "auto",
 ) -> Segmentation:
     """Segment one image. For many images with the same classes make one `Segmenter` instead.
 
@@ -166,6 +170,7 @@ def segment(
         image_classes: Which of the classes may be in this picture (default: the pre-filter's answer, or all). AggSD and
             DiffSegmenter, which find every class somewhere, want to know it.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision: "auto" (float16 on CUDA, else float32), "float32" or "float16".
 
     Returns:
         The label map at the image's own size.
@@ -183,7 +188,7 @@ def segment(
 
     names = _names(store, classes)
     segmenter = Segmenter(
-        _models(get_profile(store.profile_name), device),
+        _models(get_profile(store.profile_name), device, precision),
         store,
         names,
         method=method,
@@ -215,6 +220,7 @@ def compare(
     options: SegmentOptions | None = None,
     image_classes: Sequence[str] | None = None,
     device: str = "auto",
+    precision: Precision = "auto",
 ) -> dict[str, Segmentation]:
     """Segment one image by several methods, which share their walks through the networks where they can.
 
@@ -229,6 +235,7 @@ def compare(
         options: What else decides the label maps; each of the methods must have what is asked for.
         image_classes: As `segment` takes them.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision: "auto" (float16 on CUDA, else float32), "float32" or "float16".
 
     Returns:
         By method, what `segment` gives.
@@ -248,7 +255,7 @@ def compare(
     if not wanted or len(set(wanted)) < len(wanted):
         raise UsageError(f"methods must name at least one method, and none twice; got {list(wanted)!r}.")
     names = _names(store, classes)
-    models = _models(get_profile(store.profile_name), device)
+    models = _models(get_profile(store.profile_name), device, precision)
     segmenters = [Segmenter(models, store, names, method=method, options=options) for method in wanted]
     return dict(zip(wanted, segment_together(segmenters, _picture(image), image_classes), strict=True))
 
@@ -272,8 +279,8 @@ def _picture(image: Any) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _models(profile: Profile, device: str) -> Models:
-    """The models of the last profile and device used, so that a loop of calls loads them once."""
+def _models(profile: Profile, device: str, precision: Precision) -> Models:
+    """The models of the last profile, device and precision used, so that a loop of calls loads them once."""
     from ovseg_cli.models import load_models
 
-    return load_models(profile, device=device)
+    return load_models(profile, device=device, precision=precision)

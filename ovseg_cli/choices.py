@@ -6,17 +6,19 @@ import difflib
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from ovseg_cli.errors import ProfileMismatchError, UnknownClassError, UsageError
 from ovseg_cli.methods.catalogue import METHODS as KNOWN_METHODS
 from ovseg_cli.methods.words import Vocabulary, make_vocabulary
+from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import ExtractorSpec, Profile, get_profile
 from ovseg_cli.profiles.prompts import TEMPLATE_SETS, TemplateSet
 from ovseg_cli.profiles.specs import DenseDefaults, InferenceSpec, PrefilterSpec, digest_of
-from ovseg_cli.store.names import class_key
+from ovseg_cli.store.names import MAX_NAME_LENGTH, class_key, listed_names, shown_name
 from ovseg_cli.store.records import PrototypeKind
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ KINDS: tuple[PrototypeKind, ...] = get_args(PrototypeKind)
 REFINEMENTS = ("none", "pamr")
 NAME_READERS = ("aggsd", "diffsegmenter")
 """Methods that read class names by the generator's text encoder, in a fixed prompt."""
+
+_OWN_PROMPT = "the diffusion model reads class names in a prompt of its own"
 
 ANSWER_VERSION = 3
 """Raised when the same inputs give another label map than before, so that old results are not taken for new ones."""
@@ -172,8 +176,9 @@ def resolve_method(store: Store, classes: Sequence[str], method: str = "auto") -
     check_method(method)
     if not classes:
         raise UsageError('No classes to segment. Name some with --classes, or add one: ovseg add-class "cat".')
-    if len({class_key(name) for name in classes}) < len(classes):
-        raise UsageError(f"A class is given twice: {', '.join(classes)}.")
+    for name, times in Counter(class_key(name) for name in classes).items():
+        if times > 1:
+            raise UsageError(f"The class {shown_name(name)} is given twice.")
     missing = tuple(name for name in classes if not store.has_class(name))
     if method == "prototype" and missing:
         raise UnknownClassError(_unknown_message(missing[0], store.class_names()))
@@ -181,7 +186,7 @@ def resolve_method(store: Store, classes: Sequence[str], method: str = "auto") -
         return MethodChoice(method, method, missing, "asked for")
     if not missing:
         return MethodChoice("prototype", method, (), "every class has prototypes")
-    reason = f"no prototypes for {', '.join(missing)}"
+    reason = f"no prototypes for {listed_names(missing)}"
     best = "hybrid" if len(missing) < len(classes) else get_profile(store.profile_name).clip.best
     return MethodChoice(best, method, missing, reason)
 
@@ -199,6 +204,8 @@ def check_method(method: str) -> None:
 def _unknown_message(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name.casefold(), [k.casefold() for k in known], n=1)
     hint = next((f" Did you mean {k!r}?" for k in known if close and k.casefold() == close[0]), "")
+    if len(name) > MAX_NAME_LENGTH:
+        return f"The store has no class {shown_name(name)}, nor can it: such a name is too long. Use --method auto."
     return f'The store has no class {name!r}.{hint} Add it with: ovseg add-class "{name}" (or use --method auto).'
 
 
@@ -218,6 +225,7 @@ class Resolved:
         dense: The dense method that reads words; None for prototypes alone.
         dense_settings: What it is run with.
         vocabulary: Its words.
+        notes: Sentences for people about what they may not expect.
     """
 
     prefilter: PrefilterSpec | None = None
@@ -230,6 +238,7 @@ class Resolved:
     dense: str | None = None
     dense_settings: DenseDefaults | None = None
     vocabulary: Vocabulary | None = None
+    notes: tuple[str, ...] = ()
 
 
 def resolve_options(
@@ -274,15 +283,28 @@ def resolve_options(
         words = profile.clip.background_words if options.background_words is None else options.background_words
         settings = dense_settings(profile, dense)
         scale = settings.logit_scale if options.logit_scale is None else options.logit_scale
+        vocabulary = make_vocabulary(
+            classes, synonyms=dict(options.synonyms), background=words if options.background else ()
+        )
         resolved = replace(
             resolved,
             dense=dense,
             dense_settings=replace(_with_geometry(settings, options), logit_scale=scale),
-            vocabulary=make_vocabulary(
-                classes, synonyms=dict(options.synonyms), background=words if options.background else ()
-            ),
+            vocabulary=vocabulary,
+            notes=vocabulary.notes,
         )
-    return resolved
+    return replace(resolved, notes=(*resolved.notes, *_notes(classes, choice, options)))
+
+
+def _notes(classes: Sequence[str], choice: MethodChoice, options: SegmentOptions) -> Iterator[str]:
+    """What people may not expect, besides what the vocabulary says."""
+    if choice.method == "prototype" and len(classes) == 1 and not options.background:
+        yield f"Nothing competes with {shown_name(classes[0])}, so all of a picture becomes it: add classes."
+    if options.background_words and not options.background:
+        yield "The class file's words for the background are not used, as no pixel may belong to it (--no-background)."
+    elif options.background_words and choice.method in ("prototype", *NAME_READERS):
+        why = "prototypes are matched without words" if choice.method == "prototype" else _OWN_PROMPT
+        yield f"The class file's words for the background are not used: with {choice.method}, {why}."
 
 
 def _refuse_foreign(choice: MethodChoice, options: SegmentOptions, *, with_prototypes: bool, with_words: bool) -> None:
@@ -291,11 +313,6 @@ def _refuse_foreign(choice: MethodChoice, options: SegmentOptions, *, with_proto
         "--extractors": options.extractors,
         "--prototypes": options.prototypes,
         "--stuff-filter": options.stuff_filter,
-    }
-    of_words: dict[str, Any] = {
-        "--templates": options.templates,
-        "--logit-scale": options.logit_scale,
-        "--synonym": options.synonyms,
     }
     for name, value in of_prototypes.items():
         if value and not with_prototypes and choice.asked == choice.method:
@@ -307,16 +324,19 @@ def _refuse_foreign(choice: MethodChoice, options: SegmentOptions, *, with_proto
                 f"{name} works on prototypes, and there are {choice.reason}. "
                 f"Make them with ovseg add-class, or leave out {name}."
             )
-    for name, value in of_words.items():
-        if value and choice.method in NAME_READERS:
-            raise UsageError(
-                f"{choice.method} reads class names in a prompt of its own, so {name} has no effect. Leave it out."
-            )
-        if value and not with_words:
+    of_words = {"--templates": bool(options.templates), "--logit-scale": options.logit_scale is not None}
+    useless = [(name, f"leave out {name}") for name, given in of_words.items() if given]
+    for name, words in options.synonyms:
+        synonyms = f"synonyms ({shown_name(name)}: {listed_names(words)})"
+        useless.append((synonyms, "take them out of the class file, or leave out --synonym"))
+    for what, remedy in useless[:1]:
+        if choice.method in NAME_READERS:
+            raise UsageError(f"With {choice.method}, {_OWN_PROMPT}, so {what} would have no effect: {remedy}.")
+        if not with_words:
             why = "" if choice.asked == choice.method else f" ({choice.reason})"
             raise UsageError(
-                f"{name} is about words, and prototypes are matched without any{why}. Leave it out, or name a --method "
-                "that reads words, such as gem."
+                f"Prototypes are matched without words{why}, so {what} would have no effect: {remedy}, or name a "
+                "--method that reads words, such as gem."
             )
 
 
@@ -370,6 +390,7 @@ def plan_settings(
     choice: MethodChoice,
     options: SegmentOptions,
     resolved: Resolved,
+    precision: Precision = "auto",
 ) -> dict[str, Any]:
     """Everything that changes the answer, as JSON-able values."""
     settings: dict[str, Any] = {
@@ -405,11 +426,18 @@ def plan_settings(
             "std": list(profile.clip.std),
             "stuff": list(resolved.stuff),
         }
+    if precision != "auto":  # what "auto" comes to is a matter of the device, and devices differ by rounding alone
+        settings["precision"] = precision
     return dict(json.loads(json.dumps(settings)))
 
 
 def plan_digest(
-    store: Store, profile: Profile, classes: Sequence[str], choice: MethodChoice, options: SegmentOptions
+    store: Store,
+    profile: Profile,
+    classes: Sequence[str],
+    choice: MethodChoice,
+    options: SegmentOptions,
+    precision: Precision = "auto",
 ) -> str:
     """The digest of everything that changes the answer; loads no model.
 
@@ -418,4 +446,4 @@ def plan_digest(
         ProfileMismatchError: Likewise.
     """
     resolved = resolve_options(store, profile, classes, choice, options)
-    return digest_of(plan_settings(store, profile, classes, choice, options, resolved))
+    return digest_of(plan_settings(store, profile, classes, choice, options, resolved, precision))

@@ -26,11 +26,12 @@ from ovseg_cli.methods import agg, cliper, clipsurgery, clusters, diffsegmenter,
 from ovseg_cli.methods.attention_refine import refine_maps
 from ovseg_cli.methods.catalogue import METHODS
 from ovseg_cli.methods.diffusion_defaults import DiffusionDefaults
-from ovseg_cli.methods.words import Vocabulary, embed_words, word_scores
+from ovseg_cli.methods.words import Reading, Vocabulary, embed_words, word_scores
 from ovseg_cli.profiles import ExtractorSpec, Profile
 from ovseg_cli.profiles.prompts import TemplateSet, resolve_templates
 from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, DenseDefaults
-from ovseg_cli.scoring import Crops, Scorer
+from ovseg_cli.scoring import Crops, Scorer, Walk
+from ovseg_cli.store.names import listed_names
 
 if TYPE_CHECKING:
     from ovseg_cli.methods.prefilter import TextCache
@@ -64,8 +65,10 @@ class DenseScorer(Scorer):
 
 def dense_settings(profile: Profile, method: str) -> DenseDefaults:
     """What a dense method is run with: its published settings, unless the profile's CLIP has its own."""
-    if profile.clip.dense is not None:
-        return profile.clip.dense
+    own = profile.clip.dense
+    if own is not None:
+        # Windows are for CLIP. A diffusion model that looks for classes finds every one in every window.
+        return replace(own, windows=(), whole_image=True) if SCORERS[method] is PhraseScorer else own
     large = profile.clip.large and method in ("cliper", "cliper-coarse")
     return cliper.DEFAULTS_LARGE if large else PUBLISHED[method]
 
@@ -74,7 +77,7 @@ def dense_settings(profile: Profile, method: str) -> DenseDefaults:
 
 
 @dataclass(frozen=True, slots=True)
-class _Walk:
+class _Seen:
     """What a token method may read.
 
     Attributes:
@@ -103,33 +106,33 @@ class TokenMethod:
     """
 
     defaults: DenseDefaults
-    tokens: Callable[[_Walk], Tensor]
+    tokens: Callable[[_Seen], Tensor]
     stream: bool = False
     class_token: bool = True
     proxy: bool = False
 
 
-def _proxyclip(walk: _Walk) -> Tensor:
-    if walk.proxy is None:
+def _proxyclip(seen: _Seen) -> Tensor:
+    if seen.proxy is None:
         raise ValueError("ProxyCLIP needs another network's features")
-    return proxyclip.proxyclip_tokens(walk.blocks[-1], walk.proxy, walk.grid)
+    return proxyclip.proxyclip_tokens(seen.blocks[-1], seen.proxy, seen.grid)
 
 
 TOKEN_METHODS: Mapping[str, TokenMethod] = MappingProxyType(
     {
-        "maskclip": TokenMethod(last_layer.MASKCLIP_DEFAULTS, lambda walk: last_layer.maskclip_tokens(walk.blocks[-1])),
+        "maskclip": TokenMethod(last_layer.MASKCLIP_DEFAULTS, lambda seen: last_layer.maskclip_tokens(seen.blocks[-1])),
         "clipsurgery": TokenMethod(
-            clipsurgery.DEFAULTS, lambda walk: clipsurgery.surgery_tokens(walk.blocks), stream=True
+            clipsurgery.DEFAULTS, lambda seen: clipsurgery.surgery_tokens(seen.blocks), stream=True
         ),
-        "sclip": TokenMethod(last_layer.SCLIP_DEFAULTS, lambda walk: last_layer.sclip_tokens(walk.blocks[-1])),
+        "sclip": TokenMethod(last_layer.SCLIP_DEFAULTS, lambda seen: last_layer.sclip_tokens(seen.blocks[-1])),
         "clearclip": TokenMethod(
-            last_layer.CLEARCLIP_DEFAULTS, lambda walk: last_layer.clearclip_tokens(walk.blocks[-1])
+            last_layer.CLEARCLIP_DEFAULTS, lambda seen: last_layer.clearclip_tokens(seen.blocks[-1])
         ),
         "naclip": TokenMethod(
-            last_layer.NACLIP_DEFAULTS, lambda walk: last_layer.naclip_tokens(walk.blocks[-1], walk.grid)
+            last_layer.NACLIP_DEFAULTS, lambda seen: last_layer.naclip_tokens(seen.blocks[-1], seen.grid)
         ),
         "gem": TokenMethod(
-            gem.DEFAULTS, lambda walk: gem.gem_tokens(walk.blocks, temperature=walk.temperature), stream=True
+            gem.DEFAULTS, lambda seen: gem.gem_tokens(seen.blocks, temperature=seen.temperature), stream=True
         ),
         "proxyclip": TokenMethod(proxyclip.DEFAULTS, _proxyclip, class_token=False, proxy=True),
     }
@@ -146,6 +149,7 @@ class _WordScorer(DenseScorer):
         settings: Geometry, templates and scale.
         templates: Prompt templates that a word is put into.
         cache: Where text embeddings are kept.
+        reading: Is told how far the reading of words is, and which of them were cut.
     """
 
     def __init__(
@@ -155,6 +159,7 @@ class _WordScorer(DenseScorer):
         settings: DenseDefaults,
         templates: Sequence[str],
         cache: TextCache | None,
+        reading: Reading | None,
     ) -> None:
         self._models = models
         self._settings = settings
@@ -163,7 +168,9 @@ class _WordScorer(DenseScorer):
         self.threshold = settings.threshold
         self.input_size = settings.squash or max((size for size, _ in settings.windows), default=settings.short_side)
         weights = models.profile.clip.weights
-        self._text = embed_words(models.clip, vocabulary.words, templates, weights=weights, cache=cache)
+        self._text = embed_words(
+            models.clip, vocabulary.words, templates, weights=weights, cache=cache, reading=reading
+        )
 
     @staticmethod
     def _count(vocabulary: Vocabulary) -> int:
@@ -183,11 +190,11 @@ class _WordScorer(DenseScorer):
         narrowed._text = self._text[kept]
         return narrowed
 
-    def _size(self, images: Tensor) -> tuple[int, int]:
-        """(height, width) at which CLIP sees crops."""
+    def _shown(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) at which CLIP sees crops of a size."""
         if self._settings.squash is not None:
             return self._settings.squash, self._settings.squash
-        return whole_patches(images.shape[2], images.shape[3], self._models.clip.patch)
+        return whole_patches(*size, self._models.clip.patch)
 
 
 class TokenScorer(_WordScorer):
@@ -200,6 +207,7 @@ class TokenScorer(_WordScorer):
         settings: Geometry, templates and scale.
         templates: Prompt templates that a word is put into.
         cache: Where text embeddings are kept.
+        reading: Is told how far the reading of words is, and which of them were cut.
 
     Raises:
         UsageError: The profile lacks a network that the method needs.
@@ -213,23 +221,30 @@ class TokenScorer(_WordScorer):
         settings: DenseDefaults,
         templates: Sequence[str],
         cache: TextCache | None = None,
+        reading: Reading | None = None,
     ) -> None:
         self._method = TOKEN_METHODS[method]
         self._proxy = _proxy_of(models.profile, method) if self._method.proxy else None
         depth = models.clip.depth
         last = models.profile.clip.streams if self._method.stream else 1
-        self.blocks = range(max(0, depth - last), depth)
-        self.sees = (method, settings.squash)
-        super().__init__(models, vocabulary, settings, templates, cache)
+        self._blocks = range(max(0, depth - last), depth)
+        self.sees = (method, settings.squash, settings.positions)
+        super().__init__(models, vocabulary, settings, templates, cache, reading)
+
+    def walk(self, size: tuple[int, int]) -> Walk:
+        """Through the last block, or the last few."""
+        return Walk(self._shown(size), self._settings.positions, self._blocks)
 
     def features(self, crops: Crops) -> list[Tensor]:
         """The method's patches in the space of text, one float32 (B, g, g', E)."""
         models, images = self._models, crops.images
-        size = self._size(images)
-        trace = crops.trace(self.blocks, size)
-        proxy = None if self._proxy is None else _proxy_features(models, self._proxy, images, size)
-        walk = _Walk([trace.blocks[i] for i in self.blocks], trace.grid, models.profile.clip.gem_temperature, proxy)
-        tokens = models.clip.embed(self._method.tokens(walk))
+        walk = self.walk((images.shape[2], images.shape[3]))
+        trace = crops.trace(walk)
+        proxy = None if self._proxy is None else _proxy_features(models, self._proxy, images, walk.input_size)
+        blocks = [trace.blocks[i] for i in self._blocks]
+        tokens = models.clip.embed(
+            self._method.tokens(_Seen(blocks, trace.grid, models.profile.clip.gem_temperature, proxy))
+        )
         grid = trace.grid if proxy is None else (proxy.shape[2], proxy.shape[3])
         return [(tokens[:, 1:] if self._method.class_token else tokens).unflatten(1, grid)]
 
@@ -293,8 +308,9 @@ def _proxy_features(models: Models, extractor: ExtractorSpec, images: Tensor, si
 class CliperScorer(_WordScorer):
     """CLIPer: coarse maps of crops, sharpened on the whole picture; see `ovseg_cli.methods.cliper`.
 
-    Thresholds are those of PASCAL VOC with background, for the size of CLIP that the profile has. The geometry, the
-    templates and the scale come from `settings`, so that they can be asked for like any other method's.
+    Thresholds are those of PASCAL VOC with background, for the size of CLIP that the profile has, unless the profile
+    has its own. The geometry, the templates and the scale come from `settings`, so that they can be asked for like any
+    other method's.
     """
 
     def __init__(
@@ -305,26 +321,34 @@ class CliperScorer(_WordScorer):
         settings: DenseDefaults,
         templates: Sequence[str],
         cache: TextCache | None = None,
+        reading: Reading | None = None,
     ) -> None:
-        super().__init__(models, vocabulary, settings, templates, cache)
+        super().__init__(models, vocabulary, settings, templates, cache, reading)
         self._refined = method == "cliper"
-        published = cliper.DEFAULT_SETTINGS_LARGE if models.profile.clip.large else cliper.DEFAULT_SETTINGS
-        self._cliper = replace(published, logit_scale=settings.logit_scale)
+        clip = models.profile.clip
+        chosen = cliper.DEFAULT_SETTINGS_LARGE if clip.large else cliper.DEFAULT_SETTINGS
+        if clip.cliper is not None:
+            chosen = replace(chosen, score_threshold=clip.cliper.score, background_threshold=clip.cliper.background)
+        self._cliper = replace(chosen, logit_scale=settings.logit_scale)
         if self.threshold is None:
-            self.threshold = published.background_threshold
-        self.blocks = range(models.clip.depth)
-        self.sees = ("cliper", settings.squash)
+            self.threshold = chosen.background_threshold
+        self._blocks = range(models.clip.depth)
+        self.sees = ("cliper", settings.squash, settings.positions)
 
     @staticmethod
     def _count(vocabulary: Vocabulary) -> int:
         """How many words stand for a class: words for the background have no map."""
         return sum(owner > 0 for owner in vocabulary.owner)
 
+    def walk(self, size: tuple[int, int]) -> Walk:
+        """Through all blocks, with their attention."""
+        return Walk(self._shown(size), self._settings.positions, self._blocks, attention=True)
+
     def features(self, crops: Crops) -> list[Tensor]:
         """Each embedding in the space of text, float32 (B, g, g', E), and the fused attention, float32 (B, n, n)."""
         clip = self._models.clip
-        trace = crops.trace(self.blocks, self._size(crops.images), "bilinear")
-        fused = cliper.fuse_early_layers([trace.blocks[i] for i in self.blocks])
+        trace = crops.trace(self.walk((crops.images.shape[2], crops.images.shape[3])))
+        fused = cliper.fuse_early_layers([trace.blocks[i] for i in self._blocks], trace.attention)
         embeddings = [clip.embed(tokens)[:, 1:].unflatten(1, trace.grid) for tokens in fused.tokens]
         return [*embeddings, fused.attention]
 
@@ -357,7 +381,10 @@ class CliperScorer(_WordScorer):
                 mean=VAE_MEAN,
                 std=VAE_STD,
             )
-            (refined,) = refine_maps(scores[None], list(layers.values()), threshold=self._cliper.attention_threshold)
+            threshold = generator.refine_threshold
+            if threshold is None:
+                threshold = self._cliper.attention_threshold
+            (refined,) = refine_maps(scores[None], list(layers.values()), threshold=threshold)
         present = cliper.class_scores(scores, refined)
         words = cliper.cliper_scores(refined, present, self._cliper)
         return _best_words(words, self.vocabulary.owner)
@@ -386,8 +413,9 @@ class SpreadScorer(TokenScorer):
         settings: DenseDefaults,
         templates: Sequence[str],
         cache: TextCache | None = None,
+        reading: Reading | None = None,
     ) -> None:
-        super().__init__(models, "gem", vocabulary, settings, templates, cache)
+        super().__init__(models, "gem", vocabulary, settings, templates, cache, reading)
         self._gather = method
 
     def finish(self, scores: Tensor, whole: Crops) -> Tensor:
@@ -395,14 +423,20 @@ class SpreadScorer(TokenScorer):
         attention = whole.once("self-attention", lambda: self._self_attention(whole.images))
         side = math.isqrt(len(attention))
         size = (side, side) if self._gather == "agggem" else (scores.shape[1], scores.shape[2])
-        cosines = F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
+        # Windows make scores finer than the tokens; a token then gets the mean of its place, not one point of it.
+        finer = bool(self._settings.windows)
+        cosines = F.interpolate(scores[None], size, mode="bilinear", align_corners=False, antialias=finer)[0]
         likely = super().finish(cosines, whole)
         if 0 in self.vocabulary.owner:
             likely = agg.doubt_background(likely)
         if self._gather == "agggem":
             return agg.aggregate(likely, attention)
-        regions = clusters.diffseg_regions if self._gather == "diffsegclust" else clusters.spectral_regions
-        return clusters.label_regions(regions(attention, size), likely)
+        if self._gather == "specclust":
+            return clusters.label_regions(clusters.spectral_regions(attention, size), likely)
+        divergence = self._models.profile.generator.cluster_divergence
+        if divergence is None:
+            divergence = clusters.DIVERGENCE
+        return clusters.label_regions(clusters.diffseg_regions(attention, size, divergence=divergence), likely)
 
     def _self_attention(self, picture: Tensor) -> Tensor:
         profile = self._models.profile
@@ -437,13 +471,23 @@ class PhraseScorer(DenseScorer):
         settings: DenseDefaults,
         templates: Sequence[str],
         cache: TextCache | None = None,
+        reading: Reading | None = None,
     ) -> None:
         self._models = models
         self._method = method
-        self._side = models.profile.generator.read_size or models.profile.generator.image_size
+        generator = models.profile.generator
+        self._side = generator.phrase_size or generator.read_size or generator.image_size
+        self._padded = generator.idle_attention == "padding"
         self.input_size = self._side
         self.vocabulary = vocabulary
         self.channels = vocabulary.channels
+        prompt = agg.list_classes if method == "aggsd" else lambda names: diffsegmenter.name_class(*names)
+        if cut := [name for name in vocabulary.classes if not models.generator.reads(prompt([name]))]:
+            raise UsageError(
+                f"{METHODS[method].title} wants class names whole, and these are longer than the diffusion model's "
+                f"text encoder can read: {listed_names(cut)}. Shorten them, or take a --method that reads "
+                "the beginning, such as gem."
+            )
 
     def only(self, classes: Sequence[int]) -> Self:
         """The same for some of the classes."""
@@ -457,32 +501,33 @@ class PhraseScorer(DenseScorer):
         return [crops.images]
 
     def compare(self, features: Sequence[Tensor]) -> Tensor:
-        """Class scores of crops, float32 (B, C + 1, g, g).
+        """Class maps of crops, float32 (B, channels, g, g).
 
         Raises:
             ImageError: The classes of this picture do not fit into one prompt.
         """
         (images,) = features
         try:
-            return torch.stack([self._scores(image[None]) for image in images])
+            return torch.stack([self._maps(image[None]) for image in images])
         except UsageError as error:  # this picture has too many classes for one prompt, and the next one may not
-            raise ImageError(f"{METHODS[self._method].title}: {error}") from error
+            raise ImageError(
+                f"{METHODS[self._method].title}: {error} --image-classes says which for each picture."
+            ) from error
 
-    def _scores(self, image: Tensor) -> Tensor:
+    def _maps(self, image: Tensor) -> Tensor:
         names = self.vocabulary.classes
-        background = 0 in self.vocabulary.owner
         if self._method == "aggsd":
             (seen,) = self._attend(image, [agg.list_classes(names)], agg.AGGSD_DIFFUSION)
             cross = {side: maps[0] for side, maps in seen.cross.items()}
-            return agg.aggsd_maps(cross, seen.layers, seen.self_attention[0], background=background)
+            if self._padded:
+                cross = agg.leave_rest(cross)
+            return agg.aggsd_maps(cross, seen.layers, seen.self_attention[0], background=self._background)
         prompts = [diffsegmenter.name_class(name) for name in names]
         maps = [
             diffsegmenter.class_map({side: m[0, 1] for side, m in seen.cross.items()}, seen.self_attention[0])
             for seen in self._attend(image, prompts, diffsegmenter.DIFFUSION)
         ]
-        return diffsegmenter.diffsegmenter_scores(
-            torch.stack(maps), background=diffsegmenter.BACKGROUND if background else 0.0
-        )
+        return torch.stack([torch.zeros_like(maps[0]), *maps])
 
     def _attend(
         self, image: Tensor, prompts: Sequence[PhrasedPrompt], settings: DiffusionDefaults
@@ -495,18 +540,25 @@ class PhraseScorer(DenseScorer):
             input_size=self._side,
             mean=VAE_MEAN,
             std=VAE_STD,
-            padded=settings.padded,
+            padded=settings.padded or self._padded,
             emphasis=settings.emphasis,
             finest_self_attention=settings.finest_self_attention,
         )
 
     def finish(self, scores: Tensor, whole: Crops) -> Tensor:
-        """The fused class scores as they are."""
-        return scores
+        """Class scores from fused maps, each scaled over the whole picture."""
+        if self._method == "aggsd":
+            return agg.aggsd_scores(scores, background=self._background)
+        background = diffsegmenter.BACKGROUND if self._background else 0.0
+        return diffsegmenter.diffsegmenter_scores(scores[1:], background=background)
+
+    @property
+    def _background(self) -> bool:
+        return 0 in self.vocabulary.owner
 
 
 WHOLE = DenseDefaults(short_side=512, whole_image=True)
-"""The geometry of methods that show the diffusion model the whole picture."""
+"""The geometry of methods that look for classes with the diffusion model."""
 
 PUBLISHED: Mapping[str, DenseDefaults] = MappingProxyType(
     {name: method.defaults for name, method in TOKEN_METHODS.items()}
@@ -531,6 +583,7 @@ def make_scorer(
     settings: DenseDefaults,
     templates: Sequence[str],
     cache: TextCache | None = None,
+    reading: Reading | None = None,
 ) -> DenseScorer:
     """The scorer of a dense method.
 
@@ -541,11 +594,12 @@ def make_scorer(
         settings: Geometry, templates and scale.
         templates: Prompt templates that a word is put into.
         cache: Where text embeddings are kept.
+        reading: Is told how far the reading of words is, and which of them were cut.
 
     Raises:
-        UsageError: The profile lacks a network that the method needs.
+        UsageError: The profile lacks a network that the method needs, or a class name is too long for it.
     """
-    return SCORERS[method](models, method, vocabulary, settings, templates, cache)
+    return SCORERS[method](models, method, vocabulary, settings, templates, cache, reading)
 
 
 def templates_for(profile: Profile, settings: DenseDefaults, asked: TemplateSet | None) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from ovseg_cli.backbones.diffusion import DiffusionBackbone
 from ovseg_cli.backbones.sam import SamBackbone
 from ovseg_cli.backbones.vit import VitBackbone
 from ovseg_cli.errors import UsageError, WeightsError
+from ovseg_cli.precision import Precision, choose_precision
 from ovseg_cli.profiles import ExtractorSpec, Profile, Weights, fetch_weights
 
 Backbone = TypeVar("Backbone", ClipBackbone, DiffusionBackbone, SamBackbone, VitBackbone)
@@ -24,22 +25,30 @@ log = logging.getLogger("ovseg_cli")
 class Models:
     """The models of one profile on one device. Loading is lazy: GEM alone never loads the diffusion model.
 
+    In half precision, the networks that look at pictures hand rounded numbers from layer to layer. What is computed of
+    their answers, and what would overflow or be rounded away, stays float32; so do CLIP's text tower, since a store
+    keeps its answers for every device, and SAM.
+
     Args:
         profile: Which models.
         device: A torch device, already checked (see `load_models`).
         offline: Never use the network.
+        precision: What the networks compute in.
+
+    Attributes:
+        dtype: What `precision` comes to on the device.
+
+    Raises:
+        UsageError: There is no such precision.
     """
 
-    def __init__(self, profile: Profile, device: str, *, offline: bool = False) -> None:
+    def __init__(self, profile: Profile, device: str, *, offline: bool = False, precision: Precision = "auto") -> None:
         self.profile = profile
         self.device = device
         self.offline = offline
+        self.precision = precision
+        self.dtype = choose_precision(precision, device)
         self._loaded: dict[tuple[type, Weights], ClipBackbone | DiffusionBackbone | SamBackbone | VitBackbone] = {}
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the diffusion model: float16 on CUDA, where it halves time and memory, else float32."""
-        return torch.float16 if self.device.startswith("cuda") else torch.float32
 
     @property
     def generator(self) -> DiffusionBackbone:
@@ -135,9 +144,11 @@ class Models:
                 self._loaded[key] = DiffusionBackbone.load(
                     folder, device=self.device, dtype=self.dtype, variant=weights.variant
                 )
+            elif kind is SamBackbone:
+                self._loaded[key] = SamBackbone.load(folder, device=self.device)
             else:
-                # CLIP and the vision transformers are small; float32 keeps their cosines exact on every device.
-                self._loaded[key] = kind.load(folder, device=self.device)
+                vit = ClipBackbone if kind is ClipBackbone else VitBackbone
+                self._loaded[key] = vit.load(folder, device=self.device, dtype=self.dtype)
         return cast(Backbone, self._loaded[key])
 
 
@@ -191,15 +202,18 @@ def choose_device(device: str = "auto") -> str:
     return device
 
 
-def load_models(profile: Profile, *, device: str = "auto", offline: bool = False) -> Models:
+def load_models(
+    profile: Profile, *, device: str = "auto", offline: bool = False, precision: Precision = "auto"
+) -> Models:
     """The models of a profile, ready to be loaded on a device.
 
     Args:
         profile: Which models.
         device: See `choose_device`.
         offline: Never use the network.
+        precision: See `Precision`.
 
     Raises:
-        UsageError: The device is unknown or not here.
+        UsageError: The device or the precision is unknown, or the device is not here.
     """
-    return Models(profile, choose_device(device), offline=offline)
+    return Models(profile, choose_device(device), offline=offline, precision=precision)

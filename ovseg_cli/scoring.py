@@ -19,11 +19,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ovseg_cli.backbones.clip import ClipTrace, PositionMode
+from ovseg_cli.backbones.clip import ClipTrace
 from ovseg_cli.labeling.windows import Crop, ScoreCanvas, all_crops
 from ovseg_cli.methods.prototype import prototype_cosines_at, prototype_scores
 from ovseg_cli.methods.stuff_filter import stuff_filter
 from ovseg_cli.profiles import ExtractorSpec
+from ovseg_cli.profiles.specs import PositionMode
 
 if TYPE_CHECKING:
     from ovseg_cli.choices import Resolved
@@ -59,6 +60,28 @@ class Geometry(Protocol):
         """Whether the whole picture is one more crop."""
 
 
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """A walk through CLIP's vision tower.
+
+    Attributes:
+        input_size: (height, width) in pixels at which the tower sees crops.
+        positions: How position embeddings are resized.
+        blocks: Which blocks are read, counted from the front.
+        attention: Whether the attention of the blocks is wanted (`ClipTrace.attention`).
+    """
+
+    input_size: tuple[int, int]
+    positions: PositionMode
+    blocks: Collection[int]
+    attention: bool = False
+
+    @property
+    def shown(self) -> tuple[tuple[int, int], PositionMode]:
+        """What the tower is shown: walks for which this is equal are one."""
+        return self.input_size, self.positions
+
+
 @dataclass(slots=True, eq=False)
 class Crops:
     """A batch of pictures or crops of one size, and what networks have seen in it: nothing is computed twice.
@@ -66,33 +89,37 @@ class Crops:
     Attributes:
         images: float (B, 3, h, w) in [0, 1].
         models: The profile's models.
-        blocks: Blocks of CLIP that some method is going to ask for: the first walk keeps them all.
+        walks: Those that methods are going to ask for, so that the first of its kind does for all.
     """
 
     images: Tensor
     models: Models
-    blocks: Collection[int] = ()
+    walks: Sequence[Walk] = ()
     _traces: dict[tuple[tuple[int, int], PositionMode], ClipTrace] = field(default_factory=dict)
     _known: dict[Hashable, Any] = field(default_factory=dict)
 
-    def trace(
-        self, blocks: Collection[int], input_size: tuple[int, int], positions: PositionMode = "bicubic"
-    ) -> ClipTrace:
-        """What CLIP's vision tower computes at a size in pixels, at least in these blocks (counted from the front)."""
-        seen = self._traces.get((input_size, positions))
-        if seen is None or not seen.blocks.keys() >= set(blocks):
-            clip = self.models.profile.clip
-            wanted = sorted({*blocks, *self.blocks, *(seen.blocks if seen else ())})
-            seen = self.models.clip.trace(
-                self.images,
-                blocks=wanted,
-                input_size=input_size,
-                mean=clip.mean,
-                std=clip.std,
-                positions=positions,
-            )
-            self._traces[input_size, positions] = seen
-        return seen
+    def trace(self, walk: Walk) -> ClipTrace:
+        """What CLIP's vision tower computes on a walk, or on one that includes it."""
+        seen = self._traces.get(walk.shown)
+        if (
+            seen is not None
+            and seen.blocks.keys() >= set(walk.blocks)
+            and (seen.attention is not None or not walk.attention)
+        ):
+            return seen
+        clip = self.models.profile.clip
+        alike = [walk, *(other for other in self.walks if other.shown == walk.shown)]
+        wanted = {block for each in alike for block in each.blocks} | set(seen.blocks if seen else ())
+        trace = self._traces[walk.shown] = self.models.clip.trace(
+            self.images,
+            blocks=sorted(wanted),
+            input_size=walk.input_size,
+            mean=clip.mean,
+            std=clip.std,
+            positions=walk.positions,
+            attention=any(each.attention for each in alike),
+        )
+        return trace
 
     def once(self, key: Hashable, make: Callable[[], Known]) -> Known:
         """Something that is computed of these images when it is first asked for.
@@ -112,14 +139,16 @@ class Scorer(ABC):
     Attributes:
         channels: How many scores a cell has.
         input_size: About the side in pixels at which a crop goes through the networks.
-        blocks: Blocks of CLIP that `features` asks for.
         sees: Scorers of which this is equal have the same features of the same crops.
     """
 
     channels: int
     input_size: int
-    blocks: Collection[int] = ()
     sees: Hashable
+
+    def walk(self, size: tuple[int, int]) -> Walk | None:
+        """The walk through CLIP that `features` asks for, for crops of (height, width) in pixels; None for none."""
+        return None
 
     @abstractmethod
     def features(self, crops: Crops) -> list[Tensor]:
@@ -183,10 +212,10 @@ def fuse(pictures: Tensor, jobs: Sequence[Job], models: Models) -> list[list[Ten
         for number, scorer in enumerate(job.scorers if canvases[j] else ()):
             alike.setdefault(scorer.sees, []).append((j, number))
     scorers = [jobs[j].scorers[number] for (j, number), *_ in alike.values()]
-    blocks = {block for scorer in scorers for block in scorer.blocks}
     for batch in _batches(boxes, wanted, crops_at_once(max(scorer.input_size for scorer in scorers))):
         images = torch.cat([box.cut(pictures[place : place + 1]) for place, box in batch])
-        crops = Crops(images, models, blocks)
+        walks = [scorer.walk((images.shape[2], images.shape[3])) for scorer in scorers]
+        crops = Crops(images, models, [walk for walk in walks if walk is not None])
         for scorer in scorers:
             features = scorer.features(crops)
             for j, number in alike[scorer.sees]:

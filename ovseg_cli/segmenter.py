@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,6 +29,7 @@ from ovseg_cli.labeling.refine import pamr
 from ovseg_cli.labeling.windows import short_side_size
 from ovseg_cli.methods.hybrid import hybrid_scores
 from ovseg_cli.methods.prefilter import ClassPrefilter, Kept
+from ovseg_cli.methods.words import Reading
 from ovseg_cli.profiles.specs import PrefilterSpec, digest_of
 from ovseg_cli.scoring import Crops, Features, Geometry, Job, PrototypeScorer, fuse
 from ovseg_cli.store.names import class_key
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     from ovseg_cli.store.store import Store
 
 log = logging.getLogger("ovseg_cli")
+
+MAX_CELLS_AT_ONCE = 2**28
+"""Scores of a batch of images (images x channels x rows x columns) that are held at once: 1 GB."""
 
 Image = Any
 """A PIL image in mode RGB, or a uint8 array (H, W, 3)."""
@@ -113,11 +118,12 @@ class Segmenter:
         classes: Class names in label order.
         method: "auto", one of `ovseg_cli.choices.METHODS`, or an already resolved choice.
         options: Everything else that decides the label map.
+        progress: Told how many of how many words are read, where that is still to be done.
 
     Attributes:
         names: The classes in label order.
-        settings: Everything that changes the answer, as JSON-able values.
-        digest: Of `settings`.
+        settings: Everything that changes the answer, as JSON-able values; and, under `words`, which were cut.
+        digest: Of `settings`, but for that.
 
     Raises:
         UnknownClassError: See `resolve_method`.
@@ -133,6 +139,7 @@ class Segmenter:
         *,
         method: MethodChoice | str = "auto",
         options: SegmentOptions | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         choice = resolve_method(store, classes, method) if isinstance(method, str) else method
         options = options or SegmentOptions()
@@ -141,7 +148,7 @@ class Segmenter:
         self.choice = choice
         self.names = tuple(classes)
         self.options = options
-        self.settings = plan_settings(store, models.profile, classes, choice, options, resolved)
+        self.settings = plan_settings(store, models.profile, classes, choice, options, resolved, models.precision)
         self.digest = digest_of(self.settings)
         self.threshold = options.threshold
         self._inference = resolved.inference
@@ -150,14 +157,16 @@ class Segmenter:
         self._known = tuple(keys.index(class_key(name)) for name in resolved.known)
         self._dense: DenseScorer | None = None
         self._dense_settings = resolved.dense_settings
+        for note in resolved.notes:
+            log.info("%s", note)  # the command line tells it before
         if resolved.dense is not None and resolved.dense_settings is not None and resolved.vocabulary is not None:
-            for note in resolved.vocabulary.notes:
-                log.info("%s", note)  # the command line tells it before
-
+            reading = Reading(progress)
             templates = templates_for(models.profile, resolved.dense_settings, options.templates)
             self._dense = make_scorer(
-                models, resolved.dense, resolved.vocabulary, resolved.dense_settings, templates, cache=store
+                models, resolved.dense, resolved.vocabulary, resolved.dense_settings, templates, store, reading
             )
+            if cut := reading.record():
+                self.settings["words"]["cut"] = cut
             # Where nothing is joined, the dense method's own rule holds.
             if not resolved.known and options.background and options.threshold is None:
                 self.threshold = self._dense.threshold
@@ -193,8 +202,8 @@ class Segmenter:
     ) -> list[Segmentation]:
         """Segment images of one size, which go through the networks together.
 
-        Up to the rounding of larger products, which may turn a pixel between two classes, the answers are those of
-        `segment`.
+        As many go together as `MAX_CELLS_AT_ONCE` has room for, and one at least. Up to the rounding of larger
+        products, which may turn a pixel between two classes, the answers are those of `segment`.
 
         Args:
             images: At least one; as `segment` takes them.
@@ -205,8 +214,27 @@ class Segmenter:
             UnknownClassError: As `segment`.
             UsageError: As `segment`.
         """
-        (answers,) = score_together([self], images, classes)
-        return [self.label(scored) for scored in answers]
+        named: Sequence[Sequence[str] | None] = [None] * len(images) if classes is None else classes
+        if len({picture_size(image) for image in images}) != 1 or len(named) != len(images):
+            raise ValueError(
+                f"images of one size and classes for each are wanted, got {len(images)} images of "
+                f"{len({picture_size(image) for image in images})} sizes and classes for {len(named)}"
+            )
+        step = self._images_at_once(picture_size(images[0]))
+        results = []
+        for start in range(0, len(images), step):
+            (answers,) = score_together([self], images[start : start + step], named[start : start + step])
+            results += [self.label(scored) for scored in answers]
+        return results
+
+    def _images_at_once(self, size: tuple[int, int]) -> int:
+        """How many images of (height, width) have room for their scores."""
+        cells = 0
+        if self._inference is not None:
+            cells += (len(self._known) + 1) * math.prod(short_side_size(*size, self._inference.short_side))
+        if self._dense is not None and self._dense_settings is not None:
+            cells += self._dense.channels * math.prod(short_side_size(*size, self._dense_settings.short_side))
+        return max(1, MAX_CELLS_AT_ONCE // cells)
 
     def score(self, image: Image, classes: Sequence[str] | None = None, *, keep_features: bool = False) -> Scored:
         """The scores that a label map is made of: the first half of `segment`.

@@ -30,7 +30,7 @@ from ovseg_cli.methods.catalogue import DENSE_METHODS
 from ovseg_cli.methods.prefilter import Kept
 from ovseg_cli.methods.words import make_vocabulary
 from ovseg_cli.profiles import get_profile
-from ovseg_cli.scoring import Crops
+from ovseg_cli.scoring import Crops, Walk
 from ovseg_cli.segmenter import Segmenter
 from ovseg_cli.store import Store
 from tests.mini import example_labels, example_names, example_scene, mini_models, random_pictures
@@ -161,9 +161,9 @@ def test_a_name_longer_than_clip_reads_is_told_and_counts_by_its_beginning(store
     picture = example_scene(SCENE)[60:120, 100:160]
     with caplog.at_level(logging.WARNING, logger="ovseg_cli"):
         result = segmenter(store, method, [long, "apple"]).segment(picture)
-    [told] = [record.getMessage() for record in caplog.records if "Longer than CLIP can read" in record.getMessage()]
-    assert len(told) < 200
-    assert "'tabby tabby" in told
+    [told] = [record.getMessage() for record in caplog.records if "CLIP reads at most 24 tokens" in record.getMessage()]
+    assert len(told) < 300
+    assert "beginning counts: tabby tabby" in told
     assert "apple" not in told
     assert result.ids.shape == (60, 60)
     longer = segmenter(store, method, [long + " and a dog", "apple"]).segment(picture)
@@ -172,8 +172,15 @@ def test_a_name_longer_than_clip_reads_is_told_and_counts_by_its_beginning(store
 
 @pytest.mark.parametrize("method", PHRASES)
 def test_a_name_longer_than_the_diffusion_model_reads_is_refused(store, method):
-    with pytest.raises(ImageError, match=r"longer than the text encoder's 24 tokens.*'tabby .*shorter ones"):
-        segmenter(store, method, [" ".join(["tabby"] * 13)]).segment(example_scene(SCENE)[:40, :40])
+    with pytest.raises(UsageError, match=r"wants class names whole.*text encoder can read: tabby .*Shorten them"):
+        segmenter(store, method, [" ".join(["tabby"] * 30)])
+
+
+def test_more_classes_than_a_prompt_holds_fail_for_the_picture(store):
+    ours = segmenter(store, "aggsd", ["chocolate glazed donut", *SIXTY], prefilter=False)
+    with pytest.raises(ImageError, match=r"longer than the text encoder's 24 tokens.*--image-classes"):
+        ours.segment(example_scene(SCENE)[:40, :40])
+    assert ours.segment(example_scene(SCENE)[:40, :40], [SIXTY[0]]).kept == {SIXTY[0]: None}
 
 
 SIXTY = [f"{kind} {thing}" for kind in ("red", "small", "old") for thing in map("thing {}".format, range(20))]
@@ -260,6 +267,10 @@ def test_what_a_method_does_not_read_is_refused(store, method, asked):
 # --------------------------------------------------------------------------- digests
 
 
+def with_cliper(thresholds):
+    return dataclasses.replace(MINI, clip=dataclasses.replace(MINI.clip, cliper=thresholds))
+
+
 def with_generator(**changes):
     return dataclasses.replace(MINI, generator=dataclasses.replace(MINI.generator, **changes))
 
@@ -277,16 +288,19 @@ def with_other_dino():
     [
         ("proxyclip", dataclasses.replace(MINI, proxy="clip")),
         ("proxyclip", with_other_dino()),
-        ("cliper", with_generator(refine_layers=MINI.generator.refine_layers[:1])),
+        ("cliper", with_generator(refine_layers=("up_blocks.2.attentions.1",))),
+        ("cliper", with_generator(refine_threshold=0.1)),
+        ("cliper-coarse", with_cliper(None)),
+        ("diffsegclust", with_generator(cluster_divergence=0.8)),
+        ("aggsd", with_generator(idle_attention="start")),
         ("cliper", with_generator(seed=7)),
         ("cliper", with_generator(read_size=32)),
         ("aggsd", with_generator(seed=7)),
-        ("diffsegmenter", with_generator(read_size=32)),
+        ("diffsegmenter", with_generator(phrase_size=32)),
         ("agggem", dataclasses.replace(MINI, regions=dataclasses.replace(MINI.regions, layers=("mid_block",)))),
         ("gem", dataclasses.replace(MINI, clip=dataclasses.replace(MINI.clip, streams=3))),
         ("gem", dataclasses.replace(MINI, clip=dataclasses.replace(MINI.clip, gem_temperature=3.0))),
     ],
-    ids=["proxy", "dino", "layers", "seed", "size", "seed-of-phrases", "size-of-phrases", "regions", "streams", "heat"],
 )
 def test_whatever_changes_the_answer_changes_the_digest(store, method, changed):
     choice = resolve_method(store, NAMES, method)
@@ -348,7 +362,7 @@ def walks(monkeypatch):
 
 def test_methods_that_look_at_the_same_crops_share_one_walk(walks):
     scorers = [scorer(method, make_vocabulary(["cat", "apple"])) for method in TOKENS]
-    crops = Crops(random_pictures(2, 64, 64), mini_models(), {block for s in scorers for block in s.blocks})
+    crops = Crops(random_pictures(2, 64, 64), mini_models(), [s.walk((64, 64)) for s in scorers])
     together = [s.score(crops) for s in scorers]
     assert len(walks) == 1
     for method_scorer, shared in zip(scorers, together, strict=True):
@@ -372,7 +386,7 @@ def test_a_later_request_for_more_blocks_walks_again_and_keeps_them_all(walks):
 def test_another_size_or_other_positions_are_another_walk(walks):
     crops = Crops(random_pictures(1, 64, 64), mini_models())
     for size, positions in (((64, 64), "bicubic"), ((64, 64), "bilinear"), ((32, 64), "bicubic")) * 2:
-        assert crops.trace([1], size, positions).grid == (size[0] // 8, size[1] // 8)
+        assert crops.trace(Walk(size, positions, [1])).grid == (size[0] // 8, size[1] // 8)
     assert len(walks) == 3
 
 
@@ -477,7 +491,7 @@ def test_the_coarse_maps_are_those_of_the_methods_functions():
 
 def test_cliper_leaves_what_scores_low_to_the_background(store):
     """CLIPer has a background by a threshold alone: with it, a picture of three objects has some."""
-    result = segmenter(store, "cliper-coarse").segment(example_scene(SCENE))
+    result = segmenter(store, "cliper-coarse", threshold=0.6).segment(example_scene(SCENE))
     truth = example_labels(SCENE)
     for name in ("sky", "wood"):
         assert (result.ids[truth == example_names().index(name)] == 0).mean() > 0.5
@@ -493,6 +507,42 @@ def test_every_region_has_one_label(store, method):
     scores = ours.score(example_scene(SCENE)).scores
     columns = scores.flatten(1).unique(dim=1)
     assert columns.shape[1] < scores[0].numel() / 10
+
+
+@pytest.mark.parametrize("method", PHRASES)
+def test_the_diffusion_model_looks_for_classes_in_the_whole_picture(method):
+    """CLIP's windows are not for it."""
+    settings = dense_settings(MINI, method)
+    assert MINI.clip.dense.windows
+    assert (settings.windows, settings.whole_image) == ((), True)
+    assert dense_settings(get_profile("sd15"), method) == PUBLISHED[method]
+
+
+@pytest.mark.parametrize("method", PHRASES)
+def test_maps_of_phrases_are_scaled_over_the_picture_and_not_over_each_crop(method):
+    crops = Crops(random_pictures(2, 32, 32), mini_models())
+    ours = scorer(method, make_vocabulary(["cat", "dog"], background=["sky"]))
+    maps = ours.score(crops)
+    assert (maps[:, 1:].amax(dim=(2, 3)) < 0.99).all()
+    fused = torch.cat([*maps], dim=2)
+    scores = ours.finish(fused, crops)
+    torch.testing.assert_close(scores[1:].amax(dim=(1, 2)), torch.ones(2))
+    torch.testing.assert_close(scores[1:].amin(dim=(1, 2)), torch.zeros(2))
+
+
+def test_the_background_of_aggsd_is_what_attracts_idle_attention():
+    crops, vocabulary = Crops(random_pictures(1, 32, 32), mini_models()), make_vocabulary(["cat"], background=["sky"])
+    models = copy.copy(mini_models())
+    models.profile = with_generator(idle_attention="start")
+    start, rest = scorer("aggsd", vocabulary, models).score(crops)[0, 0], scorer("aggsd", vocabulary).score(crops)[0, 0]
+    assert start.max() < 0.5 < rest.max() <= 1
+
+
+def test_cliper_takes_the_thresholds_of_the_profile():
+    vocabulary, published = make_vocabulary(["cat"]), cliper.DEFAULT_SETTINGS
+    assert scorer("cliper", vocabulary).threshold == MINI.clip.cliper.background
+    assert scorer("cliper", vocabulary, models_with(cliper=None)).threshold == published.background_threshold
+    assert scorer("cliper", vocabulary, threshold=0.2).threshold == 0.2
 
 
 def test_agggem_spreads_gems_own_probabilities(store):

@@ -1,38 +1,113 @@
-"""The same answers on a GPU, where the diffusion model runs in half precision."""
+"""The same answers on a GPU, where the networks compute in half precision.
+
+`tests/test_half.py` has what half precision does to the methods, and needs no GPU.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from ovseg_cli.choices import SegmentOptions
+from ovseg_cli.methods.catalogue import METHODS
 from ovseg_cli.models import load_models
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.prototypes.build import SupportSettings, build_class
-from ovseg_cli.segmenter import Segmenter
+from ovseg_cli.prototypes.support import OwnPicture
+from ovseg_cli.segmenter import Segmenter, score_together
 from ovseg_cli.store import Store
-from tests.mini import example_scene, mini_class, mini_models
+from tests.mini import example_scene, mini_class, mini_models, random_pictures
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
+MINI = get_profile("mini")
+EXTRACTORS = (*MINI.extractors, *MINI.extra_extractors)
+NAMES = ("cat", "apple", "soccer ball")
+QUICK = {"short_side": 96, "windows": ((64, 32), (0, 0))}
+
 
 @pytest.fixture(scope="module")
 def on_gpu():
-    return load_models(get_profile("mini"), device="cuda", offline=True)
+    return load_models(MINI, device="cuda", offline=True)
 
 
-@pytest.mark.parametrize("method", ["prototype", "gem"])
-def test_label_maps_agree_with_the_cpu(tmp_path, on_gpu, method):
-    with Store.open(tmp_path / "store", profile="mini") as store:
-        store.add_class(mini_class("cat"))
-        store.add_class(mini_class("apple"))
-        maps = [
-            Segmenter(models, store, ["cat", "apple"], method=method).segment(example_scene(8)).ids
-            for models in (mini_models(), on_gpu)
-        ]
-    assert (maps[0] == maps[1]).mean() > 0.98
+@pytest.fixture(scope="module")
+def exact_on_gpu():
+    return load_models(MINI, device="cuda", offline=True, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Two of the three classes have prototypes."""
+    with Store.open(tmp_path_factory.mktemp("gpu") / "store", profile="mini") as opened:
+        opened.add_class(mini_class("cat"))
+        opened.add_class(mini_class("apple"))
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def label_maps(store):
+    """By method, the label map of one picture; made once for each set of models."""
+    made = {}
+
+    def of(models):
+        if id(models) not in made:
+            segmenters = [
+                Segmenter(
+                    models,
+                    store,
+                    NAMES[:2] if method == "prototype" else NAMES,
+                    method=method,
+                    options=SegmentOptions(**QUICK),
+                )
+                for method in METHODS
+            ]
+            scored = score_together(segmenters, [example_scene(8)])
+            made[id(models)] = {s.method: s.label(one).ids for s, (one,) in zip(segmenters, scored, strict=True)}
+        return made[id(models)]
+
+    return of
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_label_maps_agree_with_the_cpu(label_maps, on_gpu, method):
+    assert on_gpu.dtype == torch.float16
+    assert (label_maps(on_gpu)[method] == label_maps(mini_models())[method]).mean() > 0.98
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_label_maps_in_float32_agree_with_the_cpu(label_maps, exact_on_gpu, method):
+    assert (label_maps(exact_on_gpu)[method] == label_maps(mini_models())[method]).mean() > 0.99
+
+
+def test_pictures_in_a_batch_are_labelled_as_each_alone(store, on_gpu):
+    pictures = [example_scene(8), example_scene(3)[: example_scene(8).shape[0], : example_scene(8).shape[1]]]
+    segmenter = Segmenter(on_gpu, store, NAMES, method="hybrid", options=SegmentOptions(**QUICK))
+    for together, picture in zip(segmenter.segment_batch(pictures), pictures, strict=True):
+        assert (together.ids == segmenter.segment(picture).ids).mean() > 0.99
+
+
+@pytest.mark.parametrize("extractor", EXTRACTORS, ids=lambda e: e.name)
+def test_features_are_those_of_the_cpu_in_float32(on_gpu, extractor):
+    pictures = random_pictures(2, 60, 80)
+    for ours, exact in zip(
+        on_gpu.feature_maps(extractor, pictures), mini_models().feature_maps(extractor, pictures), strict=True
+    ):
+        assert ours.is_cuda
+        assert ours.dtype == torch.float32
+        assert (ours.cpu() - exact).norm() / exact.norm() < 5e-3
+
+
+def test_texts_are_those_of_the_cpu(on_gpu):
+    """A store keeps them for every device."""
+    texts = [f"a photo of a {name}." for name in NAMES]
+    torch.testing.assert_close(
+        on_gpu.clip.encode_texts(texts)[0].cpu(), mini_models().clip.encode_texts(texts)[0], atol=1e-4, rtol=0
+    )
 
 
 def test_a_class_made_on_the_gpu_looks_like_the_one_made_on_the_cpu(on_gpu):
@@ -44,3 +119,16 @@ def test_a_class_made_on_the_gpu_looks_like_the_one_made_on_the_cpu(on_gpu):
     ]
     assert min(overlap) > 0.7
     assert [s.seed for s in record.supports] == [s.seed for s in other.supports]
+    means = [
+        {(p.extractor, p.role): p.vector / np.linalg.norm(p.vector) for p in made.prototypes if p.kind == "mean"}
+        for made in (record, other)
+    ]
+    assert all(means[0][key] @ vector > 0.98 for key, vector in means[1].items())
+
+
+def test_own_pictures_without_masks_are_cut_out_on_the_gpu(on_gpu):
+    pictures = [OwnPicture("whole", example_scene(8)), OwnPicture("part", example_scene(8)[:, :100])]
+    settings = SupportSettings(kind="thing")
+    ours, exact = (build_class(models, "cat", settings, pictures=pictures) for models in (on_gpu, mini_models()))
+    for one, other in zip(ours.supports, exact.supports, strict=True):
+        assert (one.foreground == other.foreground).mean() > 0.98

@@ -7,6 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ovseg_cli.backbones.clip import ClipBackbone, ClipTrace
+from ovseg_cli.backbones.diffusion import DiffusionBackbone, PhrasedPrompt
+from ovseg_cli.backbones.vit import VitBackbone
 from ovseg_cli.errors import UsageError, WeightsError
 from ovseg_cli.models import Models, choose_device, concatenate_maps, load_models
 from ovseg_cli.profiles import get_profile
@@ -58,6 +61,27 @@ def test_half_precision_on_cuda_only():
     assert Models(MINI, "cuda:0").dtype == torch.float16
     assert Models(MINI, "cpu").dtype == torch.float32
     assert Models(MINI, "mps").dtype == torch.float32
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu", "mps"])
+def test_a_precision_that_is_asked_for_holds_on_every_device(device):
+    assert Models(MINI, device, precision="float16").dtype == torch.float16
+    assert Models(MINI, device, precision="float32").dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["half", "", "bfloat16"])
+def test_an_unknown_precision_is_refused(precision):
+    with pytest.raises(UsageError, match="Use auto, float32 or float16"):
+        load_models(MINI, device="cpu", precision=precision)
+
+
+def test_every_network_that_sees_pictures_computes_in_the_precision_asked_for(monkeypatch):
+    seen = []
+    for kind in (ClipBackbone, DiffusionBackbone, VitBackbone):
+        monkeypatch.setattr(kind, "load", lambda folder, *, dtype, **_others: seen.append(dtype))
+    models = Models(MINI, "cpu", offline=True, precision="float16")
+    _ = models.clip, models.generator, models.vit(extractor_of("vit-key").weights)
+    assert seen == [torch.float16] * 3
 
 
 # --------------------------------------------------------------------------- loading
@@ -189,3 +213,109 @@ def test_equal_weights_are_one_model():
     models.features(extractor_of("clip-key"), random_pictures(1, 32, 32))
     assert len(models._loaded) == 1
     assert models.clip in models._loaded.values()
+
+
+# --------------------------------------------------------------------------- nothing is left behind
+
+INPUT = {"input_size": 64, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+NOISED = {"timestep": 50, "noise_seed": 42, **INPUT}
+PROMPT = "a photo of a cat"
+LAYERS = ("up_blocks.1.attentions.0", "up_blocks.2.attentions.1")
+MADE = {"image_size": 64, "steps": 2, "guidance": 4.0, "negative_prompt": "", "min_attention_grid": 8}
+VIT = extractor_of("vit-key")
+
+WALKS = {
+    "clip": {
+        "trace": lambda models, x: models.clip.trace(x, blocks=(0, -1), **INPUT),
+        "attention": lambda models, x: models.clip.trace(x, blocks=(-1,), attention=True, **INPUT),
+    },
+    "unet": {
+        "queries": lambda models, x: models.generator.queries(x, layers=LAYERS, **NOISED),
+        "self_attention": lambda models, x: models.generator.self_attention(x, layers=LAYERS, **NOISED),
+        "attention_layers": lambda models, x: models.generator.attention_layers(x, layers=LAYERS, **NOISED),
+        "prompt_attention": lambda models, x: list(
+            models.generator.prompt_attention(x, [PhrasedPrompt(PROMPT, ((13, 16),))], emphasis=1.2, **NOISED)
+        ),
+        "attribution": lambda models, x: models.generator.attribution(
+            x, PROMPT, "cat", timesteps=[50], noise_seed=42, min_attention_grid=8, **INPUT
+        ),
+        "generate": lambda models, _: models.generator.generate(PROMPT, "cat", [1], **MADE),
+    },
+    "vit": {
+        "keys": lambda models, x: models.vit(VIT.weights).keys(x, block=-1, **INPUT),
+        "tokens": lambda models, x: models.vit(VIT.weights).tokens(x, **{**INPUT, "input_size": (64, 64)}),
+    },
+}
+
+
+def inside(models, network):
+    """A module that every walk goes through, neither first nor last."""
+    if network == "clip":
+        return models.clip.model.visual.transformer.resblocks[0].mlp
+    if network == "unet":
+        return models.generator.unet.mid_block
+    vit = models.vit(VIT.weights).model
+    return next(module for name, module in vit.named_modules() if name.endswith("layernorm_after"))
+
+
+def state_of(models):
+    """Hooks by module, and attention processors: what a walk might change."""
+    pipeline = models.generator.pipeline
+    networks = (models.clip.model, pipeline.unet, pipeline.vae, pipeline.text_encoder, models.vit(VIT.weights).model)
+    modules = [module for network in networks for module in network.modules()]
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    hooks = [tuple(len(getattr(module, kind)) for kind in kinds) for module in modules]
+    return hooks, dict(pipeline.unet.attn_processors), [module.training for module in modules]
+
+
+def tensors_in(value):
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, ClipTrace):
+        return [
+            *tensors_in(value.attention),
+            *(x for _, step in sorted(value.blocks.items()) for x in (step.inputs, step.keys, step.outputs)),
+        ]
+    if dataclasses.is_dataclass(value):
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [x for item in value for x in tensors_in(item)] if isinstance(value, list | tuple) else []
+
+
+class StopError(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(("network", "call"), [(n, call) for n, calls in WALKS.items() for call in calls])
+def test_an_exception_inside_a_walk_changes_nothing(network, call, monkeypatch):
+    models, pictures = mini_models(), random_pictures(1, 64, 64)
+    walk, before = WALKS[network][call], state_of(models)
+    first = tensors_in(walk(models, pictures))
+    assert first
+
+    def fail(*_args, **_others):
+        raise StopError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(inside(models, network), "forward", fail)
+        with pytest.raises(StopError):
+            walk(models, pictures)
+    assert state_of(models) == before
+    assert all(map(torch.equal, tensors_in(walk(models, pictures)), first))
+
+
+@pytest.mark.parametrize(("network", "call"), [(n, call) for n, calls in WALKS.items() for call in calls])
+def test_a_walk_records_no_gradients(network, call):
+    """Not even where the caller wants them."""
+    pictures = random_pictures(1, 64, 64).requires_grad_()
+    assert torch.is_grad_enabled()
+    assert not any(tensor.requires_grad for tensor in tensors_in(WALKS[network][call](mini_models(), pictures)))
+
+
+@pytest.mark.parametrize("extractor", EVERY, ids=lambda e: e.name)
+def test_features_and_texts_record_no_gradients(extractor):
+    models, pictures = mini_models(), random_pictures(1, 64, 64).requires_grad_()
+    assert not models.features(extractor, pictures).requires_grad
+    assert not models.clip.embed_text(["cat"], ["a photo of a {name}."]).requires_grad
+    assert not models.clip.embed(torch.rand(1, 3, 192, requires_grad=True)).requires_grad

@@ -446,7 +446,7 @@ ONLY_WORDS = ({"templates": "single"}, {"logit_scale": 10.0}, {"synonyms": (("ca
 @pytest.mark.parametrize("asked", ONLY_WORDS, ids=lambda asked: next(iter(asked)))
 def test_what_only_words_have_is_refused_with_prototypes(store, asked):
     choice = resolve_method(store, ["cat"])
-    with pytest.raises(UsageError, match=r"prototypes are matched without any.*--method"):
+    with pytest.raises(UsageError, match=r"Prototypes are matched without words .*would have no effect.*--method"):
         resolve_options(store, MINI, ["cat"], choice, SegmentOptions(**asked))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ovseg_cli import segmenter as module
 from ovseg_cli.backbones.clip import ClipBackbone
 from ovseg_cli.backbones.diffusion import DiffusionBackbone
 from ovseg_cli.choices import METHODS, SegmentOptions
@@ -148,10 +149,21 @@ def test_pictures_of_a_batch_go_through_the_network_together(store, calls):
     assert calls["clip"] == [3]
 
 
+def test_a_batch_has_no_more_pictures_than_there_is_room_for(store, calls, monkeypatch):
+    ours = segmenter(store, "gem", prefilter=False, windows=((0, 0),))
+    cells = ours._dense.channels * 64 * 83
+    monkeypatch.setattr(module, "MAX_CELLS_AT_ONCE", 2 * cells)
+    ours.segment_batch(PICTURES)
+    assert calls["clip"] == [2, 1]
+    monkeypatch.setattr(module, "MAX_CELLS_AT_ONCE", 1)
+    ours.segment_batch(PICTURES)
+    assert calls["clip"][2:] == [1, 1, 1]
+
+
 def test_pictures_of_several_sizes_are_no_batch(store):
     with pytest.raises(ValueError, match="one size"):
         segmenter(store, "gem").segment_batch([PICTURES[0], PICTURES[1][:50]])
-    with pytest.raises(ValueError, match="0 of 0 sizes"):
+    with pytest.raises(ValueError, match="0 images of 0 sizes"):
         segmenter(store, "gem").segment_batch([])
 
 
@@ -162,7 +174,7 @@ def test_each_picture_of_a_batch_has_its_own_classes(store):
         alone = ours.segment(picture, own)
         assert answer.kept == alone.kept
         assert (answer.ids == alone.ids).mean() > 0.999
-    with pytest.raises(ValueError, match="2 images for 3"):
+    with pytest.raises(ValueError, match="3 images of 1 sizes and classes for 2"):
         ours.segment_batch(PICTURES, [None, None])
 
 

@@ -7,10 +7,11 @@ the methods are then pure functions (`ovseg_cli.methods`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +21,24 @@ from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
 from ovseg_cli.errors import WeightsError
 from ovseg_cli.profiles.prompts import fill_prompts
-
-PositionMode = Literal["bicubic", "bilinear"]
-"""How position embeddings are resized to another grid: see `resize_position_embedding`."""
+from ovseg_cli.profiles.specs import PositionMode
 
 TEXTS_AT_ONCE = 64
 """Texts that go through a text transformer together."""
 
+CELLS_PER_CORE = 2**19
+"""Of attention matrices, held at once: what stays in a CPU core's cache."""
 
-@dataclass(frozen=True, slots=True)
+CELLS_ON_DEVICE = 2**26
+"""The same on a GPU, where fewer and larger steps are faster."""
+
+
+@dataclass(frozen=True)
 class BlockTrace:
     """What one transformer block saw and computed; the class token is token 0.
+
+    `outputs` is computed when it is first read: most methods never ask for that of the last block, whose attention
+    they replace, and it is more than half of the block's work.
 
     Attributes:
         inputs: Tokens that enter the block, (B, N, D).
@@ -38,12 +46,11 @@ class BlockTrace:
         queries: (B, heads, N, d) with heads * d = D.
         keys: (B, heads, N, d).
         values: (B, heads, N, d).
-        outputs: Tokens that leave the block, (B, N, D).
         project: The block's own output projection: heads (B, heads, N, d) to tokens (B, N, D).
         values_of: The values of other tokens: (B, N, D) through the block's ``ln_1`` and value projection to
             (B, heads, N, d). ``values_of(inputs)`` is `values`.
         feed_forward: The block's second half, residual included: tokens (B, N, D) after attention to tokens (B, N, D).
-            ``feed_forward(inputs + project(attention))`` is `outputs`.
+            ``feed_forward(inputs + project(mixed))`` is `outputs`, with `mixed` the values mixed by attention.
     """
 
     inputs: Tensor
@@ -51,10 +58,31 @@ class BlockTrace:
     queries: Tensor
     keys: Tensor
     values: Tensor
-    outputs: Tensor
     project: Callable[[Tensor], Tensor]
     values_of: Callable[[Tensor], Tensor]
     feed_forward: Callable[[Tensor], Tensor]
+
+    @cached_property
+    @torch.inference_mode()
+    def outputs(self) -> Tensor:
+        """Tokens that leave the block, (B, N, D)."""
+        mixed = F.scaled_dot_product_attention(self.queries, self.keys, self.values)
+        return self.feed_forward(self.inputs + self.project(mixed))
+
+    @torch.inference_mode()
+    def outputs_adding(self, total: Tensor) -> Tensor:
+        """The same as `outputs`, and the attention on the way to it is added to `total`.
+
+        Args:
+            total: float32 (B, heads, N, N).
+        """
+        images, heads, count, width = self.values.shape
+        mixed = self.values.new_empty(images, count, heads, width).transpose(1, 2)
+        for some in some_heads(self.queries):
+            attention = attention_matrices(self.queries[some], self.keys[some])
+            total[some] += attention
+            mixed[some] = attention.to(self.values.dtype) @ self.values[some]
+        return self.feed_forward(self.inputs + self.project(mixed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +92,47 @@ class ClipTrace:
     Attributes:
         grid: (rows, columns) of patches.
         blocks: The traced blocks by index (0 = first).
+        attention: float32 (B, heads, N, N): for every head, the attention of all blocks before the last one that was
+            asked for, summed over the blocks; None where it was not asked for.
     """
 
     grid: tuple[int, int]
     blocks: dict[int, BlockTrace]
+    attention: Tensor | None = None
+
+
+def attention_matrices(queries: Tensor, keys: Tensor) -> Tensor:
+    """Whole attention matrices: softmax(q k' / sqrt(d)).
+
+    Args:
+        queries: (..., N, d).
+        keys: (..., N, d).
+
+    Returns:
+        float32 (..., N, N), rows of sum 1.
+    """
+    # In float32, where nothing overflows: what is rounded here is exponentiated.
+    products = (queries.float() * queries.shape[-1] ** -0.5) @ keys.float().transpose(-1, -2)
+    return torch.softmax(products, dim=-1)
+
+
+def some_heads(like: Tensor) -> Iterator[tuple[int, slice]]:
+    """Which heads to go through together, so that their attention matrices stay where they are fast.
+
+    Args:
+        like: Queries of a block, (B, heads, N, d).
+
+    Yields:
+        (image, heads): the first two indices of such a tensor.
+    """
+    images, heads, count, _ = like.shape
+    if like.device.type == "cpu":
+        step = torch.get_num_threads() * max(1, CELLS_PER_CORE // count**2)
+    else:
+        step = max(1, CELLS_ON_DEVICE // count**2)
+    for image in range(images):
+        for head in range(0, heads, step):
+            yield image, slice(head, head + step)
 
 
 def resize_position_embedding(embedding: Tensor, grid: tuple[int, int], mode: PositionMode = "bicubic") -> Tensor:
@@ -76,7 +141,7 @@ def resize_position_embedding(embedding: Tensor, grid: tuple[int, int], mode: Po
     Args:
         embedding: (1 + n * n, D), class token first.
         grid: (rows, columns) wanted.
-        mode: "bicubic" with antialiasing, as open_clip does it; or plain "bilinear", as CLIPer's code does it.
+        mode: By which rule, see `PositionMode`. At the size that the model was made for, all leave them as they are.
 
     Returns:
         (1 + rows * columns, D).
@@ -84,9 +149,14 @@ def resize_position_embedding(embedding: Tensor, grid: tuple[int, int], mode: Po
     side = round((embedding.shape[0] - 1) ** 0.5)
     if grid == (side, side):
         return embedding
-    patches = embedding[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    smooth = mode == "bicubic"
-    resized = F.interpolate(patches.float(), grid, mode=mode, antialias=smooth, align_corners=False)
+    patches = embedding[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
+    if mode == "bicubic-tenth":
+        # torch rounds the sides down to whole cells, and keeps the factors as they are.
+        factors = [(length + 0.1) / side for length in grid]
+        resized = F.interpolate(patches, scale_factor=factors, mode="bicubic", recompute_scale_factor=False)
+    else:
+        kind, smooth = ("bilinear", False) if mode == "bilinear" else ("bicubic", mode == "bicubic")
+        resized = F.interpolate(patches, grid, mode=kind, antialias=smooth)
     flat = resized.to(embedding.dtype).permute(0, 2, 3, 1).reshape(grid[0] * grid[1], -1)
     return torch.cat([embedding[:1], flat])
 
@@ -117,7 +187,17 @@ class ClipBackbone:
 
     @classmethod
     def load(cls, folder: Path, *, device: str, dtype: torch.dtype = torch.float32) -> ClipBackbone:
-        """Load a folder in open_clip's hub layout (``open_clip_config.json``, safetensors, tokenizer)."""
+        """Load a folder in open_clip's hub layout (``open_clip_config.json``, safetensors, tokenizer).
+
+        Args:
+            folder: The folder.
+            device: Where the model runs.
+            dtype: Of the vision tower. Texts, which are few, are kept and compared with pictures of any device, so
+                that their tower stays as it was loaded, float32.
+
+        Raises:
+            WeightsError: It cannot be loaded, or is no plain vision transformer.
+        """
         import open_clip
 
         try:
@@ -127,7 +207,8 @@ class ClipBackbone:
                 tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         except Exception as error:  # open_clip raises whatever its parts raise
             raise WeightsError(f"The CLIP model in {folder} cannot be loaded: {error}") from error
-        return cls(model.to(dtype), tokenizer, device)
+        model.visual.to(dtype)
+        return cls(model, tokenizer, device)
 
     @property
     def depth(self) -> int:
@@ -164,6 +245,7 @@ class ClipBackbone:
         mean: Sequence[float],
         std: Sequence[float],
         positions: PositionMode = "bicubic",
+        attention: bool = False,
     ) -> ClipTrace:
         """Walk the vision tower once, up to the last block asked for.
 
@@ -174,6 +256,7 @@ class ClipBackbone:
             mean: Input normalisation, per channel.
             std: Input normalisation, per channel.
             positions: How position embeddings are resized.
+            attention: Whether the attention of the blocks is summed on the way, see `ClipTrace`.
 
         Returns:
             The traced blocks.
@@ -187,13 +270,17 @@ class ClipBackbone:
         tokens = torch.cat([class_token, tokens], dim=1)
         embedding = resize_position_embedding(visual.positional_embedding, grid, positions)
         tokens = visual.ln_pre(tokens + embedding.to(tokens.dtype))
-        traced = {}
+        traced, total = {}, None
         for index, block in enumerate(visual.transformer.resblocks[: max(wanted) + 1]):
-            step = _walk_block(block, tokens)
-            tokens = step.outputs
+            step = _enter_block(block, tokens)
             if index in wanted:
                 traced[index] = step
-        return ClipTrace(grid=grid, blocks=traced)
+            if attention and total is None:
+                shape = (*step.queries.shape[:3], step.queries.shape[2])
+                total = torch.zeros(shape, dtype=torch.float32, device=tokens.device)
+            if index < max(wanted):
+                tokens = step.outputs if total is None else step.outputs_adding(total)
+        return ClipTrace(grid=grid, blocks=traced, attention=total)
 
     @torch.inference_mode()
     def embed(self, tokens: Tensor) -> Tensor:
@@ -226,8 +313,6 @@ class ClipBackbone:
             longer than the model can read and was embedded by its beginning.
         """
         tokens = self.tokenizer(list(texts))
-        # With room for one more token, a text that fits stays the same; another one goes on where its end was.
-        cut = (self.tokenizer(list(texts), context_length=tokens.shape[1] + 1)[:, :-1] != tokens).any(dim=1)
         tower = self._causal_text
         lengths = torch.full((len(tokens),), tokens.shape[1]) if tower is None else tower.ends(tokens) + 1
         order = lengths.argsort(stable=True)  # texts of about one length go together
@@ -236,7 +321,21 @@ class ClipBackbone:
             batch = tokens[places].to(self.device)
             encoded = self.model.encode_text(batch) if tower is None else tower.encode(batch)
             vectors.append(F.normalize(encoded.float(), dim=-1))
-        return torch.cat(vectors)[order.argsort().to(self.device)], cut
+        return torch.cat(vectors)[order.argsort().to(self.device)], self._cut(texts, tokens)
+
+    def cuts(self, texts: Sequence[str]) -> Tensor:
+        """Which of T texts are longer than the model can read: bool (T,) on the CPU."""
+        return self._cut(texts, self.tokenizer(list(texts)))
+
+    def _cut(self, texts: Sequence[str], tokens: Tensor) -> Tensor:
+        # With room for one more token, a text that fits stays the same; another one goes on where its end was.
+        longer = self.tokenizer(list(texts), context_length=tokens.shape[1] + 1)
+        return (longer[:, :-1] != tokens).any(dim=1)
+
+    @property
+    def longest_text(self) -> int:
+        """How many tokens of a text the model reads, start and end token included."""
+        return int(self.tokenizer([""]).shape[1])
 
     def embed_text(self, names: Sequence[str], prompts: Sequence[str]) -> Tensor:
         """Class names into the space shared with images: the vectors of `embed_names`."""
@@ -319,11 +418,10 @@ class _CausalText:
         return tower.text_projection(x) if isinstance(tower.text_projection, nn.Linear) else x @ tower.text_projection
 
 
-def _walk_block(block: Any, tokens: Tensor) -> BlockTrace:
+def _enter_block(block: Any, tokens: Tensor) -> BlockTrace:
     """One residual attention block, written out so that its parts can be read (equal to ``block(tokens)``)."""
     attention = block.attn
     normed = block.ln_1(tokens)
-    projected = F.linear(normed, attention.in_proj_weight, attention.in_proj_bias)
     width = tokens.shape[2]
 
     def split(x: Tensor) -> Tensor:
@@ -339,6 +437,8 @@ def _walk_block(block: Any, tokens: Tensor) -> BlockTrace:
     def feed_forward(attended: Tensor) -> Tensor:
         return attended + block.ls_2(block.mlp(block.ln_2(attended)))
 
-    queries, keys, values = (split(x) for x in projected.chunk(3, dim=-1))
-    outputs = feed_forward(tokens + project(F.scaled_dot_product_attention(queries, keys, values)))
-    return BlockTrace(tokens, normed, queries, keys, values, outputs, project, values_of, feed_forward)
+    projected = F.linear(normed, attention.in_proj_weight, attention.in_proj_bias)
+    # Attention reads a head's rows over and over: next to each other they are read faster than the copy takes.
+    parts = projected.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
+    queries, keys, values = parts.unbind()
+    return BlockTrace(tokens, normed, queries, keys, values, project, values_of, feed_forward)

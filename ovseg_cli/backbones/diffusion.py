@@ -24,6 +24,8 @@ from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
 from ovseg_cli.errors import UsageError, WeightsError
 
+_SHOWN = 60  # characters of a name in a message
+
 AttentionSink = Callable[[Tensor, Tensor, int, float], None]
 """Takes one attention block's queries (B, N, heads * d), keys (B, T, heads * d), number of heads and scale."""
 
@@ -133,9 +135,10 @@ def span_token_positions(tokenizer: Any, prompt: str, spans: Sequence[tuple[int,
         # Start and end tokens have empty spans, so they never overlap the phrase.
         positions = [i for i, (a, b) in enumerate(offsets) if a < b and a < end and b > start]
         if not positions or positions[-1] > tokenizer.model_max_length - 2:  # the end token takes the last place
+            name = prompt[start:end]
             raise UsageError(
                 f"The prompt is longer than the text encoder's {tokenizer.model_max_length} tokens, which cuts off "
-                f"the class name {prompt[start:end]!r}. {remedy}"
+                f"the class name {(name if len(name) <= _SHOWN else name[:_SHOWN] + '…')!r}. {remedy}"
             )
         found.append(positions)
     return found
@@ -170,8 +173,8 @@ def attention_probabilities(queries: Tensor, keys: Tensor, heads: int, scale: fl
     batch = queries.shape[0]
     q = queries.view(batch, -1, heads, queries.shape[-1] // heads).transpose(1, 2)
     k = keys.view(batch, -1, heads, keys.shape[-1] // heads).transpose(1, 2)
-    # Scaled before the product: unscaled products overflow float16 in some checkpoints.
-    return torch.softmax(((q * scale) @ k.transpose(-1, -2)).float(), dim=-1)
+    # In float32: products overflow float16 in some checkpoints, and what is rounded here is exponentiated.
+    return torch.softmax((q.float() * scale) @ k.float().transpose(-1, -2), dim=-1)
 
 
 class RunningAttribution:
@@ -324,7 +327,8 @@ class DiffusionBackbone:
     def __init__(self, pipeline: Any, device: str) -> None:
         from diffusers import DPMSolverMultistepScheduler
 
-        self.pipeline = pipeline.to(device)
+        with quiet_libraries():  # of half precision on a CPU it says that it cannot be; it is only slow
+            self.pipeline = pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
             pipeline.scheduler.config, algorithm_type="dpmsolver++"
@@ -334,6 +338,11 @@ class DiffusionBackbone:
             pipeline.vae.enable_slicing()
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             part.eval().requires_grad_(False)
+        # Pictures become latents in float32, whatever the rest computes in: the encoders of some autoencoders overflow
+        # float16, and one pass for each picture costs little.
+        for part in (pipeline.vae.encoder, pipeline.vae.quant_conv):
+            if part is not None:
+                part.float()
         self.device = device
         self._empty_prompt: Tensor | None = None
 
@@ -341,7 +350,17 @@ class DiffusionBackbone:
     def load(
         cls, folder: Path, *, device: str, dtype: torch.dtype = torch.float32, variant: str | None = None
     ) -> DiffusionBackbone:
-        """Load a folder in diffusers' layout."""
+        """Load a folder in diffusers' layout.
+
+        Args:
+            folder: The folder.
+            device: Where the model runs.
+            dtype: Of its networks, but for the autoencoder's encoder, which is float32.
+            variant: Of the weights' files, as "fp16".
+
+        Raises:
+            WeightsError: It cannot be loaded.
+        """
         from diffusers import StableDiffusionPipeline
 
         try:
@@ -611,6 +630,14 @@ class DiffusionBackbone:
         self._walk_to({layer: self._attention(layer, "attn1") for layer in layers}, keep, noisy, timestep)
         return {layer: found[layer] for layer in layers}
 
+    def reads(self, prompt: PhrasedPrompt) -> bool:
+        """Whether the text encoder reads all phrases of a prompt; otherwise the prompt is too long."""
+        try:
+            span_token_positions(self.pipeline.tokenizer, prompt.text, prompt.spans, "")
+        except UsageError:
+            return False
+        return True
+
     def prompt_attention(
         self,
         images: Tensor,
@@ -673,11 +700,11 @@ class DiffusionBackbone:
         """Scaled latents of pictures: the VAE's mean, or with a generator its sample, the same draw for every picture.
 
         Args:
-            pixels: float (B, 3, H, W), normalised for the VAE.
+            pixels: float (B, 3, H, W), normalised for the VAE, on any device.
             generator: Where the sample's noise is drawn from.
         """
         vae = self.pipeline.vae
-        distribution = vae.encode(pixels.to(vae.dtype)).latent_dist
+        distribution = vae.encode(pixels.to(self.device, torch.float32)).latent_dist
         latents = distribution.mean
         if generator is not None:
             latents = latents + distribution.std * _draw_noise(latents, generator)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ovseg_cli.errors import ClassNameError, UsageError
 from ovseg_cli.files.labels import is_background
-from ovseg_cli.store.names import class_key, normalise_class_name
+from ovseg_cli.store.names import class_key, normalise_class_name, shown_name
 
 MANY_WORDS = 10
 """Words in the first line from which it is rather the background than a class (published: 17 to 26, and up to 8)."""
@@ -74,21 +74,23 @@ def read_class_file(path: str | Path, *, first_is_background: bool = False) -> C
             background = (others or (name,)) if is_background(name) else (name, *others)
             continue
         try:
-            stored = normalise_class_name(name)
+            stored = normalise_class_name(name, stored=False)
         except ClassNameError as error:
             raise ClassNameError(f"{path}, line {number}: {error}") from error
         earlier, _ = classes.setdefault(class_key(stored), (number, stored))
         if earlier != number:
-            raise UsageError(f"{path}, line {number}: the class {stored!r} is in line {earlier} already; keep one.")
+            raise UsageError(
+                f"{path}, line {number}: the class {shown_name(stored)} is in line {earlier} already; keep one."
+            )
         if others:
             synonyms[stored] = others
         if first_line and len(others) + 1 >= MANY_WORDS:
             log.warning(
-                "%s, line %d is read as the class %r with %d synonyms. If it lists the background, begin it with "
+                "%s, line %d is read as the class %s with %d synonyms. If it lists the background, begin it with "
                 "the word background.",
                 path,
                 number,
-                stored,
+                shown_name(stored),
                 len(others),
             )
     if not classes:
@@ -113,5 +115,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str, tuple[str, ...]]]:
     for number, line in lines:
         first, *others = (" ".join(word.split()) for word in line.split(separator))
         if not first:
-            raise UsageError(f"{path}, line {number}: {line!r} begins with {separator!r}, so it names no class.")
+            raise UsageError(
+                f"{path}, line {number}: {shown_name(line)} begins with {separator!r}, so it names no class."
+            )
         yield number, first, tuple(word for word in others if word)

@@ -134,25 +134,50 @@ def fuse_cross_attention(cross: Mapping[int, Tensor], layers: Mapping[int, int])
     return fused
 
 
+def leave_rest(cross: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Attention with what the classes leave in the start token's place, for models whose start token draws none.
+
+    Not in the published code: Stable Diffusion's start token draws most of what no word does.
+
+    Args:
+        cross: As `aggsd_maps` takes it, of a prompt with its padding.
+    """
+    return {side: torch.cat([1 - maps[1:].sum(dim=0, keepdim=True), maps[1:]]) for side, maps in cross.items()}
+
+
 def aggsd_maps(
     cross: Mapping[int, Tensor], layers: Mapping[int, int], attention: Tensor, *, background: bool = True
 ) -> Tensor:
     """Class maps of AggSD for one picture, from `DiffusionBackbone.prompt_attention` with `list_classes`.
 
-    The start token's attention serves as the background's (section 4.1). With a background, as on VOC, each map is
-    brought to [0, 1] at the end; without, as on the other data sets, maps are compared as they are.
+    The start token's attention serves as the background's (section 4.1).
 
     Args:
         cross: By the side s of a grid, float (1 + C, s, s), the start token's map first.
         layers: By the side of a grid, its number of layers.
         attention: float (g * g, g * g), the self-attention of the same pass.
+        background: Whether there is a background class. If so, `aggsd_scores` scales each map by itself, and it is
+            left as it is here, so that maps of crops may be averaged.
+
+    Returns:
+        float32 (C + 1, g, g), channel 0 the background's.
+    """
+    return aggregate(fuse_cross_attention(cross, layers), attention, share=not background)
+
+
+def aggsd_scores(maps: Tensor, *, background: bool = True) -> Tensor:
+    """Scores of the classes and the background of AggSD, from the maps of a whole picture.
+
+    With a background, as on VOC, each map is brought to [0, 1]; without, as on the other data sets, maps are compared
+    as they are.
+
+    Args:
+        maps: float (C + 1, h, w), from `aggsd_maps`.
         background: Whether there is a background class.
 
     Returns:
-        float32 (C + 1, g, g), channel 0 the background's, 0 without one.
+        float (C + 1, h, w), channel 0 the background's, 0 without one.
     """
-    spread = aggregate(fuse_cross_attention(cross, layers), attention, share=True)
     if background:
-        return min_max(spread)
-    spread[0] = 0
-    return spread
+        return min_max(maps)
+    return torch.cat([torch.zeros_like(maps[:1]), maps[1:]])

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg_cli.backbones.clip import BlockTrace
+from ovseg_cli.backbones.clip import BlockTrace, attention_matrices, some_heads
 from ovseg_cli.profiles.specs import DenseDefaults
 
 DIFFUSION_LAYERS = ("up_blocks.3.attentions.1", "up_blocks.3.attentions.0")
@@ -40,12 +40,6 @@ DIFFUSION_SIZE = 512
 
 TIMESTEP = 101
 """The 46th of the 51 timesteps that a PNDM sampler of 50 steps goes through; the paper's "time-step 45"."""
-
-CELLS_ON_CPU = 2**19
-"""Of attention matrices, fused at once: what stays in a core's cache."""
-
-CELLS_ON_DEVICE = 2**26
-"""The same on a GPU, where fewer and larger steps are faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +129,7 @@ def _dense(settings: CliperSettings) -> DenseDefaults:
         templates=settings.templates,
         logit_scale=settings.logit_scale,
         threshold=settings.background_threshold,
+        positions="bilinear",
     )
 
 
@@ -213,25 +208,19 @@ def early_attention(queries: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor
     """
     total = queries[0].new_zeros((*queries[0].shape[:-1], queries[0].shape[-2]), dtype=torch.float32)
     for q, k in zip(queries, keys, strict=True):
-        # Scaled before the product, and the softmax in float32: neither overflows in half precision.
-        total += torch.softmax((q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).float(), dim=-1)
+        total += attention_matrices(q, k)
     return total
 
 
 class _Fused:
     """Early attention on its way through the embeddings: another iteration for each of them.
 
-    The published code divides the matrix itself by its column sums and then by its row sums, in place, for every
-    embedding again. Here the matrix stays as it is, and only the factors of its rows and columns change (Sinkhorn).
-
     Args:
-        attention: float32 (..., N, N), from `early_attention`.
+        attention: float32 (..., N, N), from `early_attention`; it is overwritten.
     """
 
     def __init__(self, attention: Tensor) -> None:
-        self._attention = attention
-        self._balanced, self._fused = torch.empty_like(attention), torch.empty_like(attention)
-        self._rows = torch.ones_like(attention[..., :1])
+        self._balanced, self._fused = attention, torch.empty_like(attention)
         self._column_sums = attention.sum(dim=-2, keepdim=True)
 
     def step(self) -> tuple[Tensor, Tensor]:
@@ -239,14 +228,13 @@ class _Fused:
 
         Both are twice those of the published code. They are overwritten by the next step.
         """
-        columns = 1 / self._column_sums
-        self._rows = 1 / (self._attention @ columns.transpose(-1, -2))
-        self._column_sums = self._rows.transpose(-1, -2) @ self._attention
-        balanced = torch.mul(self._attention, columns, out=self._balanced).mul_(self._rows)
+        balanced = self._balanced
+        balanced *= 1 / self._column_sums
+        balanced *= 1 / balanced.sum(dim=-1, keepdim=True)
+        self._column_sums = balanced.sum(dim=-2, keepdim=True)
         fused = torch.add(balanced, balanced.transpose(-1, -2), out=self._fused)
         # A column of the sum is a column and a row of the balanced matrix, whose rows have sum 1.
-        means = (columns * self._column_sums + 1) / fused.shape[-1]
-        fused.sub_(means).relu_()
+        fused.sub_((self._column_sums + 1) / fused.shape[-1]).relu_()
         # Attention that is the same everywhere leaves nothing above the means: 0, where the published code has 0 / 0.
         return fused, fused.sum(dim=-1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
 
@@ -266,42 +254,42 @@ def fused_attention(attention: Tensor, iterations: int) -> Tensor:
     Returns:
         float32 (..., N, N), rows of sum 1.
     """
-    state = _Fused(attention)
+    state = _Fused(attention.clone())
     for _ in range(iterations):
         fused, sums = state.step()
     return fused / sums
 
 
-def fuse_early_layers(blocks: Sequence[BlockTrace]) -> EarlyFusion:
+def fuse_early_layers(blocks: Sequence[BlockTrace], attention: Tensor | None = None) -> EarlyFusion:
     """The early layers' embeddings through the last block, with the early layers' attention (section 3.3).
 
-    Of the last block only attention's values and output projection are left: no residual, no MLP. Attention is made
-    and used for some heads at a time, so that besides the tokens no more than a few matrices are held.
+    Of the last block only attention's values and output projection are left: no residual, no MLP. The matrices of some
+    heads at a time go through all embeddings, so that they stay in the cache.
 
     Args:
         blocks: All traced blocks of the vision transformer, first to last; at least 2.
+        attention: float32 (B, heads, N, N), `ClipTrace.attention` of the same walk; where the walk was not asked for
+            it, it is made anew from queries and keys.
 
     Returns:
         Tokens of every embedding, and the fused attention of the last one.
     """
     *early, last = blocks
     batch, heads, count, _ = last.queries.shape
-    cells = CELLS_ON_CPU if last.queries.device.type == "cpu" else CELLS_ON_DEVICE
-    at_once = max(1, cells // (count * count))
     mixed = [last.values_of(embedding) for embedding in (*(block.normed for block in early), last.inputs)]
-    attention = last.queries.new_zeros((batch, count - 1, count - 1), dtype=torch.float32)
-    for image in range(batch):
-        for head in range(0, heads, at_once):
-            some = (image, slice(head, head + at_once))
-            state = _Fused(
-                early_attention([block.queries[some] for block in early], [block.keys[some] for block in early])
-            )
-            for values in mixed:
-                fused, sums = state.step()
-                # In place: these heads' values are not needed again.
-                values[some] = ((fused @ values[some].float()) / sums).to(values.dtype)
-            attention[image] += (fused / sums)[:, 1:, 1:].sum(dim=0)
-    return EarlyFusion([last.project(each) for each in mixed], attention.div_(heads))
+    mean = last.queries.new_zeros((batch, count - 1, count - 1), dtype=torch.float32)
+    for some in some_heads(mixed[0]):
+        if attention is None:
+            matrices = early_attention([block.queries[some] for block in early], [block.keys[some] for block in early])
+        else:
+            matrices = attention[some].clone()
+        state = _Fused(matrices)
+        for values in mixed:
+            fused, sums = state.step()
+            # In place: these heads' values are not needed again.
+            values[some] = ((fused @ values[some].float()) / sums).to(values.dtype)
+        mean[some[0]] += (fused / sums)[:, 1:, 1:].sum(dim=0)
+    return EarlyFusion([last.project(each) for each in mixed], mean.div_(heads))
 
 
 def cliper_maps(

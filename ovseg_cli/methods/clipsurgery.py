@@ -18,7 +18,7 @@ from ovseg_cli.profiles.specs import DenseDefaults
 SURGERY_BLOCKS = 6
 """The last blocks that are operated on: the code's comment says 7, and its loop, ``range(1, 7)``, does 6."""
 
-DEFAULTS = DenseDefaults(short_side=512, whole_image=True, squash=512, logit_scale=100.0)
+DEFAULTS = DenseDefaults(short_side=512, whole_image=True, squash=512, logit_scale=100.0, positions="bilinear")
 """The code for segmentation is unpublished. The authors' answers (issues 25 and 32 of the repository) say that a patch
 gets the foreground class of the largest cosine with the new path, without feature surgery. 512 x 512 is the larger size
 of `demo.py`. The logit scale, which does not change the largest, is CLIP's own. Its templates are 85, the 80 and five

@@ -19,10 +19,11 @@ from ovseg_cli.prototypes.pooling import kmeans
 from ovseg_cli.prototypes.regions import largest_map, merge_attention, settle_regions
 
 ANCHORS = 16
-"""Side of DiffSeg's grid of anchors on 64 x 64 tokens (`exp_utils.diffseg`); on other grids, a quarter of the side."""
+"""Side of DiffSeg's grid of anchors, at most: one in four of 64 x 64 tokens (`exp_utils.diffseg`). The smallest object
+that gets a region is a share of the picture, however many tokens that is."""
 
 DIVERGENCE = 0.8
-"""DiffSeg's merging threshold (`exp_utils.diffseg`; report, section 4.1)."""
+"""DiffSeg's merging threshold (`exp_utils.diffseg`; report, section 4.1), for Stable Diffusion's attention."""
 
 ROUNDS = 2
 """Rounds of merging after the anchors' own; the code has three thresholds in all."""
@@ -38,7 +39,7 @@ def diffseg_regions(
     attention: Tensor,
     size: tuple[int, int],
     *,
-    anchors: int | None = None,
+    anchors: int = ANCHORS,
     divergence: float = DIVERGENCE,
     rounds: int | None = ROUNDS,
 ) -> Tensor:
@@ -49,7 +50,7 @@ def diffseg_regions(
     Args:
         attention: float32 (g * g, g * g), rows summing to 1.
         size: (height, width) in pixels; 320 x 320 in the code.
-        anchors: Side of the grid of anchors; None takes a quarter of g (`ANCHORS`).
+        anchors: Side of the grid of anchors; where there are fewer tokens, each of them is one.
         divergence: Attention whose symmetric Kullback-Leibler divergence is below this is of one region.
         rounds: Rounds of merging at most; None for no limit.
 
@@ -57,8 +58,7 @@ def diffseg_regions(
         int64 (height, width); the numbers need not be without gaps.
     """
     side = math.isqrt(len(attention))
-    anchors = max(side // 4, 1) if anchors is None else anchors
-    merged = merge_attention(attention, anchors=anchors, divergence=divergence, rounds=rounds, overlap=True)
+    merged = merge_attention(attention, anchors=min(anchors, side), divergence=divergence, rounds=rounds, overlap=True)
     return largest_map(settle_regions(attention, merged).unflatten(1, (side, side)), size, smooth=True)
 
 

@@ -31,28 +31,35 @@ def self_self_attention(features: Tensor, values: Tensor, temperature: Tensor, *
     Args:
         features: Queries, keys or values, (B, heads, N, d).
         values: (B, heads, N, d).
-        temperature: Factor on the cosines, (B, 1, 1, 1).
+        temperature: Factor on the cosines, float32 (B, 1, 1, 1).
         iterations: Smoothing rounds.
 
     Returns:
         (B, heads, N, d).
     """
+    # Both sides of a product carry the root of the temperature; the next normalisation takes it away again.
+    root = temperature.sqrt()
     for _ in range(iterations):
-        features = F.normalize(features, dim=-1)
-        features = _attend(features, features, temperature)
-    return _attend(features, values, temperature)
+        scaled = _unit(features, root)
+        features = F.scaled_dot_product_attention(scaled, scaled, scaled, scale=1.0)
+    scaled = _unit(features, root)
+    return F.scaled_dot_product_attention(scaled, scaled, values, scale=1.0)
 
 
-def _attend(features: Tensor, values: Tensor, temperature: Tensor) -> Tensor:
-    """softmax(temperature * cosines of `features` with themselves) over the values, without holding the matrix."""
-    units = F.normalize(features, dim=-1)
-    return F.scaled_dot_product_attention(units * temperature, units, values, scale=1.0)
+def _unit(features: Tensor, length: Tensor) -> Tensor:
+    """Features brought to a length. Norms are float32: the least that one may be, 1e-12, is 0 in float16."""
+    norms = _norms(features)[..., None].clamp_min(1e-12)
+    return (features / norms * length).to(features.dtype)
+
+
+def _norms(features: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(features, dim=-1, dtype=torch.promote_types(features.dtype, torch.float32))
 
 
 def adaptive_temperature(block: BlockTrace) -> Tensor:
-    """GEM's inverse temperature of one block and image: mean token norm over sqrt(d), (B, 1, 1, 1)."""
+    """GEM's inverse temperature of one block and image: mean token norm over sqrt(d), float32 (B, 1, 1, 1)."""
     head_width = block.values.shape[-1]
-    return (block.normed.norm(dim=-1).mean(dim=-1) * head_width**-0.5).view(-1, 1, 1, 1)
+    return (_norms(block.normed).mean(dim=-1) * head_width**-0.5).view(-1, 1, 1, 1)
 
 
 def gem_tokens(blocks: Sequence[BlockTrace], *, iterations: int = 1, temperature: float | None = None) -> Tensor:

@@ -29,27 +29,33 @@ from ovseg_cli.profiles.specs import DenseDefaults
 
 # Settings per data set exist; these are the ones for PASCAL VOC with background, where there is one.
 
-MASKCLIP_DEFAULTS = DenseDefaults(short_side=512, whole_image=True, logit_scale=100.0)
+MASKCLIP_DEFAULTS = DenseDefaults(short_side=512, whole_image=True, logit_scale=100.0, positions="bicubic-sharp")
 """The settings of chongzhou96/MaskCLIP, `configs/maskclip/maskclip_vit16_512x512_voc12aug_20.py`.
 
 Only classes without a background are measured. Its 85 templates are the 80 and five about "the scene". Cosines are
 multiplied by 100 where it needs probabilities (`maskclip_head.py`).
 """
 
-SCLIP_DEFAULTS = DenseDefaults(short_side=336, windows=((224, 112),), logit_scale=65.0, threshold=0.1)
+SCLIP_DEFAULTS = DenseDefaults(
+    short_side=336, windows=((224, 112),), logit_scale=65.0, threshold=0.1, positions="bicubic-tenth"
+)
 """The settings of wangf3014/SCLIP, `configs/cfg_voc21.py`.
 
 Its logit scale is 50 on Context60 and COCO-Object and 40 elsewhere. On VOC, classes that cover less than a tenth of the
 foreground are dropped too (`area_thd`), which is left out here: it is a prior on one data set.
 """
 
-CLEARCLIP_DEFAULTS = DenseDefaults(short_side=448, windows=((448, 224),), logit_scale=50.0, threshold=0.5)
+CLEARCLIP_DEFAULTS = DenseDefaults(
+    short_side=448, windows=((448, 224),), logit_scale=50.0, threshold=0.5, positions="bicubic-tenth"
+)
 """The settings of mc-lan/ClearCLIP, `clearclip_segmentor.py` and `configs/cfg_voc21.py`.
 
 Its only background word is "background". The threshold is 0.4 on COCO-Object, 0.15 on Context60, none elsewhere.
 """
 
-NACLIP_DEFAULTS = DenseDefaults(short_side=336, whole_image=True, logit_scale=40.0, threshold=0.1)
+NACLIP_DEFAULTS = DenseDefaults(
+    short_side=336, whole_image=True, logit_scale=40.0, threshold=0.1, positions="bicubic-tenth"
+)
 """The settings of sinahmr/NACLIP, `naclip.py` and `configs/cfg_voc21.py`.
 
 VOC is seen whole; the other data sets in windows of 224 every 112. Its headline numbers are after PAMR (10 rounds).

@@ -30,6 +30,7 @@ from ovseg_cli.backbones.pixels import resize
 from ovseg_cli.labeling.windows import Crop
 from ovseg_cli.profiles.prompts import fill_prompt
 from ovseg_cli.profiles.specs import ClipSpec, PrefilterSpec, digest_of
+from ovseg_cli.store.names import listed_names
 
 MAX_CACHED = 2**15
 """Joint prompts kept in memory: 64 MB for CLIP ViT-B/16, where a prompt is 512 numbers."""
@@ -172,7 +173,7 @@ class ClassPrefilter:
         vectors = self._embed_single([*things, *others], cache) if things else {}
         self.unread = tuple(name for name in things if name not in vectors)
         if self.unread:
-            log.warning("Longer than CLIP can read, so the pre-filter always keeps: %s.", ", ".join(self.unread))
+            log.warning("Longer than CLIP can read, so the pre-filter always keeps: %s.", listed_names(self.unread))
         self._always = [place for place, name in enumerate(names) if name in stuff or name in self.unread]
         self._words = tuple(vectors)
         self._places = {index: things[word] for index, word in enumerate(vectors) if word in things}

@@ -19,7 +19,9 @@ BETA = 1.2
 GAMMA = 3.0
 """What similarities are multiplied by before the softmax (`proxyclip_segmentor.py`)."""
 
-DEFAULTS = DenseDefaults(short_side=336, windows=((336, 112),), logit_scale=40.0, threshold=0.2)
+DEFAULTS = DenseDefaults(
+    short_side=336, windows=((336, 112),), logit_scale=40.0, threshold=0.2, positions="bicubic-tenth"
+)
 """The settings of mc-lan/ProxyCLIP, `proxyclip_segmentor.py` and `configs/cfg_voc21.py`, with DINO ViT-B/8.
 
 The short side is 448 on ADE20K and Cityscapes (windows of 224 there); the threshold is 0.25 on COCO-Object, 0.15 on
@@ -70,10 +72,10 @@ def proxyclip_tokens(
 def _mix(units: Tensor, values: Tensor, beta: float, gamma: float) -> Tensor:
     """Values (M, D) of one image mixed by the affinity of its features, units (M, C), in blocks of rows."""
     middle = units.mean(dim=0).square().sum()  # the mean of all products is the product of the means
-    blocks = []
+    blocks, exact = [], values.to(torch.promote_types(values.dtype, units.dtype))
     for rows in units.split(ROWS_AT_ONCE):
         scores = (rows @ units.T - beta * middle) * gamma
         lowest = scores.amax(dim=1, keepdim=True).clamp(max=0)  # 0, but for rows in which everything is negative
         attention = torch.softmax(scores.masked_fill(scores < lowest, -torch.inf), dim=1)
-        blocks.append(attention.to(values.dtype) @ values)
+        blocks.append((attention.to(exact.dtype) @ exact).to(values.dtype))
     return torch.cat(blocks)

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ovseg_cli.errors import UsageError
+from ovseg_cli.profiles.prompts import fill_prompts
 from ovseg_cli.profiles.specs import Weights, digest_of
-from ovseg_cli.store.names import class_key
+from ovseg_cli.store.names import class_key, listed_names, shown_name
 
 # No torch at module level: what a run is going to do is told without it.
 if TYPE_CHECKING:
@@ -36,10 +37,9 @@ if TYPE_CHECKING:
 MAX_CELLS = 1_000_000
 """Probabilities made at once (words x rows x columns): 4 MB in float32, whatever the number of words."""
 
-WORDS_AT_ONCE = 32
-"""Words that are embedded before they are kept, so that an interrupted run has not read them for nothing."""
-
-_SHOWN = 60  # characters of a word in a message
+TEXTS_AT_ONCE = 640
+"""Texts (words x templates) that are embedded before they are kept, so that an interrupted run has not read them for
+nothing: some ten seconds of work with a ViT-B/16 on two cores."""
 
 log = logging.getLogger("ovseg_cli")
 
@@ -96,13 +96,13 @@ def make_vocabulary(
     numbers: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
         if numbers.setdefault(class_key(name), number) != number:
-            raise UsageError(f"The class {_shown(name)} is given twice.")
+            raise UsageError(f"The class {shown_name(name)} is given twice.")
     if not names:
         raise UsageError("There is no class to look for. Name some.")
     of_class: list[list[str]] = [[] for _ in names]
     for name, others in (synonyms or {}).items():
         if class_key(name) not in numbers:
-            raise UsageError(f"{name!r} has synonyms but is not among the classes: {', '.join(names)}.")
+            raise UsageError(f"{shown_name(name)} has synonyms but is not among the classes: {listed_names(names)}.")
         of_class[numbers[class_key(name)] - 1] += map(_clean, others)
 
     words: list[str] = []
@@ -119,8 +119,8 @@ def make_vocabulary(
                 fresh.append(word)
             else:
                 left_out.append(word)
-                whose = "is there already" if first == number else f"belongs to {_shown(names[first - 1])}"
-                notes.append(f"The synonym {_shown(word)} of {_shown(name)} is left out: it {whose}.")
+                whose = "is there already" if first == number else f"belongs to {shown_name(names[first - 1])}"
+                notes.append(f"The synonym {shown_name(word)} of {shown_name(name)} is left out: it {whose}.")
         words += fresh
         owner += [number] * len(fresh)
     for word in map(_clean, background):
@@ -131,7 +131,9 @@ def make_vocabulary(
         words.append(word)
         owner.append(0)
     if len(names) == 1 and 0 not in owner:
-        notes.append(f"Nothing competes with {_shown(names[0])}, so all of a picture becomes it: add words or classes.")
+        notes.append(
+            f"Nothing competes with {shown_name(names[0])}, so all of a picture becomes it: add words or classes."
+        )
     return Vocabulary(tuple(names), tuple(words), tuple(owner), tuple(left_out), tuple(notes))
 
 
@@ -149,7 +151,7 @@ def parse_synonyms(values: Sequence[str]) -> dict[str, tuple[str, ...]]:
         name, _, listed = value.partition("=")
         words = [word.strip() for word in listed.split(",")]
         if not name.strip() or not all(words):
-            raise UsageError(f"A synonym is written CLASS=WORD, such as ship=boat; got {value!r}.")
+            raise UsageError(f"A synonym is written CLASS=WORD, such as ship=boat; got {shown_name(value)}.")
         found[name.strip()] = (*found.get(name.strip(), ()), *words)
     return found
 
@@ -169,6 +171,33 @@ def text_key(weights: Weights, templates: Sequence[str]) -> str:
     return digest_of({**made_by, "templates": list(templates)})
 
 
+@dataclass(slots=True)
+class Reading:
+    """What happens while words are read.
+
+    Attributes:
+        progress: Told how many of how many words are read, first none of them; not called where all are kept already.
+        cut: Words of which only the beginning was read.
+        tokens: How many tokens of a text the model reads.
+    """
+
+    progress: Callable[[int, int], None] | None = None
+    cut: list[str] = field(default_factory=list)
+    tokens: int | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Which words were cut and by what rule, as JSON-able values; empty where none was."""
+        if not self.cut or self.tokens is None:
+            return {}
+        rule = f"the first {self.tokens - 1} tokens of each prompt, the start token among them, and then the end token"
+        return {"words": list(self.cut), "tokens": self.tokens, "rule": rule}
+
+    def tell(self, done: int, total: int) -> None:
+        """Tell how far the reading is."""
+        if self.progress is not None:
+            self.progress(done, total)
+
+
 def embed_words(
     backbone: ClipBackbone,
     words: Sequence[str],
@@ -176,12 +205,13 @@ def embed_words(
     *,
     weights: Weights,
     cache: TextCache | None = None,
+    reading: Reading | None = None,
 ) -> Tensor:
     """Words into the space shared with images, by `ClipBackbone.embed_names`.
 
     A text that is longer than the model can read counts by its beginning: the template's first words and as much of
-    the word as fits before the end token; what the template has behind the word is lost. A warning tells which words
-    these are. They are not kept, so that every run tells.
+    the word as fits before the end token, which takes the last place; what the template has behind the word is lost. A
+    warning tells which words these are, and which of them are the same to the model.
 
     Args:
         backbone: The CLIP model.
@@ -189,30 +219,58 @@ def embed_words(
         templates: Prompt templates that a word's embedding is averaged over.
         weights: The model's, which say for what model embeddings are kept.
         cache: Where embeddings are looked up and kept; None for nowhere.
+        reading: Is told how far it is, and which words could not be read in whole.
 
     Returns:
         float32 (W, E), each of norm 1, on the model's device.
     """
     import torch
 
+    reading = Reading() if reading is None else reading
     key = text_key(weights, templates)
     kept = {} if cache is None else cache.cached_texts(key, words)
     vectors = {word: torch.tensor(vector, device=backbone.device) for word, vector in kept.items()}
     fresh = [word for word in dict.fromkeys(words) if word not in vectors]
-    long: list[str] = []
+    cut = _too_long(backbone, [word for word in dict.fromkeys(words) if word in kept], templates)
     if fresh:
         log.info("Reading %d words in %d templates each.", len(fresh), len(templates))
-    for start in range(0, len(fresh), WORDS_AT_ONCE):
-        chunk = fresh[start : start + WORDS_AT_ONCE]
-        encoded, cut = backbone.embed_names(chunk, templates)
+        reading.tell(0, len(fresh))
+    at_once = max(1, TEXTS_AT_ONCE // len(templates))
+    for start in range(0, len(fresh), at_once):
+        chunk = fresh[start : start + at_once]
+        encoded, shortened = backbone.embed_names(chunk, templates)
         vectors.update(zip(chunk, encoded, strict=True))
-        whole = [word for word, shortened in zip(chunk, cut.tolist(), strict=True) if not shortened]
-        long += [word for word in chunk if word not in whole]
-        if cache is not None and whole:
-            cache.keep_texts(key, {word: vectors[word].cpu().numpy() for word in whole})
-    if long:
-        log.warning("Longer than CLIP can read, so only the beginning counts: %s.", ", ".join(map(_shown, long)))
+        cut += [word for word, is_cut in zip(chunk, shortened.tolist(), strict=True) if is_cut]
+        if cache is not None:
+            cache.keep_texts(key, {word: vectors[word].cpu().numpy() for word in chunk})
+        reading.tell(start + len(chunk), len(fresh))
+    if cut:
+        reading.cut, reading.tokens = cut, backbone.longest_text
+        log.warning(
+            "CLIP reads at most %d tokens of a prompt. With these words prompts are longer, and only their beginning "
+            "counts: %s.",
+            reading.tokens,
+            listed_names(cut),
+        )
+        for alike in _same_texts(backbone, cut, templates):
+            log.warning("CLIP cannot tell these apart, as they begin alike: %s.", listed_names(alike))
     return torch.stack([vectors[word] for word in words])
+
+
+def _too_long(backbone: ClipBackbone, words: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Those of the words with which a text is longer than the model can read."""
+    # A token is one byte at least, so most words need not be cut into tokens with every template.
+    room = backbone.longest_text - 2 - max(len(text.encode()) for text in fill_prompts(templates, ""))
+    doubtful = [word for word in words if len(word.lower().encode()) > room]
+    return [word for word in doubtful if backbone.cuts(fill_prompts(templates, word)).any()]
+
+
+def _same_texts(backbone: ClipBackbone, words: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
+    """Those of the words that are the same to a model, as they differ only behind what it reads; in groups."""
+    read: dict[bytes, list[str]] = {}
+    for word in words:
+        read.setdefault(backbone.tokenizer(fill_prompts(templates, word)).numpy().tobytes(), []).append(word)
+    return [group for group in read.values() if len(group) > 1]
 
 
 def word_scores(cosines: Tensor, owner: Sequence[int], *, logit_scale: float) -> Tensor:
@@ -257,9 +315,5 @@ def _clean(word: str) -> str:
     if not clean:
         raise UsageError(f"A word for a class must not be empty; got {word!r}.")
     if any(unicodedata.category(character) == "Cs" for character in clean):
-        raise UsageError(f"{word!r} is no text: type it in UTF-8.")
+        raise UsageError(f"{shown_name(word)} is no text: type it in UTF-8.")
     return clean
-
-
-def _shown(word: str) -> str:
-    return repr(word if len(word) <= _SHOWN else f"{word[:_SHOWN]}…")

@@ -83,7 +83,14 @@ class GeneratorSpec:
         attribution_timesteps: Diffusion timesteps at which the attention in given pictures is read (a class from the
             user's own pictures has no sampling run to read it from).
         refine_layers: Module paths of the self-attention blocks that refine CLIPer's maps, the leftmost factor first.
+        refine_threshold: Share of its column's maximum that an entry of their attention has to reach; None for CLIPer's
+            published one, which is for Stable Diffusion.
+        cluster_divergence: Attention whose symmetric Kullback-Leibler divergence is below this belongs to one region of
+            DiffSegClust; None for the published one, which is for Stable Diffusion.
+        idle_attention: Where cross-attention goes that no word draws: to the start token, as in Stable Diffusion, or to
+            the prompt's padding. AggSD finds the background by it.
         read_size: Side of the square at which given pictures are read for dense methods; None for `image_size`.
+        phrase_size: The same for methods that look for class names in them; None for `read_size`.
     """
 
     weights: Weights
@@ -101,7 +108,11 @@ class GeneratorSpec:
     kmeans: Literal["euclidean", "spherical"] = "euclidean"
     attribution_timesteps: tuple[int, ...] = (100, 200, 400)
     refine_layers: tuple[str, ...] = ("up_blocks.3.attentions.1", "up_blocks.3.attentions.0")
+    refine_threshold: float | None = None
+    cluster_divergence: float | None = None
+    idle_attention: Literal["start", "padding"] = "start"
     read_size: int | None = None
+    phrase_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +189,18 @@ class ExtractorSpec:
         return digest_of(self.record())
 
 
+PositionMode = Literal["bicubic", "bicubic-sharp", "bicubic-tenth", "bilinear"]
+"""How the position embeddings of a vision transformer are resized to another grid of patches.
+
+- "bicubic": with antialiasing, as open_clip does it.
+- "bicubic-sharp": without. In torch that is another cubic too (-0.75 instead of -0.5), so that it differs also where
+  the grid grows.
+- "bicubic-tenth": the same, on a grid that is taken to be a tenth of a cell longer than it is on both sides. That kept
+  rounding from losing a row in DINO's code (`interpolate_pos_encoding`), and was copied from there.
+- "bilinear": without antialiasing.
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenseDefaults:
     """What a dense CLIP method is run with when nobody says otherwise: the settings of its published numbers.
@@ -191,6 +214,7 @@ class DenseDefaults:
         templates: Prompt templates that the text embeddings are averaged over (see `ovseg_cli.profiles.prompts`).
         logit_scale: Cosines are multiplied by this before the softmax over class and background words.
         threshold: A pixel whose best class has a smaller probability is background; None for no threshold.
+        positions: How position embeddings are resized to the grid that CLIP sees.
     """
 
     short_side: int
@@ -200,10 +224,24 @@ class DenseDefaults:
     templates: Literal["single", "imagenet", "short", "car"] = "imagenet"
     logit_scale: float = 40.0
     threshold: float | None = None
+    positions: PositionMode = "bicubic"
 
     def __post_init__(self) -> None:
         if not self.windows and not self.whole_image:
             raise ValueError("without windows, the whole image must be looked at")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CliperThresholds:
+    """What CLIPer tunes for every data set and size of CLIP (see `ovseg_cli.methods.cliper.CliperSettings`).
+
+    Attributes:
+        score: Classes that do not score more than this in a picture are left out of it.
+        background: Where no class reaches this, there is background.
+    """
+
+    score: float
+    background: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +262,7 @@ class ClipSpec:
         streams: How many of the last blocks carry the second stream of GEM and CLIP Surgery.
         gem_temperature: GEM's inverse temperature; None takes the published adaptive one, which fits the widths of
             the published models and is far too soft for very narrow ones.
+        cliper: CLIPer's thresholds; None for those published for PASCAL VOC with background.
     """
 
     weights: Weights
@@ -237,6 +276,7 @@ class ClipSpec:
     large: bool = False
     streams: int = 6
     gem_temperature: float | None = None
+    cliper: CliperThresholds | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,18 +1,25 @@
-"""Class names: what is allowed, when two are the same, and what their folders are called."""
+"""Class names: what is allowed, when two are the same, how they are shown, and what their folders are called."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
 
 from ovseg_cli.errors import ClassNameError
 
 MAX_NAME_LENGTH = 80
-"""Longest class name, in characters."""
+"""Longest name of a stored class, in characters: the generator must read all of it, in a prompt of 77 tokens."""
+
+MAX_QUERY_LENGTH = 10_000
+"""Longest name of a class that is only looked for. Text encoders read the beginning of a long one, but what is longer
+than this is a mistake, such as a file that holds no class names."""
 
 _RESERVED = frozenset({"background", "_background_"})
 _MAX_SLUG_STEM = 48
+_SHOWN = 60  # characters of a name in a message
+_LISTED = 5  # names in a message
 # Cc and Cs cannot be shown or encoded, Zl and Zp would break every line-based file that holds names.
 _CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 # These turn the reading direction of what follows, so that a name shows as something that it is not.
@@ -23,36 +30,44 @@ _DEVICES = frozenset(
 )
 
 
-def normalise_class_name(name: str) -> str:
+def normalise_class_name(name: str, *, stored: bool = True) -> str:
     """Bring a class name into the form in which it is stored and shown.
 
     Args:
         name: Name as typed, in any script.
+        stored: Whether a class of this name is to be stored. One that is only looked for may have a longer name.
 
     Returns:
         The name in Unicode NFC, without outer spaces and with inner runs of spaces made one.
 
     Raises:
         ClassNameError: If nothing visible is left, or the name is longer than `MAX_NAME_LENGTH`
-            characters, holds a comma, a slash, a backslash, ".." or a control character, or is the
-            name that outputs keep for pixels of no class.
+            characters (`MAX_QUERY_LENGTH` where it is not to be stored), holds a comma, a slash, a
+            backslash, ".." or a control character, or is the name that outputs keep for pixels of no class.
     """
     normal = unicodedata.normalize("NFC", " ".join(name.split()))
     # Checked on the name as typed: splitting has already eaten tabs and line breaks.
     for character in name:
         if unicodedata.category(character) in _CONTROL_CATEGORIES or character in _BIDI_CONTROLS:
             raise ClassNameError(
-                f"A class name cannot hold control characters or line breaks; got {name[:MAX_NAME_LENGTH]!r}: "
+                f"A class name cannot hold control characters or line breaks; got {shown_name(name)}: "
                 "type it with plain spaces"
             )
     if not any(_says_something(character) for character in normal):
         raise ClassNameError(
-            f"A class name must not be empty or mere punctuation; got {name!r}: say what to look for, like 'cat'"
+            f"A class name must not be empty or mere punctuation; got {shown_name(name)}: "
+            "say what to look for, like 'cat'"
         )
-    if len(normal) > MAX_NAME_LENGTH:
+    if stored and len(normal) > MAX_NAME_LENGTH:
         raise ClassNameError(
-            f"A class name has at most {MAX_NAME_LENGTH} characters; got {len(normal)} ({normal[:24]!r}…): "
-            "shorten it, and put the description into --prompt"
+            f"The name of a stored class has at most {MAX_NAME_LENGTH} characters; got {len(normal)} "
+            f"({shown_name(normal)}): the image generator must read all of it, so shorten it, and put the description "
+            "into --prompt"
+        )
+    if len(normal) > MAX_QUERY_LENGTH:
+        raise ClassNameError(
+            f"A class name has at most {MAX_QUERY_LENGTH} characters; got {len(normal)} ({shown_name(normal)}): "
+            "shorten it (CLIP reads no more than 77 tokens)"
         )
     for forbidden, called in ((",", "a comma"), ("/", "a slash"), ("\\", "a backslash"), ("..", "'..'")):
         if forbidden in normal:
@@ -61,7 +76,7 @@ def normalise_class_name(name: str) -> str:
                 if forbidden == ","
                 else "use letters, digits and spaces"
             )
-            raise ClassNameError(f"A class name cannot hold {called}; got {normal!r}: {hint}")
+            raise ClassNameError(f"A class name cannot hold {called}; got {shown_name(normal)}: {hint}")
     if class_key(normal) in _RESERVED:
         raise ClassNameError(
             f"{normal!r} is the name of the pixels that belong to no class, so it cannot be a class: "
@@ -103,6 +118,34 @@ def slugify(name: str) -> str:
     # Nothing but the hash puts an underscore into a slug, so a hashed slug never meets a plain one.
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{stem or 'class'}_{digest[:10]}"
+
+
+def short_name(name: str) -> str:
+    """A name (or any other word) as tables and messages show it: only the beginning of a long one.
+
+    >>> short_name("cat"), short_name("tabby " * 50)[-6:]
+    ('cat', 'tabby…')
+    """
+    return name if len(name) <= _SHOWN else f"{name[:_SHOWN].rstrip()}…"
+
+
+def shown_name(name: str) -> str:
+    """A name as messages quote it: `short_name` in quotes.
+
+    >>> shown_name("cat")
+    "'cat'"
+    """
+    return repr(short_name(name))
+
+
+def listed_names(names: Sequence[str], *, most: int = _LISTED) -> str:
+    """Names as messages list them: the first ones, the beginning of long ones, and how many more there are.
+
+    >>> listed_names(["cat", "dog"]), listed_names("abcdefg")
+    ('cat, dog', 'a, b, c, d, e and 2 more')
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(short_name, names[:most])) + more
 
 
 def _says_something(character: str) -> bool:

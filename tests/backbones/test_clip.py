@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from typing import get_args
+
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -8,6 +11,7 @@ from torch.nn import functional as F
 from ovseg_cli.backbones import clip as module
 from ovseg_cli.backbones.clip import ClipBackbone, resize_position_embedding
 from ovseg_cli.errors import WeightsError
+from ovseg_cli.profiles.specs import PositionMode
 from tests.mini import MINI_FOLDER, mini_models, random_pictures, write_tiny_clip
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -186,6 +190,83 @@ def test_only_the_asked_blocks_are_kept_and_later_ones_do_not_run(models):
         handle.remove()
     assert sorted(trace.blocks) == [0, 1]
     assert ran == [0, 1]
+
+
+def test_a_block_is_left_only_when_somebody_wants_what_leaves_it(models):
+    backbone = models["quickgelu"]
+    ran = []
+    handles = [
+        block.mlp.register_forward_hook(lambda _m, _x, _y, i=i: ran.append(i))
+        for i, block in enumerate(backbone.model.visual.transformer.resblocks)
+    ]
+    last = backbone.trace(random_pictures(1, 32, 32), blocks=(2,), input_size=32, **PLAIN).blocks[2]
+    assert ran == [0, 1]
+    assert last.outputs is last.outputs
+    assert ran == [0, 1, 2]
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("cells", [1, 2**19])
+def test_attention_summed_on_the_walk(backbone, cells, monkeypatch):
+    """The same walk, and the sum of the attention of all blocks before the last one."""
+    monkeypatch.setattr(module, "CELLS_PER_CORE", cells)
+    side = backbone.model.visual.image_size[0]
+    walk = {"blocks": range(3), "input_size": side, **PLAIN}
+    pictures = random_pictures(2, side, side)
+    plain, summed = backbone.trace(pictures, **walk), backbone.trace(pictures, attention=True, **walk)
+    assert plain.attention is None
+    expected = 0
+    for index in range(2):
+        block = plain.blocks[index]
+        expected = expected + torch.softmax(block.queries @ block.keys.mT * block.keys.shape[-1] ** -0.5, dim=-1)
+    torch.testing.assert_close(summed.attention, expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(summed.blocks[2].inputs, plain.blocks[2].inputs, atol=1e-4, rtol=1e-3)
+
+
+def cubic(distance, a):
+    distance = abs(distance)
+    if distance < 1:
+        return (a + 2) * distance**3 - (a + 3) * distance**2 + 1
+    return a * (distance**3 - 5 * distance**2 + 8 * distance - 4) if distance < 2 else 0.0
+
+
+def resizing_matrix(mode, length, side):
+    """Weights of `side` cells in each of `length`, written cell by cell."""
+    weights = np.zeros((length, side))
+    cell = side / (length + 0.1) if mode == "bicubic-tenth" else side / length
+    for i in range(length):
+        place = (i + 0.5) * cell - 0.5
+        if mode == "bicubic":  # smoothed where the grid shrinks, and cut off at the border
+            stretch = max(cell, 1)
+            row = np.array([cubic((j - place) / stretch, -0.5) for j in range(side)])
+            weights[i] = row / row.sum()
+        elif mode == "bilinear":
+            place = max(place, 0)
+            for j in range(side):
+                weights[i, j] = max(0.0, 1 - abs(j - min(place, side - 1)))
+        else:  # cells beyond the border are those at the border
+            for j in range(int(np.floor(place)) - 1, int(np.floor(place)) + 3):
+                weights[i, min(max(j, 0), side - 1)] += cubic(j - place, -0.75)
+    return weights
+
+
+@pytest.mark.parametrize("mode", get_args(PositionMode))
+@pytest.mark.parametrize("grid", [(11, 16), (5, 3), (7, 9), (28, 28)])
+def test_position_embeddings_are_resized_as_each_mode_says(mode, grid):
+    embedding = torch.randn(1 + 7 * 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).float()
+    rows, columns = (resizing_matrix(mode, length, 7) for length in grid)
+    patches = embedding[1:].view(7, 7, 5).double().numpy()
+    expected = np.einsum("ir,jc,rcd->ijd", rows, columns, patches).reshape(-1, 5)
+    found = resize_position_embedding(embedding, grid, mode)
+    assert torch.equal(found[0], embedding[0])
+    np.testing.assert_allclose(found[1:].numpy(), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("mode", get_args(PositionMode))
+def test_position_embeddings_stay_as_they_are_at_the_size_they_were_made_for(mode):
+    embedding = torch.randn(1 + 7 * 7, 5)
+    assert torch.equal(resize_position_embedding(embedding, (7, 7), mode), embedding)
 
 
 @pytest.mark.parametrize("index", [4, -5, 99])

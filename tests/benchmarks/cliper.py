@@ -158,7 +158,7 @@ def synthetic_blocks(device: str) -> list[BlockTrace]:
         with torch.no_grad():
             normed = norm(inputs)
             queries, keys, values = (split(x) for x in (3 * qkv(normed)).chunk(3, dim=-1))
-        blocks.append(BlockTrace(inputs, normed, queries, keys, values, inputs, project, values_of, nn.Identity()))
+        blocks.append(BlockTrace(inputs, normed, queries, keys, values, project, values_of, nn.Identity()))
     return blocks
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.benchmarks import (
     attribution,
+    clip_family,
     cliper,
     decide,
     large,
@@ -28,6 +29,7 @@ BENCHMARKS = {
         words.BENCHMARK,
         together.BENCHMARK,
         prefilter.BENCHMARK,
+        clip_family.BENCHMARK,
         cliper.BENCHMARK,
         mini.BENCHMARK,
         large.BENCHMARK,

@@ -17,7 +17,7 @@ def made_up_block(*, tokens, batch=2, heads=3, width=4, seed=0):
         return torch.randn(*shape, generator=random, dtype=torch.float64)
 
     out, inner, value = (rand(heads * width, heads * width) for _ in range(3))
-    inputs, normed, outputs = (rand(batch, tokens, heads * width) for _ in range(3))
+    inputs, normed = (rand(batch, tokens, heads * width) for _ in range(2))
     queries, keys, values = (rand(batch, heads, tokens, width) for _ in range(3))
     return BlockTrace(
         inputs=inputs,
@@ -25,7 +25,6 @@ def made_up_block(*, tokens, batch=2, heads=3, width=4, seed=0):
         queries=queries,
         keys=keys,
         values=values,
-        outputs=outputs,
         project=lambda x: x.transpose(1, 2).flatten(2) @ out,
         values_of=lambda x: (x @ value).unflatten(2, (heads, width)).transpose(1, 2),
         feed_forward=lambda x: x + torch.tanh(x @ inner),

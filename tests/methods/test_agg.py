@@ -9,8 +9,10 @@ from ovseg_cli.methods.agg import (
     BACKGROUND_OFFSET,
     aggregate,
     aggsd_maps,
+    aggsd_scores,
     doubt_background,
     fuse_cross_attention,
+    leave_rest,
     list_classes,
     min_max,
 )
@@ -126,12 +128,19 @@ def test_coarse_layers_weigh_more():
 
 def test_with_a_background_maps_are_normalised_and_without_one_it_never_wins():
     cross, layers, attention = {4: random_maps(3, 4, 4)}, {4: 2}, random_attention(16)
-    found = aggsd_maps(cross, layers, attention)
+    found = aggsd_scores(aggsd_maps(cross, layers, attention))
     torch.testing.assert_close(found.amax(dim=(1, 2)), torch.ones(3))
-    raw = aggsd_maps(cross, layers, attention, background=False)
+    raw = aggsd_scores(aggsd_maps(cross, layers, attention, background=False), background=False)
     assert (raw[0] == 0).all()
     torch.testing.assert_close(min_max(raw[1:]), found[1:])
     torch.testing.assert_close(raw[1:], aggregate(cross[4], attention, share=True)[1:])
+
+
+def test_what_the_classes_leave_is_the_background():
+    attention = torch.softmax(torch.randn(4, 6, 6, generator=torch.Generator().manual_seed(0)), dim=0)
+    rest = leave_rest({6: attention[:3]})[6]
+    torch.testing.assert_close(rest[0], attention[0] + attention[3])
+    torch.testing.assert_close(rest[1:], attention[1:3])
 
 
 def test_the_maps_of_a_picture_are_on_the_latent_grid():
@@ -140,4 +149,4 @@ def test_the_maps_of_a_picture_are_on_the_latent_grid():
     found = next(backbone.prompt_attention(random_pictures(1, 64, 64), [list_classes(["cat", "star"])], **settings))
     maps = aggsd_maps({side: maps[0] for side, maps in found.cross.items()}, found.layers, found.self_attention[0])
     assert maps.shape == (3, 16, 16)
-    assert maps.std(dim=(1, 2)).min() > 0.01
+    assert min_max(maps).std(dim=(1, 2)).min() > 0.01

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ovseg_cli.backbones import clip
 from ovseg_cli.methods import cliper
 from ovseg_cli.methods.cliper import CliperSettings
 from ovseg_cli.profiles.prompts import prompt_templates
@@ -31,7 +32,7 @@ def case():
     pictures = random_pictures(2, 64, 96)
     with torch.inference_mode():
         trace = backbone.trace(
-            pictures, blocks=range(backbone.depth), input_size=(64, 96), positions="bilinear", **PLAIN
+            pictures, blocks=range(backbone.depth), input_size=(64, 96), positions="bilinear", attention=True, **PLAIN
         )
     return backbone, trace, [trace.blocks[i] for i in range(backbone.depth)]
 
@@ -67,11 +68,12 @@ def reference_tokens(backbone, blocks, image):
     return tokens, used.mean(axis=0)[1:, 1:]
 
 
+@pytest.mark.parametrize("summed", [False, True], ids=["from-queries-and-keys", "summed-on-the-walk"])
 @pytest.mark.parametrize("cells", [1, 2**19])
-def test_fusion_equals_a_reference_written_from_the_published_description(case, cells, monkeypatch):
-    monkeypatch.setattr(cliper, "CELLS_ON_CPU", cells)
-    backbone, _, blocks = case
-    fusion = cliper.fuse_early_layers(blocks)
+def test_fusion_equals_a_reference_written_from_the_published_description(case, cells, summed, monkeypatch):
+    monkeypatch.setattr(clip, "CELLS_PER_CORE", cells)
+    backbone, trace, blocks = case
+    fusion = cliper.fuse_early_layers(blocks, trace.attention if summed else None)
     assert len(fusion.tokens) == backbone.depth
     for image in range(2):
         tokens, attention = reference_tokens(backbone, blocks, image)
@@ -81,19 +83,20 @@ def test_fusion_equals_a_reference_written_from_the_published_description(case, 
 
 
 def test_only_the_early_blocks_attention_counts(case):
-    """The last block's own queries and keys have no influence, nor have what leaves it and its MLP."""
+    """The last block's own queries and keys have no influence, nor has its MLP."""
     _, _, blocks = case
     last = blocks[-1]
-    parts = ("normed", "queries", "keys", "values", "outputs")
+    parts = ("normed", "queries", "keys", "values")
     other = replace(last, **{part: 2 * getattr(last, part) for part in parts})
     expected, found = cliper.fuse_early_layers(blocks), cliper.fuse_early_layers([*blocks[:-1], other])
     assert all(torch.equal(a, b) for a, b in zip(expected.tokens, found.tokens, strict=True))
 
 
 def test_the_trace_is_left_alone(case):
-    _, _, blocks = case
-    before = [block.values.clone() for block in blocks]
-    cliper.fuse_early_layers(blocks)
+    _, trace, blocks = case
+    before, attention = [block.values.clone() for block in blocks], trace.attention.clone()
+    cliper.fuse_early_layers(blocks, trace.attention)
+    assert torch.equal(trace.attention, attention)
     assert all(torch.equal(a, block.values) for a, block in zip(before, blocks, strict=True))
 
 

@@ -42,7 +42,21 @@ def test_diffseg_labels_a_pixel_by_the_largest_enlarged_attention(size):
     settled = settle_regions(attention, merge_attention(attention, anchors=4, divergence=0.1, rounds=2, overlap=True))
     assert len(settled) > 5
     expected = F.interpolate(settled.view(1, -1, 16, 16), size, mode="bicubic", antialias=True)[0].argmax(dim=0)
-    assert torch.equal(diffseg_regions(attention, size, divergence=0.1), expected)
+    assert torch.equal(diffseg_regions(attention, size, anchors=4, divergence=0.1), expected)
+
+
+@pytest.mark.parametrize(("side", "anchors"), [(64, 16), (32, 16), (16, 16), (6, 6)])
+def test_diffseg_has_as_many_anchors_as_published_or_as_there_are_tokens(monkeypatch, side, anchors):
+    asked = []
+
+    def merge(attention, **settings):
+        asked.append(settings["anchors"])
+        return attention[:2]
+
+    monkeypatch.setattr("ovseg_cli.methods.clusters.merge_attention", merge)
+    monkeypatch.setattr("ovseg_cli.methods.clusters.settle_regions", lambda _attention, merged: merged)
+    diffseg_regions(torch.ones(1, 1).expand(side**2, side**2), (8, 8))
+    assert asked == [anchors]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -13,6 +13,7 @@ from ovseg_cli.errors import UsageError
 from ovseg_cli.labeling.decide import decide
 from ovseg_cli.methods import words as module
 from ovseg_cli.methods.words import (
+    Reading,
     Vocabulary,
     embed_words,
     make_vocabulary,
@@ -301,7 +302,7 @@ def test_what_is_kept_depends_on_the_model_and_the_templates():
 
 
 def test_an_interrupted_reading_goes_on_where_it_was(monkeypatch):
-    monkeypatch.setattr(module, "WORDS_AT_ONCE", 2)
+    monkeypatch.setattr(module, "TEXTS_AT_ONCE", 2)
     backbone, read = unread_clip()
     memory = Memory()
     encode = backbone.encode_texts
@@ -313,12 +314,18 @@ def test_an_interrupted_reading_goes_on_where_it_was(monkeypatch):
 
     backbone.encode_texts = interrupted
     names = ["cat", "dog", "bird", "fish", "apple"]
+    told = []
+    reading = Reading(lambda done, total: told.append((done, total)))
     with pytest.raises(KeyboardInterrupt):
-        embed_words(backbone, names, ("{name}",), weights=WEIGHTS, cache=memory)
+        embed_words(backbone, names, ("{name}",), weights=WEIGHTS, cache=memory, reading=reading)
     assert memory.kept == [["cat", "dog"], ["bird", "fish"]]
+    assert told == [(0, 5), (2, 5), (4, 5)]
     later, read = unread_clip()
-    vectors = embed_words(later, names, ("{name}",), weights=WEIGHTS, cache=memory)
+    vectors = embed_words(later, names, ("{name}",), weights=WEIGHTS, cache=memory, reading=reading)
     assert read == [["apple"]]
+    assert told[3:] == [(0, 1), (1, 1)]
+    embed_words(later, names, ("{name}",), weights=WEIGHTS, cache=memory, reading=reading)
+    assert len(told) == 5
     torch.testing.assert_close(vectors, embed_words(unread_clip()[0], names, ("{name}",), weights=WEIGHTS))
 
 
@@ -327,18 +334,36 @@ LONG = " ".join(f"word{i}" for i in range(300))
 
 def test_a_name_of_300_words_is_told_once_and_read_by_its_beginning(caplog):
     backbone, _ = unread_clip()
-    memory = Memory()
+    memory, reading = Memory(), Reading()
+    told = (
+        "CLIP reads at most 24 tokens of a prompt. With these words prompts are longer, and only their beginning "
+        f"counts: {LONG[:59]}…."
+    )
     with caplog.at_level(logging.WARNING, "ovseg_cli"):
-        vectors = embed_words(backbone, ["cat", LONG, "dog"], TEMPLATES, weights=WEIGHTS, cache=memory)
-    (record,) = caplog.records
-    assert record.getMessage() == f"Longer than CLIP can read, so only the beginning counts: '{LONG[:60]}…'."
+        words = ["cat", LONG, "dog"]
+        vectors = embed_words(backbone, words, TEMPLATES, weights=WEIGHTS, cache=memory, reading=reading)
+    assert caplog.messages == [told]
+    rule = "the first 23 tokens of each prompt, the start token among them, and then the end token"
+    assert reading.record() == {"words": [LONG], "tokens": 24, "rule": rule}
     torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(3))
-    assert memory.kept == [["cat", "dog"]]
     torch.testing.assert_close(vectors[1], embed_words(backbone, [LONG + " tail"], TEMPLATES, weights=WEIGHTS)[0])
     caplog.clear()
-    # It is not kept, so that a later run tells it again.
-    embed_words(unread_clip()[0], ["cat", LONG], TEMPLATES, weights=WEIGHTS, cache=memory)
-    assert len(caplog.records) == 1
+    later, read = unread_clip()
+    again, reading = embed_words(later, [LONG, "cat"], TEMPLATES, weights=WEIGHTS, cache=memory), Reading()
+    assert read == [], "it is kept, and told all the same"
+    torch.testing.assert_close(again[0], vectors[1], atol=0, rtol=0)
+    assert caplog.messages == [told]
+    embed_words(later, ["cat"], TEMPLATES, weights=WEIGHTS, cache=memory, reading=reading)
+    assert reading.record() == {}
+
+
+def test_words_that_are_the_same_to_the_model_are_told(caplog):
+    backbone, _ = unread_clip()
+    words = ["cat", f"{LONG} red", f"{LONG} green", f"other {LONG}"]
+    vectors = embed_words(backbone, words, TEMPLATES, weights=WEIGHTS)
+    assert caplog.messages[1:] == [f"CLIP cannot tell these apart, as they begin alike: {LONG[:59]}…, {LONG[:59]}…."]
+    torch.testing.assert_close(vectors[1], vectors[2])
+    assert not torch.allclose(vectors[1], vectors[3], atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["bundled", "ViT-B-16"])

@@ -7,9 +7,8 @@ import gc
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
-from ovseg_cli.backbones import clip as clip_module
+from ovseg_cli.methods import clipsurgery, gem, last_layer, proxyclip
 from ovseg_cli.methods.clipsurgery import SURGERY_BLOCKS, surgery_similarity, surgery_tokens
 from ovseg_cli.methods.gem import gem_tokens
 from ovseg_cli.methods.last_layer import clearclip_tokens, maskclip_tokens, naclip_tokens, sclip_tokens
@@ -27,7 +26,7 @@ from tests.parity.clip_family import (
 )
 from tests.parity.inputs import as_tensor, difference, golden, picture, sample
 from tests.parity.networks import dino_backbone
-from tests.parity.test_networks import published_clip_positions, published_dino_positions
+from tests.parity.test_networks import published_dino_positions
 
 AGREE = 1e-4
 """Largest difference, as a share of the range of the values."""
@@ -39,29 +38,16 @@ CASES = [
 ]
 
 
-def plain_bicubic_positions(embedding, grid, _mode):
-    """Without antialiasing, which in torch means another cubic too (-0.75 for -0.5), also where a grid grows."""
-    side = round((embedding.shape[0] - 1) ** 0.5)
-    patches = embedding[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    patches = F.interpolate(patches, grid, mode="bicubic", align_corners=False)
-    return torch.cat([embedding[:1], patches[0].flatten(1).T])
-
-
-POSITIONS = {
-    "maskclip": plain_bicubic_positions,
-    "sclip": published_clip_positions,
-    "clearclip": published_clip_positions,
-    "naclip": published_clip_positions,
-    "proxyclip": published_clip_positions,
+DEFAULTS = {
+    "maskclip": last_layer.MASKCLIP_DEFAULTS,
+    "sclip": last_layer.SCLIP_DEFAULTS,
+    "clearclip": last_layer.CLEARCLIP_DEFAULTS,
+    "naclip": last_layer.NACLIP_DEFAULTS,
+    "clipsurgery": clipsurgery.DEFAULTS,
+    "gem": gem.DEFAULTS,
+    "proxyclip": proxyclip.DEFAULTS,
 }
-"""How published code resizes position embeddings, where the walk cannot be asked for it."""
-
-
-def as_published(method, side, monkeypatch):
-    """Resize position embeddings as the method's code does; returns the settings of the walk."""
-    if method in POSITIONS and side != 224:
-        monkeypatch.setattr(clip_module, "resize_position_embedding", POSITIONS[method])
-    return {"positions": "bilinear" if method == "clipsurgery" else "bicubic"}
+"""They say how position embeddings are resized."""
 
 
 @pytest.fixture(scope="module")
@@ -119,14 +105,14 @@ def tower_of(method):
 
 @pytest.mark.parametrize(("kind", "side"), CASES)
 @pytest.mark.parametrize("method", ["sclip", "clearclip", "naclip", "clipsurgery", "gem", "maskclip"])
-def test_cosines_of_tokens(method, kind, side, towers, monkeypatch, tell):
+def test_cosines_of_tokens(method, kind, side, towers, tell):
     """Every patch, and the class token where the published code gives it, with six texts."""
     tower, theirs = TOWERS[kind], golden(f"{method}-{kind}")
     model = towers(kind, **tower_of(method))
     if side != 224 and method != "gem":
         ours, _ = token_cosines(method, model, tower, side)
-        tell("with our positions", difference(ours, theirs[f"cosines_{side}"]))
-    ours, tokens = token_cosines(method, model, tower, side, **as_published(method, side, monkeypatch))
+        tell("with open_clip's positions", difference(ours, theirs[f"cosines_{side}"]))
+    ours, tokens = token_cosines(method, model, tower, side, positions=DEFAULTS[method].positions)
     found = difference(ours, theirs[f"cosines_{side}"])
     tell("difference", found)
     assert found < AGREE
@@ -150,7 +136,7 @@ def test_cosines_of_proxyclip(kind, side, towers, monkeypatch, tell):
     tell("features of DINO", found)
     assert found < AGREE
     model = towers(kind)
-    (last,), grid = trace(model, side, 1, **as_published("proxyclip", side, monkeypatch))
+    (last,), grid = trace(model, side, 1, positions=DEFAULTS["proxyclip"].positions)
     inputs = {"cosines": features}
     if side == 224:
         inputs["made_up"] = made_up_features()

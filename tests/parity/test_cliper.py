@@ -64,9 +64,14 @@ def test_coarse_maps(tower, rounded, monkeypatch, tell):
     pixels = as_tensor(picture("cliper", height, width))
     with torch.inference_mode():
         trace = clip.trace(
-            pixels, blocks=range(clip.depth), input_size=(height, width), positions="bilinear", **CLIP_NORM
+            pixels,
+            blocks=range(clip.depth),
+            input_size=(height, width),
+            positions=cliper.DEFAULTS.positions,
+            attention=True,
+            **CLIP_NORM,
         )
-        fusion = cliper.fuse_early_layers(list(trace.blocks.values()))
+        fusion = cliper.fuse_early_layers(list(trace.blocks.values()), trace.attention)
         embedded = [clip.embed(tokens) for tokens in fusion.tokens]
         words = cliper.cliper_texts(*texts(TOWERS[name]))
         maps = cliper.cliper_maps(

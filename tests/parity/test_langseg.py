@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.diffusion import RunningCrossAttention, RunningSelfAttention
-from ovseg_cli.methods.agg import aggregate, aggsd_maps, doubt_background, fuse_cross_attention
+from ovseg_cli.methods.agg import aggregate, aggsd_maps, aggsd_scores, doubt_background, fuse_cross_attention
 from ovseg_cli.methods.clusters import diffseg_regions, label_regions, spectral_vectors
 from ovseg_cli.methods.diffsegmenter import class_map, diffsegmenter_scores
 from ovseg_cli.methods.words import word_scores
@@ -70,7 +70,7 @@ def test_cross_attention_of_all_layers(cross, published, tell):
 
 
 def test_maps_of_aggsd(own, cross, published, tell):
-    check(tell, "maps", aggsd_maps(*cross, own), published["aggsd"])
+    check(tell, "maps", aggsd_scores(aggsd_maps(*cross, own)), published["aggsd"])
 
 
 def test_the_background_of_voc(size, published, tell):
@@ -87,7 +87,7 @@ def test_regions_of_diffseg(size, attention, published, tell):
     side, pixels = made.LAYERS[size][0], made.PIXELS[size]
     merged = merge_attention(attention, anchors=side // 4, divergence=0.8, rounds=2, overlap=True)
     check(tell, "merged attention", sample("merged", merged, 4000), published["merged"])
-    regions = diffseg_regions(attention, (pixels, pixels)).numpy()
+    regions = diffseg_regions(attention, (pixels, pixels), anchors=side // 4).numpy()
     tell("share of other pixels", float((regions != published["regions"]).mean()))
     assert len(np.unique(regions)) > 5
     assert (regions != published["regions"]).mean() < AGREE

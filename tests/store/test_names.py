@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ovseg_cli.errors import ClassNameError
 from ovseg_cli.store import class_key, normalise_class_name, slugify
+from ovseg_cli.store.names import MAX_QUERY_LENGTH, listed_names, short_name, shown_name
 
 any_text = st.text(max_size=100)
 simple_names = st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789 ", min_size=1, max_size=40).filter(str.strip)
@@ -60,6 +61,28 @@ def test_bad_names_say_what_is_wrong(typed: str, says: str) -> None:
         normalise_class_name(typed)
     assert caught.value.exit_code == 2
     str(caught.value).encode()  # printable whatever was typed
+
+
+def test_a_name_that_is_only_looked_for_may_be_long() -> None:
+    name = "tabby " * 299 + "cat"
+    assert normalise_class_name(f" {name} ", stored=False) == name
+    assert normalise_class_name("猫" * MAX_QUERY_LENGTH, stored=False) == "猫" * MAX_QUERY_LENGTH
+    with pytest.raises(ClassNameError, match="at most 10000 characters; got 10001"):
+        normalise_class_name("x" * (MAX_QUERY_LENGTH + 1), stored=False)
+    with pytest.raises(ClassNameError, match="a comma") as caught:
+        normalise_class_name(f"{name}, dog", stored=False)
+    assert len(str(caught.value)) < 200
+
+
+def test_long_names_are_shown_by_their_beginning() -> None:
+    long = "tabby " * 50
+    assert short_name("cat") == "cat"
+    assert short_name("x" * 60) == "x" * 60
+    assert short_name(long) == "tabby " * 9 + "tabby…"
+    assert shown_name(long) == f"'{short_name(long)}'"
+    assert listed_names(["cat", long]) == f"cat, {short_name(long)}"
+    assert listed_names(list("abcdefg")) == "a, b, c, d, e and 2 more"
+    assert listed_names(list("abc"), most=2) == "a, b and 1 more"
 
 
 @given(any_text)
