@@ -26,6 +26,7 @@ class FakeModels:
     """Models that are none; counts how often they are asked for."""
 
     device = "cpu"
+    dtype = "torch.float32"
     loaded = 0
 
     def __init__(self, profile):
@@ -38,7 +39,7 @@ class PaintSegmenter(segmenter.Segmenter):
 
     calls = 0
 
-    def __init__(self, models, store, classes, *, method="auto", options=None):
+    def __init__(self, models, store, classes, *, method="auto", options=None, progress=None):
         self.models = models
         self.choice = choices.resolve_method(store, classes, method)
         self.names = tuple(classes)
@@ -46,13 +47,14 @@ class PaintSegmenter(segmenter.Segmenter):
         resolved = choices.resolve_options(store, models.profile, classes, self.choice, options)
         self.settings = choices.plan_settings(store, models.profile, classes, self.choice, options, resolved)
 
-    def segment(self, image):
+    def segment(self, image, classes=None):
         type(self).calls += 1
         pause("segment", str(type(self).calls))
         pixels = np.asarray(image)
         ids = np.zeros(pixels.shape[:2], np.uint16)
-        for index in range(1, len(self.names) + 1):
-            ids[(pixels == voc_colour(index)).all(axis=-1)] = index
+        for index, name in enumerate(self.names, start=1):
+            if classes is None or name in classes:
+                ids[(pixels == voc_colour(index)).all(axis=-1)] = index
         labels = ("background", *self.names)
         shares = {labels[i]: float((ids == i).mean()) for i in range(len(labels)) if (ids == i).any()}
         return segmenter.Segmentation(
@@ -61,8 +63,16 @@ class PaintSegmenter(segmenter.Segmenter):
             method=self.choice.method,
             shares=shares,
             mean_scores=dict.fromkeys(shares, 0.5),
-            kept=dict.fromkeys(self.names, 0.25) if "prefilter" in self.settings else None,
+            kept=self._kept(classes),
         )
+
+    def segment_batch(self, images, classes=None):
+        return [self.segment(image, own) for image, own in zip(images, classes or [None] * len(images), strict=True)]
+
+    def _kept(self, classes):
+        if classes is not None:
+            return dict.fromkeys(classes)
+        return dict.fromkeys(self.names, 0.25) if "prefilter" in self.settings else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +171,7 @@ def install(setattr_, setitem):
     build.build_class = build_class
     setitem(sys.modules, "ovseg_cli.prototypes.build", build)
     setattr_(segmenter, "Segmenter", PaintSegmenter)
-    setattr_(Common, "load_models", lambda self, profile: FakeModels(profile))
+    setattr_(Common, "load_models", lambda self, profile, **_: FakeModels(profile))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -26,6 +26,7 @@ from typer.core import TyperCommand, TyperGroup
 from ovseg_cli.cli.output import Output, set_up_logging, silence_stdout
 from ovseg_cli.errors import OvsegError, StoreNotFoundError
 from ovseg_cli.files.discovery import expanded
+from ovseg_cli.precision import PRECISIONS, Precision
 
 if TYPE_CHECKING:
     from ovseg_cli.models import Models
@@ -43,6 +44,7 @@ class Globals:
     store: Path | None = None
     profile: str | None = None
     device: str | None = None
+    precision: str | None = None
     offline: bool = False
     json: bool = False
     quiet: bool = False
@@ -54,6 +56,7 @@ class Globals:
             store=later.store or self.store,
             profile=later.profile or self.profile,
             device=later.device or self.device,
+            precision=later.precision or self.precision,
             offline=later.offline or self.offline,
             json=later.json or self.json,
             quiet=later.quiet or self.quiet,
@@ -79,6 +82,11 @@ class Common:
     def device(self) -> str:
         """The device that was asked for, `auto` by default."""
         return self.options.device or "auto"
+
+    @property
+    def precision(self) -> Precision:
+        """The precision that was asked for, `auto` by default."""
+        return cast("Precision", self.options.precision or "auto")
 
     def open_store(self, *, create: bool = True) -> Store:
         """Open the store that `--store`, `OVSEG_STORE` or the default names.
@@ -112,11 +120,18 @@ class Common:
 
         return get_profile(store.profile_name)
 
-    def load_models(self, profile: Profile) -> Models:
-        """Load the networks of `profile` onto the device that was asked for."""
+    def load_models(self, profile: Profile, *, precision: Precision | None = None) -> Models:
+        """Load the networks of `profile` onto the device that was asked for.
+
+        Args:
+            profile: the model set.
+            precision: what they compute in; None for what was asked for.
+        """
         from ovseg_cli.models import load_models
 
-        return load_models(profile, device=self.device, offline=self.options.offline)
+        return load_models(
+            profile, device=self.device, offline=self.options.offline, precision=precision or self.precision
+        )
 
 
 # ---------------------------------------------------------------------- the global options, once
@@ -132,6 +147,12 @@ def _store_folder(value: str) -> Path:
 def _check_device(value: str | None) -> str | None:
     if value is not None and not _DEVICE.fullmatch(value):
         raise typer.BadParameter(f"got {value!r}; choose auto, cpu, mps, cuda or cuda:N.")
+    return value
+
+
+def _check_precision(value: str | None) -> str | None:
+    if value is not None and value not in PRECISIONS:
+        raise typer.BadParameter(f"got {value!r}; choose {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}.")
     return value
 
 
@@ -186,6 +207,16 @@ def _global_parameters(*, root: bool) -> list[inspect.Parameter]:
                 metavar="DEVICE",
                 callback=_check_device,
                 help="auto, cpu, mps, cuda or cuda:N.",
+            ),
+            None,
+        ),
+        "precision": (
+            option(
+                str | None,
+                "--precision",
+                metavar="PRECISION",
+                callback=_check_precision,
+                help="auto (float16 on CUDA, else float32), float32 or float16.",
             ),
             None,
         ),

@@ -118,6 +118,7 @@ def evaluate(
 def _last_run(common: Common, names: tuple[str, ...], background: bool | None) -> Predictions:
     """The label maps of the last run, named on stderr."""
     from ovseg_cli.runs.evaluate import last_predictions
+    from ovseg_cli.store.names import listed_names
 
     store = common.find_store(any_profile=True)
     if store is None:
@@ -125,7 +126,7 @@ def _last_run(common: Common, names: tuple[str, ...], background: bool | None) -
     with store:
         found = last_predictions(store, classes=names, background=background)
     when = "" if found.started_at is None else f" of {found.started_at.astimezone():%Y-%m-%d %H:%M:%S}"
-    common.out.note(f"scoring the last run{when}: {found.folder.parent} ({', '.join(found.requested)})")
+    common.out.note(f"scoring the last run{when}: {found.folder.parent} ({listed_names(found.requested)})")
     if not found.finished:
         common.out.warning("that run did not come to its end; label maps may be missing")
     return found
@@ -188,8 +189,11 @@ def _record(common: Common, run_id: str | None, data: dict[str, Any]) -> None:
 
 def show_report(common: Common, report: Report, written: Path | None = None) -> None:
     """The table of classes, then the figures over all of them and how they are computed."""
+    from ovseg_cli.store.names import short_name
+
     out = common.out
-    out.show(table(("class", "left"), ("IoU", "right"), ("truth", "right"), ("predicted", "right"), rows=report.rows()))
+    rows = [(short_name(name), *figures) for name, *figures in report.rows()]
+    out.show(table(("class", "left"), ("IoU", "right"), ("truth", "right"), ("predicted", "right"), rows=rows))
     out.line()
     out.line(
         ("mIoU ", "bold"),

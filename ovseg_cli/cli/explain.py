@@ -27,6 +27,8 @@ from ovseg_cli.errors import UsageError
 if TYPE_CHECKING:
     from ovseg_cli.choices import SegmentOptions
     from ovseg_cli.explain import Explanation
+    from ovseg_cli.precision import Precision
+    from ovseg_cli.runs.journal import Entry
     from ovseg_cli.runs.manifest import Manifest
     from ovseg_cli.segmenter import Segmentation
     from ovseg_cli.store import Store
@@ -74,7 +76,8 @@ def explain(
         typer.Option(
             "--run",
             metavar="DIR",
-            help="Classes, method and settings as in this output folder of ovseg segment.",
+            help="Classes (also those given for this picture), method and settings as in this output folder of "
+            "ovseg segment.",
             show_default=False,
         ),
     ] = None,
@@ -148,12 +151,17 @@ def explain(
             _compare_store(common, store, manifest)
         else:
             asked = _Asked(names=_names(store, split_names(classes)), method=method or "auto", options=options)
-        models = common.load_models(common.profile_of(store))
+        precision: Precision = common.precision
+        if manifest is not None and common.options.precision is None:
+            precision = manifest.settings.get("precision", "auto")
+        models = common.load_models(common.profile_of(store), precision=precision)
         segmenter = Segmenter(models, store, asked.names, method=asked.method, options=asked.options)
         if segmenter.choice.asked == "auto" and segmenter.choice.missing:
             common.out.note(f"{segmenter.choice.reason}: explained is {segmenter.method}")
-        segmentation, explanations = Explainer(segmenter, store).explain(picture, points or None)
-    was = _labels_of_run(common, run, manifest, image, explanations) if run is not None and manifest else None
+        entry = None if run is None else _entry_of(run, image)
+        present = list(entry.kept or ()) if entry is not None and entry.kept_by == "image-classes" else None
+        segmentation, explanations = Explainer(segmenter, store).explain(picture, points or None, present)
+    was = None if run is None or manifest is None else _labels_of_run(common, run, manifest, image, entry, explanations)
     sheet = draw(picture, segmentation.ids, labelmap_of(asked.names), explanations, note="" if points else HOW_CHOSEN)
     write_image(target, sheet)
     data = {
@@ -274,16 +282,26 @@ def _compare_store(common: Common, store: Store, manifest: Manifest) -> None:
         common.out.note(f"made anew since that run, so that its answer may have been another: {', '.join(changed)}")
 
 
+def _entry_of(run: Path, image: Path) -> Entry | None:
+    """What the journal of a run says about a picture."""
+    from ovseg_cli.files.discovery import picture_id
+    from ovseg_cli.runs.journal import read_journal
+
+    return read_journal(run).get(picture_id(image))
+
+
 def _labels_of_run(
-    common: Common, run: Path, manifest: Manifest, image: Path, explanations: Sequence[Explanation]
+    common: Common,
+    run: Path,
+    manifest: Manifest,
+    image: Path,
+    entry: Entry | None,
+    explanations: Sequence[Explanation],
 ) -> list[str | None]:
     """What the label map of a run says at the explained pixels; says so where that is something else."""
-    from ovseg_cli.files.discovery import picture_id
     from ovseg_cli.files.labels import read_label
-    from ovseg_cli.runs.journal import read_journal
     from ovseg_cli.runs.segment import labelmap_of
 
-    entry = read_journal(run).get(picture_id(image))
     if entry is None or entry.output is None or not (run / entry.output).is_file():
         common.out.note(f"{run} has no label map of {image}")
         return [None] * len(explanations)

@@ -198,6 +198,35 @@ class Milestones:
             self.out.log(f"{done} of {self.total} {self.noun} after {duration(time.monotonic() - self._started)}")
 
 
+@dataclass(slots=True)
+class Part:
+    """A part of the work whose extent is known when it begins: a bar while it lasts, or milestones for a log file.
+
+    Attributes:
+        out: where milestones go.
+        bars: where the bar goes.
+        text: what the bar says.
+        noun: what is counted, in the plural.
+    """
+
+    out: Output
+    bars: ProgressBars
+    text: str
+    noun: str
+    _bar: TaskID | None = field(init=False, default=None)
+    _milestones: Milestones | None = field(init=False, default=None)
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say how far it is; the first call begins it."""
+        if self._milestones is None:
+            self._milestones = Milestones(self.out, total, self.noun)
+            self._bar = self.bars.start(self.text, total=total)
+        self._milestones.reach(done)
+        self.bars.update(self._bar, done=done)
+        if done >= total:
+            self.bars.remove(self._bar)
+
+
 class DoneOfAll(ProgressColumn):
     """How many of how many; blank while the number is not known."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,11 +25,12 @@ from ovseg_cli.cli.options import (
     segment_options,
     split_names,
 )
-from ovseg_cli.cli.output import Milestones, amount, duration, percent, table
-from ovseg_cli.errors import UsageError
+from ovseg_cli.cli.output import Milestones, Part, amount, duration, percent, table
+from ovseg_cli.errors import UnknownClassError, UsageError
 
 if TYPE_CHECKING:
     from ovseg_cli.choices import MethodChoice, SegmentOptions
+    from ovseg_cli.files.image_classes import ImageClasses
     from ovseg_cli.profiles import Profile
     from ovseg_cli.runs.plan import Plan
     from ovseg_cli.runs.segment import RunSummary
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 EXIT_SOME_FAILED = 3
 _MOST_NAMED = 5
+_ALL_SHOWN = 30  # so many classes the summary lists even if no picture shows them
 
 
 def register(app: typer.Typer) -> None:
@@ -92,6 +94,16 @@ def segment(
             show_default=False,
         ),
     ] = None,
+    image_classes: Annotated[
+        Path | None,
+        typer.Option(
+            "--image-classes",
+            metavar="FILE",
+            help="Which classes each picture shows, in the pre-filter's place: one picture per line, "
+            "sub/photo.jpg: cat; dog",
+            show_default=False,
+        ),
+    ] = None,
     synonyms: Annotated[
         list[str] | None,
         typer.Option(
@@ -144,6 +156,17 @@ def segment(
         int | None,
         typer.Option("--limit", min=1, metavar="N", help="Only the first N pictures.", show_default=False),
     ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch",
+            min=1,
+            max=1024,
+            metavar="N",
+            help="Pictures of one size that are segmented together. (default: 8 on a GPU, 1 on a CPU)",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: DryRunOpt = False,
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop at the first picture that cannot be read.")
@@ -151,7 +174,7 @@ def segment(
 ) -> None:
     """Name every pixel of a picture, or of many.
 
-    Without --classes, all classes of the store are looked for.
+    Without --classes, all classes of the store are looked for, or those in the file of --image-classes.
     What is done is skipped the next time, so an interrupted run goes on where it stopped.
     Exit code 3: finished, but some pictures could not be read.
     """
@@ -167,6 +190,11 @@ def segment(
 
         listed = read_class_file(class_file)
         names = listed.classes
+    shown = None
+    if image_classes is not None:
+        from ovseg_cli.files.image_classes import read_image_classes
+
+        shown = read_image_classes(image_classes)
     options = segment_options(
         background=background,
         threshold=threshold,
@@ -195,11 +223,12 @@ def segment(
             explain=explain,
             overwrite=overwrite,
             limit=limit,
+            image_classes=shown,
         )
         if dry_run:
             _show_plan(common, plan)
             return
-        summary = run_segmentation(common, store, plan, fail_fast=fail_fast)
+        summary = run_segmentation(common, store, plan, fail_fast=fail_fast, batch=batch)
     common.out.result(
         summary_data(summary),
         human=lambda: show_summary(common, summary, overlay=overlay, explain=explain),
@@ -216,6 +245,15 @@ def _instead(choice: MethodChoice, profile: Profile) -> str:
     if choice.method == "hybrid":
         return f"they are found by their names, with {METHODS[profile.clip.best].title} beside the others' prototypes"
     return f"all classes are segmented with {METHODS[choice.method].title}, which needs none"
+
+
+def _add_class(missing: Sequence[str]) -> str:
+    """How to make prototypes of the first of these classes that can have some."""
+    from ovseg_cli.store.names import MAX_NAME_LENGTH
+
+    named = [name for name in missing if len(name) <= MAX_NAME_LENGTH][:_MOST_NAMED]
+    dashes = ["--"] if any(name.startswith("-") for name in named) else []
+    return f" For prototypes: ovseg add-class {shlex.join([*dashes, *named])}" if named else ""
 
 
 def _near(store: Store, missing: Sequence[str]) -> str:
@@ -241,12 +279,13 @@ def plan_segmentation(
     explain: bool = False,
     overwrite: bool = False,
     limit: int | None = None,
+    image_classes: ImageClasses | None = None,
 ) -> Plan:
     """Decide about classes and method, and plan the run; says so when `auto` does without prototypes.
 
     Raises:
         UsageError: see `ovseg_cli.runs.plan.plan_run` and `ovseg_cli.segmenter.resolve_options`, and when there is no
-            class to look for.
+            class to look for, or a picture has a class that is not looked for.
         UnknownClassError: the method is `prototype` and a class has none.
         ProfileMismatchError: a class has no prototypes by one of the extractors.
     """
@@ -254,15 +293,29 @@ def plan_segmentation(
     from ovseg_cli.methods.catalogue import check_explained
     from ovseg_cli.runs.classes import stored_names
     from ovseg_cli.runs.plan import Request, plan_run
+    from ovseg_cli.store.names import listed_names
 
     options = options or SegmentOptions()
-    names = stored_names(store, classes) if classes else tuple(store.class_names())
+    if classes or image_classes is None:
+        names = stored_names(store, classes) if classes else tuple(store.class_names())
+    else:
+        names = stored_names(store, image_classes.classes)
+    if not names and image_classes is not None:
+        raise UsageError(f"{image_classes.path} names no class. Name what to look for with --classes.")
     if not names:
         raise UsageError(
             f"The store {store.path} has no classes yet: name what to look for with --classes, "
             "or make classes with ovseg add-class NAME."
         )
-    choice = resolve_method(store, names, method)
+    try:
+        choice = resolve_method(store, names, method)
+    except UnknownClassError as error:
+        if classes or image_classes is None:
+            raise
+        number = image_classes.line_of(next(name for name in names if not store.has_class(name)))
+        raise UnknownClassError(f"{image_classes.path}, line {number}: {error}") from error
+    if image_classes is not None:
+        image_classes = image_classes.among(names)
     if explain:
         check_explained(choice.method)
     profile = common.profile_of(store)
@@ -274,20 +327,20 @@ def plan_segmentation(
         reason=choice.reason,
         options=options,
         prefilter=resolved.prefilter is not None,
-        digest=plan_digest(store, profile, names, choice, options),
+        digest=plan_digest(store, profile, names, choice, options, common.precision),
         overlay=overlay,
         explain=explain,
+        image_classes=image_classes,
     )
     plan = plan_run(inputs, output, request, overwrite=overwrite, limit=limit)
     if choice.asked == "auto" and choice.missing:
-        named = choice.missing[:_MOST_NAMED]
-        some = ", ".join(named) + (" …" if len(choice.missing) > _MOST_NAMED else "")
-        dashes = ["--"] if any(name.startswith("-") for name in named) else []
         common.out.note(
-            f"no prototypes for {some}: {_instead(choice, profile)}. "
-            f"For prototypes: ovseg add-class {shlex.join([*dashes, *named])}{_near(store, choice.missing)}"
+            f"no prototypes for {listed_names(choice.missing)}: {_instead(choice, profile)}."
+            f"{_add_class(choice.missing)}{_near(store, choice.missing)}"
         )
-    for note in () if resolved.vocabulary is None else resolved.vocabulary.notes:
+    for note in resolved.notes:
+        common.out.note(note)
+    for note in _about_image_classes(plan, listed=not classes):
         common.out.note(note)
     if plan.redone and not overwrite:
         common.out.note(
@@ -296,8 +349,41 @@ def plan_segmentation(
     return plan
 
 
+def _about_image_classes(plan: Plan, *, listed: bool) -> Iterator[str]:
+    """What people should know of how a file of image classes fits the pictures of a run.
+
+    Args:
+        plan: the run.
+        listed: whether the classes to look for are those of the file.
+    """
+    request, unnamed = plan.request, plan.unnamed
+    if request.image_classes is None:
+        return
+    path = request.image_classes.path
+    if listed:
+        yield f"looking for the {amount(len(request.classes), 'class', 'classes')} of {path}: {_some(request.classes)}"
+    if unnamed:
+        verb = "the pre-filter decides" if request.prefilter else "all classes are looked for"
+        names = _some([str(item.image.path) for item in unnamed])
+        yield f"{path} does not name {amount(len(unnamed), 'picture')}, where {verb}: {names}"
+    if plan.strays:
+        names = _some([f"{line.picture} (line {line.number})" for line in plan.strays])
+        verb = "names" if len(plan.strays) == 1 else "name"
+        yield f"{amount(len(plan.strays), 'line')} of {path} {verb} no picture of this run: {names}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST_NAMED]) + (" …" if len(names) > _MOST_NAMED else "")
+
+
 def run_segmentation(
-    common: Common, store: Store, plan: Plan, *, fail_fast: bool = False, recorded: bool = True
+    common: Common,
+    store: Store,
+    plan: Plan,
+    *,
+    fail_fast: bool = False,
+    recorded: bool = True,
+    batch: int | None = None,
 ) -> RunSummary:
     """Carry out a plan with a progress bar.
 
@@ -307,6 +393,7 @@ def run_segmentation(
         plan: what to do.
         fail_fast: stop at the first picture that cannot be read.
         recorded: whether the store remembers the run, so that a later `eval` scores it.
+        batch: how many pictures may go through the models together; None for the device's default.
     """
     from ovseg_cli.runs.segment import Loaded, Step, run_folder
 
@@ -320,8 +407,15 @@ def run_segmentation(
 
             bars.update(bar, text="loading the models")
             models = common.load_models(profile)
-            segmenter = Segmenter(models, store, request.classes, method=request.method, options=request.options)
-            return Loaded(segmenter, models.device)
+            segmenter = Segmenter(
+                models,
+                store,
+                request.classes,
+                method=request.method,
+                options=request.options,
+                progress=Part(common.out, bars, "reading the class names", "words"),
+            )
+            return Loaded(segmenter, models.device, str(models.dtype).removeprefix("torch."))
 
         milestones = Milestones(common.out, len(plan.items), "pictures")
         idle = plan.count("skip") == len(plan.items)
@@ -341,6 +435,7 @@ def run_segmentation(
                 progress=tell,
                 fail_fast=fail_fast,
                 recorded=recorded,
+                batch=batch,
             )
         except KeyboardInterrupt:
             if recorded:
@@ -354,6 +449,7 @@ def summary_data(summary: RunSummary) -> dict[str, Any]:
         "output": str(summary.output),
         "method": summary.method,
         "prefilter": summary.prefilter,
+        "given": summary.given,
         "images": summary.images,
         **{key: value for key, value in summary.counts().items()},
         "failures": [{"path": failure.path, "reason": failure.reason} for failure in summary.failed],
@@ -379,16 +475,15 @@ def show_summary(common: Common, summary: RunSummary, *, overlay: bool, explain:
         parts.append(f"{len(summary.failed)} failed")
     if summary.remaining:
         parts.append(f"{summary.remaining} not reached")
-    method = f"{summary.method}, pre-filtered" if summary.prefilter else summary.method
-    out.line(f"{', '.join(parts)}, in {duration(summary.seconds)} ({method}).")
+    how = [summary.method]
+    if summary.given:
+        how.append(f"classes given for {summary.given} of {summary.images}")
+    if summary.prefilter and summary.given < summary.images:
+        how.append("pre-filtered")
+    out.line(f"{', '.join(parts)}, in {duration(summary.seconds)} ({', '.join(how)}).")
     mapped = summary.done + summary.skipped
     if mapped:
-        found = sorted(summary.classes, key=lambda name: -summary.shares.get(name, 0.0))
-        rows = [
-            (name, f"{summary.images_with.get(name, 0)} of {mapped}", percent(summary.shares.get(name, 0.0)))
-            for name in found
-        ]
-        out.show(table(("class", "left"), ("pictures", "right"), ("pixels", "right"), rows=rows))
+        _show_classes(common, summary, mapped)
     for failure in summary.failed[:_MOST_NAMED]:
         out.line(Text("failed  ", style="red"), failure.path, copyable=True)
     if len(summary.failed) > _MOST_NAMED:
@@ -403,6 +498,25 @@ def show_summary(common: Common, summary: RunSummary, *, overlay: bool, explain:
         out.line("why     ", f"{shown}/explain", copyable=True)
 
 
+def _show_classes(common: Common, summary: RunSummary, mapped: int) -> None:
+    """The table of classes, those of most pixels first; of many, only those that one of the `mapped` pictures shows."""
+    from ovseg_cli.store.names import short_name
+
+    found = sorted(summary.classes, key=lambda name: -summary.shares.get(name, 0.0))
+    if len(found) > _ALL_SHOWN:
+        found = [name for name in found if name in summary.images_with]
+    if not found:
+        common.out.line(f"No picture shows any of the {len(summary.classes)} classes.")
+        return
+    pictures, shares = summary.images_with, summary.shares
+    rows = [
+        (short_name(name), f"{pictures.get(name, 0)} of {mapped}", percent(shares.get(name, 0.0))) for name in found
+    ]
+    common.out.show(table(("class", "left"), ("pictures", "right"), ("pixels", "right"), rows=rows))
+    if len(found) < len(summary.classes):
+        common.out.line(f"and {amount(len(summary.classes) - len(found), 'class', 'classes')} that no picture shows")
+
+
 def short_path(path: Path) -> str:
     """A path as one would type it here."""
     try:
@@ -412,6 +526,8 @@ def short_path(path: Path) -> str:
 
 
 def _show_plan(common: Common, plan: Plan) -> None:
+    from ovseg_cli.store.names import short_name
+
     out, request = common.out, plan.request
     actions = {
         "segment": "would segment",
@@ -422,12 +538,15 @@ def _show_plan(common: Common, plan: Plan) -> None:
 
     def human() -> None:
         for item in plan.items:
-            out.line(f"{item.image.path} → {plan.output.name}/{item.output}: {actions[item.action]}", copyable=True)
+            given = "" if item.classes is None else f" ({', '.join(item.classes) or 'no class'})"
+            out.line(
+                f"{item.image.path} → {plan.output.name}/{item.output}: {actions[item.action]}{given}", copyable=True
+            )
         for name in plan.stale:
             out.line(f"{plan.output.name}/{name}: would be removed")
         out.line(
             f"{amount(plan.count('segment'), 'picture')} to segment with {request.method}, "
-            f"{len(plan.items) - plan.count('segment')} done; classes: {', '.join(request.classes)}"
+            f"{len(plan.items) - plan.count('segment')} done; classes: {', '.join(map(short_name, request.classes))}"
         )
 
     data = {
@@ -437,7 +556,15 @@ def _show_plan(common: Common, plan: Plan) -> None:
         "reason": request.reason,
         "background": request.options.background,
         "prefilter": request.prefilter,
-        "images": [{"path": str(item.image.path), "output": item.output, "action": item.action} for item in plan.items],
+        "images": [
+            {
+                "path": str(item.image.path),
+                "output": item.output,
+                "action": item.action,
+                "classes": None if item.classes is None else list(item.classes),
+            }
+            for item in plan.items
+        ],
         "removed": list(plan.stale),
     }
     out.result(data, human=human, quiet=[item.image.path for item in plan.items if item.action == "segment"])

@@ -7,11 +7,12 @@ drawn in a system font when one is found that has all of its letters; otherwise 
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_right
 from functools import lru_cache
 
 from PIL import ImageFont
 
-__all__ = ["Font", "bundled_font", "font_for", "shortened"]
+__all__ = ["Font", "bundled_font", "can_draw", "font_for", "shortened"]
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -19,6 +20,12 @@ SYSTEM_FONTS = (
     "DejaVuSans.ttf",
     "NotoSans-Regular.ttf",
     "LiberationSans-Regular.ttf",
+    "NotoSansArabic-Regular.ttf",
+    "NotoSansDevanagari-Regular.ttf",
+    "NotoSansHebrew-Regular.ttf",
+    "NotoSansThai-Regular.ttf",
+    "NotoSansBengali-Regular.ttf",
+    "NotoSansTamil-Regular.ttf",
     "NotoSansCJK-Regular.ttc",
     "NotoSansCJKsc-Regular.otf",
     "WenQuanYi Zen Hei.ttf",
@@ -60,6 +67,12 @@ def _has_all(font: Font, text: str) -> bool:
     return all(_has_letter(font, letter) for letter in set(text))
 
 
+def can_draw(text: str, size: int) -> bool:
+    """Whether some font on this machine has all letters of `text` (accents aside), so that none becomes a box."""
+    font, drawn = font_for(text, size)
+    return _has_all(font, drawn)
+
+
 def font_for(text: str, size: int) -> tuple[Font, str]:
     """Choose how to draw `text`.
 
@@ -92,6 +105,6 @@ def shortened(text: str, font: Font, width: float) -> str:
     """Cut `text` to `width` pixels, with three dots where something is missing."""
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text.rstrip() + "..."
+    lengths = range(1, len(text))
+    fitting = bisect_right(lengths, width, key=lambda length: font.getlength(text[:length] + "..."))
+    return text[:fitting].rstrip() + "..."

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from ovseg_cli.files.fonts import Font, bundled_font, font_for, shortened
+from ovseg_cli.files.fonts import Font, bundled_font, can_draw, font_for, shortened
 from ovseg_cli.files.images import open_image
 from ovseg_cli.files.labels import IGNORE, Colour, LabelMap, read_label
 
@@ -69,7 +69,8 @@ def overlay(
     """Lay a segmentation over its picture, with outlines and a legend below.
 
     Pixels of the background and of the ignore value stay as they are. The legend lists the other classes
-    that are present with their share of the picture, the largest first. Pictures less than 256 pixels wide
+    that are present with their share of the picture, the largest first, and with their ids where no font here has the
+    letters of their names. Pictures less than 256 pixels wide
     are enlarged by a whole factor (nearest neighbour, as long as they do not grow beyond 2048 in height), and
     the result is never narrower than that, so that the legend can be read.
 
@@ -154,7 +155,9 @@ def _legend(shares: dict[int, float], labelmap: LabelMap, width: int, height: in
         listed = [item for item in ordered if item[1] >= _SPECK] or ordered[:_ALL_LISTED]
     for index, share in listed:
         percent = _percent(share)
-        font, name = font_for(labelmap.name_of(index) or f"id {index}", size)
+        name = labelmap.name_of(index) or ""
+        # Boxes for letters look all the same; by its id the name is found in the label map.
+        font, name = font_for(name if name and can_draw(name, size) else f"id {index} {name}".strip(), size)
         fixed = indent + space + small.getlength(percent)
         name = shortened(name, font, width - 2 * pad - fixed)
         needed = round(fixed + font.getlength(name))

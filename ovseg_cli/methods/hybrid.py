@@ -9,11 +9,16 @@ experts, Hinton, Neural Computation 14, 2002), and those that prototypes do not 
     log p(c)    =  w log p_prototypes(c)      +  (1 - w) log p_words(c)    for a class with prototypes
     log p(c)    =  w log p_prototypes(other)  +  (1 - w) log p_words(c)    for any other, and for the background
 
+For prototypes, "other" stands for the background and for every class without prototypes: it has their prior together,
+that of as many hypotheses. (With equal priors, a class with prototypes would win where a lookalike without any is, as
+the surroundings of other classes are seldom as near.)
+
 Without any class with prototypes this is what the words say, and nothing else.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -46,8 +51,11 @@ def hybrid_scores(prototypes: Tensor, words: Tensor, known: Sequence[int], *, sc
         raise ValueError(f"{len(prototypes)} channels of prototypes and {len(words)} of words do not fit {known!r}")
     if not known:
         return words.float()
+    others = len(words) - len(known)  # the background's channel is one of them
+    prior = torch.zeros(len(prototypes), 1, 1, device=words.device)
+    prior[0] = math.log(others)
     spoken = words.float().clamp_min(torch.finfo(torch.float32).tiny).log()
-    judged = (prototypes.float() * scale).log_softmax(dim=0)
+    judged = (prototypes.float() * scale + prior).log_softmax(dim=0)
     channel = torch.zeros(len(words), dtype=torch.int64, device=words.device)
     channel[list(known)] = torch.arange(1, len(prototypes), device=words.device)
     return (weight * judged[channel] + (1 - weight) * spoken).softmax(dim=0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ovseg_cli.errors import ClassExistsError, StoreReadOnlyError, UsageError
-from ovseg_cli.store.names import class_key, normalise_class_name
+from ovseg_cli.store.names import class_key, normalise_class_name, shown_name
 
 if TYPE_CHECKING:
     from ovseg_cli.models import Models
@@ -77,8 +77,12 @@ def plan_classes(store: Store | None, names: Sequence[str], if_exists: IfExists)
     )
 
 
-def unique_names(names: Sequence[str]) -> tuple[str, ...]:
+def unique_names(names: Sequence[str], *, stored: bool = True) -> tuple[str, ...]:
     """The names as they are stored.
+
+    Args:
+        names: class names as typed.
+        stored: whether classes of these names are in the store, or to be; one only looked for may have a longer name.
 
     Raises:
         ClassNameError: a name cannot be stored.
@@ -86,9 +90,9 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
     """
     seen: dict[str, str] = {}
     for given in names:
-        name = normalise_class_name(given)
+        name = normalise_class_name(given, stored=stored)
         if class_key(name) in seen:
-            raise UsageError(f"The class {name!r} is given twice.")
+            raise UsageError(f"The class {shown_name(name)} is given twice.")
         seen[class_key(name)] = name
     return tuple(seen.values())
 
@@ -100,7 +104,8 @@ def stored_names(store: Store, names: Sequence[str]) -> tuple[str, ...]:
         ClassNameError: a name is none that a class can have.
         UsageError: a name is given twice.
     """
-    return tuple(store.get_class(name).name if store.has_class(name) else name for name in unique_names(names))
+    wanted = unique_names(names, stored=False)
+    return tuple(store.get_class(name).name if store.has_class(name) else name for name in wanted)
 
 
 def add_classes(

@@ -32,9 +32,10 @@ class Entry:
         method: what labelled it.
         shares: share of the picture's pixels per class, in [0, 1], for the classes that are there.
         scores: mean score per class, for the classes that are there.
-        kept: the classes that the pre-filter let take part, each with its cosine to the picture (None for stuff, which
-            is not filtered); None when there was no pre-filter.
-        ms: milliseconds from the file to its label map.
+        kept: the classes that took part: those that the pre-filter left, each with its cosine to the picture (None for
+            stuff, which is not filtered), or those that the user's file names (each with None); None for all.
+        kept_by: what decided so, `prefilter` or `image-classes`; None where nothing did.
+        ms: milliseconds from the file to its label map; in a batch, an equal share of what its pictures took together.
         error: why it failed.
         key: changes with the picture and with everything that decides its label map (see `plan.resume_key`).
     """
@@ -49,6 +50,7 @@ class Entry:
     shares: dict[str, float] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
     kept: dict[str, float | None] | None = None
+    kept_by: Literal["prefilter", "image-classes"] | None = None
     ms: float | None = None
     error: str | None = None
     key: str

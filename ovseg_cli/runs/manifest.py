@@ -38,10 +38,15 @@ class Manifest:
         method: `asked`, `used` and `reason` (why the one became the other).
         digest: digest of everything that decides a label map, except the picture.
         options: what was asked for beside classes and method, as `SegmentOptions.record` has it.
+        image_classes: the file that said which classes each picture shows: `path`, `digest` (SHA-256), `pictures` (how
+            many of the run it names) and `others` (what decided for the rest: `prefilter`, or `all classes`); empty
+            without one. `predictions.jsonl` says what it says.
         settings: what that came to (windows, extractors, words ...).
         profile: the model set, with ids and revisions.
         profile_digest: its digest.
         device: where it ran.
+        precision: what the networks computed in (`float16`, `float32`).
+        batch: how many pictures of one size went through the models together, at most; None when none did yet.
         libraries: versions of the libraries below.
         store: `path` and `vector_revision` of the store.
         counts: images by outcome.
@@ -62,10 +67,13 @@ class Manifest:
     method: Mapping[str, str]
     digest: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    image_classes: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     profile: Mapping[str, Any]
     profile_digest: str
     device: str | None = None
+    precision: str | None = None
+    batch: int | None = None
     libraries: Mapping[str, str]
     store: Mapping[str, Any]
     counts: Mapping[str, int] = field(default_factory=dict)

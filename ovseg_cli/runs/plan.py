@@ -13,8 +13,10 @@ from typing import Any, Literal
 from ovseg_cli.choices import SegmentOptions
 from ovseg_cli.errors import ImageError, OutputError, UsageError
 from ovseg_cli.files.discovery import InputImage, discover, expanded, picture_id
+from ovseg_cli.files.image_classes import ImageClasses, ImageLine, Matched
 from ovseg_cli.runs.journal import Entry, read_journal
 from ovseg_cli.runs.manifest import Manifest, read_manifest
+from ovseg_cli.store.names import listed_names
 
 MASK_FOLDER = "SegmentationClass"
 OVERLAY_FOLDER = "overlay"
@@ -37,6 +39,8 @@ class Request:
         digest: digest of everything that decides a label map, except the picture.
         overlay: whether pictures with the labels drawn on them are wanted too.
         explain: whether pictures that say why these labels are wanted too.
+        image_classes: which of the classes each picture shows, in their spelling; None when nobody says. It takes the
+            pre-filter's place for the pictures that it names.
     """
 
     classes: tuple[str, ...]
@@ -48,6 +52,7 @@ class Request:
     digest: str
     overlay: bool = False
     explain: bool = False
+    image_classes: ImageClasses | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +68,7 @@ class PlanItem:
         action: `segment`; `explain` when the label map is there and the explanation missing; `draw` when only the
             overlay is missing; `skip` when all is there.
         entry: what the journal says, when that still holds.
+        classes: the classes that may be in this picture, as the user says; None when the user says nothing.
     """
 
     image: InputImage
@@ -72,6 +78,7 @@ class PlanItem:
     key: str
     action: Action
     entry: Entry | None = None
+    classes: tuple[str, ...] | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -92,6 +99,7 @@ class Plan:
         stale: files of earlier runs that the run removes before it starts, relative to the output folder.
         redone: how many label maps exist but were made from another picture or with other settings.
         previous: the manifest that the folder has.
+        strays: lines of the file of image classes that name no picture of the inputs.
     """
 
     output: Path
@@ -102,6 +110,12 @@ class Plan:
     stale: tuple[str, ...] = ()
     redone: int = 0
     previous: Manifest | None = field(default=None, repr=False)
+    strays: tuple[ImageLine, ...] = ()
+
+    @property
+    def unnamed(self) -> tuple[PlanItem, ...]:
+        """The images that the file of image classes says nothing about; none when there is no such file."""
+        return tuple(item for item in self.items if item.classes is None and self.request.image_classes is not None)
 
     def count(self, action: Action) -> int:
         """How many images will be treated so."""
@@ -126,7 +140,8 @@ def plan_run(
         limit: take only the first so many images.
 
     Raises:
-        UsageError: the output folder is, or contains, an input; or holds another kind of label maps.
+        UsageError: the output folder is, or contains, an input; or holds another kind of label maps; or the file of
+            image classes does not fit the images.
         NoInputError: there is no image.
         OutputError: the folder's own files cannot be read.
     """
@@ -139,8 +154,13 @@ def plan_run(
             f"{output} holds label maps {_difference(previous, request)}. Add --overwrite to replace them, "
             "or choose another folder with -o."
         )
-    images = discover(inputs, exclude=folder)[:limit]
-    items = tuple(_plan_image(image, folder, request, entries, overwrite=overwrite) for image in images)
+    images = discover(inputs, exclude=folder)
+    # Before the limit: which picture a line means does not depend on how many are taken.
+    matched = _match(images, request)
+    items = tuple(
+        _plan_image(image, folder, request, None if line is None else line.classes, entries, overwrite=overwrite)
+        for image, line in zip(images[:limit], matched.lines[:limit], strict=True)
+    )
     planned = {picture_id(item.image.path) for item in items}
     others = [entry for path, entry in entries.items() if path not in planned]
     kept: tuple[Entry, ...] = ()
@@ -166,11 +186,31 @@ def plan_run(
         stale=tuple(stale),
         redone=redone,
         previous=previous,
+        strays=matched.strays,
     )
 
 
-def resume_key(path: Path, request: Request) -> str:
+def _match(images: Sequence[InputImage], request: Request) -> Matched:
+    """What the file of image classes says about each image."""
+    if request.image_classes is None:
+        return Matched((None,) * len(images), ())
+    matched = request.image_classes.match(images)
+    bare = next((line for line in matched.lines if line is not None and not line.classes), None)
+    if bare is not None and not request.options.background:
+        raise UsageError(
+            f"{request.image_classes.path}, line {bare.number}: {bare.picture!r} shows no class, and without "
+            "background its pixels must have one. Name one, or leave out --no-background."
+        )
+    return matched
+
+
+def resume_key(path: Path, request: Request, classes: Sequence[str] | None = None) -> str:
     """A digest that changes with the picture (size, time of change) and with what decides its label map.
+
+    Args:
+        path: the picture.
+        request: what is to be made.
+        classes: the classes that may be in this picture, None when nobody says.
 
     Raises:
         ImageError: the file cannot be looked at.
@@ -187,6 +227,7 @@ def resume_key(path: Path, request: Request) -> str:
         request.options.background,
         request.options.threshold,
         request.digest,
+        *([] if classes is None else [list(classes)]),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -235,7 +276,7 @@ def _state_of(folder: Path, *, overwrite: bool) -> tuple[Manifest | None, dict[s
 def _difference(previous: Manifest, request: Request) -> str | None:
     """How the label maps in a folder differ in kind from what is asked for now, in words; None if they do not."""
     if previous.class_names != request.classes:
-        return f"of other classes ({_shortened(previous.class_names)})"
+        return f"of other classes ({listed_names(previous.class_names)})"
     if previous.method.get("used") != request.method:
         return f"made by the method {previous.method.get('used')!r}, and this run would use {request.method!r}"
     if previous.background != request.options.background:
@@ -243,19 +284,20 @@ def _difference(previous: Manifest, request: Request) -> str | None:
     return None
 
 
-def _shortened(names: Sequence[str], most: int = 5) -> str:
-    more = f", and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def _plan_image(
-    image: InputImage, folder: Path, request: Request, entries: dict[str, Entry], *, overwrite: bool
+    image: InputImage,
+    folder: Path,
+    request: Request,
+    classes: tuple[str, ...] | None,
+    entries: dict[str, Entry],
+    *,
+    overwrite: bool,
 ) -> PlanItem:
     mask = f"{MASK_FOLDER}/{image.key}.png"
     overlay = f"{OVERLAY_FOLDER}/{image.key}.png" if request.overlay else None
     explain = f"{EXPLAIN_FOLDER}/{image.key}.png" if request.explain else None
     try:
-        key = resume_key(image.path, request)
+        key = resume_key(image.path, request, classes)
     except ImageError:
         key = ""  # opening it will fail in a moment, and say why
     entry = entries.get(picture_id(image.path))
@@ -267,7 +309,9 @@ def _plan_image(
         and entry.output == mask
         and (folder / mask).is_file()
     )
-    item = PlanItem(image=image, output=mask, overlay=overlay, explain=explain, key=key, action="segment")
+    item = PlanItem(
+        image=image, output=mask, overlay=overlay, explain=explain, key=key, action="segment", classes=classes
+    )
     if not holds or entry is None:
         return item
     drawn = overlay is None or (entry.overlay == overlay and (folder / overlay).is_file())

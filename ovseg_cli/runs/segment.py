@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
@@ -48,6 +49,9 @@ LIST_NAME = "ImageSets/Segmentation/default.txt"
 _LOCK_NAME = ".ovseg.lock"
 _ITEMS_AT_ONCE = 64
 
+BATCH_ON_GPU = 8
+"""Pictures of one size that go through the models together where nobody says; on a CPU each goes alone."""
+
 
 class SegmentationLike(Protocol):
     """The result for one picture, as `ovseg_cli.segmenter.Segmentation` has it."""
@@ -70,7 +74,7 @@ class SegmentationLike(Protocol):
 
     @property
     def kept(self) -> dict[str, float | None] | None:
-        """The classes that a pre-filter let take part, with their cosines; None without one."""
+        """The classes that took part, with the pre-filter's cosines if it chose them; None for all."""
 
 
 class SegmenterLike(Protocol):
@@ -80,15 +84,21 @@ class SegmenterLike(Protocol):
     def settings(self) -> dict[str, Any]:
         """JSON-able settings for the record."""
 
-    def segment(self, image: Image.Image) -> Any:
-        """Label one upright RGB picture."""
+    def segment(self, image: Image.Image, *, classes: Sequence[str] | None = None) -> Any:
+        """Label one upright RGB picture; `classes` are those that may be in it, None to find out."""
+
+    def segment_batch(
+        self, images: Sequence[Image.Image], *, classes: Sequence[Sequence[str] | None] | None = None
+    ) -> Sequence[Any]:
+        """Label pictures of one size as `segment` labels each of them."""
 
 
 class Loaded(NamedTuple):
-    """A segmenter, ready to work, and where it computes (`cpu`, `cuda:0` ...)."""
+    """A segmenter, ready to work, where it computes (`cpu`, `cuda:0` ...), and in what (`float16`, `float32`)."""
 
     segmenter: SegmenterLike
     device: str
+    precision: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +126,7 @@ class RunSummary:
         shares: mean share of the pixels per class over all pictures of the plan that have a label map.
         images_with: in how many of these pictures each class is.
         prefilter: whether classes were ruled out per picture first.
+        given: for how many pictures of the plan the user said which classes may be in it.
     """
 
     output: Path
@@ -130,6 +141,7 @@ class RunSummary:
     shares: dict[str, float] = field(default_factory=dict)
     images_with: dict[str, int] = field(default_factory=dict)
     prefilter: bool = False
+    given: int = 0
 
     def counts(self) -> dict[str, int]:
         """Images by outcome."""
@@ -161,11 +173,16 @@ def run_folder(
     progress: Callable[[Step], None] | None = None,
     fail_fast: bool = False,
     recorded: bool = True,
+    batch: int | None = None,
 ) -> RunSummary:
     """Carry out a plan.
 
     Each label map is written under a temporary name and renamed, then noted in `predictions.jsonl`, so a
     kill at any instant leaves whole files only, and the next run goes on where this one stopped.
+
+    Pictures of one size that follow each other may go through the models together. That changes no order, and no
+    label map beyond the rounding of batched products, so those of other batches hold too; a picture that turns out to
+    be at fault fails alone.
 
     Args:
         plan: from `plan_run`.
@@ -176,6 +193,8 @@ def run_folder(
         progress: told after each image.
         fail_fast: stop at the first picture that cannot be read.
         recorded: whether the store remembers the run.
+        batch: how many pictures may go together, which is also how many are in memory at most; None for
+            `BATCH_ON_GPU` on a GPU and 1 on a CPU.
 
     Returns:
         What was done. Pictures that cannot be read are in `failed`; they stop nothing else.
@@ -186,8 +205,17 @@ def run_folder(
         KeyboardInterrupt: passed on after the journal is closed and the run marked as interrupted.
     """
     with _only_writer(plan.output):
-        run = _Run(plan, segmenter_factory, store, profile, argv, recorded=recorded)
+        run = _Run(plan, segmenter_factory, store, profile, argv, recorded=recorded, batch=batch)
         return run.execute(progress, fail_fast=fail_fast)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A picture that waits to be segmented, and how long it took to read it."""
+
+    item: PlanItem
+    image: Image.Image
+    seconds: float
 
 
 class _Run:
@@ -202,11 +230,13 @@ class _Run:
         argv: tuple[str, ...],
         *,
         recorded: bool,
+        batch: int | None,
     ) -> None:
         self.plan = plan
         self.store = store
         self.make_segmenter = segmenter_factory
         self.segmenter: SegmenterLike | None = None
+        self.batch = batch
         self.explainer: Explainer | None = None
         self.record = _RunRecorder(store if recorded else None, plan, argv)
         self.labelmap = labelmap_of(plan.request.classes)
@@ -216,6 +246,7 @@ class _Run:
             prefilter=plan.request.prefilter,
             classes=plan.request.classes,
             images=len(plan.items),
+            given=sum(item.classes is not None for item in plan.items),
         )
         self.manifest = _manifest(plan, store, profile, argv, self.labelmap, self.record.id)
         self.entries = {entry.path: entry for entry in plan.kept}
@@ -226,8 +257,7 @@ class _Run:
         self.record.begin()
         try:
             with Journal(self.plan.output, self.entries.values()) as journal:
-                for number, item in enumerate(self.plan.items, start=1):
-                    entry = self._take(item)
+                for number, (item, entry) in enumerate(self._entries(), start=1):
                     if entry is not item.entry:
                         journal.add(entry)
                     self.entries[entry.path] = entry
@@ -254,43 +284,100 @@ class _Run:
         write_labelmap(self.plan.output / LABELMAP_NAME, self.labelmap)
         self.manifest.write(self.plan.output)
 
-    def _take(self, item: PlanItem) -> Entry:
-        """Do what the plan says with one image, and count it."""
-        if item.action == "skip" and item.entry is not None:
-            self.summary.skipped += 1
-            self.record.add(item, "skipped", item.entry)
-            return item.entry
-        begun = time.perf_counter()
-        try:
-            if item.action == "draw" and item.entry is not None:
-                entry = self._draw(item, item.entry)
-            elif item.action == "explain" and item.entry is not None:
-                entry = self._add_explanation(item, item.entry)
+    def _entries(self) -> Iterator[tuple[PlanItem, Entry]]:
+        """Do what the plan says, in its order; pictures of one size that follow each other wait for each other."""
+        waiting: list[_Opened] = []
+        for item in self.plan.items:
+            opened: _Opened | ImageError | None = None
+            if item.action == "segment" and item.explain is None:
+                opened = _open(item)
+            together = isinstance(opened, _Opened) and bool(waiting) and opened.image.size == waiting[0].image.size
+            if not together:
+                yield from self._segment(waiting)
+                waiting = []
+            if isinstance(opened, _Opened):
+                waiting.append(opened)
+                self._loaded()
+                if len(waiting) == self.batch:
+                    yield from self._segment(waiting)
+                    waiting = []
+            elif opened is not None:
+                yield item, self._failed(item, opened)
             else:
-                entry = self._segment(item, begun)
+                yield item, self._take(item)
+        yield from self._segment(waiting)
+
+    def _take(self, item: PlanItem) -> Entry:
+        """Do what the plan says with one image that goes alone."""
+        entry = item.entry
+        if entry is None:
+            return self._attempt(item, lambda: self._segment_explained(item))
+        if item.action == "explain":
+            return self._attempt(item, lambda: self._add_explanation(item, entry))
+        if item.action == "draw":
+            return self._attempt(item, lambda: self._draw(item, entry))
+        return self._counted(item, entry)
+
+    def _attempt(self, item: PlanItem, work: Callable[[], Entry]) -> Entry:
+        """Make an image's entry, which says why when that fails because of the image."""
+        try:
+            entry = work()
         except ImageError as error:
-            reason = str(error)
-            log.warning("%s", reason)  # the message names the file
-            self.summary.failed.append(Failure(str(item.image.path), reason))
-            entry = Entry(path=picture_id(item.image.path), status="failed", error=reason, key=item.key)
-            # A label map of what used to be under this name describes it no more.
-            for name in item.files:
-                _remove_inside(self.plan.output, name)
-            self.record.add(item, "failed", entry)
-            return entry
-        if item.action in ("draw", "explain"):
-            self.summary.skipped += 1
-            self.record.add(item, "skipped", entry)
-        else:
+            return self._failed(item, error)
+        return self._counted(item, entry)
+
+    def _counted(self, item: PlanItem, entry: Entry) -> Entry:
+        if item.action == "segment":
             self.summary.done += 1
             self.record.add(item, "done", entry)
+        else:
+            self.summary.skipped += 1
+            self.record.add(item, "skipped", entry)
         return entry
 
-    def _segment(self, item: PlanItem, begun: float) -> Entry:
+    def _failed(self, item: PlanItem, error: ImageError) -> Entry:
+        reason = str(error)
+        log.warning("%s", reason)  # the message names the file
+        self.summary.failed.append(Failure(str(item.image.path), reason))
+        entry = Entry(path=picture_id(item.image.path), status="failed", error=reason, key=item.key)
+        # A label map of what used to be under this name describes it no more.
+        for name in item.files:
+            _remove_inside(self.plan.output, name)
+        self.record.add(item, "failed", entry)
+        return entry
+
+    def _segment(self, opened: Sequence[_Opened]) -> Iterator[tuple[PlanItem, Entry]]:
+        """Segment pictures of one size: together if they are several, and one by one if one of them is at fault."""
+        begun = time.perf_counter()
+        results: Sequence[SegmentationLike | None] = [None] * len(opened)
+        if len(opened) > 1:
+            try:
+                results = self._loaded().segment_batch(
+                    [one.image for one in opened], classes=[one.item.classes for one in opened]
+                )
+            except ImageError as error:
+                log.debug("%d pictures go one by one, so that only the one at fault fails: %s", len(opened), error)
+        share = (time.perf_counter() - begun) / max(1, len(opened))
+        for one, result in zip(opened, results, strict=True):
+            yield one.item, self._attempt(one.item, partial(self._label, one, result, share))
+
+    def _label(self, one: _Opened, result: SegmentationLike | None, seconds: float) -> Entry:
+        """Write what there is of an opened picture, which has taken some seconds by now; segment it if need be."""
+        begun = time.perf_counter() - one.seconds - seconds
+        if result is None:
+            result = self._loaded().segment(one.image, classes=one.item.classes)
+        return self._written(one.item, one.image, result, begun)
+
+    def _segment_explained(self, item: PlanItem) -> Entry:
+        """Segment a picture and explain it."""
+        if item.explain is None:
+            raise ValueError(f"nothing to explain for {item.image.path}")
+        begun = time.perf_counter()
         image = open_image(item.image.path)
-        segmenter = self._loaded()
-        result: SegmentationLike
-        result = segmenter.segment(image) if item.explain is None else self._explain(image, item.explain)
+        return self._written(item, image, self._explain(item, image, item.explain), begun)
+
+    def _written(self, item: PlanItem, image: Image.Image, result: SegmentationLike, begun: float) -> Entry:
+        """Write what there is of a picture."""
         write_label(self.plan.output / item.output, result.ids, self.labelmap)
         if item.overlay is not None:
             write_image(self.plan.output / item.overlay, draw_overlay(image, result.ids, self.labelmap))
@@ -305,6 +392,7 @@ class _Run:
             shares={name: round(float(share), 6) for name, share in result.shares.items()},
             scores={name: round(float(score), 6) for name, score in result.mean_scores.items()},
             kept=_rounded(result.kept),
+            kept_by=None if result.kept is None else "prefilter" if item.classes is None else "image-classes",
             ms=round(1000 * (time.perf_counter() - begun), 1),
             key=item.key,
         )
@@ -322,18 +410,18 @@ class _Run:
         """Explain a label map that is there."""
         if item.explain is None:
             raise ValueError(f"nothing to explain for {item.image.path}")
-        self._explain(open_image(item.image.path), item.explain)
+        self._explain(item, open_image(item.image.path), item.explain)
         entry = replace(entry, explain=item.explain)
         drawn = item.overlay is None or (entry.overlay == item.overlay and (self.plan.output / item.overlay).is_file())
         return entry if drawn else self._draw(item, entry)
 
-    def _explain(self, image: Image.Image, target: str) -> SegmentationLike:
+    def _explain(self, item: PlanItem, image: Image.Image, target: str) -> SegmentationLike:
         """Segment a picture, and write why its classes are where they are."""
         from ovseg_cli.explain import HOW_CHOSEN, Explainer, draw
 
         if self.explainer is None:
             self.explainer = Explainer(cast("Segmenter", self._loaded()), self.store)
-        result, explanations = self.explainer.explain(image)
+        result, explanations = self.explainer.explain(image, classes=item.classes)
         write_image(self.plan.output / target, draw(image, result.ids, self.labelmap, explanations, note=HOW_CHOSEN))
         return result
 
@@ -344,8 +432,17 @@ class _Run:
         return self.segmenter
 
     def _load(self) -> SegmenterLike:
-        segmenter, device = self.make_segmenter()
-        self.manifest = replace(self.manifest, settings=segmenter.settings, device=device, libraries=library_versions())
+        segmenter, device, precision = self.make_segmenter()
+        if self.batch is None:
+            self.batch = 1 if device == "cpu" else BATCH_ON_GPU
+        self.manifest = replace(
+            self.manifest,
+            settings=segmenter.settings,
+            device=device,
+            precision=precision,
+            batch=self.batch,
+            libraries=library_versions(),
+        )
         self.manifest.write(self.plan.output)
         return segmenter
 
@@ -399,6 +496,7 @@ class _RunRecorder:
                 "asked": request.asked,
                 "threshold": request.options.threshold,
                 "prefilter": request.prefilter,
+                "image_classes": None if request.image_classes is None else request.image_classes.digest,
                 "digest": request.digest,
             },
         )
@@ -468,13 +566,37 @@ def _manifest(
         method={"asked": request.asked, "used": request.method, "reason": request.reason},
         digest=request.digest,
         options=request.options.record(),
+        image_classes=_image_classes(plan),
         settings=known.settings if known else {},
         profile=profile.record(),
         profile_digest=profile.digest,
         device=known.device if known else None,
+        precision=known.precision if known else None,
+        batch=known.batch if known else None,
         libraries=known.libraries if known else library_versions(),
         store={"path": str(store.path), "vector_revision": store.vector_revision},
     )
+
+
+def _image_classes(plan: Plan) -> dict[str, Any]:
+    """The file of image classes, for the record."""
+    if plan.request.image_classes is None:
+        return {}
+    return {
+        "path": str(plan.request.image_classes.path.absolute()),
+        "digest": plan.request.image_classes.digest,
+        "pictures": len(plan.items) - len(plan.unnamed),
+        "others": "prefilter" if plan.request.prefilter else "all classes",
+    }
+
+
+def _open(item: PlanItem) -> _Opened | ImageError:
+    """A picture, or why it cannot be read: those before it come first."""
+    begun = time.perf_counter()
+    try:
+        return _Opened(item, open_image(item.image.path), time.perf_counter() - begun)
+    except ImageError as error:
+        return error
 
 
 def _rounded(kept: dict[str, float | None] | None) -> dict[str, float | None] | None:

@@ -144,6 +144,19 @@ class TestRun:
         assert "that run used the store" in result.stderr
         assert "made anew since that run" in result.stderr
 
+    @pytest.mark.parametrize(("given", "label"), [("apple", "apple"), ("", "background")])
+    def test_the_classes_that_were_given_for_the_picture_hold(self, call, here, given, label):
+        (here / "tags.txt").write_text(f"{PICTURE.name}: {given}")
+        how = ("-c", "cat,apple", "--no-prefilter", "--extractors", "clip", "--image-classes", "tags.txt", "--explain")
+        call("segment", PICTURE, *how)
+        assert (here / "ovseg-out" / "explain" / f"{PICTURE.stem}.png").is_file()
+        ids = np.asarray(Image.open(here / "ovseg-out" / "SegmentationClass" / f"{PICTURE.stem}.png"))
+        assert set(np.unique(ids)) <= ({0, 2} if given else {0})
+        result = call("explain", PICTURE, "--run", "ovseg-out", "--at", "220,120", "--json")
+        [point] = json.loads(result.stdout)["points"]
+        assert point["label_in_run"] == point["label"] in (label, "background")
+        assert "note" not in result.stderr
+
     def test_a_folder_that_is_no_run_is_refused(self, call, here):
         assert "is no output folder of ovseg segment" in call("explain", PICTURE, "--run", here, code=2).stderr
 
@@ -194,9 +207,9 @@ class PaintExplainer:
         assert isinstance(segmenter, PaintSegmenter)
         self.segmenter = segmenter
 
-    def explain(self, image, points=None):
+    def explain(self, image, points=None, classes=None):
         type(self).calls += 1
-        return self.segmenter.segment(image), []
+        return self.segmenter.segment(image, classes), []
 
 
 class TestSegment:
@@ -257,6 +270,12 @@ class TestSegment:
         cli("segment", photos, "-c", "cat,dog")
         assert self.drawn(here) == ["explain/sub/b.png"]
         assert self.entries(here)["SegmentationClass/a.png"]["explain"] is None
+
+    def test_it_is_of_the_classes_that_are_given_for_the_picture(self, cli, photos, here):
+        (here / "tags.txt").write_text("a: dog\nb: dog")
+        cli("segment", photos, "-c", "cat,dog", "--explain", "--image-classes", "tags.txt")
+        kept = {entry["output"]: entry["kept"] for entry in self.entries(here).values()}
+        assert kept == {"SegmentationClass/a.png": {"dog": None}, "SegmentationClass/sub/b.png": {"dog": None}}
 
     def test_other_classes_leave_none_behind(self, cli, photos, here):
         cli("segment", photos, "-c", "cat,dog", "--explain")

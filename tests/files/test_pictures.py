@@ -248,6 +248,18 @@ class TestFonts:
         assert short.endswith("...")
         assert font.getlength(short) <= 100
         assert shortened("cat", font, 0) == "..."
+        whole = "猫 and a tabby, " * 600
+        assert whole.startswith(shortened(whole, font, 200)[:-3])
+        assert 190 < font.getlength(shortened(whole, font, 200)) <= 200
+
+    def test_a_name_that_no_font_has_stands_beside_its_id(self, monkeypatch):
+        monkeypatch.setattr(fonts, "SYSTEM_FONTS", ())
+        drawn = []
+        monkeypatch.setattr(pictures, "font_for", lambda text, size: drawn.append(text) or font_for(text, size))
+        names = LabelMap.from_classes(["cat", "猫", "犬", "crème"])
+        ids = np.array([[1, 2, 3, 4]] * 4)
+        overlay(Image.new("RGB", (4, 4)), ids, names)
+        assert drawn == ["cat", "id 2 猫", "id 3 犬", "crème"]
 
 
 class TestExplanation:

@@ -44,7 +44,9 @@ class Factory:
     def __init__(self, store, profile, wanted: Request) -> None:
         self.made = 0
         self.segmented = 0
+        self.batches: list[int] = []
         self.fail_at: dict[int, BaseException] = {}
+        self.device = "cpu"
         self._parts = (store, profile, wanted)
 
     def __call__(self) -> Loaded:
@@ -53,11 +55,15 @@ class Factory:
         outer = self
 
         class Counting(PaintSegmenter):
-            def segment(self, image):
+            def segment(self, image, classes=None):
                 outer.segmented += 1
                 if outer.segmented in outer.fail_at:
                     raise outer.fail_at[outer.segmented]
-                return super().segment(image)
+                return super().segment(image, classes)
+
+            def segment_batch(self, images, classes=None):
+                outer.batches.append(len(images))
+                return super().segment_batch(images, classes)
 
         segmenter = Counting(FakeModels(profile), store, wanted.classes, method=wanted.method, options=wanted.options)
-        return Loaded(segmenter, "cpu")
+        return Loaded(segmenter, self.device, "float32")
