@@ -13,7 +13,8 @@ For prototypes, "other" stands for the background and for every class without pr
 that of as many hypotheses. (With equal priors, a class with prototypes would win where a lookalike without any is, as
 the surroundings of other classes are seldom as near.)
 
-Without any class with prototypes this is what the words say, and nothing else.
+Words speak of all classes, prototypes of some: w is the weight that prototypes have when they know all classes, times
+the share that they know. Without any class with prototypes this is what the words say, and nothing else.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def hybrid_scores(prototypes: Tensor, words: Tensor, known: Sequence[int], *, sc
             leave it 0 everywhere.
         known: For each of those P classes its number among the C, counted from 1.
         scale: Cosines are multiplied by this before the softmax.
-        weight: w, how much prototypes count, in [0, 1].
+        weight: How much prototypes count when every class has some, in [0, 1].
 
     Returns:
         float32 (C + 1, h, w) in [0, 1], summing to 1 over the channels; without any class with prototypes, `words`.
@@ -51,6 +52,7 @@ def hybrid_scores(prototypes: Tensor, words: Tensor, known: Sequence[int], *, sc
         raise ValueError(f"{len(prototypes)} channels of prototypes and {len(words)} of words do not fit {known!r}")
     if not known:
         return words.float()
+    weight *= len(known) / (len(words) - 1)
     others = len(words) - len(known)  # the background's channel is one of them
     prior = torch.zeros(len(prototypes), 1, 1, device=words.device)
     prior[0] = math.log(others)

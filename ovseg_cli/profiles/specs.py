@@ -337,11 +337,11 @@ class HybridSpec:
 
     Attributes:
         scale: Factor on cosines with prototypes before their softmax.
-        weight: How much prototypes count, in [0, 1].
+        weight: How much prototypes count when every class has some, in [0, 1].
     """
 
-    scale: float = 40.0
-    weight: float = 0.5
+    scale: float = 30.0
+    weight: float = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

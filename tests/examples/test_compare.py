@@ -16,6 +16,7 @@ from examples.compare.measure import Compared, Panel, choose_methods, enter
 from examples.compare.sheet import comparison_sheet
 from examples.compare.table import markdown
 from examples.compare.truth import LEFT_OUT, Truth
+from ovseg_cli.dense import PhraseScorer
 from ovseg_cli.errors import ImageError, LabelError, UsageError
 from ovseg_cli.evaluation.folder import evaluate_folders
 from ovseg_cli.files.images import InputImage
@@ -151,14 +152,16 @@ class TestFailures:
         assert len(list(tmp_path.glob("*.png"))) == 2
 
     def test_what_fails_together_is_tried_by_itself(
-        self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ):
-        long = " ".join(["tabby"] * 13)  # longer than the diffusion model's text encoder reads
-        methods = ["--methods", "sclip,aggsd", "--limit", "1"]
-        assert command.main([str(folder), "--classes", long, "-o", str(tmp_path), *methods]) == 0
+        def refuse(*_: object) -> None:
+            raise ImageError("The prompt is too long.")
+
+        monkeypatch.setattr(PhraseScorer, "compare", refuse)
+        assert run(folder, tmp_path, "--methods", "sclip,aggsd", "--limit", "1") == 0
         found = figures(tmp_path)
         assert (found["sclip"]["pictures"], found["aggsd"]["pictures"]) == (1, 0)
-        assert "longer than the text encoder's" in found["aggsd"]["failures"][0]["reason"]
+        assert found["aggsd"]["failures"] == [{"picture": "scene_001", "reason": "The prompt is too long."}]
         assert "aggsd fails on scene_001" in capsys.readouterr().err
 
     def test_a_picture_that_cannot_be_read_is_passed_over(

@@ -35,6 +35,7 @@ def likely(classes, seed=1):
 def reference(prototypes, words, known, scale, weight):
     """The formula, pixel by pixel and class by class."""
     prototypes, words = prototypes.double().numpy(), words.double().numpy()
+    weight *= len(known) / (len(words) - 1)  # the share of the classes that prototypes know
     out = np.empty_like(words)
     for y, x in np.ndindex(words.shape[1:]):
         by_prototypes = np.exp(scale * prototypes[:, y, x])
@@ -66,20 +67,26 @@ def test_without_prototypes_it_is_what_the_words_say():
     assert torch.equal(hybrid_scores(cosines(0), best, [], scale=20.0, weight=0.5), best)
 
 
-@pytest.mark.parametrize("known", [[1, 2, 3], [2]])
-def test_the_weight_goes_from_words_alone_to_prototypes_alone(known):
-    prototypes, words = cosines(len(known)), likely(3)
-    only_words = hybrid_scores(prototypes, words, known, scale=20.0, weight=0.0)
+def test_the_weight_goes_from_words_alone_to_prototypes_alone():
+    prototypes, words = cosines(3), likely(3)
+    only_words = hybrid_scores(prototypes, words, [1, 2, 3], scale=20.0, weight=0.0)
     torch.testing.assert_close(only_words, words, atol=1e-6, rtol=0)
-    only_prototypes = hybrid_scores(prototypes, words, known, scale=20.0, weight=1.0)
-    judged = (prototypes * 20).exp()
-    judged[0] *= len(words) - len(known)
-    for place, number in enumerate(known, start=1):
-        torch.testing.assert_close(
-            only_prototypes[number] / only_prototypes[0], judged[place] / judged[0], atol=1e-6, rtol=1e-3
-        )
-    for other in {1, 2, 3} - set(known):  # prototypes do not tell it from the background
-        torch.testing.assert_close(only_prototypes[other], only_prototypes[0])
+    only_prototypes = hybrid_scores(prototypes, words, [1, 2, 3], scale=20.0, weight=1.0)
+    torch.testing.assert_close(only_prototypes, (prototypes * 20).softmax(dim=0), atol=1e-6, rtol=1e-3)
+
+
+def test_the_fewer_classes_prototypes_know_the_less_they_count():
+    """Words say the same of all: what is left is what prototypes say of the class that they know."""
+    words = torch.full((5, 1, 1), 0.2)
+    sure = {1: torch.tensor([0.0, 0.5]), 2: torch.tensor([0.0, 0.5, -1.0])}
+    one, two = (
+        hybrid_scores(seen.view(-1, 1, 1), words, [1, 2][:n], scale=20.0, weight=0.8)[:, 0, 0]
+        for n, seen in sure.items()
+    )
+    # log odds against the background: the known share of the weight, times 10 less the prior of all others
+    assert (one[1] / one[0]).log() == pytest.approx(0.2 * (10 - np.log(4)), rel=1e-4)
+    assert (two[1] / two[0]).log() == pytest.approx(0.4 * (10 - np.log(3)), rel=1e-4)
+    torch.testing.assert_close(one[[2, 3, 4]], one[[0, 0, 0]])  # prototypes do not tell these from the background
 
 
 def test_where_prototypes_are_sure_of_something_else_a_known_class_loses():
@@ -87,7 +94,8 @@ def test_where_prototypes_are_sure_of_something_else_a_known_class_loses():
     known_is_absent = torch.tensor([0.9, 0.2]).view(2, 1, 1)
     ours = hybrid_scores(known_is_absent, words, [1], scale=20.0, weight=0.5)[:, 0, 0]
     assert ours.argmax() == 2
-    assert ours[2] / ours[0] == pytest.approx((0.4 / 0.1) ** 0.5)  # among the others, words decide
+    weight = 0.5 / 2  # prototypes know one of two classes
+    assert ours[2] / ours[0] == pytest.approx((0.4 / 0.1) ** (1 - weight))  # among the others, words decide
 
 
 def test_the_order_of_the_classes_changes_nothing_else():

@@ -185,6 +185,7 @@ def segmenter():
     models = SimpleNamespace(
         profile=profile,
         device="cpu",
+        precision="auto",
         feature_maps=lambda spec, crops: [scenes.colour_features(crops, spec.name, *EXTRACTORS[spec.name])],
     )
     return Segmenter(
@@ -195,21 +196,11 @@ def segmenter():
 @pytest.mark.parametrize(("mode", "kept"), [("all", (0, 1, 2)), ("filtered", (0, 2))])
 def test_scores_and_labels_of_a_photograph(segmenter, mode, kept, monkeypatch, tell):
     """Nine crops, two extractors, stuff filter, background rule, fusion, decision; with a class filtered out."""
-    from ovseg_cli.labeling import decide as module
-
-    fused = []
-
-    def decide(scores, *arguments, **settings):
-        fused.append(scores)
-        return whole(scores, *arguments, **settings)
-
-    whole = module.decide
-    monkeypatch.setattr(module, "decide", decide)
     if mode == "filtered":
         monkeypatch.setattr(segmenter, "_prefilter", lambda _picture: Kept(kept, (0.3, None)))
-    result = segmenter.segment(scenes.photo())
+    scored = segmenter.score(scenes.photo())
+    result, scores = segmenter.label(scored), scored.scores
     theirs = golden("scores")
-    (scores,) = fused
     everything = torch.full((len(scenes.CLASSES) + 1, *scores.shape[1:]), -1.0)
     everything[[0, *(place + 1 for place in kept)]] = scores.cpu()
     found = difference(sample("scores", everything, len(theirs[f"{mode}_scores"])), theirs[f"{mode}_scores"])
