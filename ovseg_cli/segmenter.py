@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,8 +36,6 @@ from ovseg_cli.store.names import class_key
 if TYPE_CHECKING:
     from ovseg_cli.models import Models
     from ovseg_cli.store.store import Store
-
-log = logging.getLogger("ovseg_cli")
 
 MAX_CELLS_AT_ONCE = 2**28
 """Scores of a batch of images (images x channels x rows x columns) that are held at once: 1 GB."""
@@ -124,6 +121,7 @@ class Segmenter:
         names: The classes in label order.
         settings: Everything that changes the answer, as JSON-able values; and, under `words`, which were cut.
         digest: Of `settings`, but for that.
+        notes: Sentences for people about what they may not expect.
 
     Raises:
         UnknownClassError: See `resolve_method`.
@@ -157,8 +155,7 @@ class Segmenter:
         self._known = tuple(keys.index(class_key(name)) for name in resolved.known)
         self._dense: DenseScorer | None = None
         self._dense_settings = resolved.dense_settings
-        for note in resolved.notes:
-            log.info("%s", note)  # the command line tells it before
+        self.notes = resolved.notes
         if resolved.dense is not None and resolved.dense_settings is not None and resolved.vocabulary is not None:
             reading = Reading(progress)
             templates = templates_for(models.profile, resolved.dense_settings, options.templates)

@@ -45,6 +45,7 @@ class PaintSegmenter(segmenter.Segmenter):
         self.names = tuple(classes)
         options = options or choices.SegmentOptions()
         resolved = choices.resolve_options(store, models.profile, classes, self.choice, options)
+        self.notes = resolved.notes
         self.settings = choices.plan_settings(store, models.profile, classes, self.choice, options, resolved)
 
     def segment(self, image, classes=None):

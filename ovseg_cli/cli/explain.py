@@ -158,6 +158,8 @@ def explain(
         segmenter = Segmenter(models, store, asked.names, method=asked.method, options=asked.options)
         if segmenter.choice.asked == "auto" and segmenter.choice.missing:
             common.out.note(f"{segmenter.choice.reason}: explained is {segmenter.method}")
+        for note in segmenter.notes if manifest is None else ():
+            common.out.note(note)
         entry = None if run is None else _entry_of(run, image)
         present = list(entry.kept or ()) if entry is not None and entry.kept_by == "image-classes" else None
         segmentation, explanations = Explainer(segmenter, store).explain(picture, points or None, present)

@@ -91,6 +91,10 @@ class TestPoints:
         result = call("explain", PICTURE, "-c", "zebra", "--at", "220,120")
         assert "no prototypes for zebra: explained is gem" in result.stderr
 
+    def test_what_may_not_be_expected_is_told(self, call):
+        result = call("explain", PICTURE, "--at", "30,30", "-c", "cat", "--method", "gem", "--no-background")
+        assert "Nothing competes with 'cat'" in result.stderr
+
     def test_the_label_is_that_of_segment(self, call, segmented):
         ids = np.asarray(Image.open(segmented / "SegmentationClass" / f"{PICTURE.stem}.png"))
         at = [(x, y) for y in range(10, 192, 60) for x in range(10, 256, 60)]
