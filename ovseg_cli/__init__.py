@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ovseg_cli.api import add_class, compare, evaluate, segment
+    from ovseg_cli.choices import SegmentOptions
     from ovseg_cli.segmenter import Segmentation, Segmenter
     from ovseg_cli.store import Store
 
-__all__ = ["Segmentation", "Segmenter", "Store", "add_class", "compare", "evaluate", "segment"]
+__all__ = ["SegmentOptions", "Segmentation", "Segmenter", "Store", "add_class", "compare", "evaluate", "segment"]
 
 _HOMES = {
+    "SegmentOptions": "ovseg_cli.choices",
     "Segmentation": "ovseg_cli.segmenter",
     "Segmenter": "ovseg_cli.segmenter",
     "Store": "ovseg_cli.store",

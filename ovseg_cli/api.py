@@ -179,6 +179,7 @@ def segment(
         UnknownClassError: "prototype" was asked for, and a class has no prototypes.
         UsageError: No class was named and the store is empty, a class was named twice, or something was asked for that
             the method does not have.
+        ImageError: The method cannot do with this picture (AggSD: with so many classes in it).
         ProfileMismatchError: A class has no prototypes by one of the extractors.
         ClassNameError: A name that no class can have.
         ValueError: An array that is not an RGB picture of 8 bits per channel.
@@ -186,6 +187,7 @@ def segment(
     from ovseg_cli.choices import SegmentOptions
     from ovseg_cli.segmenter import Segmenter
 
+    _check_list("image_classes", image_classes)
     names = _names(store, classes)
     segmenter = Segmenter(
         _models(get_profile(store.profile_name), device, precision),
@@ -251,6 +253,8 @@ def compare(
     from ovseg_cli.methods.catalogue import DENSE_METHODS
     from ovseg_cli.segmenter import Segmenter, segment_together
 
+    _check_list("methods", methods)
+    _check_list("image_classes", image_classes)
     wanted = DENSE_METHODS if methods is None else tuple(methods)
     if not wanted or len(set(wanted)) < len(wanted):
         raise UsageError(f"methods must name at least one method, and none twice; got {list(wanted)!r}.")
@@ -264,9 +268,13 @@ def _names(store: Store, classes: Sequence[str] | None) -> Sequence[str]:
     """Class names as the store spells them; all of its classes for None."""
     from ovseg_cli.runs.classes import stored_names
 
-    if isinstance(classes, str):
-        raise UsageError(f"classes must be a list of names, like [{classes!r}]; got the string {classes!r}.")
+    _check_list("classes", classes)
     return store.class_names() if classes is None else stored_names(store, classes)
+
+
+def _check_list(what: str, names: Sequence[str] | None) -> None:
+    if isinstance(names, str):
+        raise UsageError(f"{what} must be a list of names, like [{names!r}]; got the string {names!r}.")
 
 
 def _picture(image: Any) -> Any:

@@ -69,8 +69,11 @@ def dense_settings(profile: Profile, method: str) -> DenseDefaults:
     if own is not None:
         # Windows are for CLIP. A diffusion model that looks for classes finds every one in every window.
         return replace(own, windows=(), whole_image=True) if SCORERS[method] is PhraseScorer else own
-    large = profile.clip.large and method in ("cliper", "cliper-coarse")
-    return cliper.DEFAULTS_LARGE if large else PUBLISHED[method]
+    if method not in ("cliper", "cliper-coarse"):
+        return PUBLISHED[method]
+    published = cliper.DEFAULTS_LARGE if profile.clip.large else cliper.DEFAULTS
+    tuned = profile.clip.cliper
+    return published if tuned is None else replace(published, threshold=tuned.background)
 
 
 # --------------------------------------------------------------------------- methods that give tokens
@@ -166,7 +169,6 @@ class _WordScorer(DenseScorer):
         self.vocabulary = vocabulary
         self.channels = self._count(vocabulary)
         self.threshold = settings.threshold
-        self.input_size = settings.squash or max((size for size, _ in settings.windows), default=settings.short_side)
         weights = models.profile.clip.weights
         self._text = embed_words(
             models.clip, vocabulary.words, templates, weights=weights, cache=cache, reading=reading
@@ -189,6 +191,10 @@ class _WordScorer(DenseScorer):
         narrowed.channels = self._count(narrowed.vocabulary)
         narrowed._text = self._text[kept]
         return narrowed
+
+    def pixels(self, size: tuple[int, int]) -> int:
+        """Those at which CLIP sees a crop."""
+        return math.prod(self._shown(size))
 
     def _shown(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) at which CLIP sees crops of a size."""
@@ -478,7 +484,6 @@ class PhraseScorer(DenseScorer):
         generator = models.profile.generator
         self._side = generator.phrase_size or generator.read_size or generator.image_size
         self._padded = generator.idle_attention == "padding"
-        self.input_size = self._side
         self.vocabulary = vocabulary
         self.channels = vocabulary.channels
         prompt = agg.list_classes if method == "aggsd" else lambda names: diffsegmenter.name_class(*names)
@@ -495,6 +500,10 @@ class PhraseScorer(DenseScorer):
         narrowed.vocabulary, _ = narrow(self.vocabulary, classes)
         narrowed.channels = narrowed.vocabulary.channels
         return narrowed
+
+    def pixels(self, size: tuple[int, int]) -> int:
+        """Those of the square that every crop is squashed to."""
+        return self._side**2
 
     def features(self, crops: Crops) -> list[Tensor]:
         """The crops themselves: what the network sees in them depends on the classes."""
@@ -520,7 +529,7 @@ class PhraseScorer(DenseScorer):
             (seen,) = self._attend(image, [agg.list_classes(names)], agg.AGGSD_DIFFUSION)
             cross = {side: maps[0] for side, maps in seen.cross.items()}
             if self._padded:
-                cross = agg.leave_rest(cross)
+                cross = agg.leave_rest(cross, seen.tokens)
             return agg.aggsd_maps(cross, seen.layers, seen.self_attention[0], background=self._background)
         prompts = [diffsegmenter.name_class(name) for name in names]
         maps = [

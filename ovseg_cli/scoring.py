@@ -78,8 +78,13 @@ class Walk:
 
     @property
     def shown(self) -> tuple[tuple[int, int], PositionMode]:
-        """What the tower is shown: walks for which this is equal are one."""
+        """What the tower is shown."""
         return self.input_size, self.positions
+
+    @property
+    def ends(self) -> tuple[tuple[int, int], PositionMode, int]:
+        """What the tower is shown, and the last block: walks for which this is equal can be one."""
+        return *self.shown, max(self.blocks)
 
 
 @dataclass(slots=True, eq=False)
@@ -104,12 +109,15 @@ class Crops:
         if (
             seen is not None
             and seen.blocks.keys() >= set(walk.blocks)
-            and (seen.attention is not None or not walk.attention)
+            and (not walk.attention or (seen.attention is not None and max(seen.blocks) == max(walk.blocks)))
         ):
             return seen
         clip = self.models.profile.clip
-        alike = [walk, *(other for other in self.walks if other.shown == walk.shown)]
-        wanted = {block for each in alike for block in each.blocks} | set(seen.blocks if seen else ())
+        # Attention is summed up to the last block of a walk, so only walks that end there are made one.
+        alike = [other for other in self.walks if other.ends == walk.ends]
+        wanted = {block for each in (walk, *alike) for block in each.blocks}
+        if seen is not None and max(seen.blocks) == max(wanted):
+            wanted |= seen.blocks.keys()
         trace = self._traces[walk.shown] = self.models.clip.trace(
             self.images,
             blocks=sorted(wanted),
@@ -117,7 +125,7 @@ class Crops:
             mean=clip.mean,
             std=clip.std,
             positions=walk.positions,
-            attention=any(each.attention for each in alike),
+            attention=any(each.attention for each in (walk, *alike)),
         )
         return trace
 
@@ -138,17 +146,19 @@ class Scorer(ABC):
 
     Attributes:
         channels: How many scores a cell has.
-        input_size: About the side in pixels at which a crop goes through the networks.
         sees: Scorers of which this is equal have the same features of the same crops.
     """
 
     channels: int
-    input_size: int
     sees: Hashable
 
     def walk(self, size: tuple[int, int]) -> Walk | None:
         """The walk through CLIP that `features` asks for, for crops of (height, width) in pixels; None for none."""
         return None
+
+    @abstractmethod
+    def pixels(self, size: tuple[int, int]) -> int:
+        """How many pixels a network is shown of a crop of (height, width)."""
 
     @abstractmethod
     def features(self, crops: Crops) -> list[Tensor]:
@@ -212,7 +222,11 @@ def fuse(pictures: Tensor, jobs: Sequence[Job], models: Models) -> list[list[Ten
         for number, scorer in enumerate(job.scorers if canvases[j] else ()):
             alike.setdefault(scorer.sees, []).append((j, number))
     scorers = [jobs[j].scorers[number] for (j, number), *_ in alike.values()]
-    for batch in _batches(boxes, wanted, crops_at_once(max(scorer.input_size for scorer in scorers))):
+
+    def most(size: tuple[int, int]) -> int:
+        return crops_at_once(max(scorer.pixels(size) for scorer in scorers))
+
+    for batch in _batches(boxes, wanted, most):
         images = torch.cat([box.cut(pictures[place : place + 1]) for place, box in batch])
         walks = [scorer.walk((images.shape[2], images.shape[3])) for scorer in scorers]
         crops = Crops(images, models, [walk for walk in walks if walk is not None])
@@ -251,17 +265,20 @@ def _add(
                 seen.append((box, [layer[row : row + 1].cpu() for layer in features]))
 
 
-def crops_at_once(input_size: int) -> int:
-    """How many crops go through a network together, by the side of its input in pixels."""
-    return max(1, min(MAX_CROPS_AT_ONCE, MAX_INPUT_PIXELS_AT_ONCE // input_size**2))
+def crops_at_once(pixels: int) -> int:
+    """How many crops go through a network together that is shown so many pixels of each."""
+    return max(1, min(MAX_CROPS_AT_ONCE, MAX_INPUT_PIXELS_AT_ONCE // pixels))
 
 
-def _batches(boxes: Sequence[Crop], places: Sequence[int], limit: int) -> Iterator[list[tuple[int, Crop]]]:
-    """Crops of one size together, at most `limit` at once, a picture's own side by side; each with its picture."""
+def _batches(
+    boxes: Sequence[Crop], places: Sequence[int], most: Callable[[tuple[int, int]], int]
+) -> Iterator[list[tuple[int, Crop]]]:
+    """Crops of one size together, `most` of that size at once, a picture's own side by side; each with its picture."""
     by_size: dict[tuple[int, int], list[Crop]] = {}
     for box in boxes:
         by_size.setdefault((box.height, box.width), []).append(box)
-    for group in by_size.values():
+    for size, group in by_size.items():
+        limit = most(size)
         both = [(place, box) for place in places for box in group]
         yield from (both[i : i + limit] for i in range(0, len(both), limit))
 
@@ -283,7 +300,6 @@ class PrototypeScorer(Scorer):
     def __init__(self, models: Models, store: Store, extractor: ExtractorSpec, resolved: Resolved) -> None:
         self._models = models
         self.extractor = extractor
-        self.input_size = extractor.input_size
         self.sees = ("prototype", extractor.digest)
         block = store.prototypes(resolved.known, extractor.digest)
         self.channels = len(resolved.known) + 1
@@ -313,6 +329,10 @@ class PrototypeScorer(Scorer):
         narrowed._channel = torch.where(self._channel[stays] > 0, narrowed._owner + 1, 0)
         narrowed._vectors = self._vectors[stays]
         return narrowed
+
+    def pixels(self, size: tuple[int, int]) -> int:
+        """Those of the square that every crop is squashed to."""
+        return self.extractor.input_size**2
 
     def features(self, crops: Crops) -> list[Tensor]:
         """Feature maps of crops, layer by layer."""

@@ -31,7 +31,7 @@ from ovseg_cli.methods.prefilter import ClassPrefilter, Kept
 from ovseg_cli.methods.words import Reading
 from ovseg_cli.profiles.specs import PrefilterSpec, digest_of
 from ovseg_cli.scoring import Crops, Features, Geometry, Job, PrototypeScorer, fuse
-from ovseg_cli.store.names import class_key
+from ovseg_cli.store.names import class_key, listed_names, shown_name
 
 if TYPE_CHECKING:
     from ovseg_cli.models import Models
@@ -75,7 +75,7 @@ class Segmentation:
         """
         keys = [class_key(known) for known in self.names]
         if class_key(name) not in keys:
-            raise UnknownClassError(f"{name!r} was not among the classes: {', '.join(self.names)}.")
+            raise UnknownClassError(f"{shown_name(name)} was not among the classes: {listed_names(self.names)}.")
         return self.ids == keys.index(class_key(name)) + 1
 
 
@@ -165,6 +165,7 @@ class Segmenter:
             if cut := reading.record():
                 self.settings["words"]["cut"] = cut
             # Where nothing is joined, the dense method's own rule holds.
+            # A picture of a mixed run keeps the run's, also where none of its classes has prototypes.
             if not resolved.known and options.background and options.threshold is None:
                 self.threshold = self._dense.threshold
         spec = resolved.prefilter
@@ -189,6 +190,7 @@ class Segmenter:
 
         Raises:
             ValueError: Not an RGB picture of 8 bits per channel.
+            ImageError: The method cannot do with this image (AggSD: with so many classes in it).
             UnknownClassError: One of `classes` is none of the segmenter's.
             UsageError: No class may be in this image, and neither may the background.
         """
@@ -208,16 +210,12 @@ class Segmenter:
 
         Raises:
             ValueError: The images are of several sizes, or as `segment`.
+            ImageError: The method cannot do with one of the images; as `segment`.
             UnknownClassError: As `segment`.
             UsageError: As `segment`.
         """
-        named: Sequence[Sequence[str] | None] = [None] * len(images) if classes is None else classes
-        if len({picture_size(image) for image in images}) != 1 or len(named) != len(images):
-            raise ValueError(
-                f"images of one size and classes for each are wanted, got {len(images)} images of "
-                f"{len({picture_size(image) for image in images})} sizes and classes for {len(named)}"
-            )
-        step = self._images_at_once(picture_size(images[0]))
+        named = _named(images, classes)
+        step = self._images_at_once(_common_size(images))
         results = []
         for start in range(0, len(images), step):
             (answers,) = score_together([self], images[start : start + step], named[start : start + step])
@@ -226,11 +224,11 @@ class Segmenter:
 
     def _images_at_once(self, size: tuple[int, int]) -> int:
         """How many images of (height, width) have room for their scores."""
-        cells = 0
+        cells = 0  # of the scores and of the resized picture
         if self._inference is not None:
-            cells += (len(self._known) + 1) * math.prod(short_side_size(*size, self._inference.short_side))
+            cells += (len(self._known) + 4) * math.prod(short_side_size(*size, self._inference.short_side))
         if self._dense is not None and self._dense_settings is not None:
-            cells += self._dense.channels * math.prod(short_side_size(*size, self._dense_settings.short_side))
+            cells += (self._dense.channels + 3) * math.prod(short_side_size(*size, self._dense_settings.short_side))
         return max(1, MAX_CELLS_AT_ONCE // cells)
 
     def score(self, image: Image, classes: Sequence[str] | None = None, *, keep_features: bool = False) -> Scored:
@@ -243,6 +241,7 @@ class Segmenter:
 
         Raises:
             ValueError: As `segment`.
+            ImageError: As `segment`.
             UnknownClassError: As `segment`.
             UsageError: As `segment`.
         """
@@ -259,7 +258,7 @@ class Segmenter:
         keys = [class_key(name) for name in self.names]
         for name in named:
             if class_key(name) not in keys:
-                raise UnknownClassError(f"{name!r} is not among the classes: {', '.join(self.names)}.")
+                raise UnknownClassError(f"{shown_name(name)} is not among the classes: {listed_names(self.names)}.")
         places = tuple(sorted({keys.index(class_key(name)) for name in named}))
         if not places and not self.options.background:
             raise UsageError("No class may be in the image, and neither may the background: allow one of them.")
@@ -364,14 +363,27 @@ class Segmenter:
         )
 
 
+def _common_size(images: Sequence[Image]) -> tuple[int, int]:
+    """(height, width) of all of them, or ValueError."""
+    sizes = {picture_size(image) for image in images}
+    if len(sizes) != 1:
+        raise ValueError(f"images of one size are wanted, got {len(images)} images of {len(sizes)} sizes")
+    return sizes.pop()
+
+
+def _named(images: Sequence[Image], classes: Sequence[Sequence[str] | None] | None) -> Sequence[Sequence[str] | None]:
+    """What may be in each of them, or ValueError."""
+    named = [None] * len(images) if classes is None else classes
+    if len(named) != len(images):
+        raise ValueError(f"classes are given for {len(named)} images, and there are {len(images)}")
+    return named
+
+
 class _Pictures:
     """Pictures of one size, resized as they are asked for."""
 
     def __init__(self, images: Sequence[Image], models: Models) -> None:
-        sizes = {picture_size(image) for image in images}
-        if len(sizes) != 1:
-            raise ValueError(f"images of one size are wanted, got {len(images)} of {len(sizes)} sizes")
-        (self.size,) = sizes
+        self.size = _common_size(images)
         self._images = images
         self._models = models
         self._resized: dict[int, Tensor] = {}
@@ -393,6 +405,10 @@ class _Pictures:
         if key not in self._whole:
             self._whole[key] = Crops(self.at(geometry)[place : place + 1], self._models)
         return self._whole[key]
+
+    def forget(self, place: int) -> None:
+        """Let go of what networks have seen in one of them as a whole."""
+        self._whole = {key: whole for key, whole in self._whole.items() if key[0] != place}
 
     def filtered(self, place: int, geometry: Geometry, prefilter: ClassPrefilter, settings: Hashable) -> Kept:
         """What a pre-filter with these settings leaves for one of them."""
@@ -459,9 +475,7 @@ def score_together(
     models = segmenters[0].models
     if any(segmenter.models is not models for segmenter in segmenters):
         raise ValueError("segmenters with the same models are wanted")
-    named = [None] * len(images) if classes is None else classes
-    if len(named) != len(images):
-        raise ValueError(f"classes of {len(named)} images for {len(images)} images")
+    named = _named(images, classes)
     pictures = _Pictures(images, models)
     with torch.inference_mode():
         shares = [_Share(segmenter, pictures, named, keep_features=keep_features) for segmenter in segmenters]
@@ -473,7 +487,12 @@ def score_together(
         fused: dict[Job, list[Tensor | None]] = {}
         for jobs in alike.values():
             fused.update(zip(jobs, fuse(pictures.at(jobs[0].geometry), jobs, models), strict=True))
-        return [share.finish(fused) for share in shares]
+        answers: list[list[Scored]] = [[] for _ in shares]
+        for place in range(len(images)):
+            for share, finished in zip(shares, answers, strict=True):
+                finished.append(share.finish(place, fused))
+            pictures.forget(place)
+        return answers
 
 
 class _Share:
@@ -497,16 +516,13 @@ class _Share:
         self._words = segmenter._job_of_words(classes)
         self.jobs = [job for job in (self._prototypes, self._words) if job is not None]
 
-    def finish(self, fused: Mapping[Job, Sequence[Tensor | None]]) -> list[Scored]:
-        """The scores of each picture; they are finished one after the other."""
+    def finish(self, place: int, fused: Mapping[Job, Sequence[Tensor | None]]) -> Scored:
+        """The scores of one picture."""
 
-        def of(job: Job | None, place: int) -> tuple[Job, Tensor | None] | None:
+        def of(job: Job | None) -> tuple[Job, Tensor | None] | None:
             return None if job is None else (job, fused[job][place])
 
-        return [
-            self._segmenter._finish(self._pictures, place, kept, of(self._prototypes, place), of(self._words, place))
-            for place, kept in enumerate(self._kept)
-        ]
+        return self._segmenter._finish(self._pictures, place, self._kept[place], of(self._prototypes), of(self._words))
 
 
 def _class_prefilter(

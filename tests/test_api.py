@@ -92,17 +92,25 @@ def test_methods_are_compared_on_one_picture(store):
 
 def test_what_only_words_have(store):
     """Each argument arrives: with it the answer is another one."""
-    quick = {"method": "gem", "short_side": 64, "windows": [(0, 0)], "background_words": ["sky"]}
+    quick = {"method": "gem", "short_side": 64, "windows": [(0, 0)], "background_words": ["sky"], "threshold": 0.6}
     plain = segment(store, example_scene(SCENE), ["dog", "apple"], **quick)
     for changed in (
         {"synonyms": {"dog": ["cat", "soccer ball"]}},
         {"background_words": ["cat", "soccer ball"]},
-        {"logit_scale": 1.0, "threshold": 0.5},
+        {"logit_scale": 5.0},
+        {"templates": "imagenet"},
+        {"short_side": 128},
         {"windows": [(48, 24)]},
         {"image_classes": ["apple"]},
     ):
         other = segment(store, example_scene(SCENE), ["dog", "apple"], **{**quick, **changed})
         assert not np.array_equal(other.ids, plain.ids), changed
-    assert segment(store, example_scene(SCENE), ["dog", "apple"], image_classes=["apple"], **quick).kept == {
-        "apple": None
-    }
+    only = segment(store, example_scene(SCENE), ["dog", "apple"], image_classes=["apple"], **quick)
+    assert only.kept == {"apple": None}
+
+
+def test_strings_are_no_lists_of_names(store):
+    with pytest.raises(UsageError, match=r"image_classes must be a list.*\['cat'\]"):
+        segment(store, example_scene(SCENE), ["cat"], image_classes="cat")
+    with pytest.raises(UsageError, match=r"methods must be a list.*\['gem'\]"):
+        compare(store, example_scene(SCENE), ["cat"], "gem")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +34,14 @@ def store(tmp_path_factory):
         opened.add_class(mini_class("cat"))
         opened.add_class(mini_class("apple"))
         yield opened
+
+
+def models_without_a_square():
+    """Crops keep their aspect, as with published models."""
+    models = copy.copy(mini_models())
+    clip = dataclasses.replace(models.profile.clip, dense=None)
+    models.profile = dataclasses.replace(models.profile, clip=clip)
+    return models
 
 
 def segmenter(store, method, names=NAMES, models=None, **options):
@@ -151,13 +162,37 @@ def test_pictures_of_a_batch_go_through_the_network_together(store, calls):
 
 def test_a_batch_has_no_more_pictures_than_there_is_room_for(store, calls, monkeypatch):
     ours = segmenter(store, "gem", prefilter=False, windows=((0, 0),))
-    cells = ours._dense.channels * 64 * 83
+    cells = (ours._dense.channels + 3) * 64 * 83  # and the resized picture
     monkeypatch.setattr(module, "MAX_CELLS_AT_ONCE", 2 * cells)
     ours.segment_batch(PICTURES)
     assert calls["clip"] == [2, 1]
     monkeypatch.setattr(module, "MAX_CELLS_AT_ONCE", 1)
     ours.segment_batch(PICTURES)
     assert calls["clip"][2:] == [1, 1, 1]
+
+
+def test_crops_go_together_by_the_pixels_that_the_network_sees(store, calls):
+    """A wide picture is not the square of its short side."""
+    models = models_without_a_square()
+    ours = segmenter(store, "sclip", models=models, short_side=256, windows=((0, 0),), prefilter=False)
+    wide = np.tile(PICTURES[0], (1, 6, 1))
+    ours.segment_batch([wide] * 3)
+    assert calls["clip"] == [2, 1]  # of 256 x 1997 pixels each, where 4 * 512 ** 2 have room
+
+
+def test_what_networks_have_seen_in_a_picture_goes_when_it_is_done(store, calls, monkeypatch):
+    kept = []
+    forget = module._Pictures.forget
+
+    def watched(self, place):
+        seen = [*self._whole]
+        forget(self, place)
+        kept.append((len(seen), len(self._whole)))
+
+    monkeypatch.setattr(module._Pictures, "forget", watched)
+    segmenter(store, "agggem", prefilter=False, windows=((0, 0),)).segment_batch(PICTURES)
+    assert calls["self-attention"] == [1, 1, 1]
+    assert kept == [(1, 0)] * 3
 
 
 def test_pictures_of_several_sizes_are_no_batch(store):
@@ -174,7 +209,7 @@ def test_each_picture_of_a_batch_has_its_own_classes(store):
         alone = ours.segment(picture, own)
         assert answer.kept == alone.kept
         assert (answer.ids == alone.ids).mean() > 0.999
-    with pytest.raises(ValueError, match="3 images of 1 sizes and classes for 2"):
+    with pytest.raises(ValueError, match="given for 2 images, and there are 3"):
         ours.segment_batch(PICTURES, [None, None])
 
 
@@ -215,7 +250,7 @@ def test_a_picture_without_classes_can_be_explained(store, method):
     (told,) = explanations
     assert (told.label, told.ruled_out) == ("background", ours.names)
     assert "Not among the classes named for this picture: cat" in " ".join(describe(told))
-    assert as_data(told)["ruled_out_by"] == "image classes"
+    assert as_data(told)["ruled_out_by"] == "image-classes"
 
 
 def test_a_class_that_nobody_asked_for_is_refused(store):

@@ -66,7 +66,7 @@ def _opened(path: Path | None, profile: str | None) -> Iterator[Store]:
 
 def _run(options: argparse.Namespace, store: Store) -> str:
     """Segment, draw and write; the table."""
-    names = stored_names(store, _split(options.classes))
+    names = stored_names(store, split(options.classes))
     labels = LabelMap.from_classes(names)
     pictures = discover([options.folder], exclude=options.output)[: options.limit]
     truth = None if options.gt is None else Truth(options.gt, names)
@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace, store: Store) -> str:
             "both folders must have the same names, apart from the suffixes."
         )
     models = load_models(get_profile(store.profile_name), device=options.device)
-    methods = None if options.methods is None else _split(options.methods)
+    methods = None if options.methods is None else split(options.methods)
     contestants = enter(models, store, names, methods, _tell)
     make_folder(options.output)
     done = 0
@@ -127,7 +127,8 @@ def _run(options: argparse.Namespace, store: Store) -> str:
     return text
 
 
-def _split(text: str) -> tuple[str, ...]:
+def split(text: str) -> tuple[str, ...]:
+    """What stands between commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -151,13 +152,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gt", type=Path, metavar="DIR", help="ground-truth labels; adds mIoU")
     parser.add_argument("--known", action="store_true", help="tell methods which classes each picture has, by --gt")
     parser.add_argument("--speed", action="store_true", help="time each method by itself, which shares nothing")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N pictures")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N pictures")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where the pictures go")
     return parser
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number of at least 1, as an argument."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"needs a whole number of at least 1, got {text!r}")
     return int(text)

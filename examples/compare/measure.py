@@ -202,7 +202,9 @@ def compare(
         if known and true is not None:
             names = contestants[0].segmenter.names
             classes = [names[number - 1] for number in np.unique(true) if number > 0]
-        answers = (_one_by_one if timed else _together)(contestants, image, classes)
+        answers = None if timed else _together(contestants, image, classes, str(source.key), tell)
+        if answers is None:
+            answers = _one_by_one(contestants, image, classes)
         panels = tuple(
             _take(contestant, answer, true, str(source.key), tell, timed=timed)
             for contestant, answer in zip(contestants, answers, strict=True)
@@ -219,12 +221,16 @@ class _Answer:
     error: str = ""
 
 
-def _together(contestants: Sequence[Contestant], image: Image.Image, classes: Sequence[str] | None) -> list[_Answer]:
+def _together(
+    contestants: Sequence[Contestant], image: Image.Image, classes: Sequence[str] | None, key: str, tell: Tell
+) -> list[_Answer] | None:
+    """The answers of all; None where one of them fails: which one is seen when each works by itself."""
     try:
         results = segment_together([contestant.segmenter for contestant in contestants], image, classes)
         return [_Answer(result.ids) for result in results]
-    except Exception:  # of one of them: which one is seen when each works by itself
-        return _one_by_one(contestants, image, classes)
+    except Exception as error:
+        tell(f"{key}: the methods go one by one here: {error}")
+        return None
 
 
 def _one_by_one(contestants: Sequence[Contestant], image: Image.Image, classes: Sequence[str] | None) -> list[_Answer]:

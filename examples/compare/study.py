@@ -19,6 +19,7 @@ from typing import Final
 
 import torch
 
+from examples.compare.__main__ import positive, split
 from examples.compare.measure import Contestant, compare, enter
 from examples.compare.truth import Truth
 from examples.pictograms.render import FOCUS, PRESETS, render_folder
@@ -73,15 +74,15 @@ class Column:
 
     Attributes:
         title: Its heading.
-        miou: By method, in [0, 1].
+        miou: By method, in [0, 1]; None for one that failed on a picture, so that its figure would be of others.
         pictures: How many.
-        seconds: For each picture, all methods together; None where each was timed by itself.
+        seconds: For each picture, all methods together.
     """
 
     title: str
-    miou: Mapping[str, float]
+    miou: Mapping[str, float | None]
     pictures: int
-    seconds: float | None = None
+    seconds: float
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="ovseg-study-") as folder:
             text, record = _study(options, Path(folder))
+        print(text)
         if options.out is not None:
             write_text(options.out, text)
         if options.json is not None:
@@ -104,7 +106,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OvsegError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(text)
     return 0
 
 
@@ -112,7 +113,7 @@ def _study(options: argparse.Namespace, folder: Path) -> tuple[str, dict[str, ob
     models = load_models(get_profile("mini"), device=options.device)
     render_folder(folder, [Part(options.rendered, FOCUS)], seed=PRESETS["large"].seed)
     sets = {"bundled": BUNDLED, "rendered": folder}
-    columns, speeds = [], {}
+    columns = []
     with Store.open(options.store or folder / "store", profile="mini") as store:
         _tell(f"prototypes of {len(FOCUS)} classes")
         for added in add_classes(store, models, plan_classes(store, FOCUS, "skip"), SupportSettings()):
@@ -159,30 +160,30 @@ def _run(
     return Column(title, {c.segmenter.method: _miou(c) for c in contestants}, len(pictures), seconds)
 
 
-def _miou(contestant: Contestant) -> float:
+def _miou(contestant: Contestant) -> float | None:
     report = contestant.report()
-    if report is None or report.miou is None or contestant.failures:
-        return float("nan")  # not all pictures: a figure of others than the other methods have
-    return report.miou
+    return None if report is None or contestant.failures else report.miou
 
 
 def _markdown(columns: Sequence[Column], speeds: Mapping[str, float | None], device: str) -> str:
-    methods = sorted(columns[0].miou, key=lambda method: -columns[0].miou[method])
+    methods = sorted(columns[0].miou, key=lambda method: -(columns[0].miou[method] or 0.0))
     lines = [
         "| method | " + " | ".join(column.title for column in columns) + " | images/s | published |",
         "|---|" + "---:|" * (len(columns) + 1) + "---|",
     ]
     for method in methods:
-        cells = [f"{100 * column.miou[method]:.1f}" for column in columns]
+        shares = [column.miou[method] for column in columns]
+        cells = ["–" if share is None else f"{100 * share:.1f}" for share in shares]
         speed = speeds.get(method)
         cells += ["–" if speed is None else f"{speed:.2f}", PUBLISHED.get(method, "–")]
         lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
-    together = [column.seconds for column in columns if column.seconds is not None]
+    together = [column.seconds for column in columns]
     notes = [
         f"mIoU in percent of {len(FOCUS)} classes and background; {columns[0].pictures} bundled and "
         f"{columns[-1].pictures} rendered pictures, profile mini, {device}, {torch.get_num_threads()} thread(s). "
         f"Images per second: each method by itself on {TIMED} bundled pictures, all classes. All {len(methods)} "
-        f"methods together, which share their walks: {min(together):.1f} to {max(together):.1f} s a picture.",
+        f"methods together, which share their walks: {min(together):.1f} to {max(together):.1f} s a picture. "
+        "–: the method fails on a picture (AggSD where more classes are left than a prompt holds).",
         NOTE,
     ]
     return "\n".join([*lines, "", *notes, ""])
@@ -197,9 +198,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m examples.compare.study", description="The table of all methods on the bundled models."
     )
     parser.add_argument("--store", type=Path, metavar="DIR", help="keep the prototypes here (default: they are not)")
-    parser.add_argument("--methods", nargs="+", metavar="M", help="which methods (default: all)")
-    parser.add_argument("--rendered", type=int, default=RENDERED, help="rendered pictures (default: %(default)s)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures of each set")
+    parser.add_argument("--methods", type=split, metavar="M,N,...", help="which methods (default: all)")
+    parser.add_argument("--rendered", type=positive, default=RENDERED, help="rendered pictures (default: %(default)s)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N pictures of each set")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="write the table to this Markdown file too")
     parser.add_argument("--json", type=Path, help="write every figure to this file")

@@ -83,11 +83,13 @@ class PromptAttention:
             layers of that grid. Channel 0 is the start token's, the others the phrases', each the mean of its tokens.
         layers: By the side of a grid, its number of cross-attention layers.
         self_attention: float32 (B, N, N), rows summing to 1, on the finest grid.
+        tokens: How many tokens each of the P phrases has.
     """
 
     cross: dict[int, Tensor]
     layers: dict[int, int]
     self_attention: Tensor
+    tokens: tuple[int, ...]
 
 
 def phrase_token_positions(tokenizer: Any, prompt: str, phrase: str) -> list[int]:
@@ -690,7 +692,7 @@ class DiffusionBackbone:
             own = RunningSelfAttention(finest=finest_self_attention)
             with torch.inference_mode(), self.tap_cross_attention(cross.add), self._tap("attn1", own.add):
                 self._denoise(noisy, timestep, text)
-                return PromptAttention(*cross.means(), own.mean())
+                return PromptAttention(*cross.means(), own.mean(), tuple(map(len, phrases)))
 
         return map(read, prompts, positions)
 

@@ -112,7 +112,7 @@ def as_data(explanation: Explanation) -> dict[str, Any]:
         "rule": e.rule,
         "scores": [_standing(standing) for standing in e.standings],
         "ruled_out": list(e.ruled_out),
-        "ruled_out_by": None if not e.ruled_out else "image classes" if e.named else "prefilter",
+        "ruled_out_by": None if not e.ruled_out else "image-classes" if e.named else "prefilter",
         "refined": e.refined,
         "matches": [
             {

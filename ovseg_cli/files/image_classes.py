@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from ovseg_cli.errors import ClassNameError, UsageError
 from ovseg_cli.files.discovery import InputImage, natural_key
-from ovseg_cli.store.names import class_key, normalise_class_name
+from ovseg_cli.store.names import class_key, listed_names, normalise_class_name, shown_name
 
 _MOST_NAMED = 3
 
@@ -93,8 +93,8 @@ class ImageClasses:
             for name in line.classes:
                 if class_key(name) not in place:
                     raise UsageError(
-                        f"{self.path}, line {line.number}: {name!r} is not among the classes of this run "
-                        f"({_some(classes)}). Name it with --classes too, or take it out of the file."
+                        f"{self.path}, line {line.number}: {shown_name(name)} is not among the classes of this run "
+                        f"({listed_names(classes)}). Name it with --classes too, or take it out of the file."
                     )
             places = sorted(place[class_key(name)] for name in line.classes)
             lines.append(replace(line, classes=tuple(classes[i] for i in places)))
@@ -176,12 +176,12 @@ def _parsed(path: Path, number: int, line: str) -> ImageLine:
     # The last colon: times and drives put colons into paths, and hardly anything puts one into the name of a class.
     picture, colon, listed = line.rpartition(":")
     if not colon or not picture.strip():
-        raise UsageError(f"{path}, line {number}: {line!r} is not written PICTURE: CLASS; CLASS.")
+        raise UsageError(f"{path}, line {number}: {shown_name(line)} is not written PICTURE: CLASS; CLASS.")
     names: dict[str, str] = {}
     for word in listed.replace(",", ";").split(";"):
         if word.strip():
             try:
-                name = normalise_class_name(word)
+                name = normalise_class_name(word, stored=False)
             except ClassNameError as error:
                 raise ClassNameError(f"{path}, line {number}: {error}") from error
             names.setdefault(class_key(name), name)

@@ -134,15 +134,20 @@ def fuse_cross_attention(cross: Mapping[int, Tensor], layers: Mapping[int, int])
     return fused
 
 
-def leave_rest(cross: Mapping[int, Tensor]) -> dict[int, Tensor]:
+def leave_rest(cross: Mapping[int, Tensor], tokens: Sequence[int]) -> dict[int, Tensor]:
     """Attention with what the classes leave in the start token's place, for models whose start token draws none.
 
     Not in the published code: Stable Diffusion's start token draws most of what no word does.
 
     Args:
-        cross: As `aggsd_maps` takes it, of a prompt with its padding.
+        cross: As `aggsd_maps` takes it, of a prompt with its padding; each class's map is the mean of its tokens.
+        tokens: How many tokens each of the C classes has.
     """
-    return {side: torch.cat([1 - maps[1:].sum(dim=0, keepdim=True), maps[1:]]) for side, maps in cross.items()}
+    rest = {}
+    for side, maps in cross.items():
+        drawn = torch.tensor(tokens, device=maps.device).view(-1, 1, 1) * maps[1:]
+        rest[side] = torch.cat([1 - drawn.sum(dim=0, keepdim=True), maps[1:]])
+    return rest
 
 
 def aggsd_maps(

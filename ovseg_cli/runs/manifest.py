@@ -46,7 +46,7 @@ class Manifest:
         profile_digest: its digest.
         device: where it ran.
         precision: what the networks computed in (`float16`, `float32`).
-        batch: how many pictures of one size went through the models together, at most; None when none did yet.
+        batch: how many pictures of one size might go through the models together, at most; None when none did yet.
         libraries: versions of the libraries below.
         store: `path` and `vector_revision` of the store.
         counts: images by outcome.

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
-from ovseg_cli.errors import ImageError, OutputError, OvsegError, StoreReadOnlyError
+from ovseg_cli.errors import ImageError, OutputError, OvsegError, StoreReadOnlyError, UsageError
 from ovseg_cli.files.atomic import make_folder, write_image, write_text
 from ovseg_cli.files.discovery import picture_id
 from ovseg_cli.files.images import open_image
@@ -200,10 +200,13 @@ def run_folder(
         What was done. Pictures that cannot be read are in `failed`; they stop nothing else.
 
     Raises:
+        UsageError: `batch` is below 1.
         OutputError: the output folder cannot be written, or another process is writing to it.
         DiskFullError: there is no space left. What is done stays done.
         KeyboardInterrupt: passed on after the journal is closed and the run marked as interrupted.
     """
+    if batch is not None and batch < 1:
+        raise UsageError(f"batch must be at least 1, got {batch}.")
     with _only_writer(plan.output):
         run = _Run(plan, segmenter_factory, store, profile, argv, recorded=recorded, batch=batch)
         return run.execute(progress, fail_fast=fail_fast)

@@ -236,7 +236,7 @@ BENCHMARK = Benchmark(
         Case(name="fusion-rewritten", what="early layers: whole matrices rewritten every time", prepare=rewritten),
         Case(
             name="fusion",
-            what="early layers: factors, a head at a time, as shipped",
+            what="early layers: some heads at a time through all embeddings",
             prepare=fused,
             baseline="fusion-rewritten",
             agree=partial(equal, "tokens", 1e-4),

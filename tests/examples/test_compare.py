@@ -111,7 +111,7 @@ class TestRun:
         assert "All methods together" in text
 
     def test_methods_are_told_what_is_in_a_picture(self, folder: Path, output: Path, tmp_path: Path):
-        """Of the three classes scene_001 shows none, so that all of it is background."""
+        """Neither picture shows all of the three: what is absent from both is found in none."""
         truth = Truth(EXAMPLES / "labels", CLASSES)
         shown = {scene: set(np.unique(truth.read(scene))) - {0} for scene in SCENES}
         assert run(folder, tmp_path, "--methods", "sclip", "--gt", str(EXAMPLES / "labels"), "--known") == 0

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from examples.compare import study
+from ovseg_cli.dense import PhraseScorer
+from ovseg_cli.errors import ImageError
 from ovseg_cli.methods.catalogue import METHODS
 from ovseg_cli.store import Store
 from tests.mini import mini_class, mini_models
@@ -24,7 +26,7 @@ def test_both_sets_with_and_without_known_classes(
         for name in CLASSES:
             store.add_class(mini_class(name))
     files = ["--out", str(tmp_path / "table.md"), "--json", str(tmp_path / "table.json")]
-    small = ["--methods", "prototype", "sclip", "--limit", "1", "--rendered", "1", "--store", str(tmp_path / "store")]
+    small = ["--methods", "prototype,sclip", "--limit", "1", "--rendered", "1", "--store", str(tmp_path / "store")]
     assert study.main([*small, *files]) == 0
     record = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
     titles = [column["title"] for column in record["columns"]]
@@ -53,3 +55,29 @@ def test_an_unknown_method_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(study, "add_classes", lambda *_: [])
     assert study.main(["--methods", "clipp", "--rendered", "1"]) == 1
     assert "Unknown method 'clipp'" in capsys.readouterr().err
+
+
+def test_a_method_that_fails_on_a_picture_has_no_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def refuse(*_: object) -> None:
+        raise ImageError("The prompt is too long.")
+
+    monkeypatch.setattr(study, "FOCUS", CLASSES)
+    monkeypatch.setattr(study, "load_models", lambda *_, **__: mini_models())
+    monkeypatch.setattr(study, "add_classes", lambda *_: [])
+    monkeypatch.setattr(PhraseScorer, "compare", refuse)
+    quick = ["--methods", "aggsd,sclip", "--limit", "1", "--rendered", "1"]
+    assert study.main([*quick, "--json", str(tmp_path / "table.json")]) == 0
+    record = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
+    assert [column["miou"]["aggsd"] for column in record["columns"]] == [None] * 4
+    assert record["images_per_second"]["aggsd"] is None
+    out, err = capsys.readouterr()
+    assert [line.split("|")[1].strip() for line in out.splitlines()[2:4]] == ["`sclip`", "`aggsd`"]
+    assert "the methods go one by one here: The prompt is too long." in err
+
+
+@pytest.mark.parametrize("option", ["--limit", "--rendered"])
+def test_numbers_are_at_least_one(option: str):
+    with pytest.raises(SystemExit):
+        study.main([option, "0"])

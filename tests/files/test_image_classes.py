@@ -90,6 +90,14 @@ def test_a_class_that_is_not_looked_for_is_named_by_its_line(write):
         write("a: dog\n\nb: cat; bird").among(["cat", "dog"])
 
 
+def test_a_class_may_have_a_longer_name_than_the_store_takes(write):
+    long = "a photograph of a very " + "old " * 30 + "dog"
+    found = write(f"1.jpg: cat; {long}\n")
+    assert found.classes == (long, "cat")
+    with pytest.raises(UsageError, match=r"line 1: 'a photograph of a very old .*…' is not among"):
+        found.among(["cat"])
+
+
 def test_the_first_line_of_a_class(write):
     assert write("a: dog\n\nb: dog; bird\nc: Bird").line_of("bird") == 3
 

@@ -137,10 +137,12 @@ def test_with_a_background_maps_are_normalised_and_without_one_it_never_wins():
 
 
 def test_what_the_classes_leave_is_the_background():
-    attention = torch.softmax(torch.randn(4, 6, 6, generator=torch.Generator().manual_seed(0)), dim=0)
-    rest = leave_rest({6: attention[:3]})[6]
-    torch.testing.assert_close(rest[0], attention[0] + attention[3])
-    torch.testing.assert_close(rest[1:], attention[1:3])
+    """Seven tokens: the start, two of one class, one of another, three of padding."""
+    attention = torch.softmax(torch.randn(7, 6, 6, generator=torch.Generator().manual_seed(0)), dim=0)
+    maps = torch.stack([attention[0], attention[1:3].mean(dim=0), attention[3]])
+    rest = leave_rest({6: maps}, [2, 1])[6]
+    torch.testing.assert_close(rest[0], attention[0] + attention[4:].sum(dim=0))
+    torch.testing.assert_close(rest[1:], maps[1:])
 
 
 def test_the_maps_of_a_picture_are_on_the_latent_grid():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg_cli.errors import ImageError
+from ovseg_cli.errors import ImageError, UsageError
 from ovseg_cli.files.image_classes import read_image_classes
 from ovseg_cli.runs import segment as runs_segment
 from ovseg_cli.runs.journal import read_journal
@@ -54,6 +54,12 @@ def test_neighbours_of_one_size_go_together(run, photos):
     summary, factory = run(batch=3)
     assert factory.batches == [3, 2, 3], "the last one goes alone"
     assert (summary.done, factory.segmented) == (9, 9)
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_a_batch_has_one_picture_at_least(run, photos, batch):
+    with pytest.raises(UsageError, match="batch must be at least 1"):
+        run(batch=batch)
 
 
 @pytest.mark.parametrize("batch", [2, 3, 4, 100])
