@@ -4,7 +4,7 @@
 # make format ruff, in place
 # make bench  measurements of speed and memory (not tests)
 # make ablation  every part of the prototype method switched off in turn, three seeds
-# make methods  every method on bundled and rendered pictures, one table; about an hour
+# make methods  every method on bundled and rendered pictures, one table; half an hour
 # make parity  numbers against the published implementations', at their networks' true sizes; minutes and 7 GB
 # make quality  figures of the bundled models, one seed; fails when one is below its floor
 

@@ -13,6 +13,7 @@ from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import Profile, get_profile
 from ovseg_cli.runs.classes import IfExists
 from ovseg_cli.store import ClassInfo, Store
+from ovseg_cli.store.names import check_names
 from ovseg_cli.store.records import ClassKind, PrototypeKind
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def segment(
     from ovseg_cli.choices import SegmentOptions
     from ovseg_cli.segmenter import Segmenter
 
-    _check_list("image_classes", image_classes)
+    check_names("image_classes", image_classes)
     names = _names(store, classes)
     segmenter = Segmenter(
         _models(get_profile(store.profile_name), device, precision),
@@ -253,8 +254,8 @@ def compare(
     from ovseg_cli.methods.catalogue import DENSE_METHODS
     from ovseg_cli.segmenter import Segmenter, segment_together
 
-    _check_list("methods", methods)
-    _check_list("image_classes", image_classes)
+    check_names("methods", methods)
+    check_names("image_classes", image_classes)
     wanted = DENSE_METHODS if methods is None else tuple(methods)
     if not wanted or len(set(wanted)) < len(wanted):
         raise UsageError(f"methods must name at least one method, and none twice; got {list(wanted)!r}.")
@@ -268,13 +269,8 @@ def _names(store: Store, classes: Sequence[str] | None) -> Sequence[str]:
     """Class names as the store spells them; all of its classes for None."""
     from ovseg_cli.runs.classes import stored_names
 
-    _check_list("classes", classes)
+    check_names("classes", classes)
     return store.class_names() if classes is None else stored_names(store, classes)
-
-
-def _check_list(what: str, names: Sequence[str] | None) -> None:
-    if isinstance(names, str):
-        raise UsageError(f"{what} must be a list of names, like [{names!r}]; got the string {names!r}.")
 
 
 def _picture(image: Any) -> Any:

@@ -31,7 +31,7 @@ from ovseg_cli.methods.prefilter import ClassPrefilter, Kept
 from ovseg_cli.methods.words import Reading
 from ovseg_cli.profiles.specs import PrefilterSpec, digest_of
 from ovseg_cli.scoring import Crops, Features, Geometry, Job, PrototypeScorer, fuse
-from ovseg_cli.store.names import class_key, listed_names, shown_name
+from ovseg_cli.store.names import check_names, class_key, listed_names, shown_name
 
 if TYPE_CHECKING:
     from ovseg_cli.models import Models
@@ -125,8 +125,8 @@ class Segmenter:
 
     Raises:
         UnknownClassError: See `resolve_method`.
-        UsageError: See `resolve_options`.
-        ProfileMismatchError: Likewise.
+        UsageError: `classes` is no list of names; and see `resolve_options`.
+        ProfileMismatchError: See `resolve_options`.
     """
 
     def __init__(
@@ -139,6 +139,7 @@ class Segmenter:
         options: SegmentOptions | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
+        check_names("classes", classes)
         choice = resolve_method(store, classes, method) if isinstance(method, str) else method
         options = options or SegmentOptions()
         resolved = resolve_options(store, models.profile, classes, choice, options)
@@ -192,7 +193,7 @@ class Segmenter:
             ValueError: Not an RGB picture of 8 bits per channel.
             ImageError: The method cannot do with this image (AggSD: with so many classes in it).
             UnknownClassError: One of `classes` is none of the segmenter's.
-            UsageError: No class may be in this image, and neither may the background.
+            UsageError: `classes` is no list of names, or no class may be in this image, and neither may the background.
         """
         return self.label(self.score(image, classes))
 
@@ -255,6 +256,7 @@ class Segmenter:
             if self._prefilter is None or first is None:
                 return None
             return pictures.filtered(place, first, self._prefilter, self._filters_by)
+        check_names("the classes of an image", named)
         keys = [class_key(name) for name in self.names]
         for name in named:
             if class_key(name) not in keys:
@@ -472,6 +474,8 @@ def score_together(
         UnknownClassError: As `Segmenter.segment`.
         UsageError: As `Segmenter.segment`.
     """
+    if not segmenters:
+        raise ValueError("at least one segmenter is wanted")
     models = segmenters[0].models
     if any(segmenter.models is not models for segmenter in segmenters):
         raise ValueError("segmenters with the same models are wanted")

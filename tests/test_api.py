@@ -65,7 +65,7 @@ def test_pictures_of_any_mode(store, mode):
 
 
 def test_a_string_is_not_a_list_of_classes(store):
-    with pytest.raises(UsageError, match=r"\['cat'\]"):
+    with pytest.raises(UsageError, match=r"classes must be a list of names.*got 'cat'"):
         segment(store, example_scene(SCENE), "cat")
 
 
@@ -110,7 +110,9 @@ def test_what_only_words_have(store):
 
 
 def test_strings_are_no_lists_of_names(store):
-    with pytest.raises(UsageError, match=r"image_classes must be a list.*\['cat'\]"):
+    with pytest.raises(UsageError, match=r"image_classes must be a list.*got 'cat'"):
         segment(store, example_scene(SCENE), ["cat"], image_classes="cat")
-    with pytest.raises(UsageError, match=r"methods must be a list.*\['gem'\]"):
+    with pytest.raises(UsageError, match=r"methods must be a list.*got 'gem'"):
         compare(store, example_scene(SCENE), ["cat"], "gem")
+    with pytest.raises(UsageError, match=r"image_classes must be a list.*got \[0\]"):
+        segment(store, example_scene(SCENE), ["cat"], image_classes=[0])

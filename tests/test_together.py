@@ -253,6 +253,20 @@ def test_a_picture_without_classes_can_be_explained(store, method):
     assert as_data(told)["ruled_out_by"] == "image-classes"
 
 
+def test_strings_are_no_lists_of_names(store):
+    ours = segmenter(store, "gem")
+    for call in (
+        lambda: segmenter(store, "gem", "cat"),
+        lambda: ours.segment(PICTURES[0], "cat"),
+        lambda: ours.segment_batch(PICTURES[:2], ["cat", "apple"]),
+        lambda: segment_together([ours], PICTURES[0], "cat"),
+    ):
+        with pytest.raises(UsageError, match=r"must be a list of names.*got 'cat'"):
+            call()
+    with pytest.raises(ValueError, match="at least one segmenter"):
+        segment_together([], PICTURES[0])
+
+
 def test_a_class_that_nobody_asked_for_is_refused(store):
     with pytest.raises(UnknownClassError, match="'dog' is not among the classes: cat, apple, soccer ball"):
         segmenter(store, "gem").segment(PICTURES[0], ["cat", "dog"])

@@ -92,8 +92,8 @@ def _run(options: argparse.Namespace, store: Store) -> str:
     if done == 0:
         raise NoInputError(f"None of the pictures in {options.folder} could be read.")
     notes = [
-        f"{done} pictures, {len(names)} classes, profile {store.profile_name}, {models.device}, "
-        f"{torch.get_num_threads()} thread(s).",
+        f"Pictures: {done}; classes: {len(names)}; profile {store.profile_name}; {models.device}; "
+        f"threads: {torch.get_num_threads()}.",
     ]
     if options.speed:
         notes.append(

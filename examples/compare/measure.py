@@ -13,7 +13,7 @@ from PIL import Image
 
 from examples.compare.truth import LEFT_OUT, Truth
 from ovseg_cli.choices import METHODS, SegmentOptions
-from ovseg_cli.errors import ImageError, LabelError, UsageError
+from ovseg_cli.errors import ImageError, LabelError, UnknownClassError, UsageError
 from ovseg_cli.evaluation.confusion import ConfusionMatrix
 from ovseg_cli.evaluation.report import Report, build_report
 from ovseg_cli.files.images import InputImage, open_image
@@ -34,7 +34,8 @@ class Panel:
     Attributes:
         method: Its name.
         ids: uint16 (H, W): 0 background, i + 1 for class i; None where it failed.
-        miou: Of this picture, 0..1; None without ground truth.
+        miou: Of this picture, over the classes of its ground truth, 0..1; None without any. (Over those that were found
+            too, as for a folder, a pixel of a wrong class would count as much as an object.)
         error: Why it failed; empty where it did not.
     """
 
@@ -133,7 +134,7 @@ def enter(
         tell: Told what is left out.
 
     Raises:
-        UsageError: A method is unknown, named twice, or cannot run with these classes and this profile.
+        UsageError: A method is unknown, named twice, or cannot run with these classes, this store and this profile.
     """
     if methods is not None:
         if unknown := [name for name in methods if name not in METHODS]:
@@ -144,6 +145,8 @@ def enter(
     for name in choose_methods(store, names) if methods is None else methods:
         try:
             segmenter = Segmenter(models, store, names, method=name, options=SegmentOptions(background=True))
+        except UnknownClassError as error:  # prototypes of classes that the store does not have
+            raise UsageError(f"{name} needs a --store that has all the classes. {error}") from error
         except UsageError as error:
             if methods is not None:
                 raise
@@ -268,4 +271,4 @@ def _take(
     here.update(true, ids)
     contestant.matrix += here
     contestant.scored += 1
-    return Panel(method, ids, miou=_report(contestant.segmenter.names, here, 1).miou)
+    return Panel(method, ids, miou=_report(contestant.segmenter.names, here, 1).miou_present)

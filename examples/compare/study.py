@@ -35,7 +35,7 @@ from ovseg_cli.store import Store
 
 BUNDLED: Final = Path(__file__).resolve().parents[1] / "pictograms"
 
-RENDERED: Final = 136
+RENDERED: Final = 96
 """Pictures of the rendered set, which begins as the set of 1,000 does."""
 
 TIMED: Final = 8

@@ -87,7 +87,8 @@ def explain(
         typer.Option(
             "--method",
             metavar="METHOD",
-            help="auto, prototype, or a method that reads words, as for ovseg segment.",
+            help="auto, prototype, or one of CLIP's patches: maskclip, clipsurgery, sclip, clearclip, naclip, gem, "
+            "proxyclip.",
             show_default=False,
         ),
     ] = None,
@@ -114,9 +115,11 @@ def explain(
     Says which prototype won, against which other, and shows the support image that it comes from.
     Without --classes and --run, all classes of the store are looked for.
     """
+    from ovseg_cli.choices import resolve_method
     from ovseg_cli.explain import HOW_CHOSEN, Explainer, as_data, draw
     from ovseg_cli.files.atomic import write_image
     from ovseg_cli.files.images import open_image
+    from ovseg_cli.methods.catalogue import check_explained
     from ovseg_cli.runs.segment import labelmap_of
     from ovseg_cli.segmenter import Segmenter
 
@@ -151,11 +154,13 @@ def explain(
             _compare_store(common, store, manifest)
         else:
             asked = _Asked(names=_names(store, split_names(classes)), method=method or "auto", options=options)
+        choice = resolve_method(store, asked.names, asked.method)
+        check_explained(choice.method, choice.reason if choice.asked == "auto" else "")
         precision: Precision = common.precision
         if manifest is not None and common.options.precision is None:
             precision = manifest.settings.get("precision", "auto")
         models = common.load_models(common.profile_of(store), precision=precision)
-        segmenter = Segmenter(models, store, asked.names, method=asked.method, options=asked.options)
+        segmenter = Segmenter(models, store, asked.names, method=choice, options=asked.options)
         if segmenter.choice.asked == "auto" and segmenter.choice.missing:
             common.out.note(f"{segmenter.choice.reason}: explained is {segmenter.method}")
         for note in segmenter.notes if manifest is None else ():

@@ -317,7 +317,7 @@ def plan_segmentation(
     if image_classes is not None:
         image_classes = image_classes.among(names)
     if explain:
-        check_explained(choice.method)
+        check_explained(choice.method, choice.reason if choice.asked == "auto" else "")
     profile = common.profile_of(store)
     resolved = resolve_options(store, profile, names, choice, options)
     request = Request(

@@ -38,7 +38,9 @@ def remarks(explanation: Explanation) -> list[str]:
             f"{next_one.label} has the best score, {next_one.score:.3f}, but that is below the threshold "
             f"{e.threshold:g}, so that the pixel is background."
         )
-    if e.rule == "nothing":
+    if e.rule == "nothing" and e.named and next_one is None:
+        found.append("No class was named for this picture.")
+    elif e.rule == "nothing":
         found.append("No class has a score above 0, so that the pixel is background.")
     if not e.background:
         found.append("The background took no part.")

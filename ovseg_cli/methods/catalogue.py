@@ -123,14 +123,20 @@ DENSE_METHODS = tuple(name for name in METHODS if name not in ("prototype", "hyb
 """Methods that need words only."""
 
 
-def check_explained(method: str) -> None:
+def check_explained(method: str, why: str = "") -> None:
     """Refuse a method whose scores cannot be taken apart.
+
+    Args:
+        method: Its name.
+        why: Why it was taken, for the message; empty where it was asked for.
 
     Raises:
         UsageError: It is such a method.
     """
     if not METHODS[method].explained:
         able = ", ".join(name for name, info in METHODS.items() if info.explained)
+        because = f", which was taken because of {why}," if why else ""
         raise UsageError(
-            f"The scores of {method} cannot be taken apart. Explained can be: {able}; take one of these with --method."
+            f"The scores of {method}{because} cannot be taken apart. Explained can be: {able}; "
+            "segment with one of these as --method."
         )

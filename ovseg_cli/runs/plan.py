@@ -150,9 +150,12 @@ def plan_run(
     previous, entries = _state_of(folder, overwrite=overwrite)
     changed = previous is not None and _difference(previous, request) is not None
     if previous is not None and changed and not overwrite:
+        hint = ""
+        if request.image_classes is not None and previous.class_names != request.classes:
+            hint = " Where --classes names them all, another line of the image classes changes its own picture alone."
         raise UsageError(
             f"{output} holds label maps {_difference(previous, request)}. Add --overwrite to replace them, "
-            "or choose another folder with -o."
+            f"or choose another folder with -o.{hint}"
         )
     images = discover(inputs, exclude=folder)
     # Before the limit: which picture a line means does not depend on how many are taken.
@@ -276,12 +279,19 @@ def _state_of(folder: Path, *, overwrite: bool) -> tuple[Manifest | None, dict[s
 def _difference(previous: Manifest, request: Request) -> str | None:
     """How the label maps in a folder differ in kind from what is asked for now, in words; None if they do not."""
     if previous.class_names != request.classes:
-        return f"of other classes ({listed_names(previous.class_names)})"
+        return f"of other classes ({_changed(previous.class_names, request.classes)})"
     if previous.method.get("used") != request.method:
         return f"made by the method {previous.method.get('used')!r}, and this run would use {request.method!r}"
     if previous.background != request.options.background:
         return "with background" if previous.background else "without background"
     return None
+
+
+def _changed(before: Sequence[str], now: Sequence[str]) -> str:
+    """How one list of classes differs from another, in words."""
+    new, gone = ([name for name in these if name not in those] for these, those in ((now, before), (before, now)))
+    parts = [*([f"without {listed_names(new)}"] if new else []), *([f"with {listed_names(gone)}"] if gone else [])]
+    return ", and ".join(parts) or f"the same in another order: {listed_names(before)}"
 
 
 def _plan_image(

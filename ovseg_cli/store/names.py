@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from ovseg_cli.errors import ClassNameError
+from ovseg_cli.errors import ClassNameError, UsageError
 
 MAX_NAME_LENGTH = 80
 """Longest name of a stored class, in characters: the generator must read all of it, in a prompt of 77 tokens."""
@@ -118,6 +118,24 @@ def slugify(name: str) -> str:
     # Nothing but the hash puts an underscore into a slug, so a hashed slug never meets a plain one.
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{stem or 'class'}_{digest[:10]}"
+
+
+def check_names(what: str, names: object) -> None:
+    """Refuse a string, or a list of other things, where a list of names is wanted.
+
+    Args:
+        what: What is wanted, for the message.
+        names: What was given; None is for others to judge.
+
+    Raises:
+        UsageError: It is no list of strings.
+    """
+    if names is None:
+        return
+    if isinstance(names, str) or not isinstance(names, Collection):
+        raise UsageError(f"{what} must be a list of names, like ['cat', 'dog']; got {names!r}.")
+    if any(not isinstance(name, str) for name in names):
+        raise UsageError(f"{what} must be a list of names, like ['cat', 'dog']; got {list(names)!r}.")
 
 
 def short_name(name: str) -> str:

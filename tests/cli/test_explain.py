@@ -91,6 +91,10 @@ class TestPoints:
         result = call("explain", PICTURE, "-c", "zebra", "--at", "220,120")
         assert "no prototypes for zebra: explained is gem" in result.stderr
 
+    def test_a_method_that_cannot_be_explained_is_refused_with_why_it_was_taken(self, call):
+        told = call("explain", PICTURE, "-c", "cat,zebra", code=2).stderr
+        assert "hybrid, which was taken because of no prototypes for zebra, cannot be taken apart" in told
+
     def test_what_may_not_be_expected_is_told(self, call):
         result = call("explain", PICTURE, "--at", "30,30", "-c", "cat", "--method", "gem", "--no-background")
         assert "Nothing competes with 'cat'" in result.stderr

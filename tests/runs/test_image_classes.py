@@ -121,6 +121,13 @@ class TestPlan:
         assert [str(item.image.key) for item in plan.unnamed] == ["a", "sub/c"]
         assert [(line.picture, line.number) for line in plan.strays] == [("z.png", 1)]
 
+    def test_another_list_of_classes_says_what_differs_and_how_ids_stay(self, run, asked, tmp_path):
+        run(asked("a.png: dog"))
+        (tmp_path / "more.txt").write_text("a.png: bird; dog")
+        wanted = request(classes=("bird", "dog"), image_classes=read_image_classes(tmp_path / "more.txt"))
+        with pytest.raises(UsageError, match=r"of other classes \(without bird, and with cat\).*Where --classes names"):
+            run(wanted)
+
     def test_a_limit_changes_no_match(self, photos, asked):
         paint(photos / "sub" / "a.png", 1)
         plan = plan_run(["photos"], photos.parent / "out", asked("b.png: cat"), limit=1)
