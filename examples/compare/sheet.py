@@ -39,6 +39,10 @@ _TINT: Final = 0.6
 """How much of a class's colour is mixed in."""
 _PALE: Final = 0.55
 """How much white is mixed into the background."""
+_HUE: Final = 24
+"""A colour whose channels differ by less is a grey, which is striped."""
+_STRIPE: Final = 5
+"""Pixels of a stripe, across and down."""
 
 
 def comparison_sheet(compared: Compared, labels: LabelMap) -> Image.Image:
@@ -113,6 +117,7 @@ def _painted(picture: Image.Image, ids: npt.NDArray[np.integer], labels: LabelMa
     grey = np.repeat(np.asarray(picture).astype(np.float32).mean(axis=2, keepdims=True), 3, axis=2)
     result = grey * (1 - _PALE) + 255 * _PALE
     edge = find_boundaries(small, mode="inner")
+    stripes = np.add.outer(np.arange(picture.height), np.arange(picture.width)) // _STRIPE % 2 == 0
     for index in np.unique(small).tolist():
         if index == 0:
             continue
@@ -122,8 +127,15 @@ def _painted(picture: Image.Image, ids: npt.NDArray[np.integer], labels: LabelMa
             continue
         colour = np.array(labels.colour_of(index), dtype=np.float32)
         result[region] = grey[region] * (1 - _TINT) + colour * _TINT
+        if _is_grey(colour.tolist()):  # as is the picture
+            result[region & stripes] *= 1 - _TINT
         result[region & edge] = colour * 0.45 + 255 * 0.55  # a lighter line of the same hue, as in overlays
     return Image.fromarray(np.rint(result).astype(np.uint8))
+
+
+def _is_grey(colour: Sequence[float]) -> bool:
+    """Whether a colour cannot be told from the grey picture that it lies on."""
+    return max(colour) - min(colour) < _HUE
 
 
 def _failed(size: tuple[int, int], reason: str) -> Image.Image:
@@ -146,7 +158,11 @@ def _failed(size: tuple[int, int], reason: str) -> Image.Image:
 def _legend(present: Sequence[int], labels: LabelMap, width: int) -> Image.Image:
     """The classes of some panel, in as many lines as they need."""
     step, box, indent = round(_TEXT * 1.8), _TEXT, round(_TEXT * 1.5)
-    entries = [(labels.name_of(index) or "", labels.colour_of(index)) for index in present if index > 0]
+    entries = []
+    for index in present:
+        if index > 0:
+            striped = " (striped)" if _is_grey(labels.colour_of(index)) else ""
+            entries.append((f"{labels.name_of(index) or ''}{striped}", labels.colour_of(index)))
     entries.append(("background (pale)", _EMPTY))
     if LEFT_OUT in present:
         entries.append(("does not count", _VOID))

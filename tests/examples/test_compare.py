@@ -286,6 +286,18 @@ class TestSheet:
         assert painted == 320 * 240
         assert (pixels == round(0.45 * grey + 0.55 * 255)).all(axis=1).sum() == 320 * 240
 
+    def test_a_grey_class_is_striped(self):
+        """It lies on a grey picture."""
+        names = LabelMap.from_classes([f"class {number}" for number in range(1, 8)])
+        assert len(set(names.colour_of(7))) == 1
+        source = InputImage(Path("a.png"), PurePosixPath("a"))
+        panel = Panel("gem", np.full((24, 32), 7, np.uint16))
+        sheet = comparison_sheet(Compared(source, Image.new("RGB", (32, 24), (200, 60, 60)), None, (panel,)), names)
+        plain = 0.4 * (200 + 60 + 60) / 3 + 0.6 * names.colour_of(7)[0]
+        pixels = np.asarray(sheet).reshape(-1, 3)
+        shares = [(pixels == round(grey)).all(axis=1).sum() / (320 * 240) for grey in (plain, 0.4 * plain)]
+        np.testing.assert_allclose(shares, 0.5, atol=0.02)
+
     def test_a_failure_takes_its_place(self):
         failed = Panel("aggsd", None, error="AggSD: The prompt is longer than the 77 tokens of the model. " * 9)
         done = Panel("gem", np.zeros((24, 32), np.uint16))
