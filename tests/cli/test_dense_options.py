@@ -310,7 +310,7 @@ class TestExplain:
         cli("add-class", "cat")
         result = cli("explain", "photos/a.png", "-c", "cat,dog")
         assert "no prototypes for dog" in result.stderr
-        assert "hybrid cannot be taken apart" in one_line(result)
+        assert "hybrid, which was taken because of no prototypes for dog, cannot be taken apart" in one_line(result)
 
     @pytest.mark.parametrize(
         "args", [["--method", "hybrid"], ["--method", "cliper"], []], ids=["hybrid", "cliper", "auto"]
