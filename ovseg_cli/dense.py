@@ -1,7 +1,7 @@
 """Dense CLIP methods on pictures: from crops to a score per word, and from fused scores to one per class.
 
 The methods themselves are pure functions in `ovseg_cli.methods`; here they get what they need of a profile's models.
-A scorer gives scores of crops (`score`), which are fused over windows, and makes class scores of the fused ones
+A scorer makes scores of crops (`features`, `compare`), which are fused over windows, and class scores of the fused ones
 (`finish`). See `ovseg_cli.scoring` for what is shared among methods that look at the same crops.
 """
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ovseg_cli.errors import ClassNameError, UsageError
 from ovseg_cli.files.labels import is_background
+from ovseg_cli.files.text import read_text
 from ovseg_cli.store.names import class_key, normalise_class_name, shown_name
 
 MANY_WORDS = 10
@@ -100,15 +101,8 @@ def read_class_file(path: str | Path, *, first_is_background: bool = False) -> C
 
 def _lines(path: Path) -> Iterator[tuple[int, str, tuple[str, ...]]]:
     """Number, first word and other words of every line that has some."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise UsageError(f"The class file {path} does not exist.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"The class file {path} is not UTF-8 text; save it as UTF-8.") from error
-    except OSError as error:
-        raise UsageError(f"The class file {path} cannot be read: {error.strerror}.") from error
-    # Only line feeds end lines (reading has made them of the others): str.splitlines knows ten more.
+    text = read_text(path, "class file", UsageError)
+    # Only line feeds end lines: str.splitlines knows ten more.
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
     lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
     separator = ";" if any(";" in line for _, line in lines) else ","

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from ovseg_cli.errors import ClassNameError, UsageError
 from ovseg_cli.files.discovery import InputImage, natural_key
+from ovseg_cli.files.text import read_text
 from ovseg_cli.store.names import class_key, listed_names, normalise_class_name, shown_name
 
 _MOST_NAMED = 3
@@ -62,7 +63,7 @@ class ImageClasses:
 
     Attributes:
         path: The file.
-        digest: SHA-256 of its bytes.
+        digest: SHA-256 of its text in UTF-8, without a byte order mark and with line feeds.
         lines: What it says, in its order.
     """
 
@@ -153,23 +154,15 @@ def read_image_classes(path: str | Path) -> ImageClasses:
         ClassNameError: A line has a name that no class can have. Both name the file and the line.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-        text = data.decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise UsageError(f"The file of image classes {path} does not exist.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"The file of image classes {path} is not UTF-8 text; save it as UTF-8.") from error
-    except OSError as error:
-        raise UsageError(f"The file of image classes {path} cannot be read: {error.strerror}.") from error
+    text = read_text(path, "file of image classes", UsageError)
     lines = []
-    # Only these end lines: str.splitlines knows ten more.
-    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
+    # Only line feeds end lines: str.splitlines knows ten more.
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip() and not line.lstrip().startswith("#"):
             lines.append(_parsed(path, number, line.strip()))
     if not lines:
         raise UsageError(f"{path} names no picture; write one per line, such as: photo.jpg: cat; dog")
-    return ImageClasses(path, hashlib.sha256(data).hexdigest(), tuple(lines))
+    return ImageClasses(path, hashlib.sha256(text.encode()).hexdigest(), tuple(lines))
 
 
 def _parsed(path: Path, number: int, line: str) -> ImageLine:

@@ -20,6 +20,7 @@ from PIL import Image
 from ovseg_cli.errors import LabelError
 from ovseg_cli.files.atomic import write_image, write_text
 from ovseg_cli.files.images import decoding, upright
+from ovseg_cli.files.text import read_text
 
 __all__ = [
     "BACKGROUND",
@@ -209,14 +210,7 @@ def read_labelmap(path: str | Path) -> LabelMap:
         LabelError: The file is missing, not text, empty, or has a line of another form (with its number).
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise LabelError(f"The label map {path} does not exist.") from error
-    except UnicodeDecodeError as error:
-        raise LabelError(f"The label map {path} is not UTF-8 text.") from error
-    except OSError as error:
-        raise LabelError(f"The label map {path} cannot be read: {error.strerror}.") from error
+    text = read_text(path, "label map", LabelError)
     lines = [(n, line.strip()) for n, line in enumerate(text.split("\n"), start=1)]
     # A class may be called "#1 fan": only its colour tells such a line from a comment.
     lines = [(n, line) for n, line in lines if line and (line[0] != "#" or _voc_entry(line, 0, colour=True))]

@@ -59,11 +59,11 @@ def test_a_line_is_a_picture_with_its_classes(write):
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_marks_line_ends_blank_lines_and_comments_do_not_matter(write, end, mark):
-    data = mark + end.join(["", "# tags", "a.jpg: cat", "  ", "  # more", "b.jpg: d\u00f6ner", ""]).encode()
-    found = write(data)
+    lines = ["", "# tags", "a.jpg: cat", "  ", "  # more", "b.jpg: d\u00f6ner", ""]
+    found = write(mark + end.join(lines).encode())
     assert said(found) == [("a.jpg", ("cat",)), ("b.jpg", ("d\u00f6ner",))]
     assert [line.number for line in found.lines] == [3, 6]
-    assert found.digest == hashlib.sha256(data).hexdigest()
+    assert found.digest == hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def test_colons_of_times_and_drives_belong_to_the_picture(write):
