@@ -62,8 +62,8 @@ def add_class(
         prompt: Template with ``{}`` where the name goes.
         kind: "thing" or "stuff" (default: by the name).
         mask_method: "otsu", "fixed", "self-attention" or "sam" (default: "otsu").
-        parts: Part prototypes per role and extractor, at most (default: the profile's).
-        extractors: Names of the feature extractors that get prototypes (default: the profile's).
+        parts: Part prototypes per role and extractor, at most (default: the method's).
+        extractors: Names of the feature extractors that get prototypes (default: the method's).
         from_images: A folder of pictures of your own, which take the place of generated ones.
         masks: A folder of their masks (default: found by the generator's attention).
         if_exists: What to do about a class of this name: "error", "skip", "replace", or "extend" by more images.
@@ -128,7 +128,8 @@ def segment(
     extractors: Sequence[str] | None = None,
     prototypes: Sequence[PrototypeKind] | None = None,
     stuff_filter: bool | None = None,
-    refine: Literal["none", "pamr"] = "none",
+    refine: Literal["none", "pamr"] | None = None,
+    settings: str | None = None,
     short_side: int | None = None,
     windows: Sequence[tuple[int, int]] | None = None,
     templates: TemplateSet | None = None,
@@ -159,15 +160,16 @@ def segment(
         prototypes: With prototypes: which of "mean", "instance" and "part" are matched (default: all).
         stuff_filter: With prototypes: whether background prototypes of things that look like stuff are left out
             (default: they are).
-        refine: "pamr" lets the scores follow the picture's edges.
+        refine: "pamr" lets the scores follow the picture's edges (default: the method's own way).
+        settings: With words: the data set whose published settings the method is run with (default: PASCAL VOC's).
         short_side: The picture is resized so that its short side is this many pixels (default: the method's).
         windows: (size, stride) of each sliding-window pass in pixels of the resized picture, and (0, 0) for the whole
             picture (default: the method's).
-        templates: With words: "single", "short", "car" or "imagenet", the prompt templates they are put into (default:
-            the method's).
+        templates: With words: "single", "short", "car", "imagenet" or "imagenet-scene", the prompt templates that they
+            are put into (default: the method's).
         logit_scale: With words: factor on cosines before the softmax (default: the method's).
         synonyms: With words: more words for some of the classes.
-        background_words: With words: what is none of the classes (default: the profile's).
+        background_words: With words: what is none of the classes (default: the method's).
         image_classes: Which of the classes may be in this picture (default: the pre-filter's answer, or all). AggSD and
             DiffSegmenter, which find every class somewhere, want to know it.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
@@ -203,6 +205,7 @@ def segment(
             prototypes=None if prototypes is None else tuple(prototypes),
             stuff_filter=stuff_filter,
             refine=refine,
+            settings=settings,
             short_side=short_side,
             windows=None if windows is None else tuple((size, stride) for size, stride in windows),
             templates=templates,

@@ -33,7 +33,10 @@ NAME_READERS = ("aggsd", "diffsegmenter")
 
 _OWN_PROMPT = "the diffusion model reads class names in a prompt of its own"
 
-ANSWER_VERSION = 3
+SETTINGS = ("voc21", "voc20", "context60", "context59", "coco-object", "coco-stuff", "ade150", "cityscapes")
+"""Data sets for which settings are published. No method has all of them in another form than these."""
+
+ANSWER_VERSION = 4
 """Raised when the same inputs give another label map than before, so that old results are not taken for new ones."""
 
 
@@ -51,14 +54,17 @@ class SegmentOptions:
         prototypes: With prototypes: which kinds are matched; None for all of them.
         stuff_filter: With prototypes: whether background prototypes of things that look like stuff are left out
             (OVDiff, stuff filter); None for yes.
-        refine: What is done to the fused scores: "none", or "pamr" (pixel-adaptive mask refinement).
+        refine: What is done to the scores: "none", or "pamr" (pixel-adaptive mask refinement); None for the method's
+            own, which for most is nothing.
+        settings: With words: the data set whose published settings the method is run with; None for the method's usual
+            ones. The other options take the place of single ones.
         short_side: The picture is resized so that its short side is this many pixels; None for the method's own.
         windows: (size, stride) of each sliding-window pass in pixels of the resized picture, and (0, 0) for the whole
             picture; None for the method's own.
         templates: With words: the published set of prompt templates that they are put into; None for the method's.
         logit_scale: With words: factor on cosines before the softmax; None for the method's.
         synonyms: With words: more words for some classes, as (class name, words) pairs.
-        background_words: With words: words for what is none of the classes; None for the profile's.
+        background_words: With words: words for what is none of the classes; None for the method's.
 
     Raises:
         UsageError: A value that cannot be.
@@ -70,7 +76,8 @@ class SegmentOptions:
     extractors: tuple[str, ...] | None = None
     prototypes: tuple[PrototypeKind, ...] | None = None
     stuff_filter: bool | None = None
-    refine: Literal["none", "pamr"] = "none"
+    refine: Literal["none", "pamr"] | None = None
+    settings: str | None = None
     short_side: int | None = None
     windows: tuple[tuple[int, int], ...] | None = None
     templates: TemplateSet | None = None
@@ -86,8 +93,10 @@ class SegmentOptions:
                 raise UsageError(f"Unknown kind of prototype {kind!r}. Kinds: {', '.join(KINDS)}.")
         if self.prototypes is not None and len(set(self.prototypes)) != max(1, len(self.prototypes)):
             raise UsageError(f"--prototypes takes each kind once: {', '.join(KINDS)}.")
-        if self.refine not in REFINEMENTS:
+        if self.refine is not None and self.refine not in REFINEMENTS:
             raise UsageError(f"Unknown refinement {self.refine!r}. Refinements: {', '.join(REFINEMENTS)}.")
+        if self.settings is not None and self.settings not in SETTINGS:
+            raise UsageError(f"Unknown settings {self.settings!r}. Data sets: {', '.join(SETTINGS)}.")
         if self.templates is not None and self.templates not in TEMPLATE_SETS:
             raise UsageError(f"Unknown set of prompt templates {self.templates!r}. Sets: {', '.join(TEMPLATE_SETS)}.")
         self._check_numbers()
@@ -225,6 +234,7 @@ class Resolved:
         dense: The dense method that reads words; None for prototypes alone.
         dense_settings: What it is run with.
         vocabulary: Its words.
+        refine: What is done to the scores.
         notes: Sentences for people about what they may not expect.
     """
 
@@ -238,6 +248,7 @@ class Resolved:
     dense: str | None = None
     dense_settings: DenseDefaults | None = None
     vocabulary: Vocabulary | None = None
+    refine: Literal["none", "pamr"] = "none"
     notes: tuple[str, ...] = ()
 
 
@@ -280,23 +291,26 @@ def resolve_options(
         from ovseg_cli.dense import dense_settings  # brings torch
 
         dense = profile.clip.best if choice.method == "hybrid" else choice.method
-        words = profile.clip.background_words if options.background_words is None else options.background_words
-        settings = dense_settings(profile, dense)
+        settings = dense_settings(profile, dense, options.settings, background=options.background)
+        words = settings.background_words
+        if options.background_words is not None and options.background:
+            words = options.background_words
         scale = settings.logit_scale if options.logit_scale is None else options.logit_scale
-        vocabulary = make_vocabulary(
-            classes, synonyms=dict(options.synonyms), background=words if options.background else ()
-        )
+        vocabulary = make_vocabulary(classes, synonyms=dict(options.synonyms), background=words)
         resolved = replace(
             resolved,
             dense=dense,
-            dense_settings=replace(_with_geometry(settings, options), logit_scale=scale),
+            dense_settings=replace(_with_geometry(settings, options), logit_scale=scale, background_words=words),
             vocabulary=vocabulary,
+            refine="none" if with_prototypes else settings.refine,
             notes=vocabulary.notes,
         )
-    return replace(resolved, notes=(*resolved.notes, *_notes(classes, choice, options)))
+    if options.refine is not None:
+        resolved = replace(resolved, refine=options.refine)
+    return replace(resolved, notes=(*resolved.notes, *_notes(resolved, classes, choice, options)))
 
 
-def _notes(classes: Sequence[str], choice: MethodChoice, options: SegmentOptions) -> Iterator[str]:
+def _notes(resolved: Resolved, classes: Sequence[str], choice: MethodChoice, options: SegmentOptions) -> Iterator[str]:
     """What people may not expect, besides what the vocabulary says."""
     if choice.method == "prototype" and len(classes) == 1 and not options.background:
         yield f"Nothing competes with {shown_name(classes[0])}, so all of a picture becomes it: add classes."
@@ -305,6 +319,24 @@ def _notes(classes: Sequence[str], choice: MethodChoice, options: SegmentOptions
     elif options.background_words and choice.method in ("prototype", *NAME_READERS):
         why = "prototypes are matched without words" if choice.method == "prototype" else _OWN_PROMPT
         yield f"The class file's words for the background are not used: with {choice.method}, {why}."
+    if resolved.vocabulary is not None and options.background and not resolved.known:
+        yield from _notes_of_background(resolved, choice, options)
+
+
+def _notes_of_background(resolved: Resolved, choice: MethodChoice, options: SegmentOptions) -> Iterator[str]:
+    """Where by the settings no pixel, or hardly one, can become background."""
+    info, settings, vocabulary = KNOWN_METHODS[choice.method], resolved.dense_settings, resolved.vocabulary
+    if settings is None or vocabulary is None or 0 in vocabulary.owner:
+        return
+    threshold = settings.threshold if options.threshold is None else options.threshold
+    remedy = "give words for it (a line background; sky; wall in a --class-file), or a --threshold"
+    if info.background == "words" and not threshold:
+        yield f"The published settings of {info.title} know no background, so every pixel gets a class: {remedy}."
+    elif info.background == "doubt" and not threshold and len(vocabulary.words) <= 10:
+        yield (
+            f"The background of {info.title} begins where every class is less probable than 0.1, which of ten classes "
+            f"or fewer one never is: {remedy}."
+        )
 
 
 def _refuse_foreign(choice: MethodChoice, options: SegmentOptions, *, with_prototypes: bool, with_words: bool) -> None:
@@ -324,7 +356,11 @@ def _refuse_foreign(choice: MethodChoice, options: SegmentOptions, *, with_proto
                 f"{name} works on prototypes, and there are {choice.reason}. "
                 f"Make them with ovseg add-class, or leave out {name}."
             )
-    of_words = {"--templates": bool(options.templates), "--logit-scale": options.logit_scale is not None}
+    of_words = {
+        "--settings": options.settings is not None,
+        "--templates": bool(options.templates),
+        "--logit-scale": options.logit_scale is not None,
+    }
     useless = [(name, f"leave out {name}") for name, given in of_words.items() if given]
     for name, words in options.synonyms:
         synonyms = f"synonyms ({shown_name(name)}: {listed_names(words)})"
@@ -350,10 +386,10 @@ def _resolve_prefilter(profile: Profile, choice: MethodChoice, options: SegmentO
     return spec if (default if options.prefilter is None else options.prefilter) else None
 
 
-Geometry = TypeVar("Geometry", InferenceSpec, DenseDefaults)
+Settings = TypeVar("Settings", InferenceSpec, DenseDefaults)
 
 
-def _with_geometry(settings: Geometry, options: SegmentOptions) -> Geometry:
+def _with_geometry(settings: Settings, options: SegmentOptions) -> Settings:
     """The settings with the user's short side and windows in the place of their own."""
     if options.short_side is not None:
         settings = replace(settings, short_side=options.short_side)
@@ -399,7 +435,7 @@ def plan_settings(
         "classes": list(classes),
         "background": options.background,
         "threshold": options.threshold,
-        "refine": options.refine,
+        "refine": resolved.refine,
     }
     if resolved.inference is not None:
         settings["inference"] = asdict(resolved.inference)

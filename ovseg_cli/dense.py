@@ -1,8 +1,8 @@
 """Dense CLIP methods on pictures: from crops to a score per word, and from fused scores to one per class.
 
 The methods themselves are pure functions in `ovseg_cli.methods`; here they get what they need of a profile's models.
-A scorer makes scores of crops (`features`, `compare`), which are fused over windows, and class scores of the fused ones
-(`finish`). See `ovseg_cli.scoring` for what is shared among methods that look at the same crops.
+A scorer makes scores of crops (`features`, `compare`), which are fused over windows, and of the fused ones what a label
+map is made of (`combine`). See `ovseg_cli.scoring` for what is shared among methods that look at the same crops.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from ovseg_cli.backbones.clip import BlockTrace
 from ovseg_cli.backbones.diffusion import PhrasedPrompt, PromptAttention
 from ovseg_cli.errors import ImageError, UsageError
+from ovseg_cli.labeling.decide import Enlargement, Head, enlarge_rows, extremes, strips
 from ovseg_cli.methods import agg, cliper, clipsurgery, clusters, diffsegmenter, gem, last_layer, proxyclip
 from ovseg_cli.methods.attention_refine import refine_maps
 from ovseg_cli.methods.catalogue import METHODS
@@ -29,13 +30,29 @@ from ovseg_cli.methods.diffusion_defaults import DiffusionDefaults
 from ovseg_cli.methods.words import Reading, Vocabulary, embed_words, word_scores
 from ovseg_cli.profiles import ExtractorSpec, Profile
 from ovseg_cli.profiles.prompts import TemplateSet, resolve_templates
-from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, DenseDefaults
-from ovseg_cli.scoring import Crops, Scorer, Walk
-from ovseg_cli.store.names import listed_names
+from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, DenseDefaults, GeneratorSpec
+from ovseg_cli.scoring import Crops, Picture, Scorer, Walk
+from ovseg_cli.store.names import class_key, listed_names
 
 if TYPE_CHECKING:
     from ovseg_cli.methods.prefilter import TextCache
     from ovseg_cli.models import Models
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WordMaps:
+    """What a dense method makes of a picture, before it is enlarged to the label map.
+
+    Attributes:
+        values: float32 (K, h, w): what is enlarged.
+        head: Of values that may have been refined and the label map's size (H, W): what makes class scores of them
+            there.
+        enlargement: How they are enlarged.
+    """
+
+    values: Tensor
+    head: Callable[[Tensor, tuple[int, int]], Head]
+    enlargement: Enlargement = "bilinear"
 
 
 class DenseScorer(Scorer):
@@ -50,12 +67,12 @@ class DenseScorer(Scorer):
     vocabulary: Vocabulary
 
     @abstractmethod
-    def finish(self, scores: Tensor, whole: Crops) -> Tensor:
-        """Class scores, float32 (C + 1, g, g'), channel 0 the background's.
+    def combine(self, fused: Tensor, picture: Picture) -> WordMaps:
+        """What the label map is made of.
 
         Args:
-            scores: float32 (channels, h, w), fused over crops.
-            whole: The picture that the crops were cut from, alone.
+            fused: float32 (channels, h, w), fused over crops.
+            picture: The picture that the crops were cut from.
         """
 
     @abstractmethod
@@ -63,17 +80,70 @@ class DenseScorer(Scorer):
         """The same for some of the classes, which become channels 1, 2, ... in the order given."""
 
 
-def dense_settings(profile: Profile, method: str) -> DenseDefaults:
-    """What a dense method is run with: its published settings, unless the profile's CLIP has its own."""
-    own = profile.clip.dense
-    if own is not None:
+def published_rows(profile: Profile, method: str) -> Mapping[str, DenseDefaults]:
+    """A dense method's published settings by data set, for the size of the profile's CLIP."""
+    if profile.clip.large and SCORERS[method] is CliperScorer:
+        return cliper.ROWS_LARGE
+    return PUBLISHED[method]
+
+
+def dense_settings(profile: Profile, method: str, row: str | None = None, *, background: bool = True) -> DenseDefaults:
+    """What a dense method is run with: its published settings, unless the profile's CLIP has its own.
+
+    Args:
+        profile: The profile.
+        method: One of `ovseg_cli.methods.catalogue.DENSE_METHODS`.
+        row: The data set whose settings are wanted; None for PASCAL VOC's, with or without background, or for what
+            the method has instead.
+        background: Whether pixels may belong to none of the classes.
+
+    Raises:
+        UsageError: The method has no such row, or the profile has settings of its own.
+    """
+    if profile.clip.dense is not None:
+        if row is not None:
+            raise UsageError(
+                f"The profile {profile.name!r} has settings of its own, as its models have another size than the "
+                "published ones. Leave out --settings, or take another --profile."
+            )
+        return _own_settings(profile, method, profile.clip.dense, background=background)
+    rows = published_rows(profile, method)
+    if row is None:
+        likely = ("voc21",) if background else ("voc20", "context59")
+        row = next((name for name in likely if name in rows), next(iter(rows)))
+    if row not in rows:
+        raise UsageError(f"{METHODS[method].title} has no published settings {row!r}. It has: {', '.join(rows)}.")
+    return rows[row]
+
+
+def _own_settings(profile: Profile, method: str, own: DenseDefaults, *, background: bool) -> DenseDefaults:
+    """A profile's own settings, as a method needs them."""
+    if SCORERS[method] is PhraseScorer:
         # Windows are for CLIP. A diffusion model that looks for classes finds every one in every window.
-        return replace(own, windows=(), whole_image=True) if SCORERS[method] is PhraseScorer else own
-    if method not in ("cliper", "cliper-coarse"):
-        return PUBLISHED[method]
-    published = cliper.DEFAULTS_LARGE if profile.clip.large else cliper.DEFAULTS
-    tuned = profile.clip.cliper
-    return published if tuned is None else replace(published, threshold=tuned.background)
+        side = _phrase_side(profile.generator)
+        return replace(own, windows=(), whole_image=True, short_side=side, squash=side)
+    if SCORERS[method] is CliperScorer:
+        published, tuned = published_rows(profile, method)["voc21" if background else "voc20"], profile.clip.cliper
+        settings = replace(
+            cast(cliper.CliperSettings, published), **{name: getattr(own, name) for name in _OF_ALL - {"threshold"}}
+        )
+        if tuned is None or not background:
+            return settings
+        return replace(settings, score_threshold=tuned.score, threshold=tuned.background)
+    return own if background else replace(own, background_words=(), threshold=None)
+
+
+_OF_ALL = {field.name for field in fields(DenseDefaults)}
+
+
+def _phrase_side(generator: GeneratorSpec) -> int:
+    """Side of the square at which the generator looks for class names."""
+    return generator.phrase_size or _read_side(generator)
+
+
+def _read_side(generator: GeneratorSpec) -> int:
+    """Side of the square at which the generator reads pictures."""
+    return generator.read_size or generator.image_size
 
 
 # --------------------------------------------------------------------------- methods that give tokens
@@ -101,14 +171,14 @@ class TokenMethod:
     """A method that gives tokens, which are projected into the space of text and compared with words there.
 
     Attributes:
-        defaults: Its published settings.
+        rows: Its published settings by data set.
         tokens: Of a walk, (B, N, D).
         stream: Whether it needs the profile's last `ClipSpec.streams` blocks, instead of the last one.
         class_token: Whether the tokens begin with the class token.
         proxy: Whether it needs another network's features.
     """
 
-    defaults: DenseDefaults
+    rows: Mapping[str, DenseDefaults]
     tokens: Callable[[_Seen], Tensor]
     stream: bool = False
     class_token: bool = True
@@ -123,21 +193,17 @@ def _proxyclip(seen: _Seen) -> Tensor:
 
 TOKEN_METHODS: Mapping[str, TokenMethod] = MappingProxyType(
     {
-        "maskclip": TokenMethod(last_layer.MASKCLIP_DEFAULTS, lambda seen: last_layer.maskclip_tokens(seen.blocks[-1])),
-        "clipsurgery": TokenMethod(
-            clipsurgery.DEFAULTS, lambda seen: clipsurgery.surgery_tokens(seen.blocks), stream=True
-        ),
-        "sclip": TokenMethod(last_layer.SCLIP_DEFAULTS, lambda seen: last_layer.sclip_tokens(seen.blocks[-1])),
-        "clearclip": TokenMethod(
-            last_layer.CLEARCLIP_DEFAULTS, lambda seen: last_layer.clearclip_tokens(seen.blocks[-1])
-        ),
+        "maskclip": TokenMethod(last_layer.MASKCLIP_ROWS, lambda seen: last_layer.maskclip_tokens(seen.blocks[-1])),
+        "clipsurgery": TokenMethod(clipsurgery.ROWS, lambda seen: clipsurgery.surgery_tokens(seen.blocks), stream=True),
+        "sclip": TokenMethod(last_layer.SCLIP_ROWS, lambda seen: last_layer.sclip_tokens(seen.blocks[-1])),
+        "clearclip": TokenMethod(last_layer.CLEARCLIP_ROWS, lambda seen: last_layer.clearclip_tokens(seen.blocks[-1])),
         "naclip": TokenMethod(
-            last_layer.NACLIP_DEFAULTS, lambda seen: last_layer.naclip_tokens(seen.blocks[-1], seen.grid)
+            last_layer.NACLIP_ROWS, lambda seen: last_layer.naclip_tokens(seen.blocks[-1], seen.grid)
         ),
         "gem": TokenMethod(
-            gem.DEFAULTS, lambda seen: gem.gem_tokens(seen.blocks, temperature=seen.temperature), stream=True
+            gem.ROWS, lambda seen: gem.gem_tokens(seen.blocks, temperature=seen.temperature), stream=True
         ),
-        "proxyclip": TokenMethod(proxyclip.DEFAULTS, _proxyclip, class_token=False, proxy=True),
+        "proxyclip": TokenMethod(proxyclip.ROWS, _proxyclip, class_token=False, proxy=True),
     }
 )
 """The token methods by name."""
@@ -153,6 +219,7 @@ class _WordScorer(DenseScorer):
         templates: Prompt templates that a word is put into.
         cache: Where text embeddings are kept.
         reading: Is told how far the reading of words is, and which of them were cut.
+        background: Whether pixels may belong to none of the classes.
     """
 
     def __init__(
@@ -163,12 +230,15 @@ class _WordScorer(DenseScorer):
         templates: Sequence[str],
         cache: TextCache | None,
         reading: Reading | None,
+        *,
+        background: bool,
     ) -> None:
         self._models = models
         self._settings = settings
+        self._background = background
         self.vocabulary = vocabulary
         self.channels = self._count(vocabulary)
-        self.threshold = settings.threshold
+        self.threshold = settings.threshold if background else None
         weights = models.profile.clip.weights
         self._text = embed_words(
             models.clip, vocabulary.words, templates, weights=weights, cache=cache, reading=reading
@@ -198,9 +268,28 @@ class _WordScorer(DenseScorer):
 
     def _shown(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) at which CLIP sees crops of a size."""
-        if self._settings.squash is not None:
-            return self._settings.squash, self._settings.squash
-        return whole_patches(*size, self._models.clip.patch)
+        settings = self._settings
+        if settings.squash is not None:
+            return settings.squash, settings.squash
+        return whole_patches(*size, self._models.clip.patch, settings.patches)
+
+    def _walk(self, size: tuple[int, int], blocks: Collection[int], *, attention: bool = False) -> Walk:
+        """A walk through some blocks, for crops of a size."""
+        settings, clip = self._settings, self._models.profile.clip
+        return Walk(
+            self._shown(size),
+            settings.positions,
+            blocks,
+            mean=settings.mean or clip.mean,
+            std=settings.std or clip.std,
+            patches="round" if settings.squash is not None or min(size) < self._models.clip.patch else settings.patches,
+            attention=attention,
+        )
+
+    def _sees(self, what: str) -> Hashable:
+        """What features depend on besides the crops."""
+        settings = self._settings
+        return what, settings.squash, settings.patches, settings.positions, settings.mean, settings.std
 
 
 class TokenScorer(_WordScorer):
@@ -214,6 +303,7 @@ class TokenScorer(_WordScorer):
         templates: Prompt templates that a word is put into.
         cache: Where text embeddings are kept.
         reading: Is told how far the reading of words is, and which of them were cut.
+        background: Whether pixels may belong to none of the classes.
 
     Raises:
         UsageError: The profile lacks a network that the method needs.
@@ -228,18 +318,20 @@ class TokenScorer(_WordScorer):
         templates: Sequence[str],
         cache: TextCache | None = None,
         reading: Reading | None = None,
+        *,
+        background: bool = True,
     ) -> None:
         self._method = TOKEN_METHODS[method]
         self._proxy = _proxy_of(models.profile, method) if self._method.proxy else None
         depth = models.clip.depth
         last = models.profile.clip.streams if self._method.stream else 1
         self._blocks = range(max(0, depth - last), depth)
-        self.sees = (method, settings.squash, settings.positions)
-        super().__init__(models, vocabulary, settings, templates, cache, reading)
+        super().__init__(models, vocabulary, settings, templates, cache, reading, background=background)
+        self.sees = self._sees(method)
 
     def walk(self, size: tuple[int, int]) -> Walk:
         """Through the last block, or the last few."""
-        return Walk(self._shown(size), self._settings.positions, self._blocks)
+        return self._walk(size, self._blocks)
 
     def features(self, crops: Crops) -> list[Tensor]:
         """The method's patches in the space of text, one float32 (B, g, g', E)."""
@@ -260,12 +352,29 @@ class TokenScorer(_WordScorer):
         return (patches @ self._text.T).permute(0, 3, 1, 2)
 
     def probabilities(self, scores: Tensor) -> Tensor:
-        """Probability of every word, from fused cosines (words, h, w)."""
+        """Probability of every word, from cosines (words, h, w) at a pixel's own place."""
         return torch.softmax(scores * self._settings.logit_scale, dim=0)
 
-    def finish(self, scores: Tensor, whole: Crops) -> Tensor:
-        """Class scores from fused cosines: probabilities of each class's best word, and of the background's."""
-        return word_scores(scores, self.vocabulary.owner, logit_scale=self._settings.logit_scale)
+    def combine(self, fused: Tensor, picture: Picture) -> WordMaps:
+        """The cosines themselves, of which probabilities are made pixel by pixel."""
+        return WordMaps(fused, self._head)
+
+    def _head(self, cosines: Tensor, size: tuple[int, int]) -> Head:
+        """Probabilities of each class's best word, and of the background's."""
+        owner, scale = self.vocabulary.owner, self._settings.logit_scale
+        channels, least = self.vocabulary.channels, self._settings.area_threshold
+
+        def likely(rows: Tensor) -> Tensor:
+            return word_scores(rows, owner, logit_scale=scale)
+
+        if not (least and self._background):
+            return Head(channels, likely)
+        won = torch.zeros(channels, device=cosines.device)
+        for _, _, rows in strips(cosines, size, channels=channels):
+            won += likely(rows).argmax(dim=0).flatten().bincount(minlength=channels)
+        stays = won > least * won[1:].sum()
+        stays[0] = True
+        return Head(channels, lambda rows: likely(rows) * stays.view(-1, 1, 1))
 
 
 def narrow(vocabulary: Vocabulary, classes: Sequence[int]) -> tuple[Vocabulary, list[int]]:
@@ -281,9 +390,13 @@ def narrow(vocabulary: Vocabulary, classes: Sequence[int]) -> tuple[Vocabulary, 
     return narrowed, kept
 
 
-def whole_patches(height: int, width: int, patch: int) -> tuple[int, int]:
-    """(height, width) rounded to whole patches, one at least."""
-    return max(1, round(height / patch)) * patch, max(1, round(width / patch)) * patch
+def whole_patches(
+    height: int, width: int, patch: int, how: Literal["round", "floor", "pad"] = "round"
+) -> tuple[int, int]:
+    """(height, width) in whole patches, one at least: the nearest number, those that fit in, or those that cover."""
+    whole: dict[str, Callable[[float], int]] = {"round": round, "floor": math.floor, "pad": math.ceil}
+    rows, columns = (max(1, whole[how](length / patch)) for length in (height, width))
+    return rows * patch, columns * patch
 
 
 def _proxy_of(profile: Profile, method: str) -> ExtractorSpec:
@@ -305,7 +418,13 @@ def _proxy_features(models: Models, extractor: ExtractorSpec, images: Tensor, si
     """Patch tokens of the same crops at the same size in pixels, as near as its patches allow."""
     vit = models.vit(extractor.weights)
     size = whole_patches(*size, vit.patch)
-    return vit.tokens(images.to(models.device), input_size=size, mean=extractor.mean, std=extractor.std)
+    return vit.tokens(
+        images.to(models.device),
+        input_size=size,
+        mean=extractor.mean,
+        std=extractor.std,
+        positions=proxyclip.PROXY_POSITIONS,
+    )
 
 
 # --------------------------------------------------------------------------- methods that give maps
@@ -314,10 +433,11 @@ def _proxy_features(models: Models, extractor: ExtractorSpec, images: Tensor, si
 class CliperScorer(_WordScorer):
     """CLIPer: coarse maps of crops, sharpened on the whole picture; see `ovseg_cli.methods.cliper`.
 
-    Thresholds are those of PASCAL VOC with background, for the size of CLIP that the profile has, unless the profile
-    has its own. The geometry, the templates and the scale come from `settings`, so that they can be asked for like any
-    other method's.
+    The geometry, the templates and the scale come from `settings`, so that they can be asked for like any other
+    method's.
     """
+
+    on_own_grid = True
 
     def __init__(
         self,
@@ -328,18 +448,14 @@ class CliperScorer(_WordScorer):
         templates: Sequence[str],
         cache: TextCache | None = None,
         reading: Reading | None = None,
+        *,
+        background: bool = True,
     ) -> None:
-        super().__init__(models, vocabulary, settings, templates, cache, reading)
+        super().__init__(models, vocabulary, settings, templates, cache, reading, background=background)
         self._refined = method == "cliper"
-        clip = models.profile.clip
-        chosen = cliper.DEFAULT_SETTINGS_LARGE if clip.large else cliper.DEFAULT_SETTINGS
-        if clip.cliper is not None:
-            chosen = replace(chosen, score_threshold=clip.cliper.score, background_threshold=clip.cliper.background)
-        self._cliper = replace(chosen, logit_scale=settings.logit_scale)
-        if self.threshold is None:
-            self.threshold = chosen.background_threshold
+        self._cliper = cast(cliper.CliperSettings, settings)
         self._blocks = range(models.clip.depth)
-        self.sees = ("cliper", settings.squash, settings.positions)
+        self.sees = self._sees("cliper")
 
     @staticmethod
     def _count(vocabulary: Vocabulary) -> int:
@@ -348,7 +464,7 @@ class CliperScorer(_WordScorer):
 
     def walk(self, size: tuple[int, int]) -> Walk:
         """Through all blocks, with their attention."""
-        return Walk(self._shown(size), self._settings.positions, self._blocks, attention=True)
+        return self._walk(size, self._blocks, attention=True)
 
     def features(self, crops: Crops) -> list[Tensor]:
         """Each embedding in the space of text, float32 (B, g, g', E), and the fused attention, float32 (B, n, n)."""
@@ -373,33 +489,43 @@ class CliperScorer(_WordScorer):
             threshold=self._cliper.attention_threshold,
         )
 
-    def finish(self, scores: Tensor, whole: Crops) -> Tensor:
-        """Class scores from fused coarse maps, refined by the diffusion model's self-attention if that is asked for."""
-        refined = scores
+    def combine(self, fused: Tensor, picture: Picture) -> WordMaps:
+        """Coarse maps, refined by the diffusion model's self-attention if that is asked for."""
+        maps = fused
         if self._refined:
-            models, generator = self._models, self._models.profile.generator
-            layers = models.generator.attention_layers(
-                cliper.nearest_square(whole.images, generator.read_size or generator.image_size),
+            generator = self._models.profile.generator
+            layers = self._models.generator.attention_layers(
+                picture.at((_read_side(generator),) * 2, "nearest"),
                 layers=generator.refine_layers,
                 timestep=cliper.TIMESTEP,
                 noise_seed=generator.seed,
-                input_size=generator.read_size or generator.image_size,
+                input_size=_read_side(generator),
                 mean=VAE_MEAN,
                 std=VAE_STD,
             )
             threshold = generator.refine_threshold
             if threshold is None:
                 threshold = self._cliper.attention_threshold
-            (refined,) = refine_maps(scores[None], list(layers.values()), threshold=threshold)
-        present = cliper.class_scores(scores, refined)
-        words = cliper.cliper_scores(refined, present, self._cliper)
-        return _best_words(words, self.vocabulary.owner)
+            (maps,) = refine_maps(fused[None], list(layers.values()), threshold=threshold)
+        present = cliper.class_scores(fused, maps)
+        owner = [number for number in self.vocabulary.owner if number > 0]
+
+        def head(values: Tensor, size: tuple[int, int]) -> Head:
+            ends = extremes(values, size)
+
+            def scores(rows: Tensor) -> Tensor:
+                words = cliper.cliper_scores(rows, ends, present, self._cliper, background=self._background)
+                return _best_words(words, owner)
+
+            return Head(self.vocabulary.channels, scores)
+
+        return WordMaps(maps, head)
 
 
 def _best_words(words: Tensor, owner: Sequence[int]) -> Tensor:
     """Scores of words that stand for classes, (1 + W, h, w) with the background's first, as scores of classes."""
     classes = max(owner)
-    numbers = torch.tensor([number for number in owner if number > 0], device=words.device)
+    numbers = torch.tensor(owner, device=words.device)
     scores = torch.full((classes + 1, *words.shape[1:]), -torch.inf, device=words.device)
     scores[0] = words[0]
     return scores.scatter_reduce_(0, numbers.view(-1, 1, 1).expand_as(words[1:]), words[1:], "amax")
@@ -411,6 +537,8 @@ class SpreadScorer(TokenScorer):
     AggGEM, DiffSegClust and SpecClust; see `ovseg_cli.methods.agg` and `ovseg_cli.methods.clusters`.
     """
 
+    on_own_grid = True
+
     def __init__(
         self,
         models: Models,
@@ -420,41 +548,63 @@ class SpreadScorer(TokenScorer):
         templates: Sequence[str],
         cache: TextCache | None = None,
         reading: Reading | None = None,
+        *,
+        background: bool = True,
     ) -> None:
-        super().__init__(models, "gem", vocabulary, settings, templates, cache, reading)
+        super().__init__(models, "gem", vocabulary, settings, templates, cache, reading, background=background)
         self._gather = method
 
-    def finish(self, scores: Tensor, whole: Crops) -> Tensor:
-        """Class scores from GEM's fused cosines."""
-        attention = whole.once("self-attention", lambda: self._self_attention(whole.images))
+    def combine(self, fused: Tensor, picture: Picture) -> WordMaps:
+        """Probabilities spread over the picture, or regions with the cosines that label them."""
+        attention = picture.once("self-attention", lambda: self._self_attention(picture))
         side = math.isqrt(len(attention))
-        size = (side, side) if self._gather == "agggem" else (scores.shape[1], scores.shape[2])
         # Windows make scores finer than the tokens; a token then gets the mean of its place, not one point of it.
         finer = bool(self._settings.windows)
-        cosines = F.interpolate(scores[None], size, mode="bilinear", align_corners=False, antialias=finer)[0]
-        likely = super().finish(cosines, whole)
-        if 0 in self.vocabulary.owner:
-            likely = agg.doubt_background(likely)
+        cosines = F.interpolate(fused[None], (side, side), mode="bilinear", align_corners=False, antialias=finer)[0]
         if self._gather == "agggem":
-            return agg.aggregate(likely, attention)
+            spread = agg.aggregate(self._likely(cosines), attention)
+            return WordMaps(spread, lambda values, _size: Head(len(values), lambda rows: rows), "bicubic")
         if self._gather == "specclust":
-            return clusters.label_regions(clusters.spectral_regions(attention, size), likely)
+            return self._labelled(clusters.spectral_maps(attention), cosines, "nearest")
         divergence = self._models.profile.generator.cluster_divergence
         if divergence is None:
             divergence = clusters.DIVERGENCE
-        return clusters.label_regions(clusters.diffseg_regions(attention, size, divergence=divergence), likely)
+        return self._labelled(clusters.diffseg_maps(attention, divergence=divergence), cosines, "bicubic")
 
-    def _self_attention(self, picture: Tensor) -> Tensor:
-        profile = self._models.profile
+    def _likely(self, cosines: Tensor) -> Tensor:
+        """Class probabilities and the background's, (C + 1, h, w)."""
+        likely = word_scores(cosines, self.vocabulary.owner, logit_scale=self._settings.logit_scale)
+        return agg.doubt_background(likely) if self._background else likely
+
+    def _labelled(self, regions: Tensor, cosines: Tensor, enlargement: Enlargement) -> WordMaps:
+        """Regions (R, g, g), each of which gets the mean probabilities of its pixels."""
+        channels = self.vocabulary.channels
+
+        def head(values: Tensor, size: tuple[int, int]) -> Head:
+            means = clusters.region_means(
+                (
+                    (rows.argmax(dim=0), self._likely(enlarge_rows(cosines, size, start, stop)))
+                    for start, stop, rows in strips(values, size, channels=len(cosines), enlargement=enlargement)
+                ),
+                len(values),
+            )
+            return Head(channels, lambda rows: means[:, rows.argmax(dim=0)])
+
+        return WordMaps(regions, head, enlargement)
+
+    def _self_attention(self, picture: Picture) -> Tensor:
+        profile, settings = self._models.profile, agg.AGGGEM_DIFFUSION
         generator = profile.generator
+        side = _read_side(generator)
         (attention,) = self._models.generator.self_attention(
-            picture,
+            picture.at((side, side), settings.resample),
             layers=profile.regions.layers,
-            timestep=agg.AGGGEM_DIFFUSION.timestep,
-            noise_seed=generator.seed,
-            input_size=generator.read_size or generator.image_size,
-            mean=VAE_MEAN,
-            std=VAE_STD,
+            timestep=settings.timestep,
+            noise_seed=generator.seed if settings.noise_seed is None else settings.noise_seed,
+            input_size=side,
+            mean=settings.mean,
+            std=settings.std,
+            padded=settings.padded or generator.idle_attention == "padding",
         )
         return attention
 
@@ -466,6 +616,7 @@ class PhraseScorer(DenseScorer):
     unless the user knows better.
     """
 
+    on_own_grid = True
     threshold: float | None = None
     sees = "pictures"
 
@@ -478,11 +629,14 @@ class PhraseScorer(DenseScorer):
         templates: Sequence[str],
         cache: TextCache | None = None,
         reading: Reading | None = None,
+        *,
+        background: bool = True,
     ) -> None:
         self._models = models
         self._method = method
+        self._background = background
         generator = models.profile.generator
-        self._side = generator.phrase_size or generator.read_size or generator.image_size
+        self._side = _phrase_side(generator)
         self._padded = generator.idle_attention == "padding"
         self.vocabulary = vocabulary
         self.channels = vocabulary.channels
@@ -526,56 +680,59 @@ class PhraseScorer(DenseScorer):
     def _maps(self, image: Tensor) -> Tensor:
         names = self.vocabulary.classes
         if self._method == "aggsd":
-            (seen,) = self._attend(image, [agg.list_classes(names)], agg.AGGSD_DIFFUSION)
+            # In the order of the names, as in the code, where it is that of VOC's list; not in that of the question.
+            order = sorted(range(len(names)), key=lambda place: class_key(names[place]))
+            (seen,) = self._attend(image, [agg.list_classes([names[place] for place in order])], agg.AGGSD_DIFFUSION)
             cross = {side: maps[0] for side, maps in seen.cross.items()}
             if self._padded:
                 cross = agg.leave_rest(cross, seen.tokens)
-            return agg.aggsd_maps(cross, seen.layers, seen.self_attention[0], background=self._background)
+            maps = agg.aggsd_maps(cross, seen.layers, seen.self_attention[0], background=self._background)
+            return maps[[0, *(order.index(place) + 1 for place in range(len(names)))]]
         prompts = [diffsegmenter.name_class(name) for name in names]
-        maps = [
+        found = [
             diffsegmenter.class_map({side: m[0, 1] for side, m in seen.cross.items()}, seen.self_attention[0])
             for seen in self._attend(image, prompts, diffsegmenter.DIFFUSION)
         ]
-        return torch.stack([torch.zeros_like(maps[0]), *maps])
+        return torch.stack([torch.zeros_like(found[0]), *found])
 
     def _attend(
         self, image: Tensor, prompts: Sequence[PhrasedPrompt], settings: DiffusionDefaults
     ) -> Iterator[PromptAttention]:
+        seed = self._models.profile.generator.seed
         return self._models.generator.prompt_attention(
             image,
             prompts,
             timestep=settings.timestep,
-            noise_seed=self._models.profile.generator.seed,
+            noise_seed=seed if settings.noise_seed is None else settings.noise_seed,
             input_size=self._side,
-            mean=VAE_MEAN,
-            std=VAE_STD,
+            mean=settings.mean,
+            std=settings.std,
             padded=settings.padded or self._padded,
             emphasis=settings.emphasis,
             finest_self_attention=settings.finest_self_attention,
         )
 
-    def finish(self, scores: Tensor, whole: Crops) -> Tensor:
-        """Class scores from fused maps, each scaled over the whole picture."""
+    def combine(self, fused: Tensor, picture: Picture) -> WordMaps:
+        """The maps, each of which is scaled over the whole picture."""
         if self._method == "aggsd":
-            return agg.aggsd_scores(scores, background=self._background)
-        background = diffsegmenter.BACKGROUND if self._background else 0.0
-        return diffsegmenter.diffsegmenter_scores(scores[1:], background=background)
+            scores = agg.aggsd_scores(fused, background=self._background)
+            return WordMaps(scores, lambda values, _size: Head(len(values), lambda rows: rows), "bicubic")
+        rest = diffsegmenter.BACKGROUND if self._background else 0.0
 
-    @property
-    def _background(self) -> bool:
-        return 0 in self.vocabulary.owner
+        def head(values: Tensor, size: tuple[int, int]) -> Head:
+            ends = extremes(values, size)
+            return Head(len(values) + 1, lambda rows: diffsegmenter.diffsegmenter_scores(rows, ends, background=rest))
+
+        return WordMaps(fused[1:], head)
 
 
-WHOLE = DenseDefaults(short_side=512, whole_image=True)
-"""The geometry of methods that look for classes with the diffusion model."""
-
-PUBLISHED: Mapping[str, DenseDefaults] = MappingProxyType(
-    {name: method.defaults for name, method in TOKEN_METHODS.items()}
-    | {"cliper-coarse": cliper.DEFAULTS, "cliper": cliper.DEFAULTS}
-    | dict.fromkeys(("agggem", "diffsegclust", "specclust"), agg.AGGGEM_DEFAULTS)
-    | dict.fromkeys(("aggsd", "diffsegmenter"), WHOLE)
+PUBLISHED: Mapping[str, Mapping[str, DenseDefaults]] = MappingProxyType(
+    {name: method.rows for name, method in TOKEN_METHODS.items()}
+    | {"cliper-coarse": cliper.ROWS, "cliper": cliper.ROWS}
+    | dict.fromkeys(("agggem", "diffsegclust", "specclust"), agg.ROWS)
+    | {"aggsd": agg.AGGSD_ROWS, "diffsegmenter": diffsegmenter.ROWS}
 )
-"""Each dense method's published settings."""
+"""Each dense method's published settings by data set."""
 
 SCORERS: Mapping[str, type[TokenScorer | CliperScorer | PhraseScorer]] = MappingProxyType(
     dict.fromkeys(TOKEN_METHODS, TokenScorer)
@@ -593,6 +750,8 @@ def make_scorer(
     templates: Sequence[str],
     cache: TextCache | None = None,
     reading: Reading | None = None,
+    *,
+    background: bool = True,
 ) -> DenseScorer:
     """The scorer of a dense method.
 
@@ -604,11 +763,12 @@ def make_scorer(
         templates: Prompt templates that a word is put into.
         cache: Where text embeddings are kept.
         reading: Is told how far the reading of words is, and which of them were cut.
+        background: Whether pixels may belong to none of the classes.
 
     Raises:
         UsageError: The profile lacks a network that the method needs, or a class name is too long for it.
     """
-    return SCORERS[method](models, method, vocabulary, settings, templates, cache, reading)
+    return SCORERS[method](models, method, vocabulary, settings, templates, cache, reading, background=background)
 
 
 def templates_for(profile: Profile, settings: DenseDefaults, asked: TemplateSet | None) -> tuple[str, ...]:

@@ -149,7 +149,24 @@ class Models:
             else:
                 vit = ClipBackbone if kind is ClipBackbone else VitBackbone
                 self._loaded[key] = vit.load(folder, device=self.device, dtype=self.dtype)
+            if weights == self.profile.clip.weights:
+                check_activation(cast(ClipBackbone, self._loaded[key]), self.profile)
         return cast(Backbone, self._loaded[key])
+
+
+def check_activation(clip: ClipBackbone, profile: Profile) -> None:
+    """Refuse a CLIP that was built with another activation than it was trained with.
+
+    Raises:
+        WeightsError: By what the profile says, it was. Everything would run, and every answer be a little wrong.
+    """
+    wanted = profile.clip.quick_gelu
+    if wanted is not None and clip.quick_gelu != wanted:
+        raise WeightsError(
+            f"The profile {profile.name!r} wants a CLIP {'with' if wanted else 'without'} QuickGELU, and "
+            f"{profile.clip.weights.model_id} is built the other way, so that every answer would be a little wrong. "
+            f'Its open_clip_config.json has to say "quick_gelu": {"true" if wanted else "false"} in model_cfg.'
+        )
 
 
 def concatenate_maps(maps: list[Tensor]) -> Tensor:

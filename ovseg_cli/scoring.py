@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from ovseg_cli.backbones.clip import ClipTrace
+from ovseg_cli.backbones.pixels import picture_size, to_working_tensor
 from ovseg_cli.labeling.windows import Crop, ScoreCanvas, all_crops
 from ovseg_cli.methods.prototype import prototype_cosines_at, prototype_scores
 from ovseg_cli.methods.stuff_filter import stuff_filter
 from ovseg_cli.profiles import ExtractorSpec
+from ovseg_cli.profiles.geometry import Geometry, Resampling
 from ovseg_cli.profiles.specs import PositionMode
 
 if TYPE_CHECKING:
@@ -44,22 +46,6 @@ Features = dict[str, list[tuple[Crop, list[Tensor]]]]
 """By extractor: the crops of a picture, each with its feature maps as `Models.feature_maps` gives them, on the CPU."""
 
 
-class Geometry(Protocol):
-    """How a picture is cut up: `ovseg_cli.profiles.specs.InferenceSpec` and `DenseDefaults`."""
-
-    @property
-    def short_side(self) -> int:
-        """The picture is resized so that its short side is this many pixels."""
-
-    @property
-    def windows(self) -> tuple[tuple[int, int], ...]:
-        """(size, stride) of each sliding-window pass."""
-
-    @property
-    def whole_image(self) -> bool:
-        """Whether the whole picture is one more crop."""
-
-
 @dataclass(frozen=True, slots=True)
 class Walk:
     """A walk through CLIP's vision tower.
@@ -68,23 +54,40 @@ class Walk:
         input_size: (height, width) in pixels at which the tower sees crops.
         positions: How position embeddings are resized.
         blocks: Which blocks are read, counted from the front.
+        mean: Per-channel mean of the input normalisation.
+        std: Per-channel standard deviation.
+        patches: How crops are brought to that size (`DenseDefaults.patches`).
         attention: Whether the attention of the blocks is wanted (`ClipTrace.attention`).
     """
 
     input_size: tuple[int, int]
     positions: PositionMode
     blocks: Collection[int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    patches: Literal["round", "floor", "pad"] = "round"
     attention: bool = False
 
     @property
-    def shown(self) -> tuple[tuple[int, int], PositionMode]:
+    def shown(self) -> Hashable:
         """What the tower is shown."""
-        return self.input_size, self.positions
+        return self.input_size, self.positions, self.mean, self.std, self.patches
 
     @property
-    def ends(self) -> tuple[tuple[int, int], PositionMode, int]:
+    def ends(self) -> Hashable:
         """What the tower is shown, and the last block: walks for which this is equal can be one."""
-        return *self.shown, max(self.blocks)
+        return self.shown, max(self.blocks)
+
+    def fitted(self, images: Tensor) -> Tensor:
+        """Crops (B, 3, h, w) cut off or padded to `input_size`, where that is how they are brought to it."""
+        height, width = self.input_size
+        if self.patches == "floor":
+            return images[..., :height, :width]
+        if self.patches == "pad":
+            padded = images.new_tensor(self.mean).view(1, 3, 1, 1).repeat(len(images), 1, height, width)
+            padded[..., : images.shape[2], : images.shape[3]] = images
+            return padded
+        return images
 
 
 @dataclass(slots=True, eq=False)
@@ -100,8 +103,7 @@ class Crops:
     images: Tensor
     models: Models
     walks: Sequence[Walk] = ()
-    _traces: dict[tuple[tuple[int, int], PositionMode], ClipTrace] = field(default_factory=dict)
-    _known: dict[Hashable, Any] = field(default_factory=dict)
+    _traces: dict[Hashable, ClipTrace] = field(default_factory=dict)
 
     def trace(self, walk: Walk) -> ClipTrace:
         """What CLIP's vision tower computes on a walk, or on one that includes it."""
@@ -112,33 +114,63 @@ class Crops:
             and (not walk.attention or (seen.attention is not None and max(seen.blocks) == max(walk.blocks)))
         ):
             return seen
-        clip = self.models.profile.clip
         # Attention is summed up to the last block of a walk, so only walks that end there are made one.
         alike = [other for other in self.walks if other.ends == walk.ends]
         wanted = {block for each in (walk, *alike) for block in each.blocks}
         if seen is not None and max(seen.blocks) == max(wanted):
             wanted |= seen.blocks.keys()
         trace = self._traces[walk.shown] = self.models.clip.trace(
-            self.images,
+            walk.fitted(self.images),
             blocks=sorted(wanted),
             input_size=walk.input_size,
-            mean=clip.mean,
-            std=clip.std,
+            mean=walk.mean,
+            std=walk.std,
             positions=walk.positions,
             attention=any(each.attention for each in (walk, *alike)),
         )
         return trace
 
+
+class Picture:
+    """One picture as it came, resized as it is asked for, and what networks have seen in it.
+
+    Args:
+        image: PIL image in mode RGB, or uint8 array (H, W, 3).
+        device: Where it is put.
+
+    Attributes:
+        size: (H, W) in pixels.
+    """
+
+    def __init__(self, image: Any, device: str) -> None:
+        self.size = picture_size(image)
+        self._image = image
+        self._device = device
+        self._resized: dict[tuple[tuple[int, int], Resampling], Tensor] = {}
+        self._known: dict[Hashable, Any] = {}
+
+    def at(self, size: tuple[int, int], resample: Resampling) -> Tensor:
+        """All of it at another size, resized at once: float (1, 3, h, w) in [0, 1]."""
+        key = (size, resample)
+        if key not in self._resized:
+            self._resized[key] = to_working_tensor(self._image, size, self._device, resample)
+        return self._resized[key]
+
     def once(self, key: Hashable, make: Callable[[], Known]) -> Known:
-        """Something that is computed of these images when it is first asked for.
+        """Something that is computed of this picture when it is first asked for.
 
         Args:
-            key: Names it, and everything that it depends on besides the images.
+            key: Names it, and everything that it depends on besides the picture.
             make: Computes it.
         """
         if key not in self._known:
             self._known[key] = make()
         return cast(Known, self._known[key])
+
+    def forget(self) -> None:
+        """Let go of everything but the picture as it came."""
+        self._resized.clear()
+        self._known.clear()
 
 
 class Scorer(ABC):
@@ -147,8 +179,11 @@ class Scorer(ABC):
     Attributes:
         channels: How many scores a cell has.
         sees: Scorers of which this is equal have the same features of the same crops.
+        on_own_grid: Whether scores of a picture that is seen whole and alone stay on the network's grid. Such a scorer
+            is the only one of its job.
     """
 
+    on_own_grid = False
     channels: int
     sees: Hashable
 
@@ -200,14 +235,19 @@ def fuse(pictures: Tensor, jobs: Sequence[Job], models: Models) -> list[list[Ten
         models: Their models.
 
     Returns:
-        For each job, for each picture: float32 (channels, h, w), or None where nothing was wanted. All of them are held
-        at once.
+        For each job, for each picture: float32 (channels, h, w), or None where nothing was wanted: at the pictures'
+        size, or on the grid of a scorer that is `on_own_grid` and looks at the whole picture alone. All of them are
+        held at once.
     """
     height, width = pictures.shape[2:]
     geometry = jobs[0].geometry
+    boxes = all_crops(height, width, geometry.windows, whole_image=geometry.whole_image)
+    alone = boxes == [Crop(0, 0, height, width)]
     canvases = [
         {
-            place: ScoreCanvas(own[0].channels, height, width, pictures.device)
+            place: ScoreCanvas(
+                own[0].channels, height, width, pictures.device, enlarge=not (alone and job.scorers[0].on_own_grid)
+            )
             for place, own in enumerate(job.of_picture)
             if own is not None
         }
@@ -216,7 +256,6 @@ def fuse(pictures: Tensor, jobs: Sequence[Job], models: Models) -> list[list[Ten
     wanted = sorted({place for own in canvases for place in own})
     if not wanted:
         return [[None] * len(pictures) for _ in jobs]
-    boxes = all_crops(height, width, geometry.windows, whole_image=geometry.whole_image)
     alike: dict[Hashable, list[tuple[int, int]]] = {}  # (job, scorer) by what they see
     for j, job in enumerate(jobs):
         for number, scorer in enumerate(job.scorers if canvases[j] else ()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg_cli.backbones.pixels import picture_size, to_working_tensor
+from ovseg_cli.backbones.pixels import picture_size
 from ovseg_cli.choices import (
     MethodChoice,
     SegmentOptions,
@@ -21,16 +21,16 @@ from ovseg_cli.choices import (
     resolve_method,
     resolve_options,
 )
-from ovseg_cli.dense import DenseScorer, make_scorer, templates_for
+from ovseg_cli.dense import DenseScorer, WordMaps, make_scorer, templates_for
 from ovseg_cli.errors import UnknownClassError, UsageError
-from ovseg_cli.labeling.decide import decide
-from ovseg_cli.labeling.refine import pamr
-from ovseg_cli.labeling.windows import short_side_size
+from ovseg_cli.labeling.decide import Enlargement, Head, decide, enlarge_rows
+from ovseg_cli.labeling.refine import WORD_DILATIONS, pamr
 from ovseg_cli.methods.hybrid import hybrid_scores
 from ovseg_cli.methods.prefilter import ClassPrefilter, Kept
 from ovseg_cli.methods.words import Reading
+from ovseg_cli.profiles.geometry import Geometry, Resampling
 from ovseg_cli.profiles.specs import PrefilterSpec, digest_of
-from ovseg_cli.scoring import Crops, Features, Geometry, Job, PrototypeScorer, fuse
+from ovseg_cli.scoring import Features, Job, Picture, PrototypeScorer, fuse
 from ovseg_cli.store.names import check_names, class_key, listed_names, shown_name
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 MAX_CELLS_AT_ONCE = 2**28
 """Scores of a batch of images (images x channels x rows x columns) that are held at once: 1 GB."""
+
+MAX_REFINED_CELLS = 2**26
+"""Values of words (words x rows x columns) that are refined along a picture's edges: 268 MB. What would be more is
+refined at a smaller size."""
 
 Image = Any
 """A PIL image in mode RGB, or a uint8 array (H, W, 3)."""
@@ -89,9 +93,11 @@ class Scored:
         kept: What the pre-filter said, or the caller; None where all classes take part.
         prototypes: Where scores come from, one per extractor; empty for a method without prototypes.
         dense: Where scores come from; None for prototypes alone.
-        fused: float32 (channels, h, w): scores fused over crops and scorers, and refined: cosines with the best
-            prototypes, or what the dense scorer gives. With both, `scores` again.
-        scores: float32 (C + 1, h', w'): what decides, a score for the background and each class that takes part.
+        values: float32 (channels, h, w): what is enlarged to the label map, refined: cosines with the best prototypes,
+            what the dense scorer makes of its crops, or with both, what `head` makes nothing else of.
+        head: What makes scores of enlarged values, one for the background and each class that takes part; None where
+            the values are these scores.
+        enlargement: How they are enlarged.
         features: For each extractor by its name, if they were to be kept: the crops, each with its feature maps as
             `Models.feature_maps` gives them, on the CPU.
     """
@@ -101,8 +107,9 @@ class Scored:
     kept: Kept | None
     prototypes: Sequence[PrototypeScorer]
     dense: DenseScorer | None
-    fused: Tensor
-    scores: Tensor
+    values: Tensor
+    head: Head | None
+    enlargement: Enlargement
     features: Features
 
 
@@ -121,6 +128,8 @@ class Segmenter:
         names: The classes in label order.
         settings: Everything that changes the answer, as JSON-able values; and, under `words`, which were cut.
         digest: Of `settings`, but for that.
+        threshold: Score below which a class gives way to the background; None for no such rule.
+        refine: What is done to the scores: "none" or "pamr".
         notes: Sentences for people about what they may not expect.
 
     Raises:
@@ -150,6 +159,7 @@ class Segmenter:
         self.settings = plan_settings(store, models.profile, classes, choice, options, resolved, models.precision)
         self.digest = digest_of(self.settings)
         self.threshold = options.threshold
+        self.refine = resolved.refine
         self._inference = resolved.inference
         self._prototypes = [PrototypeScorer(models, store, spec, resolved) for spec in resolved.extractors]
         keys = [class_key(name) for name in classes]
@@ -161,7 +171,14 @@ class Segmenter:
             reading = Reading(progress)
             templates = templates_for(models.profile, resolved.dense_settings, options.templates)
             self._dense = make_scorer(
-                models, resolved.dense, resolved.vocabulary, resolved.dense_settings, templates, store, reading
+                models,
+                resolved.dense,
+                resolved.vocabulary,
+                resolved.dense_settings,
+                templates,
+                store,
+                reading,
+                background=options.background,
             )
             if cut := reading.record():
                 self.settings["words"]["cut"] = cut
@@ -227,9 +244,9 @@ class Segmenter:
         """How many images of (height, width) have room for their scores."""
         cells = 0  # of the scores and of the resized picture
         if self._inference is not None:
-            cells += (len(self._known) + 4) * math.prod(short_side_size(*size, self._inference.short_side))
+            cells += (len(self._known) + 4) * math.prod(self._inference.working_size(*size))
         if self._dense is not None and self._dense_settings is not None:
-            cells += (self._dense.channels + 3) * math.prod(short_side_size(*size, self._dense_settings.short_side))
+            cells += (self._dense.channels + 3) * math.prod(self._dense_settings.working_size(*size))
         return max(1, MAX_CELLS_AT_ONCE // cells)
 
     def score(self, image: Image, classes: Sequence[str] | None = None, *, keep_features: bool = False) -> Scored:
@@ -301,55 +318,62 @@ class Segmenter:
         classes = tuple(range(len(self.names))) if kept is None else kept.classes
         scorers: Sequence[PrototypeScorer] = ()
         features: Features = {}
-        dense = matched = spoken = None
+        dense = matched = maps = None
+        picture = pictures.picture(place)
         if prototypes is not None:
             job, matched = prototypes
             scorers = cast("Sequence[PrototypeScorer]", job.of_picture[place] or ())
             features = {} if job.keep is None else job.keep[place]
-            matched = None if matched is None else self._refined(matched, pictures.whole(place, job.geometry))
+            if matched is not None and self.refine == "pamr":
+                matched = pamr(pictures.at(job.geometry)[place : place + 1], matched)
         if words is not None and words[1] is not None:
             job, fused = words
             (dense,) = cast("Sequence[DenseScorer]", job.of_picture[place])
-            whole = pictures.whole(place, job.geometry)
-            fused = self._refined(fused, whole)
-            spoken = dense.finish(fused, whole)
-        if spoken is None:
+            maps = dense.combine(fused, picture)
+            if self.refine == "pamr":
+                size = pictures.size if matched is None else (matched.shape[1], matched.shape[2])
+                maps = _refined(maps, pictures.at(job.geometry)[place : place + 1], size)
+        head: Head | None = None
+        enlargement: Enlargement = "bilinear"
+        if maps is None:
             # A picture that no class may be in is background.
-            scores = fused = torch.zeros(1, 1, 1) if matched is None else matched
-        elif self._inference is None:
-            scores = spoken
+            values = torch.zeros(1, 1, 1) if matched is None else matched
+        elif matched is None:
+            values, head, enlargement = maps.values, maps.head(maps.values, pictures.size), maps.enlargement
         else:
             numbers = [classes.index(known) + 1 for known in self._known if known in classes]
-            scores = fused = self._join(spoken[:1] if matched is None else matched, spoken, numbers)
+            values = self._join(matched, maps, numbers)
         return Scored(
             size=pictures.size,
             classes=classes,
             kept=kept,
             prototypes=scorers,
             dense=dense,
-            fused=fused,
-            scores=scores,
+            values=values,
+            head=head,
+            enlargement=enlargement,
             features=features,
         )
 
-    def _refined(self, fused: Tensor, whole: Crops) -> Tensor:
-        return fused if self.options.refine == "none" else pamr(whole.images, fused)
-
-    def _join(self, prototypes: Tensor, words: Tensor, known: Sequence[int]) -> Tensor:
-        """Scores of prototypes (P + 1, h, w) and of words (C + 1, h', w') as one, at the former's size."""
+    def _join(self, prototypes: Tensor, maps: WordMaps, known: Sequence[int]) -> Tensor:
+        """Scores of prototypes (P + 1, h, w) and of words as one, at the former's size."""
         spec = self.models.profile.hybrid
-        words = F.interpolate(words[None], prototypes.shape[1:], mode="bilinear", align_corners=False)[0]
+        size = (prototypes.shape[1], prototypes.shape[2])
+        enlarged = enlarge_rows(maps.values, size, 0, size[0], maps.enlargement)
+        words = maps.head(maps.values, size).apply(enlarged)
         return hybrid_scores(prototypes, words, known, scale=spec.scale, weight=spec.weight)
 
     def label(self, scored: Scored) -> Segmentation:
         """The label map of scores: the second half of `segment`."""
         with torch.inference_mode():
             decision = decide(
-                scored.scores,
+                scored.values,
                 scored.size,
                 background=self.options.background,
                 threshold=self.threshold,
                 ids=[0, *(place + 1 for place in scored.classes)],
+                head=scored.head,
+                enlargement=scored.enlargement,
             )
         competing = tuple(self.names[place] for place in scored.classes)
         labels = ("background", *competing)
@@ -363,6 +387,24 @@ class Segmenter:
             mean_scores={labels[i]: float(decision.mean_scores[i]) for i in present},
             kept=None if kept is None else dict(zip(competing, kept.scores, strict=True)),
         )
+
+
+def _refined(maps: WordMaps, working: Tensor, size: tuple[int, int]) -> WordMaps:
+    """The same, refined along the edges of the picture.
+
+    As in the published code (NACLIP, `naclip.py`), this is done at the size of the label map, of which no more than
+    `MAX_REFINED_CELLS` values are held, and by the resized picture, which is enlarged again for it.
+
+    Args:
+        maps: What is refined.
+        working: float (1, 3, h, w), the resized picture.
+        size: (H, W) of the label map.
+    """
+    shrink = min(1.0, math.sqrt(MAX_REFINED_CELLS / (len(maps.values) * math.prod(size))))
+    size = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
+    values = enlarge_rows(maps.values, size, 0, size[0], maps.enlargement)
+    picture = F.interpolate(working, size, mode="bilinear", align_corners=False)
+    return replace(maps, values=pamr(picture, values, dilations=WORD_DILATIONS), enlargement="bilinear")
 
 
 def _common_size(images: Sequence[Image]) -> tuple[int, int]:
@@ -386,37 +428,36 @@ class _Pictures:
 
     def __init__(self, images: Sequence[Image], models: Models) -> None:
         self.size = _common_size(images)
-        self._images = images
+        self._pictures = [Picture(image, models.device) for image in images]
         self._models = models
-        self._resized: dict[int, Tensor] = {}
-        self._whole: dict[tuple[int, int], Crops] = {}
+        self._resized: dict[tuple[tuple[int, int], Resampling], Tensor] = {}
         self._filtered: dict[Hashable, Kept] = {}
+
+    def picture(self, place: int) -> Picture:
+        """One of them, as it came."""
+        return self._pictures[place]
+
+    def view(self, geometry: Geometry) -> tuple[tuple[int, int], Resampling]:
+        """At which size they are worked at, and how they are brought to it."""
+        patch = self._models.clip.patch if geometry.in_patches else 1
+        return geometry.working_size(*self.size, patch), geometry.resample
 
     def at(self, geometry: Geometry) -> Tensor:
         """All of them, float (P, 3, h, w) in [0, 1]."""
-        side = geometry.short_side
-        if side not in self._resized:
-            size = short_side_size(*self.size, side)
-            device = self._models.device
-            self._resized[side] = torch.cat([to_working_tensor(image, size, device) for image in self._images])
-        return self._resized[side]
-
-    def whole(self, place: int, geometry: Geometry) -> Crops:
-        """One of them, uncut."""
-        key = (place, geometry.short_side)
-        if key not in self._whole:
-            self._whole[key] = Crops(self.at(geometry)[place : place + 1], self._models)
-        return self._whole[key]
+        view = self.view(geometry)
+        if view not in self._resized:
+            self._resized[view] = torch.cat([picture.at(*view) for picture in self._pictures])
+        return self._resized[view]
 
     def forget(self, place: int) -> None:
         """Let go of what networks have seen in one of them as a whole."""
-        self._whole = {key: whole for key, whole in self._whole.items() if key[0] != place}
+        self._pictures[place].forget()
 
     def filtered(self, place: int, geometry: Geometry, prefilter: ClassPrefilter, settings: Hashable) -> Kept:
         """What a pre-filter with these settings leaves for one of them."""
-        key = (place, geometry.short_side, settings)
+        key = (place, self.view(geometry), settings)
         if key not in self._filtered:
-            self._filtered[key] = prefilter(self.whole(place, geometry).images)
+            self._filtered[key] = prefilter(self.at(geometry)[place : place + 1])
         return self._filtered[key]
 
 
@@ -486,7 +527,7 @@ def score_together(
         alike: dict[Hashable, list[Job]] = {}
         for share in shares:
             for job in share.jobs:
-                how = (job.geometry.short_side, job.geometry.windows, job.geometry.whole_image)
+                how = (pictures.view(job.geometry), job.geometry.windows, job.geometry.whole_image)
                 alike.setdefault(how, []).append(job)
         fused: dict[Job, list[Tensor | None]] = {}
         for jobs in alike.values():

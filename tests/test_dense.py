@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from ovseg_cli.dense import (
     whole_patches,
 )
 from ovseg_cli.errors import ImageError, UsageError
+from ovseg_cli.labeling.decide import enlarge_rows
 from ovseg_cli.methods import cliper, clipsurgery, gem, last_layer, proxyclip
 from ovseg_cli.methods.catalogue import DENSE_METHODS
 from ovseg_cli.methods.prefilter import Kept
@@ -34,6 +36,7 @@ from ovseg_cli.scoring import Crops, Walk
 from ovseg_cli.segmenter import Segmenter
 from ovseg_cli.store import Store
 from tests.mini import example_labels, example_names, example_scene, mini_models, random_pictures
+from tests.scores import class_scores, finished
 
 MINI = get_profile("mini")
 SCENE = 8  # a cat, an apple and a soccer ball
@@ -94,9 +97,10 @@ def test_a_picture_is_segmented_and_the_same_way_again(store, method, background
     picture = example_scene(SCENE)[60:180, 100:256]
     ours = segmenter(store, method, background=background)
     scored = ours.score(picture)
-    assert scored.scores.shape[0] == len(scored.classes) + 1
-    assert scored.scores.dtype == torch.float32
-    assert scored.scores.isfinite().all()
+    scores = class_scores(scored)
+    assert scores.shape[0] == len(scored.classes) + 1
+    assert scores.dtype == torch.float32
+    assert scores.isfinite().all()
     result = ours.label(scored)
     assert (result.ids.shape, result.ids.dtype) == ((120, 156), np.uint16)
     assert (0 if background else 1) <= result.ids.min() <= result.ids.max() <= 3
@@ -131,7 +135,7 @@ def test_what_the_filter_drops_was_never_asked_for(store, method, background):
     np.testing.assert_array_equal(filtered.label(ours).ids, np.array([0, 1, 3])[few.label(alone).ids])
     if method in TOKENS:
         # The same products in a matrix of another width may be rounded otherwise.
-        torch.testing.assert_close(ours.scores, alone.scores, atol=1e-5, rtol=0)
+        torch.testing.assert_close(class_scores(ours), class_scores(alone), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("method", [*TOKENS, "hybrid"])
@@ -190,7 +194,7 @@ SIXTY = [f"{kind} {thing}" for kind in ("red", "small", "old") for thing in map(
 def test_sixty_classes_at_once(store, method):
     ours = segmenter(store, method, SIXTY)
     scored = ours.score(example_scene(SCENE)[60:120, 100:160])
-    assert scored.scores.shape[0] == len(scored.classes) + 1
+    assert class_scores(scored).shape[0] == len(scored.classes) + 1
     assert ours.label(scored).ids.max() <= 60
 
 
@@ -218,7 +222,7 @@ def test_the_score_of_a_class_is_that_of_its_best_word(method):
     one, each = scorer(method, together), scorer(method, apart)
     scores = one.score(crops)
     torch.testing.assert_close(scores, each.score(crops), atol=0, rtol=0)
-    of_classes, of_words = (s.finish(scores[0], crops) for s in (one, each))
+    of_classes, of_words = (finished(s, scores[0]) for s in (one, each))
     assert of_classes.shape[0] == 3
     torch.testing.assert_close(of_classes[0], of_words[0])
     torch.testing.assert_close(of_classes[1], of_words[1:4].amax(dim=0))
@@ -231,8 +235,7 @@ def test_the_background_has_the_score_of_its_best_word(method):
     ours = scorer(method, make_vocabulary(["cat"], background=["sky", "wood"]))
     cosines = ours.score(crops)[0]
     likely = (cosines * 40.0).softmax(dim=0)
-    finished = ours.finish(cosines, crops)
-    torch.testing.assert_close(finished, torch.stack([likely[1:].amax(dim=0), likely[0]]))
+    torch.testing.assert_close(finished(ours, cosines), torch.stack([likely[1:].amax(dim=0), likely[0]]))
     torch.testing.assert_close(ours.probabilities(cosines), likely)
     assert ours.words == ("cat", "sky", "wood")
 
@@ -386,7 +389,10 @@ def test_a_later_request_for_more_blocks_walks_again_and_keeps_them_all(walks):
 def test_another_size_or_other_positions_are_another_walk(walks):
     crops = Crops(random_pictures(1, 64, 64), mini_models())
     for size, positions in (((64, 64), "bicubic"), ((64, 64), "bilinear"), ((32, 64), "bicubic")) * 2:
-        assert crops.trace(Walk(size, positions, [1])).grid == (size[0] // 8, size[1] // 8)
+        assert crops.trace(Walk(size, positions, [1], MINI.clip.mean, MINI.clip.std)).grid == (
+            size[0] // 8,
+            size[1] // 8,
+        )
     assert len(walks) == 3
 
 
@@ -403,12 +409,27 @@ def test_without_a_square_crops_keep_their_aspect_in_whole_patches(method, walks
     models = models_with(dense=None)
     patch = models.clip.patch
     ours = scorer(method, make_vocabulary(NAMES), models, squash=None)
+    how = dense_settings(models.profile, method).patches
+    whole = {"round": round, "floor": math.floor, "pad": math.ceil}[how]
     for height, width in ((64, 96), (37, 90), (30, 200)):
         scores = ours.score(Crops(random_pictures(1, height, width), models))
-        size = (round(height / patch) * patch, round(width / patch) * patch)
-        assert walks[-1][1] == whole_patches(height, width, patch) == size
+        size = (whole(height / patch) * patch, whole(width / patch) * patch)
+        assert walks[-1][1] == whole_patches(height, width, patch, how) == size
         if method != "proxyclip":  # which has the grid of the other network
             assert scores.shape[2:] == (size[0] // patch, size[1] // patch)
+
+
+@pytest.mark.parametrize(("patches", "size"), [("floor", (16, 24)), ("pad", (24, 32))])
+def test_what_does_not_fill_a_patch_is_left_out_or_filled_with_the_mean_colour(patches, size):
+    """The pixels that remain are what they were: nothing is resized."""
+    walk = Walk(size, "bicubic", [1], MINI.clip.mean, MINI.clip.std, patches)
+    images = random_pictures(2, 21, 27)
+    fitted = walk.fitted(images)
+    rows, columns = (min(pair) for pair in zip(size, (21, 27), strict=True))
+    assert torch.equal(fitted[..., :rows, :columns], images[..., :rows, :columns])
+    assert fitted.shape == (2, 3, *size)
+    added = fitted[..., rows:, :].flatten(2).unique(dim=2)
+    assert patches == "floor" or torch.equal(added[0, :, 0], torch.tensor(MINI.clip.mean))
 
 
 def test_published_geometry_cuts_a_wide_picture_into_windows_and_keeps_what_is_smaller(store, walks):
@@ -449,7 +470,7 @@ def test_a_profile_without_another_network_has_no_proxyclip(store):
 def test_refinement_changes_cliper_and_keeps_its_coarse_maps(store):
     picture = example_scene(SCENE)[60:180, 100:256]
     coarse, refined = (segmenter(store, m, background=False).score(picture) for m in ("cliper-coarse", "cliper"))
-    torch.testing.assert_close(coarse.fused, refined.fused, atol=0, rtol=0)
+    assert coarse.values.shape[0] == refined.values.shape[0]
     ids = [segmenter(store, m, background=False).segment(picture).ids for m in ("cliper-coarse", "cliper")]
     assert (ids[0] != ids[1]).mean() > 0.01
 
@@ -461,7 +482,7 @@ def test_words_for_the_background_have_no_map_and_become_no_class():
     assert isinstance(ours, CliperScorer)
     scores = ours.score(crops)
     assert ours.channels == scores.shape[1] == 3
-    assert ours.finish(scores[0], crops).shape[0] == 3  # two classes and the background
+    assert finished(ours, scores[0]).shape[0] == 3  # two classes and the background
     without = scorer("cliper-coarse", make_vocabulary(["cat", "apple"], synonyms={"cat": ["dog"]})).score(crops)
     assert not torch.allclose(without, scores)  # but they compete
 
@@ -483,8 +504,8 @@ def test_the_coarse_maps_are_those_of_the_methods_functions():
         classes=2,
         grid=(8, 8),
         logit_scale=spec.dense.logit_scale,
-        layer=cliper.DEFAULT_SETTINGS.layer,
-        threshold=cliper.DEFAULT_SETTINGS.attention_threshold,
+        layer=cliper.ROWS["voc21"].layer,
+        threshold=cliper.ROWS["voc21"].attention_threshold,
     )
     torch.testing.assert_close(ours, maps, atol=1e-5, rtol=1e-5)
 
@@ -504,9 +525,10 @@ def test_cliper_leaves_what_scores_low_to_the_background(store):
 def test_every_region_has_one_label(store, method):
     """Labels of regions: no more label changes than the regions' own borders have."""
     ours = segmenter(store, method, background=False)
-    scores = ours.score(example_scene(SCENE)).scores
-    columns = scores.flatten(1).unique(dim=1)
-    assert columns.shape[1] < scores[0].numel() / 10
+    scored = ours.score(example_scene(SCENE))
+    values = enlarge_rows(scored.values, scored.size, 0, scored.size[0], scored.enlargement)
+    columns = scored.head.apply(values).flatten(1).unique(dim=1)
+    assert columns.shape[1] <= len(scored.values) < values[0].numel() / 100
 
 
 @pytest.mark.parametrize("method", PHRASES)
@@ -515,7 +537,7 @@ def test_the_diffusion_model_looks_for_classes_in_the_whole_picture(method):
     settings = dense_settings(MINI, method)
     assert MINI.clip.dense.windows
     assert (settings.windows, settings.whole_image) == ((), True)
-    assert dense_settings(get_profile("sd15"), method) == PUBLISHED[method]
+    assert dense_settings(get_profile("sd15"), method) == PUBLISHED[method]["voc21"]
 
 
 @pytest.mark.parametrize("method", PHRASES)
@@ -525,7 +547,7 @@ def test_maps_of_phrases_are_scaled_over_the_picture_and_not_over_each_crop(meth
     maps = ours.score(crops)
     assert (maps[:, 1:].amax(dim=(2, 3)) < 0.99).all()
     fused = torch.cat([*maps], dim=2)
-    scores = ours.finish(fused, crops)
+    scores = finished(ours, fused)
     torch.testing.assert_close(scores[1:].amax(dim=(1, 2)), torch.ones(2))
     torch.testing.assert_close(scores[1:].amin(dim=(1, 2)), torch.zeros(2))
 
@@ -539,15 +561,15 @@ def test_the_background_of_aggsd_is_what_attracts_idle_attention():
 
 
 def test_cliper_takes_the_thresholds_of_the_profile():
-    vocabulary, published = make_vocabulary(["cat"]), cliper.DEFAULT_SETTINGS
+    vocabulary, published = make_vocabulary(["cat"]), cliper.ROWS["voc21"]
     assert scorer("cliper", vocabulary).threshold == MINI.clip.cliper.background
-    assert scorer("cliper", vocabulary, models_with(cliper=None)).threshold == published.background_threshold
+    assert scorer("cliper", vocabulary, models_with(cliper=None)).threshold == published.threshold
     assert scorer("cliper", vocabulary, threshold=0.2).threshold == 0.2
 
 
 def test_agggem_spreads_gems_own_probabilities(store):
     picture = example_scene(SCENE)[60:180, 100:256]
     plain, spread = (segmenter(store, m, background=False).score(picture) for m in ("gem", "agggem"))
-    torch.testing.assert_close(plain.fused, spread.fused, atol=0, rtol=0)
-    small = F.interpolate(plain.scores[None], spread.scores.shape[1:], mode="bilinear", align_corners=False)[0]
-    assert not torch.allclose(small, spread.scores, atol=1e-3)
+    side = spread.values.shape[1:]
+    small = F.interpolate(plain.values[None], side, mode="bilinear", align_corners=False)[0]
+    assert not torch.allclose(plain.head.apply(small), spread.values, atol=1e-3)

@@ -28,9 +28,10 @@ from ovseg_cli.explain.points import choose_points
 from ovseg_cli.explain.weights import cell_weights, taps
 from ovseg_cli.explain.words import headline, remarks
 from ovseg_cli.files.labels import LabelMap
-from ovseg_cli.labeling.windows import Crop, ScoreCanvas, all_crops, short_side_size
+from ovseg_cli.labeling.windows import Crop, ScoreCanvas, all_crops
 from ovseg_cli.methods.prefilter import Kept
 from ovseg_cli.profiles import get_profile
+from ovseg_cli.profiles.geometry import short_side_size
 from ovseg_cli.prototypes.build import SupportSettings, build_class
 from ovseg_cli.prototypes.support import OwnPicture
 from ovseg_cli.segmenter import Scored, Segmenter, SegmentOptions
@@ -397,9 +398,8 @@ def test_with_gem_the_words_are_the_explanation(store):
     segmenter = Segmenter(mini_models(), store, NAMES, method="gem")
     e = at(segmenter, store, (130, 20))
     scored = segmenter.score(example_scene(SCENE))
-    probabilities = F.interpolate(
-        torch.softmax(scored.fused * MINI.clip.dense.logit_scale, dim=0)[None], scored.size, mode="bilinear"
-    )[0, :, e.y, e.x]
+    cosines = F.interpolate(scored.values[None], scored.size, mode="bilinear")[0, :, e.y, e.x]
+    probabilities = torch.softmax(cosines * MINI.clip.dense.logit_scale, dim=0)
     words = [*NAMES, *(w for w in MINI.clip.background_words if w not in NAMES)]
     expected = dict(zip(words, probabilities.tolist(), strict=True))
     assert 2 <= len(e.words) <= explainer.MOST_WORDS
@@ -418,15 +418,16 @@ def test_with_gem_the_words_are_the_explanation(store):
 
 def scored(scores, size=None):
     """Fused scores (C + 1, h, w) without any network behind them."""
-    fused = torch.as_tensor(np.asarray(scores), dtype=torch.float32)
+    values = torch.as_tensor(np.asarray(scores), dtype=torch.float32)
     return Scored(
-        size=size or tuple(fused.shape[1:]),
-        classes=tuple(range(len(fused) - 1)),
+        size=size or tuple(values.shape[1:]),
+        classes=tuple(range(len(values) - 1)),
         kept=None,
         prototypes=[],
         dense=None,
-        fused=fused,
-        scores=fused,
+        values=values,
+        head=None,
+        enlargement="bilinear",
         features={},
     )
 

@@ -20,6 +20,7 @@ from ovseg_cli.segmenter import Segmenter, score_together
 from ovseg_cli.store import Store
 from tests.methods.blocks import made_up_block
 from tests.mini import example_labels, example_names, example_scene, mini_models, random_pictures
+from tests.scores import class_scores
 
 MINI = get_profile("mini")
 EXTRACTORS = (*MINI.extractors, *MINI.extra_extractors)
@@ -73,7 +74,7 @@ def answers(store, half):
         ]
         scored = score_together(segmenters, [PICTURE])
         return {
-            segmenter.method: (one.scores, segmenter.label(one).ids)
+            segmenter.method: (class_scores(one), segmenter.label(one).ids)
             for segmenter, (one,) in zip(segmenters, scored, strict=True)
         }
 

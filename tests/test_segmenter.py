@@ -147,7 +147,7 @@ def test_a_very_thin_picture_needs_no_more_work_than_a_long_one(segmenters):
     """A line of 1 x 5000 pixels must not be enlarged to 192 x 960000."""
     scored = segmenters["gem"].score(noise(1, 5000))
     assert scored.size == (1, 5000)
-    assert scored.fused[0].numel() <= 8 * MINI.inference.short_side**2
+    assert scored.values[0].numel() <= 8 * MINI.inference.short_side**2
     assert segmenters["gem"].label(scored).ids.shape == (1, 5000)
 
 
@@ -316,11 +316,11 @@ def test_scores_equal_the_fused_best_cosines_by_hand(store):
 
     options = SegmentOptions(prefilter=False)
     segmenter = Segmenter(mini_models(), store, ["cat", "apple"], method="prototype", options=options)
-    picture = to_tensor(np.ascontiguousarray(example_scene(SCENE)[:96, :96]))
     short = MINI.inference.short_side
-    large = F.interpolate(picture, (short, short), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    large = Image.fromarray(np.ascontiguousarray(example_scene(SCENE)[:96, :96])).resize((short, short), 3)
+    large = to_tensor(large)
     scored = segmenter.score(np.ascontiguousarray(example_scene(SCENE)[:96, :96]))
-    ours = scored.scores
+    ours = scored.values
     boxes = {(0, 0, short)} if MINI.inference.whole_image else set()
     for size, stride in MINI.inference.windows:
         starts = sorted({*range(0, max(short - size, 0), stride), max(short - size, 0)})

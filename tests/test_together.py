@@ -21,6 +21,7 @@ from ovseg_cli.methods.prefilter import ClassPrefilter
 from ovseg_cli.segmenter import Segmenter, score_together, segment_together
 from ovseg_cli.store import Store
 from tests.mini import example_scene, mini_class, mini_models
+from tests.scores import class_scores
 
 NAMES = ("cat", "apple", "soccer ball")
 QUICK = {"short_side": 64, "windows": ((48, 24), (0, 0))}
@@ -243,7 +244,7 @@ def test_a_picture_that_no_class_may_be_in_is_background(store, method):
 def test_a_picture_without_classes_can_be_explained(store, method):
     ours = segmenter(store, method)
     scored = ours.score(PICTURES[0], [], keep_features=True)
-    assert scored.scores.shape[0] == 1
+    assert scored.values.shape[0] == 1
     assert scored.features == {}
     answer, explanations = Explainer(ours, store).explain(PICTURES[0], classes=[])
     assert answer.shares == {"background": 1.0}
@@ -279,5 +280,6 @@ def test_scores_of_several_by_several(store):
     assert answers[0][0].classes == answers[1][0].classes == (0,)
     assert answers[1][1].kept is not None
     for scored in (one for own in answers for one in own):
-        assert scored.scores.shape[0] == len(scored.classes) + 1
-        assert scored.scores.dtype == torch.float32
+        scores = class_scores(scored)
+        assert scores.shape[0] == len(scored.classes) + 1
+        assert scores.dtype == torch.float32

@@ -23,7 +23,7 @@ from examples.ablation.supports import Classes, Pool
 from ovseg_cli.backbones.pixels import to_working_tensor
 from ovseg_cli.labeling.decide import decide
 from ovseg_cli.labeling.refine import pamr
-from ovseg_cli.labeling.windows import Crop, ScoreCanvas, all_crops, short_side_size
+from ovseg_cli.labeling.windows import Crop, ScoreCanvas, all_crops
 from ovseg_cli.methods.prototype import prototype_scores
 from ovseg_cli.methods.stuff_filter import stuff_filter
 from ovseg_cli.models import Models
@@ -159,8 +159,9 @@ class Features:
 
 def working_picture(image: npt.NDArray[np.uint8], models: Models) -> Tensor:
     """A picture, uint8 (H, W, 3), at the size at which it is segmented: float32 (1, 3, h, w) in [0, 1]."""
-    size = short_side_size(image.shape[0], image.shape[1], models.profile.inference.short_side)
-    return to_working_tensor(image, size, models.device)
+    inference = models.profile.inference
+    size = inference.working_size(image.shape[0], image.shape[1])
+    return to_working_tensor(image, size, models.device, inference.resample)
 
 
 def extract(models: Models, image: npt.NDArray[np.uint8], extractors: Sequence[str]) -> Features:

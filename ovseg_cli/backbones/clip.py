@@ -221,6 +221,15 @@ class ClipBackbone:
         return int(self.model.visual.conv1.kernel_size[0])
 
     @property
+    def quick_gelu(self) -> bool:
+        """Whether the vision tower's activation is OpenAI's approximation, x sigmoid(1.702 x), instead of GELU."""
+        import open_clip
+
+        activations = (open_clip.transformer.QuickGELU, torch.nn.GELU)
+        found = next(m for m in self.model.visual.transformer.modules() if isinstance(m, activations))
+        return isinstance(found, open_clip.transformer.QuickGELU)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the vision tower's weights."""
         return self.model.visual.conv1.weight.dtype

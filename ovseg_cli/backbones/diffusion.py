@@ -565,6 +565,7 @@ class DiffusionBackbone:
         input_size: int,
         mean: Sequence[float],
         std: Sequence[float],
+        padded: bool = True,
     ) -> Tensor:
         """Self-attention of given pictures, averaged over heads and fused over layers (`RunningSelfAttention`).
 
@@ -579,6 +580,7 @@ class DiffusionBackbone:
             input_size: Side of the square in pixels.
             mean: Input normalisation of the VAE.
             std: Input normalisation of the VAE.
+            padded: Whether the empty prompt is filled up to the text encoder's length, as in training.
 
         Returns:
             float32 (B, N, N), rows summing to 1: how much token i (row by row on the finest grid among `layers`)
@@ -591,7 +593,7 @@ class DiffusionBackbone:
         def add(_layer: str, queries: Tensor, keys: Tensor, heads: int, scale: float) -> None:
             running.add(queries, keys, heads, scale)
 
-        self._walk_to({layer: self._attention(layer, "attn1") for layer in layers}, add, noisy, timestep)
+        self._walk_to({layer: self._attention(layer, "attn1") for layer in layers}, add, noisy, timestep, padded=padded)
         return running.mean()
 
     @torch.inference_mode()
@@ -731,6 +733,8 @@ class DiffusionBackbone:
         sink: Callable[[str, Tensor, Tensor, int, float], None],
         noisy: Tensor,
         timestep: int,
+        *,
+        padded: bool = True,
     ) -> None:
         """Give `sink` the layer and what `AttentionSink` takes; with an empty prompt, up to the last of the blocks."""
         missing = set(blocks)
@@ -741,7 +745,7 @@ class DiffusionBackbone:
             if not missing:
                 raise _StopWalkError
 
-        text = self._encode_empty_prompt()
+        text = self._encode_empty_prompt() if padded else self._encode_phrases("", [], 1.0, padded=False)
         with _tapped((block, partial(seen, layer)) for layer, block in blocks.items()), suppress(_StopWalkError):
             self._denoise(noisy, timestep, text)
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ovseg_cli.profiles.geometry import Resampling
+
 BAND_PIXELS = 2**20
-"""Of a picture, converted to float at once while it is resized: 12 MB, whatever the size of the picture."""
+"""Of a picture, taken up at once while it is resized from array to array, whatever the size of the picture."""
+
+PILLOW: Final[Mapping[str, Image.Resampling]] = MappingProxyType(
+    {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+)
+"""Ways of resizing that are Pillow's."""
 
 
 def picture_size(image: Any) -> tuple[int, int]:
@@ -47,20 +56,28 @@ def to_tensor(image: Any, device: torch.device | str = "cpu") -> Tensor:
     Raises:
         ValueError: Not an RGB picture of 8 bits per channel.
     """
-    return _band(image, 0, picture_size(image)[0], device)
+    rows = _rows(image, 0, picture_size(image)[0])
+    # Copied, because torch takes neither read-only arrays nor negative strides.
+    tensor = torch.from_numpy(np.array(rows, order="C")).to(device).permute(2, 0, 1)[None]
+    return tensor.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
-def to_working_tensor(image: Any, size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
-    """An RGB picture as a float tensor of another size: the same numbers as ``resize(to_tensor(image), size)``.
+def to_working_tensor(
+    image: Any,
+    size: tuple[int, int],
+    device: torch.device | str = "cpu",
+    resample: Resampling = "bicubic",
+) -> Tensor:
+    """An RGB picture as a float tensor of another size.
 
-    The picture is converted in bands of rows, each of which is made narrower (or wider) at once, so that there is
-    never a float copy of the whole: besides the picture this takes ``12 H width`` bytes, plus the answer and a constant
-    that `BAND_PIXELS` sets. For 8000 x 6000 pixels shrunk to 597 x 448 these are 43 MB; a float copy would be 576 MB.
+    It is resized in 8 bits and then converted, as in all published code: what networks see is rounded to whole grey
+    values. There is never a float copy of the picture as it came, and never a second copy of an image of Pillow's.
 
     Args:
         image: PIL image in mode RGB, or uint8 array (H, W, 3).
         size: (height, width) in pixels.
         device: Where the tensor is put.
+        resample: How it is resized.
 
     Returns:
         float32 (1, 3, height, width) in [0, 1].
@@ -68,28 +85,71 @@ def to_working_tensor(image: Any, size: tuple[int, int], device: torch.device | 
     Raises:
         ValueError: Not an RGB picture of 8 bits per channel.
     """
-    rows, columns = picture_size(image)
-    if (rows, columns) == tuple(size):
+    if picture_size(image) == tuple(size):
         return to_tensor(image, device)
-    # Antialiased interpolation is one pass along the rows and then one along the columns; these are the two.
-    narrow = torch.empty(1, 3, rows, size[1], device=device)
-    height = max(1, BAND_PIXELS // columns)
-    for top in range(0, rows, height):
-        bottom = min(top + height, rows)
-        narrow[:, :, top:bottom] = _bicubic(_band(image, top, bottom, device), (bottom - top, size[1]))
-    return _bicubic(narrow, size).clamp_(0, 1)
+    if resample in PILLOW:
+        picture = image if isinstance(image, Image.Image) else Image.fromarray(np.ascontiguousarray(image))
+        return to_tensor(picture.resize((size[1], size[0]), PILLOW[resample]), device)
+    return to_tensor(_nearest(image, size) if resample == "nearest" else _bilinear(image, size), device)
 
 
-def _band(image: Any, top: int, bottom: int, device: torch.device | str) -> Tensor:
-    """Rows `top` to `bottom` of an RGB picture as float32 (1, 3, bottom - top, W) in [0, 1], copied."""
+def _nearest(image: Any, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The pixels that torch's interpolation in mode "nearest" takes, uint8 (height, width, 3)."""
+
+    def places(length: int, wanted: int) -> npt.NDArray[np.int64]:
+        found = (np.arange(wanted, dtype=np.float32) * np.float32(length / wanted)).astype(np.int64)
+        return np.minimum(found, length - 1)
+
+    rows, columns = picture_size(image)
+    down, across = places(rows, size[0]), places(columns, size[1])
+    smaller = np.empty((*size, 3), np.uint8)
+    for start, stop in _bands(size[0], columns):
+        top, bottom = int(down[start]), int(down[stop - 1]) + 1
+        smaller[start:stop] = _rows(image, top, bottom)[down[start:stop] - top][:, across]
+    return smaller
+
+
+def _bilinear(image: Any, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """A picture resized as OpenCV resizes with INTER_LINEAR, in its fixed-point numbers; uint8 (height, width, 3)."""
+
+    def sources(length: int, wanted: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        place = ((np.arange(wanted) + 0.5) * (length / wanted) - 0.5).astype(np.float32)
+        first = np.floor(place)
+        share = place - first
+        share[(first < 0) | (first >= length - 1)] = 0
+        first = np.clip(first, 0, length - 1).astype(np.int64)
+        return first, np.minimum(first + 1, length - 1), np.rint(share * 2048).astype(np.int32)
+
+    rows, columns = picture_size(image)
+    upper, lower, down = sources(rows, size[0])
+    left, right, across = sources(columns, size[1])
+    across = across[:, None]
+
+    def narrow(band: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+        return (band[:, left] * (2048 - across) + band[:, right] * across) >> 4
+
+    resized = np.empty((*size, 3), np.uint8)
+    for start, stop in _bands(size[0], columns):
+        top, bottom = int(upper[start]), int(lower[stop - 1]) + 1
+        band = _rows(image, top, bottom)
+        share = down[start:stop, None, None]
+        above, below = narrow(band[upper[start:stop] - top]), narrow(band[lower[start:stop] - top])
+        resized[start:stop] = ((((2048 - share) * above) >> 16) + ((share * below) >> 16) + 2) >> 2
+    return resized
+
+
+def _bands(height: int, columns: int) -> list[tuple[int, int]]:
+    """Rows of an answer that are made together, when each takes up a row of so many columns."""
+    step = max(1, BAND_PIXELS // columns)
+    return [(start, min(start + step, height)) for start in range(0, height, step)]
+
+
+def _rows(image: Any, top: int, bottom: int) -> npt.NDArray[np.uint8]:
+    """Rows `top` to `bottom` of an RGB picture, uint8 (bottom - top, W, 3)."""
     if isinstance(image, Image.Image):
         # The whole of a Pillow image as an array takes its memory twice more.
-        rows = np.asarray(image.crop((0, top, image.width, bottom)))
-    else:
-        rows = np.asarray(image)[top:bottom]
-    # Copied, because torch takes neither read-only arrays nor negative strides.
-    tensor = torch.from_numpy(np.array(rows, order="C")).to(device).permute(2, 0, 1)[None]
-    return tensor.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        return np.asarray(image.crop((0, top, image.width, bottom)))
+    return np.asarray(image)[top:bottom]
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -104,14 +164,8 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if images.shape[-2:] == torch.Size(size):
         return images
-    return _bicubic(images, size).clamp(0, 1)  # bicubic overshoots at edges
-
-
-def _bicubic(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (B, 3, H, W) bicubically with antialiasing; values may leave [0, 1]."""
-    if images.shape[-2:] == torch.Size(size):
-        return images
-    return F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
+    wanted = F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
+    return wanted.clamp(0, 1)  # bicubic overshoots at edges
 
 
 def squash(images: Tensor, size: int | tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Tensor:

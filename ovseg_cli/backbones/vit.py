@@ -6,13 +6,17 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from ovseg_cli.backbones.clip import resize_position_embedding
 from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
 from ovseg_cli.errors import WeightsError
+from ovseg_cli.profiles.specs import PositionMode
 
 ARCHITECTURES = MappingProxyType(
     {
@@ -129,7 +133,13 @@ class VitBackbone:
 
     @torch.inference_mode()
     def tokens(
-        self, images: Tensor, *, input_size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+        self,
+        images: Tensor,
+        *,
+        input_size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        positions: PositionMode | None = None,
     ) -> Tensor:
         """Patch tokens after the last block and the final norm, as a map.
 
@@ -138,15 +148,33 @@ class VitBackbone:
             input_size: (height, width) in pixels, multiples of the patch size.
             mean: Input normalisation, per channel.
             std: Input normalisation, per channel.
+            positions: How DINO's position embeddings are resized to the grid; None for transformers' way. The other
+                models have a way of their own.
 
         Returns:
             float32 (B, D, rows, columns), without the class token and the registers.
         """
-        grid = [side // self.model.config.patch_size for side in input_size]
+        rows, columns = grid = (input_size[0] // self.patch, input_size[1] // self.patch)
         pixels = squash(images, input_size, mean, std).to(self.model.dtype)
-        output = self.model(pixel_values=pixels, **self._settings(len(images), grid[0] * grid[1]))
+        handle = self._place_by(positions, grid) if positions is not None and self._type == "vit" else None
+        try:
+            output = self.model(pixel_values=pixels, **self._settings(len(images), rows * columns))
+        finally:
+            if handle is not None:
+                handle.remove()
         patches = output.last_hidden_state[:, self._others :].float()
         return patches.transpose(1, 2).unflatten(2, grid)
+
+    def _place_by(self, positions: PositionMode, grid: tuple[int, int]) -> RemovableHandle:
+        """A hook that puts position embeddings, resized by another rule, in the place of transformers' own."""
+        own = self.model.embeddings.position_embeddings[0]
+        wanted = resize_position_embedding(own, grid, positions)
+
+        def replaced(module: Any, _inputs: Any, output: Tensor) -> Tensor:
+            rows, columns = (length * self.patch for length in grid)
+            return output + (wanted - module.interpolate_pos_encoding(output, rows, columns))
+
+        return self.model.embeddings.register_forward_hook(replaced)
 
     @property
     def patch(self) -> int:

@@ -108,7 +108,7 @@ def explain(
     stuff_filter: StuffFilterOpt = None,
     extractors: ExtractorsOpt = None,
     prototypes: PrototypesOpt = None,
-    refine: RefineOpt = "none",
+    refine: RefineOpt = None,
 ) -> None:
     """Explain why pixels got their classes.
 
@@ -134,7 +134,7 @@ def explain(
         "--stuff-filter": stuff_filter,
         "--extractors": extractors,
         "--prototypes": prototypes,
-        "--refine": None if refine == "none" else refine,
+        "--refine": refine,
     }
     options = segment_options(
         background=background,

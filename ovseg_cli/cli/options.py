@@ -95,8 +95,13 @@ PrototypesOpt = Annotated[
 ]
 
 RefineOpt = Annotated[
-    Literal["none", "pamr"],
-    typer.Option("--refine", help="Let the scores follow the picture's edges: pamr (Araslanov and Roth, 2020)."),
+    Literal["none", "pamr"] | None,
+    typer.Option(
+        "--refine",
+        help="Let the scores follow the picture's edges: pamr (Araslanov and Roth, 2020). "
+        "(default: the method's, pamr with naclip and none elsewhere)",
+        show_default=False,
+    ),
 ]
 
 CountOpt = Annotated[
@@ -140,8 +145,9 @@ def segment_options(
     extractors: Iterable[str] | None,
     prototypes: Iterable[str] | None,
     stuff_filter: bool | None,
-    refine: Literal["none", "pamr"],
-    templates: Literal["single", "short", "car", "imagenet"] | None = None,
+    refine: Literal["none", "pamr"] | None,
+    settings: str | None = None,
+    templates: Literal["single", "short", "car", "imagenet", "imagenet-scene"] | None = None,
     logit_scale: float | None = None,
     short_side: int | None = None,
     windows: list[str] | None = None,
@@ -158,6 +164,7 @@ def segment_options(
         prototypes: `PrototypesOpt`.
         stuff_filter: `StuffFilterOpt`.
         refine: `RefineOpt`.
+        settings: Data set whose published settings are taken.
         templates: Set of prompt templates.
         logit_scale: Factor on cosines.
         short_side: In pixels.
@@ -180,6 +187,7 @@ def segment_options(
         prototypes=split_names(prototypes) or None,  # type: ignore[arg-type]  # checked by the class itself
         stuff_filter=stuff_filter,
         refine=refine,
+        settings=settings,
         templates=templates,
         logit_scale=logit_scale,
         short_side=short_side,

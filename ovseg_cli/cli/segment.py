@@ -84,7 +84,7 @@ def segment(
     stuff_filter: StuffFilterOpt = None,
     extractors: ExtractorsOpt = None,
     prototypes: PrototypesOpt = None,
-    refine: RefineOpt = "none",
+    refine: RefineOpt = None,
     class_file: Annotated[
         Path | None,
         typer.Option(
@@ -113,11 +113,22 @@ def segment(
             show_default=False,
         ),
     ] = None,
+    settings: Annotated[
+        str | None,
+        typer.Option(
+            "--settings",
+            metavar="DATASET",
+            help="With words: the method's published settings for voc21, voc20, context60, context59, coco-object, "
+            "coco-stuff, ade150 or cityscapes; other options take the place of single ones. (default: voc21, or "
+            "voc20 with --no-background)",
+            show_default=False,
+        ),
+    ] = None,
     templates: Annotated[
-        Literal["single", "short", "car", "imagenet"] | None,
+        Literal["single", "short", "car", "imagenet", "imagenet-scene"] | None,
         typer.Option(
             "--templates",
-            help="With words: the prompts that each is read in: 1, 7, 15 or 80. (default: the method's)",
+            help="With words: the prompts that each is read in: 1, 7, 15, 80 or 85. (default: the method's)",
             show_default=False,
         ),
     ] = None,
@@ -203,6 +214,7 @@ def segment(
         prototypes=prototypes,
         stuff_filter=stuff_filter,
         refine=refine,
+        settings=settings,
         templates=templates,
         logit_scale=logit_scale,
         short_side=short_side,

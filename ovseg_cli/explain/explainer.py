@@ -119,7 +119,7 @@ class Explainer:
             standings=standings,
             ruled_out=tuple(n for i, n in enumerate(segmentation.names) if i not in scored.classes),
             named=named,
-            refined=options.refine != "none",
+            refined=self._segmenter.refine != "none",
             stuff_filter=self._segmenter.settings.get("stuff_filter"),
         )
         if isinstance(scored.dense, TokenScorer):
@@ -129,7 +129,7 @@ class Explainer:
 
     def _matches(self, scored: Scored, point: tuple[int, int], labels: Mapping[int, str]) -> list[Match]:
         """What each extractor says for some channels at a pixel."""
-        canvas = (int(scored.fused.shape[1]), int(scored.fused.shape[2]))
+        canvas = (int(scored.values.shape[1]), int(scored.values.shape[2]))
         matches = []
         for scorer in scored.prototypes:
             looks = scored.features[scorer.extractor.name]
@@ -226,7 +226,7 @@ class Explainer:
 
 def _words(scorer: TokenScorer, scored: Scored, point: tuple[int, int]) -> tuple[Word, ...]:
     """The most probable words at a pixel."""
-    probabilities = enlarged(scored.fused, scored.size, [point[1]], [point[0]], scorer.probabilities)[:, 0, 0]
+    probabilities = scorer.probabilities(enlarged(scored.values, scored.size, [point[1]], [point[0]]))[:, 0, 0]
     order = probabilities.argsort(descending=True)[:MOST_WORDS].tolist()
     best = [i for place, i in enumerate(order) if place < 2 or probabilities[i] >= LEAST_PROBABILITY]
     owner = scorer.vocabulary.owner

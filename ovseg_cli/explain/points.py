@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,28 +39,23 @@ def scores_at(scored: Scored, rows: Sequence[int], columns: Sequence[int], *, ba
     Returns:
         float32 (C + 1, R, K).
     """
-    scores = enlarged(scored.scores, scored.size, rows, columns)
+    scores = enlarged(scored.values, scored.size, rows, columns)
+    if scored.head is not None:
+        scores = scored.head.apply(scores)
     return scores.clamp(min=0) if background else scores
 
 
-def enlarged(
-    scores: Tensor,
-    size: tuple[int, int],
-    rows: Sequence[int],
-    columns: Sequence[int],
-    change: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Scores, changed cell by cell and then enlarged bilinearly, where they are wanted alone.
+def enlarged(scores: Tensor, size: tuple[int, int], rows: Sequence[int], columns: Sequence[int]) -> Tensor:
+    """Scores enlarged bilinearly, where they are wanted alone.
 
     Args:
         scores: float32 (channels, h, w).
         size: (H, W) of the picture.
         rows: R places from the top of the picture.
         columns: K places from its left.
-        change: Makes other scores of these, cell by cell; None to take them as they are.
 
     Returns:
-        float32 (C, R, K).
+        float32 (channels, R, K).
     """
 
     def sources(length: int, wanted: int, places: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,8 +68,7 @@ def enlarged(
     left, right, across = sources(scores.shape[2], size[1], columns)
 
     def at(row: Tensor, column: Tensor) -> Tensor:
-        cells = scores[:, row][:, :, column]
-        return cells if change is None else change(cells)
+        return scores[:, row][:, :, column]
 
     top = at(upper, left) * (1 - across) + at(upper, right) * across
     bottom = at(lower, left) * (1 - across) + at(lower, right) * across
@@ -152,7 +146,7 @@ def _margins(
     for channel, place in enumerate(scored.classes, start=1):
         channel_of[place + 1] = channel
     margins = np.zeros(seen.shape, dtype=np.float32)
-    channels = len(scored.classes) + 1
+    channels = max(len(scored.classes) + 1, len(scored.values))
     strip = max(1, MAX_CELLS // (channels * len(columns)))
     for start in range(0, len(rows), strip):
         part = slice(start, start + strip)

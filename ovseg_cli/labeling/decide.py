@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,21 +31,48 @@ class Decision:
     mean_scores: npt.NDArray[np.float64]
 
 
-def enlarge_rows(scores: Tensor, size: tuple[int, int], start: int, stop: int) -> Tensor:
-    """Rows `start` to `stop` of the bilinear enlargement of `scores` to `size`.
+Enlargement = Literal["bilinear", "bicubic", "nearest"]
+"""How scores are enlarged to a label map: without antialiasing, but for "bicubic", whose kernel is antialiasing's."""
 
-    Equal to slicing ``interpolate(scores, size, mode="bilinear", align_corners=False)``, without making the rest.
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What makes scores of labels of enlarged values.
+
+    Attributes:
+        channels: How many labels there are, the background included.
+        apply: Of values (K, h, w) at their final size, the labels' scores (channels, h, w), pixel by pixel.
+    """
+
+    channels: int
+    apply: Callable[[Tensor], Tensor]
+
+
+def enlarge_rows(
+    scores: Tensor, size: tuple[int, int], start: int, stop: int, enlargement: Enlargement = "bilinear"
+) -> Tensor:
+    """Rows `start` to `stop` of the enlargement of `scores` to `size`.
+
+    Equal to slicing ``interpolate(scores, size, mode=enlargement, align_corners=False)``, without making the rest.
 
     Args:
         scores: float (C, h, w).
         size: (H, W) of the whole enlargement.
         start: First row.
         stop: One past the last row.
+        enlargement: How.
 
     Returns:
         float (C, stop - start, W).
     """
     height, width = scores.shape[1:]
+    if enlargement == "nearest":
+        rows = torch.arange(start, stop, device=scores.device) * height // size[0]
+        columns = torch.arange(size[1], device=scores.device) * width // size[1]
+        return scores[:, rows][:, :, columns]
+    if enlargement == "bicubic":
+        down, across = (_cubic(*lengths, scores) for lengths in ((height, size[0]), (width, size[1])))
+        return down[start:stop] @ scores @ across.T
     rows = torch.arange(start, stop, device=scores.device, dtype=torch.float32)
     source = ((rows + 0.5) * (height / size[0]) - 0.5).clamp(min=0)
     upper = source.floor().long().clamp(max=height - 1)
@@ -56,38 +84,87 @@ def enlarge_rows(scores: Tensor, size: tuple[int, int], start: int, stop: int) -
     return F.interpolate(blended[None], (stop - start, size[1]), mode="bilinear", align_corners=False)[0]
 
 
+def _cubic(length: int, wanted: int, like: Tensor) -> Tensor:
+    """The matrix (wanted, length) by which a line is resized bicubically, with antialiasing's kernel."""
+    identity = torch.eye(length, dtype=like.dtype, device=like.device)[None, None]
+    return F.interpolate(identity, (wanted, length), mode="bicubic", antialias=True, align_corners=False)[0, 0]
+
+
+def strips(
+    values: Tensor, size: tuple[int, int], *, channels: int = 0, enlargement: Enlargement = "bilinear"
+) -> Iterator[tuple[int, int, Tensor]]:
+    """The enlargement of values, strip by strip.
+
+    Args:
+        values: float (K, h, w).
+        size: (H, W) of the enlargement.
+        channels: How many numbers a pixel gets afterwards, where these are more than K.
+        enlargement: How.
+
+    Yields:
+        First row, one past the last row, and the rows between them, float (K, rows, W).
+    """
+    rows = max(1, MAX_CELLS // (max(channels, values.shape[0]) * size[1]))
+    for start in range(0, size[0], rows):
+        stop = min(start + rows, size[0])
+        yield start, stop, enlarge_rows(values, size, start, stop, enlargement)
+
+
+def extremes(values: Tensor, size: tuple[int, int], *, enlargement: Enlargement = "bilinear") -> tuple[Tensor, Tensor]:
+    """The least and the largest of each channel after enlarging: those of the grid need not be among the pixels.
+
+    Args:
+        values: float (K, h, w).
+        size: (H, W) of the enlargement.
+        enlargement: How.
+
+    Returns:
+        Two of float (K,).
+    """
+    low = torch.full_like(values[:, 0, 0], torch.inf)
+    high = -low
+    for _, _, rows in strips(values, size, enlargement=enlargement):
+        low = torch.minimum(low, rows.amin(dim=(1, 2)))
+        high = torch.maximum(high, rows.amax(dim=(1, 2)))
+    return low, high
+
+
 def decide(
-    scores: Tensor,
+    values: Tensor,
     size: tuple[int, int],
     *,
     background: bool,
     threshold: float | None = None,
     ids: Sequence[int] | None = None,
+    head: Head | None = None,
+    enlargement: Enlargement = "bilinear",
 ) -> Decision:
     """The best label of every pixel.
 
     Args:
-        scores: float (C + 1, h, w), channel 0 the background's.
+        values: float (K, h, w): what is enlarged. Without a `head` these are the scores of K = C + 1 labels, channel 0
+            the background's.
         size: (H, W) of the label map.
         background: Whether the background may win, which it also does where no score is positive (OVDiff's code);
             without it every pixel gets a class.
         threshold: A class whose score is below this gives way to the background. Needs `background`.
         ids: What is written to the label map for each of the C + 1 channels (default: the channel's number).
+        head: What makes scores of the enlarged values, as the published heads do it: a softmax of enlarged cosines is
+            not the enlargement of a softmax.
+        enlargement: How the values are enlarged.
 
     Returns:
         The label map, made in strips of rows so that memory does not grow with the image but for the label map itself.
         Shares and mean scores are those of the channels.
     """
-    channels = scores.shape[0]
+    channels = values.shape[0] if head is None else head.channels
     height, width = size
     names = np.arange(channels, dtype=np.uint16) if ids is None else np.array(ids, dtype=np.uint16)
     label_map = np.zeros((height, width), dtype=np.uint16)
     counts = np.zeros(channels)
     sums = np.zeros(channels)
-    strip = max(1, MAX_CELLS // (channels * width))
-    for start in range(0, height, strip):
-        stop = min(start + strip, height)
-        rows = enlarge_rows(scores, size, start, stop)
+    for start, stop, enlarged in strips(values, size, channels=channels, enlargement=enlargement):
+        rows = enlarged if head is None else head.apply(enlarged)
         if background:
             best, labels = rows.max(dim=0)
             # Negative scores count as 0, so where all are negative it is a tie, and the background is the first.

@@ -11,7 +11,10 @@ from torch.nn import functional as F
 
 ITERATIONS = 10
 DILATIONS = (1, 2, 4, 8, 12, 24)
-"""What OVDiff and the training-free CLIP methods take at a short side of 448 pixels."""
+"""What OVDiff takes for prototypes, at a short side of 448 pixels."""
+
+WORD_DILATIONS = (8, 16)
+"""What NACLIP takes for words, at the picture's own size (`naclip.py`, `pamr_stride`; SCLIP's code has the same)."""
 
 CLASSES_AT_ONCE = 8
 """Classes refined together, so that memory does not grow with the list of classes."""
@@ -73,7 +76,7 @@ def pamr(
     iteration replaces a pixel's scores by the mean of its neighbours' scores, weighted by how alike the colours are
     (`affinities`). The pixel's own score takes no part. The weights are computed once.
 
-    What goes in are the fused scores as they are: signed cosines, before negative ones become 0 and before any
+    What goes in are the scores as they are: signed cosines, before negative ones become 0 and before any
     softmax, with the background as one channel among the others. What comes out is of the same kind: a weighted mean
     of what went in, so that no channel leaves the range that it had, and equal channels stay equal.
 

@@ -24,20 +24,6 @@ class Crop:
         return images[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
-MAX_ASPECT = 8
-"""An image's long side becomes at most this many short sides, or a strip of 1 x 5000 pixels would fill the memory."""
-
-
-def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) of an image resized so that its shorter side has `short_side` pixels.
-
-    An image longer than `MAX_ASPECT` times its shorter side is resized so that its longer side has that many
-    short sides instead. At least one pixel remains in each direction.
-    """
-    scale = min(short_side / min(height, width), MAX_ASPECT * short_side / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
 def sliding_crops(height: int, width: int, size: int, stride: int) -> list[Crop]:
     """Windows that cover an image; the last of each row and column is moved back to end at the border.
 
@@ -74,14 +60,24 @@ class ScoreCanvas:
         height: Of the image that the crops were cut from.
         width: Of the same.
         device: Where the sums are kept.
+        enlarge: Whether scores are enlarged to the image. Otherwise one crop, the whole image, is added, and its scores
+            stay on their own grid: what is enlarged later is enlarged once.
     """
 
-    def __init__(self, channels: int, height: int, width: int, device: torch.device | str) -> None:
+    def __init__(
+        self, channels: int, height: int, width: int, device: torch.device | str, *, enlarge: bool = True
+    ) -> None:
+        self._enlarge = enlarge
+        height, width = (height, width) if enlarge else (1, 1)
         self._sum = torch.zeros(channels, height, width, device=device)
         self._count = torch.zeros(height, width, device=device)
 
     def add(self, crop: Crop, scores: Tensor) -> None:
         """Add one crop's scores, float (C, h, w) of any resolution: enlarged bilinearly to the crop."""
+        if not self._enlarge:
+            self._sum = self._sum + scores
+            self._count += 1
+            return
         size = (crop.height, crop.width)
         chunk = max(1, MAX_CELLS // (crop.height * crop.width))
         for part, total in zip(scores.split(chunk), crop.cut(self._sum).split(chunk), strict=True):

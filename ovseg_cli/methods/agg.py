@@ -8,6 +8,8 @@ model's own cross-attention in AggSD.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -15,23 +17,37 @@ from torch.nn import functional as F
 
 from ovseg_cli.backbones.diffusion import PhrasedPrompt
 from ovseg_cli.methods.diffusion_defaults import DiffusionDefaults
-from ovseg_cli.profiles.specs import DenseDefaults
+from ovseg_cli.profiles.specs import IMAGENET_MEAN, IMAGENET_STD, DenseDefaults
 
-AGGGEM_DEFAULTS = DenseDefaults(short_side=448, whole_image=True, squash=448, templates="single", logit_scale=10.0)
-"""The settings of `notebooks/clip/voc2012.ipynb` of langseg, with MetaCLIP-400M ViT-B/16 (section 4.1).
+_GEM = DenseDefaults(short_side=448, whole_image=True, squash=448, templates="single", logit_scale=100.0)
 
-The logit scale is that of VOC (temperature 0.1), where the background is `doubt_background`; it is 100 on Context,
-COCO-Stuff and Cityscapes, which have no background there. No words for the background compete. DiffSegClust and
-SpecClust have the same settings.
+ROWS: Mapping[str, DenseDefaults] = MappingProxyType(
+    {
+        "voc21": replace(_GEM, logit_scale=10.0),
+        "context59": _GEM,
+        "coco-stuff": _GEM,
+        "cityscapes": _GEM,
+    }
+)
+"""The settings of `notebooks/clip/*.ipynb` of langseg, with MetaCLIP-400M ViT-B/16 (section 4.1), for AggGEM,
+DiffSegClust and SpecClust. On VOC the temperature is 0.1, and the background is `doubt_background`, without words; the
+other data sets have none. Labels are measured at 320 x 320 pixels there."""
+
+WHOLE = DenseDefaults(short_side=512, whole_image=True, squash=512)
+"""The geometry of methods that look for classes with the diffusion model: the picture squashed to its square."""
+
+AGGSD_ROWS: Mapping[str, DenseDefaults] = MappingProxyType(
+    dict.fromkeys(("voc21", "context59", "coco-stuff", "cityscapes"), WHOLE)
+)
+
+AGGGEM_DIFFUSION = DiffusionDefaults(padded=False, noise_seed=0, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+"""Stable Diffusion 1.5, an empty prompt of two tokens, t = 100, every self-attention layer of at most 64 x 64 tokens.
+
+The code gives the autoencoder pictures in ImageNet's normalisation (about -2.1 to 2.6) where it was trained on [-1, 1];
+its numbers were made so.
 """
 
-AGGGEM_DIFFUSION = DiffusionDefaults()
-"""Stable Diffusion 1.5, empty prompt, t = 100, every self-attention layer of at most 64 x 64 tokens.
-
-The code leaves the empty prompt's padding out (two tokens instead of 77) where DiffSeg, and this, have it.
-"""
-
-AGGSD_DIFFUSION = DiffusionDefaults(timestep=101, padded=False)
+AGGSD_DIFFUSION = replace(AGGGEM_DIFFUSION, timestep=101)
 """The settings of `notebooks/diffusion/*.ipynb`: the default of `training_step` is 101 where the report says 100."""
 
 BACKGROUND_OFFSET = 0.8
@@ -90,7 +106,11 @@ def aggregate(maps: Tensor, attention: Tensor, *, exponent: float = 1.0, steps: 
 
 def min_max(maps: Tensor) -> Tensor:
     """Each of the maps (K, h, w) brought to [0, 1]; a flat one becomes 0."""
-    low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
+    return stretch(maps, maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True))
+
+
+def stretch(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Maps (K, h, w) from [low, high], each (K, 1, 1), to [0, 1]; a flat one becomes 0."""
     # Rounding alone may part the values of a flat map; what is between them says nothing.
     flat = high - low <= 1e-6 * torch.maximum(low.abs(), high.abs())
     return torch.where(flat, 0.0, (maps - low) / (high - low).clamp_min(1e-30))

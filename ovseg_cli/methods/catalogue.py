@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from ovseg_cli.errors import UsageError
 
@@ -18,6 +19,9 @@ class MethodInfo:
         gist: How it works, in half a sentence.
         prefilter: Whether the class pre-filter is part of it, so that it is on unless the profile or the user says no.
         explained: Whether `ovseg explain` can take its scores apart.
+        background: How pixels become background: by background prototypes ("prototypes"); by words for it and by a
+            threshold on probabilities ("words"); where in addition no class is probable ("doubt"); by a map or a
+            score of its own ("own").
     """
 
     title: str
@@ -25,18 +29,21 @@ class MethodInfo:
     gist: str
     prefilter: bool = False
     explained: bool = False
+    background: Literal["prototypes", "words", "doubt", "own"] = "words"
 
 
 METHODS = MappingProxyType(
     {
         "prototype": MethodInfo(
             explained=True,
+            background="prototypes",
             title="OVDiff",
             source="Karazija et al., ECCV 2024",
             gist="nearest prototype of the store",
             prefilter=True,
         ),
         "hybrid": MethodInfo(
+            background="prototypes",
             title="hybrid",
             source="ours",
             gist="prototypes and a dense CLIP method together, for any mix of classes with and without prototypes",
@@ -95,21 +102,29 @@ METHODS = MappingProxyType(
             gist="the same, sharpened by the diffusion model's self-attention",
         ),
         "agggem": MethodInfo(
-            title="AggGEM", source="Le, EPFL 2023", gist="GEM's maps spread by the diffusion model's self-attention"
+            background="doubt",
+            title="AggGEM",
+            source="Le, EPFL 2023",
+            gist="GEM's maps spread by the diffusion model's self-attention",
         ),
         "diffsegclust": MethodInfo(
-            title="DiffSegClust", source="Le, EPFL 2023", gist="DiffSeg's regions, labelled by GEM"
+            background="doubt", title="DiffSegClust", source="Le, EPFL 2023", gist="DiffSeg's regions, labelled by GEM"
         ),
         "specclust": MethodInfo(
-            title="SpecClust", source="Le, EPFL 2023", gist="spectral clusters of self-attention, labelled by GEM"
+            background="doubt",
+            title="SpecClust",
+            source="Le, EPFL 2023",
+            gist="spectral clusters of self-attention, labelled by GEM",
         ),
         "aggsd": MethodInfo(
+            background="own",
             title="AggSD",
             source="Le, EPFL 2023",
             gist="the diffusion model's own cross-attention for the picture's classes",
             prefilter=True,
         ),
         "diffsegmenter": MethodInfo(
+            background="own",
             title="DiffSegmenter",
             source="Wang et al., arXiv 2309.02773",
             gist="cross-attention for one class at a time, completed by self-attention",

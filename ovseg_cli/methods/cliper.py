@@ -13,9 +13,10 @@ ICCV 2025. Where the paper and its published code (c05fa41) differ, this follows
 - Fine-grained compensation (equations 9 and 10): sparse matrices (`attention_refine.refine_maps`) of two of the five
   self-attention layers at the highest resolution.
 
-How an image gets there, as in the published code: CLIP sees the whole of it at `input_size`, with position embeddings
-resized bilinearly; Stable Diffusion 2.1-base sees it at 512 x 512 (`nearest_square`), encoded to the VAE's mean, at
-`TIMESTEP`, with an empty prompt.
+How an image gets there, as in the published code: CLIP sees the whole of it in whole patches, with position embeddings
+resized bilinearly; Stable Diffusion 2.1-base sees the image as it came, squashed to 512 x 512 by taking the nearest
+pixel, encoded to the VAE's mean, at `TIMESTEP`, with an empty prompt. Coarse maps go to the refinement from the grid of
+patches, and all thresholds are for maps at the image's own size.
 """
 
 from __future__ import annotations
@@ -30,42 +31,31 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import BlockTrace, attention_matrices, some_heads
+from ovseg_cli.methods.background import CLIPER_OBJECT_WORDS, CLIPER_VOC_WORDS, ONE_WORD
 from ovseg_cli.profiles.specs import DenseDefaults
-
-DIFFUSION_LAYERS = ("up_blocks.3.attentions.1", "up_blocks.3.attentions.0")
-"""The layers whose self-attention refines the maps, the leftmost factor first."""
-
-DIFFUSION_SIZE = 512
-"""Side of the square that Stable Diffusion sees, in pixels."""
 
 TIMESTEP = 101
 """The 46th of the 51 timesteps that a PNDM sampler of 50 steps goes through; the paper's "time-step 45"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CliperSettings:
-    """What CLIPer's code is run with on one dataset.
+class CliperSettings(DenseDefaults):
+    """What CLIPer's code is run with on one data set.
+
+    Background words take part in the softmax whether or not the data set has a background. A class wins where its map
+    reaches `threshold`; a threshold of 0 stands for a background that scores (1 - best class) squared.
 
     Attributes:
-        short_side: The image is resized so that its short side is this many pixels, in whole patches.
-        templates: Prompt templates: "imagenet" (the 80 of CLIP's zero-shot notebook) or "car" (CaR's 15).
-        logit_scale: Factor on the cosines.
         layer: The embedding whose map is added once more, multiplied by the fused attention; from the end.
         attention_threshold: Share of its maximum that an entry has to reach, in that map and in the matrices of
             Stable Diffusion.
         score_threshold: Classes that do not score more than this in an image are left out of it.
-        background_threshold: Where no class reaches this, there is background; 0 for a background that scores
-            (1 - best class) squared.
         stretch: Whether each class's map is stretched to [0, 1] before it is compared with the others.
     """
 
-    short_side: int = 336
-    templates: Literal["imagenet", "car"] = "car"
-    logit_scale: float
     layer: int = -1
-    attention_threshold: float
-    score_threshold: float
-    background_threshold: float
+    attention_threshold: float = 0.1
+    score_threshold: float = 0.0
     stretch: bool = False
 
 
@@ -79,91 +69,54 @@ def _settings(
     templates: Literal["imagenet", "car"] = "car",
     short_side: int = 336,
     stretch: bool = False,
+    words: tuple[str, ...] = ONE_WORD,
 ) -> CliperSettings:
     return CliperSettings(
+        short_side=short_side,
+        whole_image=True,
+        templates=templates,
         logit_scale=logit_scale,
+        background_words=words,
+        threshold=background,
+        positions="bilinear",
+        layer=layer,
         attention_threshold=attention,
         score_threshold=score,
-        background_threshold=background,
-        layer=layer,
-        templates=templates,
-        short_side=short_side,
         stretch=stretch,
     )
 
 
-PUBLISHED: Mapping[tuple[str, str], CliperSettings] = MappingProxyType(
+ROWS: Mapping[str, CliperSettings] = MappingProxyType(
     {
-        ("ViT-B/16", "voc21"): _settings(100, 0.1, 0.7, 0.6, stretch=True),
-        ("ViT-B/16", "context60"): _settings(100, 0.2, 0.45, 0.45),
-        ("ViT-B/16", "object"): _settings(50, 0.2, 0.3, 0.3, templates="imagenet"),
-        ("ViT-B/16", "voc20"): _settings(100, 0.1, 0.0, 0.001),
-        ("ViT-B/16", "context59"): _settings(100, 0.2, 0.3, 0.3),
-        ("ViT-B/16", "stuff"): _settings(50, 0.2, 0.1, 0.1),
-        ("ViT-B/16", "ade"): _settings(100, 0.2, 0.3, 0.3),
-        ("ViT-B/16", "cityscapes"): _settings(100, 0.35, 0.0, 0.0001, templates="imagenet", short_side=560),
-        ("ViT-L/14", "voc21"): _settings(50, 0.1, 0.5, 0.4, layer=-2, stretch=True),
-        ("ViT-L/14", "context60"): _settings(50, 0.2, 0.3, 0.3, layer=-2, templates="imagenet"),
-        ("ViT-L/14", "object"): _settings(50, 0.1, 0.5, 0.5, layer=-2, templates="imagenet"),
-        ("ViT-L/14", "voc20"): _settings(70, 0.2, 0.1, 0.0001),
-        ("ViT-L/14", "context59"): _settings(100, 0.2, 0.45, 0.45, layer=-2),
-        ("ViT-L/14", "stuff"): _settings(50, 0.2, 0.2, 0.2, layer=-2, templates="imagenet"),
-        ("ViT-L/14", "ade"): _settings(50, 0.2, 0.2, 0.2, templates="imagenet"),
-        ("ViT-L/14", "cityscapes"): _settings(100, 0.35, 0.0, 0.0001, short_side=448),
+        "voc21": _settings(100, 0.1, 0.7, 0.6, stretch=True, words=CLIPER_VOC_WORDS),
+        "voc20": _settings(100, 0.1, 0.0, 0.001, words=CLIPER_VOC_WORDS),
+        "context60": _settings(100, 0.2, 0.45, 0.45),
+        "context59": _settings(100, 0.2, 0.3, 0.3),
+        "coco-object": _settings(50, 0.2, 0.3, 0.3, templates="imagenet", words=CLIPER_OBJECT_WORDS),
+        "coco-stuff": _settings(50, 0.2, 0.1, 0.1),
+        "ade150": _settings(100, 0.2, 0.3, 0.3),
+        "cityscapes": _settings(100, 0.35, 0.0, 0.0001, templates="imagenet", short_side=560),
     }
 )
-"""Settings by model and dataset: the files ``scripts/config/vit-b-16`` and ``vit-l-14`` of the published code, without
-sliding windows. They make the figures of its README, which are above the paper's."""
+"""Settings of ViT-B/16 by data set: the files ``scripts/config/vit-b-16`` of the published code, without their sliding
+windows (of 336 or 224 on VOC21, Context and COCO-Object, blended half and half). Without windows they make the figures
+of its README, which are above the paper's."""
 
-DEFAULT_SETTINGS = PUBLISHED["ViT-B/16", "voc21"]
-"""What a ViT-B/16 is run with when nobody says otherwise."""
+ROWS_LARGE: Mapping[str, CliperSettings] = MappingProxyType(
+    {
+        "voc21": _settings(50, 0.1, 0.5, 0.4, layer=-2, stretch=True, words=CLIPER_VOC_WORDS),
+        "voc20": _settings(70, 0.2, 0.1, 0.0001, words=CLIPER_VOC_WORDS),
+        "context60": _settings(50, 0.2, 0.3, 0.3, layer=-2, templates="imagenet"),
+        "context59": _settings(100, 0.2, 0.45, 0.45, layer=-2),
+        "coco-object": _settings(50, 0.1, 0.5, 0.5, layer=-2, templates="imagenet", words=CLIPER_OBJECT_WORDS),
+        "coco-stuff": _settings(50, 0.2, 0.2, 0.2, layer=-2, templates="imagenet"),
+        "ade150": _settings(50, 0.2, 0.2, 0.2, templates="imagenet"),
+        "cityscapes": _settings(100, 0.35, 0.0, 0.0001, short_side=448),
+    }
+)
+"""The same of ViT-L/14, ``scripts/config/vit-l-14``."""
 
-DEFAULT_SETTINGS_LARGE = PUBLISHED["ViT-L/14", "voc21"]
-"""What a ViT-L/14 is run with when nobody says otherwise."""
-
-
-def _dense(settings: CliperSettings) -> DenseDefaults:
-    return DenseDefaults(
-        short_side=settings.short_side,
-        whole_image=True,
-        templates=settings.templates,
-        logit_scale=settings.logit_scale,
-        threshold=settings.background_threshold,
-        positions="bilinear",
-    )
-
-
-DEFAULTS = _dense(DEFAULT_SETTINGS)
-DEFAULTS_LARGE = _dense(DEFAULT_SETTINGS_LARGE)
-
-# --------------------------------------------------------------------------- how an image goes in
-
-
-def input_size(height: int, width: int, *, short_side: int, patch: int) -> tuple[int, int]:
-    """(height, width) that CLIP sees an image at: the aspect kept, both sides rounded to whole patches.
-
-    Args:
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
-        short_side: Wanted length of the shorter side, in pixels.
-        patch: Side of a patch, in pixels.
-    """
-    ratio = short_side / min(height, width)
-    rows, columns = (max(1, int(length * ratio / patch + 0.5)) for length in (height, width))
-    return rows * patch, columns * patch
-
-
-def nearest_square(images: Tensor, side: int = DIFFUSION_SIZE) -> Tensor:
-    """Pictures squashed to a square by taking the nearest pixel, as the published code gives them to Stable Diffusion.
-
-    Args:
-        images: (B, 3, H, W), float or uint8.
-        side: In pixels.
-
-    Returns:
-        (B, 3, side, side), of the same type.
-    """
-    return F.interpolate(images, (side, side), mode="nearest")
+# --------------------------------------------------------------------------- texts
 
 
 def cliper_texts(classes: Tensor, words: Tensor) -> Tensor:
@@ -349,31 +302,34 @@ def class_scores(coarse: Tensor, refined: Tensor) -> Tensor:
     return (coarse.amax(dim=(-2, -1)) + refined.amax(dim=(-2, -1))) / 2
 
 
-def cliper_scores(maps: Tensor, scores: Tensor, settings: CliperSettings) -> Tensor:
-    """Class maps to a score per label, of which the best one wins where it reaches `background_threshold`.
+def cliper_scores(
+    maps: Tensor, extremes: tuple[Tensor, Tensor], scores: Tensor, settings: CliperSettings, *, background: bool = True
+) -> Tensor:
+    """Class maps to a score per label, of which the best one wins where it reaches the settings' threshold.
 
     Each map is divided by its maximum and multiplied by its class's score. With `stretch` it then goes from 0 to 1,
     whatever its class's score. Classes that do not score above `score_threshold` are 0 everywhere.
 
-    The published code does this after the maps have been enlarged to the size of the image, where maxima and minima
-    are not quite those of the grid.
-
     Args:
-        maps: float (C, h, w), refined or coarse.
+        maps: float (C, h, w), refined or coarse: the whole of an image at its own size, or some rows of it.
+        extremes: The least and the largest value of each map over the whole image, each (C,).
         scores: (C,), from `class_scores`.
-        settings: Of the dataset.
+        settings: Of the data set.
+        background: Whether there may be background; without it, and where no class scores enough, all take part.
 
     Returns:
-        (C + 1, h, w), channel 0 the background's: 0, or without a `background_threshold` (1 - best class) squared.
+        (C + 1, h, w), channel 0 the background's: 0, or with a threshold of 0 (1 - best class) squared.
     """
-    per_class = (-1, 1, 1)
-    weighted = maps / (maps.amax(dim=(-2, -1), keepdim=True) + 1e-5) * scores.view(per_class)
+    low, high, scores = (each.view(-1, 1, 1) for each in (*extremes, scores))
+    weight = scores / (high + 1e-5)
+    weighted = maps * weight
     if settings.stretch:
-        weighted = weighted - weighted.amin(dim=(-2, -1), keepdim=True)
-        weighted = weighted / (weighted.amax(dim=(-2, -1), keepdim=True) + 1e-6)
-    weighted = weighted * (scores > settings.score_threshold).view(per_class)
-    if settings.background_threshold > 0:
-        background = torch.zeros_like(weighted[:1])
+        weighted = (weighted - low * weight) / ((high - low) * weight + 1e-6)
+    passes = scores > settings.score_threshold
+    if background or passes.any():
+        weighted = weighted * passes
+    if settings.threshold != 0:
+        rest = torch.zeros_like(weighted[:1])
     else:
-        background = (1 - weighted.amax(dim=0, keepdim=True)).square()
-    return torch.cat([background, weighted])
+        rest = (1 - weighted.amax(dim=0, keepdim=True)).square()
+    return torch.cat([rest, weighted])

@@ -6,7 +6,8 @@ Li et al., "A Closer Look at the Explainability of Contrastive Language-Image Pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -18,11 +19,21 @@ from ovseg_cli.profiles.specs import DenseDefaults
 SURGERY_BLOCKS = 6
 """The last blocks that are operated on: the code's comment says 7, and its loop, ``range(1, 7)``, does 6."""
 
-DEFAULTS = DenseDefaults(short_side=512, whole_image=True, squash=512, logit_scale=100.0, positions="bilinear")
+ROWS: Mapping[str, DenseDefaults] = MappingProxyType(
+    {
+        "demo": DenseDefaults(
+            short_side=512,
+            whole_image=True,
+            squash=512,
+            templates="imagenet-scene",
+            logit_scale=100.0,
+            positions="bilinear",
+        )
+    }
+)
 """The code for segmentation is unpublished. The authors' answers (issues 25 and 32 of the repository) say that a patch
 gets the foreground class of the largest cosine with the new path, without feature surgery. 512 x 512 is the larger size
-of `demo.py`. The logit scale, which does not change the largest, is CLIP's own. Its templates are 85, the 80 and five
-about "the scene".
+of `demo.py`. The logit scale, which does not change the largest, is CLIP's own. There is no background.
 """
 
 
@@ -50,7 +61,7 @@ def surgery_similarity(tokens: Tensor, text: Tensor, *, redundant: Tensor | None
     """Feature surgery: similarities without what all classes have in common ("CLIP feature surgery").
 
     For maps of one class each, which are then stretched from their smallest to their largest value. Which class
-    of a patch has the largest similarity is a matter of `surgery_tokens` alone (the authors' answers; see `DEFAULTS`).
+    of a patch has the largest similarity is a matter of `surgery_tokens` alone (the authors' answers; see `ROWS`).
 
     The paper subtracts the mean over classes of the element-wise products of patch and text, and sums over the elements
     at the end; the sum of a product is a cosine, so this subtracts the mean of the weighted cosines instead.

@@ -8,15 +8,17 @@ of its pixels; the probabilities are GEM's, with the settings of AggGEM (`method
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor
+from torch.nn import functional as F
 
 from ovseg_cli.prototypes.pooling import kmeans
-from ovseg_cli.prototypes.regions import largest_map, merge_attention, settle_regions
+from ovseg_cli.prototypes.regions import merge_attention, settle_regions
 
 ANCHORS = 16
 """Side of DiffSeg's grid of anchors, at most: one in four of 64 x 64 tokens (`exp_utils.diffseg`). The smallest object
@@ -35,31 +37,25 @@ CLUSTERS = 20
 """Clusters of SpecClust, likewise."""
 
 
-def diffseg_regions(
-    attention: Tensor,
-    size: tuple[int, int],
-    *,
-    anchors: int = ANCHORS,
-    divergence: float = DIVERGENCE,
-    rounds: int | None = ROUNDS,
+def diffseg_maps(
+    attention: Tensor, *, anchors: int = ANCHORS, divergence: float = DIVERGENCE, rounds: int | None = ROUNDS
 ) -> Tensor:
-    """Regions of one picture by DiffSeg, with its k-means refinement.
+    """Regions of one picture by DiffSeg, with its k-means refinement: the mean attention of each.
 
-    A pixel belongs to the region whose mean attention, enlarged bicubically, is the largest there.
+    A pixel belongs to the region whose map, enlarged bicubically, is the largest there.
 
     Args:
         attention: float32 (g * g, g * g), rows summing to 1.
-        size: (height, width) in pixels; 320 x 320 in the code.
         anchors: Side of the grid of anchors; where there are fewer tokens, each of them is one.
         divergence: Attention whose symmetric Kullback-Leibler divergence is below this is of one region.
         rounds: Rounds of merging at most; None for no limit.
 
     Returns:
-        int64 (height, width); the numbers need not be without gaps.
+        float32 (R, g, g).
     """
     side = math.isqrt(len(attention))
     merged = merge_attention(attention, anchors=min(anchors, side), divergence=divergence, rounds=rounds, overlap=True)
-    return largest_map(settle_regions(attention, merged).unflatten(1, (side, side)), size, smooth=True)
+    return settle_regions(attention, merged).unflatten(1, (side, side))
 
 
 def spectral_vectors(attention: Tensor, count: int = VECTORS) -> npt.NDArray[np.float32]:
@@ -94,40 +90,45 @@ def spectral_vectors(attention: Tensor, count: int = VECTORS) -> npt.NDArray[np.
     return np.ascontiguousarray(left.cpu().numpy()[:, None] * vectors[:, order], dtype=np.float32)
 
 
-def spectral_regions(
-    attention: Tensor, size: tuple[int, int], *, vectors: int = VECTORS, clusters: int = CLUSTERS, seed: int = 0
-) -> Tensor:
-    """Regions of one picture by k-means on its spectral embedding.
+def spectral_maps(attention: Tensor, *, vectors: int = VECTORS, clusters: int = CLUSTERS, seed: int = 0) -> Tensor:
+    """Regions of one picture by k-means on its spectral embedding: which tokens are each one's.
+
+    Tokens are enlarged to pixels as they are.
 
     Args:
         attention: float (g * g, g * g), rows summing to 1.
-        size: (height, width) in pixels; tokens are enlarged to it as they are.
         vectors: Dimensions of the embedding.
         clusters: Number of clusters, at most.
         seed: Of the k-means start (the code has eight random starts without a seed).
 
     Returns:
-        int64 (height, width); the numbers need not be without gaps.
+        float32 (R, g, g), 1 at a region's tokens and 0 elsewhere.
     """
     side = math.isqrt(len(attention))
     embedding = spectral_vectors(attention, min(vectors, len(attention) - 1))
     labels = torch.from_numpy(kmeans(embedding, min(clusters, len(embedding)), seed=seed)[1])
-    rows, columns = (torch.arange(length) * side // length for length in size)
-    return labels.view(side, side)[rows][:, columns].to(attention.device)
+    return F.one_hot(labels).T.float().unflatten(1, (side, side)).to(attention.device)
 
 
-def label_regions(regions: Tensor, scores: Tensor) -> Tensor:
-    """Every region's mean scores, at each of its pixels (`exp_utils.label_clusters`; equation 3).
+def region_means(strips: Iterable[tuple[Tensor, Tensor]], regions: int) -> Tensor:
+    """Every region's mean scores (`exp_utils.label_clusters`; equation 3).
 
     Args:
-        regions: int64 (H, W), not negative.
-        scores: float (K, H, W).
+        strips: Of some rows of the picture after others: the region of each pixel, int64 (h, W), and the scores there,
+            float (K, h, W).
+        regions: How many there are; one without a pixel gets 0.
 
     Returns:
-        As `scores`.
+        float32 (K, regions).
     """
-    places = regions.flatten()
-    count = int(places.max()) + 1
-    sums = scores.new_zeros(len(scores), count).index_add_(1, places, scores.flatten(1))
-    means = sums / places.bincount(minlength=count).clamp_min(1)
-    return means[:, places].view_as(scores)
+    sums: Tensor | None = None
+    counts: Tensor | None = None
+    for owner, scores in strips:
+        places = owner.flatten()
+        fresh = scores.new_zeros(len(scores), regions).index_add_(1, places, scores.flatten(1))
+        sums = fresh if sums is None else sums + fresh
+        number = places.bincount(minlength=regions)
+        counts = number if counts is None else counts + number
+    if sums is None or counts is None:
+        raise ValueError("a picture has at least one row")
+    return sums / counts.clamp_min(1)

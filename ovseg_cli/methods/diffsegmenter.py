@@ -9,14 +9,21 @@ class pre-filter.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.diffusion import PhrasedPrompt
-from ovseg_cli.methods.agg import min_max
+from ovseg_cli.methods.agg import WHOLE, min_max, stretch
 from ovseg_cli.methods.diffusion_defaults import DiffusionDefaults
+from ovseg_cli.profiles.specs import DenseDefaults
+
+ROWS: Mapping[str, DenseDefaults] = MappingProxyType(
+    dict.fromkeys(("voc21", "context60", "coco-object"), replace(WHOLE, resample="bilinear"))
+)
 
 DIFFUSION = DiffusionDefaults(emphasis=1.1**2, finest_self_attention=True)
 """The settings of `open_vocabulary/*/ptp_stable_*.py`: Stable Diffusion 1.5, t = 100, one pass for each class.
@@ -58,18 +65,19 @@ def class_map(cross: Mapping[int, Tensor], attention: Tensor) -> Tensor:
     return (attention.float() @ total.flatten()).view(finest, finest)
 
 
-def diffsegmenter_scores(maps: Tensor, *, background: float = BACKGROUND) -> Tensor:
+def diffsegmenter_scores(maps: Tensor, extremes: tuple[Tensor, Tensor], *, background: float = BACKGROUND) -> Tensor:
     """Scores of the classes and the background.
 
     Each class is brought to [0, 1] by itself, so every class that is asked for is found somewhere: ask only for those
     that are in the picture.
 
     Args:
-        maps: float (C, h, w) from `class_map`; the code enlarges them to the picture, bilinearly, before this.
+        maps: float (C, h, w) from `class_map`, enlarged bilinearly to the picture: all of it or some rows.
+        extremes: The least and the largest value of each map over the whole picture, each (C,).
         background: The background's score.
 
     Returns:
         (C + 1, h, w) in [0, 1], channel 0 the background's.
     """
-    scores = min_max(maps)
+    scores = stretch(maps, *(each.view(-1, 1, 1) for each in extremes))
     return torch.cat([torch.full_like(scores[:1], background), scores])

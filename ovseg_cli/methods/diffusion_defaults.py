@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ovseg_cli.profiles.geometry import Resampling
+from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiffusionDefaults:
@@ -14,9 +17,17 @@ class DiffusionDefaults:
         padded: Whether the prompt is filled up to the text encoder's length (`DiffusionBackbone.prompt_attention`).
         emphasis: How far the phrases' tokens are moved away from an empty prompt's.
         finest_self_attention: Whether only the self-attention of the finest grid counts.
+        noise_seed: Seed of the noise; None for the profile's, where the published code draws without one.
+        resample: How the picture, as it came, is squashed to the square that the network reads.
+        mean: Per-channel mean of the autoencoder's input (RGB in [0, 1]).
+        std: Per-channel standard deviation.
     """
 
     timestep: int = 100
     padded: bool = True
     emphasis: float = 1.0
     finest_self_attention: bool = False
+    noise_seed: int | None = None
+    resample: Resampling = "bicubic"
+    mean: tuple[float, float, float] = VAE_MEAN
+    std: tuple[float, float, float] = VAE_STD

@@ -30,7 +30,7 @@ from ovseg_cli.backbones.pixels import resize
 from ovseg_cli.labeling.windows import Crop
 from ovseg_cli.profiles.prompts import fill_prompt
 from ovseg_cli.profiles.specs import ClipSpec, PrefilterSpec, digest_of
-from ovseg_cli.store.names import listed_names
+from ovseg_cli.store.names import class_key, listed_names
 
 MAX_CACHED = 2**15
 """Joint prompts kept in memory: 64 MB for CLIP ViT-B/16, where a prompt is 512 numbers."""
@@ -145,7 +145,8 @@ class ClassPrefilter:
         backbone: The CLIP model.
         clip: Its weights, how pictures are normalised for it, and the background words.
         spec: The filter's settings.
-        names: Class names; joint prompts name them in this order.
+        names: Class names. Joint prompts name them in the order of the alphabet, as in the published code, whose list
+            is VOC's; the order in which they are asked for makes no difference.
         stuff: Which of the names are stuff, and always kept.
         cache: Where the prompts of single classes are looked up and kept; None for nowhere.
 
@@ -167,7 +168,8 @@ class ClassPrefilter:
         self._clip = clip
         self._spec = spec
         # Stage 1 weighs the things among themselves: C counts only those that can be dropped.
-        things = {name: place for place, name in enumerate(names) if name not in stuff}
+        places = sorted(range(len(names)), key=lambda place: class_key(names[place]))
+        things = {names[place]: place for place in places if names[place] not in stuff}
         asked = {name.casefold() for name in things}
         others = [word for word in clip.background_words if word.casefold() not in asked] if spec.background else []
         vectors = self._embed_single([*things, *others], cache) if things else {}

@@ -1,7 +1,7 @@
 """Prompt templates: the texts that a model reads for a class name.
 
-Three sets are published with CLIP, all with a fixed article, whatever the name begins with. A profile whose model was
-trained on other captions has templates of its own, in which ``{article}`` is "a" or "an".
+Sets are published with CLIP and with methods, all with a fixed article, whatever the name begins with. A profile whose
+model was trained on other captions has templates of its own, in which ``{article}`` is "a" or "an".
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from ovseg_cli.errors import UsageError
 
-TemplateSet = Literal["single", "imagenet", "short", "car"]
+TemplateSet = Literal["single", "imagenet", "imagenet-scene", "short", "car"]
 TEMPLATE_SETS: tuple[TemplateSet, ...] = get_args(TemplateSet)
 
 
@@ -28,6 +28,12 @@ CAR_TEMPLATES = (
     *(f"There is a {size} {{name}} in the scene." for size in ("small", "medium", "large")),
 )
 """The prompts of CaR (Sun et al., "CLIP as RNN", CVPR 2024), which CLIPer takes."""
+
+SCENE_TEMPLATES = (
+    *(f"there is {article} {{name}} in the scene." for article in ("a", "the")),
+    *(f"this is {article} {{name}} in the scene." for article in ("a", "the", "one")),
+)
+"""What ViLD (Gu et al., ICLR 2022) adds to the 80; MaskCLIP and CLIP Surgery take all 85."""
 
 
 def fill_prompt(template: str, name: str) -> str:
@@ -47,8 +53,9 @@ def prompt_templates(which: TemplateSet) -> tuple[str, ...]:
 
     Args:
         which: "single" is "a photo of a {name}."; "imagenet" the 80 of CLIP's zero-shot notebook (Radford et al.,
-            "Learning Transferable Visual Models From Natural Language Supervision", 2021, section 3.1.4); "short" the
-            seven of them that the notebook found to do most of the work; "car" is `CAR_TEMPLATES`.
+            "Learning Transferable Visual Models From Natural Language Supervision", 2021, section 3.1.4);
+            "imagenet-scene" these and `SCENE_TEMPLATES`; "short" the seven of them that the notebook found to do most
+            of the work; "car" is `CAR_TEMPLATES`.
 
     Raises:
         UsageError: No such set.
@@ -61,8 +68,9 @@ def prompt_templates(which: TemplateSet) -> tuple[str, ...]:
         return CAR_TEMPLATES
     import open_clip  # takes seconds
 
-    functions = open_clip.OPENAI_IMAGENET_TEMPLATES if which == "imagenet" else open_clip.SIMPLE_IMAGENET_TEMPLATES
-    return tuple(fill("{name}") for fill in functions)
+    functions = open_clip.SIMPLE_IMAGENET_TEMPLATES if which == "short" else open_clip.OPENAI_IMAGENET_TEMPLATES
+    templates = tuple(fill("{name}") for fill in functions)
+    return (*templates, *SCENE_TEMPLATES) if which == "imagenet-scene" else templates
 
 
 def resolve_templates(asked: TemplateSet | None, own: Sequence[str] | None, default: TemplateSet) -> tuple[str, ...]:

@@ -55,6 +55,8 @@ _MINI_DINO = Weights(
     nbytes=3_800_000,
 )
 
+_MINI_BACKGROUND = ("grass", "sand", "water", "sky", "snow", "brick wall", "wood", "road")
+
 MINI = Profile(
     name="mini",
     summary="Bundled models, 31 MB, seconds on a CPU. They know 44 pictograms and 8 textures, not photographs.",
@@ -97,9 +99,10 @@ MINI = Profile(
         mean=_HALF,
         std=_HALF,
         prompts=("a photo of {article} {name}",),
-        background_words=("grass", "sand", "water", "sky", "snow", "brick wall", "wood", "road"),
+        background_words=_MINI_BACKGROUND,
         best="gem",
         dense=DenseDefaults(
+            background_words=_MINI_BACKGROUND,
             short_side=192,
             windows=((128, 64), (96, 48), (64, 32), (48, 24)),
             whole_image=True,
@@ -295,34 +298,7 @@ SD15 = Profile(
         input_size=448,
         mean=CLIP_MEAN,
         std=CLIP_STD,
-        background_words=(
-            "sky",
-            "wall",
-            "tree",
-            "wood",
-            "grass",
-            "road",
-            "sea",
-            "river",
-            "mountain",
-            "sand",
-            "desk",
-            "bed",
-            "building",
-            "cloud",
-            "lamp",
-            "door",
-            "window",
-            "wardrobe",
-            "ceiling",
-            "shelf",
-            "curtain",
-            "stair",
-            "floor",
-            "hill",
-            "rail",
-            "fence",
-        ),
+        quick_gelu=True,
         best="proxyclip",
     ),
     extractors=(
@@ -409,7 +385,7 @@ SD15 = Profile(
             std=IMAGENET_STD,
         ),
     ),
-    inference=InferenceSpec(short_side=448, windows=((448, 224), (336, 224))),
+    inference=InferenceSpec(short_side=448, resample="lanczos", windows=((448, 224), (336, 224))),
     proxy="dino",
     # The published filter: the whole picture, "a X and a Y" whatever the first letter, the ten best classes.
     prefilter=PrefilterSpec(input_size=224, phrase="a {name}"),

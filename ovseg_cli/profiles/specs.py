@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ovseg_cli.errors import UsageError
+from ovseg_cli.profiles.geometry import Geometry, short_side_size, whole_patches_size
 
 ExtractorKind = Literal["unet-query", "clip-key", "clip-token", "vit-key"]
 
@@ -202,33 +203,52 @@ PositionMode = Literal["bicubic", "bicubic-sharp", "bicubic-tenth", "bilinear"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DenseDefaults:
-    """What a dense CLIP method is run with when nobody says otherwise: the settings of its published numbers.
+class DenseDefaults(Geometry):
+    """What a dense method is run with when nobody says otherwise: the settings of its published numbers.
 
     Attributes:
-        short_side: The image is resized so that its short side is this many pixels.
-        windows: (size, stride) of each sliding-window pass, in pixels of the resized image; empty for none.
-        whole_image: Whether the whole image is one more crop.
-        squash: Side of the square that every crop is squashed to before CLIP sees it; None to keep its aspect, with
-            both sides rounded to whole patches.
+        squash: Side of the square that every crop is squashed to before CLIP sees it, and the whole picture at once
+            where there are no windows; None to keep a crop's aspect.
+        patches: What becomes of a crop that is not whole patches. "round": it is resized to the nearest number of
+            patches (a picture that is seen whole: instead of the short side, so that it is resized once). "floor":
+            what does not fill a patch at the right and the bottom is left out, as the first layer of the published
+            towers does it. "pad": there the mean colour is added. Scores are those of the whole crop all the same.
+        mean: Per-channel mean of the input normalisation (RGB in [0, 1]); None for CLIP's own.
+        std: Per-channel standard deviation; likewise.
         templates: Prompt templates that the text embeddings are averaged over (see `ovseg_cli.profiles.prompts`).
         logit_scale: Cosines are multiplied by this before the softmax over class and background words.
+        background_words: What "none of the asked classes" looks like; a word that is asked for is left out.
         threshold: A pixel whose best class has a smaller probability is background; None for no threshold.
+        area_threshold: Classes that win no more than this share of the pixels that are not background are left out of
+            the picture.
         positions: How position embeddings are resized to the grid that CLIP sees.
+        refine: What is done to the scores: "none", or "pamr" (pixel-adaptive mask refinement).
     """
 
-    short_side: int
-    windows: tuple[tuple[int, int], ...] = ()
-    whole_image: bool = False
     squash: int | None = None
-    templates: Literal["single", "imagenet", "short", "car"] = "imagenet"
+    patches: Literal["round", "floor", "pad"] = "round"
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    templates: Literal["single", "imagenet", "imagenet-scene", "short", "car"] = "imagenet"
     logit_scale: float = 40.0
+    background_words: tuple[str, ...] = ()
     threshold: float | None = None
+    area_threshold: float = 0.0
     positions: PositionMode = "bicubic"
+    refine: Literal["none", "pamr"] = "none"
 
-    def __post_init__(self) -> None:
-        if not self.windows and not self.whole_image:
-            raise ValueError("without windows, the whole image must be looked at")
+    @property
+    def in_patches(self) -> bool:
+        """Whether the picture is resized to whole patches of CLIP."""
+        return not self.windows and self.squash is None and self.patches == "round"
+
+    def working_size(self, height: int, width: int, patch: int = 1) -> tuple[int, int]:
+        """(height, width) that a picture is resized to before it is cut up; see `Geometry.working_size`."""
+        if self.squash is not None and not self.windows:
+            return self.squash, self.squash
+        if self.in_patches:
+            return whole_patches_size(height, width, self.short_side, patch, self.long_side)
+        return short_side_size(height, width, self.short_side, self.long_side)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +273,8 @@ class ClipSpec:
         input_size: Crops are squashed to this square for dense features; position embeddings are resized.
         mean: Per-channel mean of the input normalisation (RGB in [0, 1]).
         std: Per-channel standard deviation.
-        background_words: What "none of the asked classes" looks like; a word that is asked for is left out.
+        background_words: Words that the class pre-filter may take for what is none of the classes (see
+            `PrefilterSpec.background`). What competes in segmentation belongs to each method's settings.
         best: The dense method that "auto" takes for classes without prototypes.
         prompts: Text templates with ``{article}`` and ``{name}``, for a model that was trained on captions of its own;
             None for each method's published set. Their normalised embeddings are averaged.
@@ -263,13 +284,15 @@ class ClipSpec:
         gem_temperature: GEM's inverse temperature; None takes the published adaptive one, which fits the widths of
             the published models and is far too soft for very narrow ones.
         cliper: CLIPer's thresholds; None for those published for PASCAL VOC with background.
+        quick_gelu: Whether the model must have been built with QuickGELU, as OpenAI's were trained; None to take it as
+            it is. With the other activation everything runs, and every answer is a little wrong.
     """
 
     weights: Weights
     input_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    background_words: tuple[str, ...]
+    background_words: tuple[str, ...] = ()
     best: str
     prompts: tuple[str, ...] | None = None
     dense: DenseDefaults | None = None
@@ -277,22 +300,18 @@ class ClipSpec:
     streams: int = 6
     gem_temperature: float | None = None
     cliper: CliperThresholds | None = None
+    quick_gelu: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InferenceSpec:
+class InferenceSpec(Geometry):
     """How an image to be segmented is cut up (OVDiff: short side 448, windows 448/224 and 336/224, and all of it).
 
     Attributes:
-        short_side: The image is resized so that its short side is this many pixels.
-        windows: (size, stride) of each sliding-window pass, in pixels of the resized image.
-        whole_image: Whether the whole image is one more crop.
         stuff_similarity: A background prototype of a thing is left out when its cosine to a foreground prototype of
             stuff is above this (OVDiff, stuff filter).
     """
 
-    short_side: int
-    windows: tuple[tuple[int, int], ...]
     whole_image: bool = True
     stuff_similarity: float = 0.85
 

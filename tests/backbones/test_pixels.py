@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from ovseg_cli.backbones import pixels
 from ovseg_cli.backbones.pixels import picture_size, resize, squash, to_tensor, to_working_tensor
@@ -64,32 +65,74 @@ def test_resize_stays_in_range_and_leaves_the_right_size_alone():
     assert enlarged.max() <= 1
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 50), (40, 1), (24, 30), (48, 61), (90, 110), (24, 61), (48, 30)])
+SIZES = [(1, 1), (1, 50), (40, 1), (24, 30), (48, 61), (90, 110), (24, 61), (48, 30)]
+
+
+def resized(array, size, resample):
+    """What the libraries of the published code make of it, uint8; OpenCV's way by its definition."""
+    if resample in ("bicubic", "lanczos"):
+        way = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}[resample]
+        return np.asarray(Image.fromarray(np.ascontiguousarray(array)).resize(size[::-1], way))
+    tensor = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)[None].double()
+    settings = {} if resample == "nearest" else {"align_corners": False}
+    wanted = F.interpolate(tensor, size, mode=resample, **settings)
+    return wanted[0].permute(1, 2, 0).round().byte().numpy()
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("picture", [(48, 61), (1, 61), (48, 1), (1, 1)])
+@pytest.mark.parametrize("resample", ["bicubic", "lanczos", "bilinear", "nearest"])
 @pytest.mark.parametrize("band", [1, 200, 2**20])
-def test_working_tensor_equals_a_resize_of_the_whole_picture(monkeypatch, picture, size, band):
+def test_a_working_tensor_is_what_the_published_code_sees(monkeypatch, picture, size, resample, band):
     monkeypatch.setattr(pixels, "BAND_PIXELS", band)
     array = np.random.default_rng(0).integers(0, 256, (*picture, 3), dtype=np.uint8)
-    expected = resize(to_tensor(array), size)
+    expected = resized(array, size, resample).astype(int)
     for image in (array, Image.fromarray(array), array[::-1, ::-1][::-1, ::-1]):
-        tensor = to_working_tensor(image, size)
+        tensor = to_working_tensor(image, size, resample=resample)
         assert tensor.shape == (1, 3, *size)
         assert tensor.dtype == torch.float32
-        torch.testing.assert_close(tensor, expected, atol=1e-6, rtol=0)
+        grey = (tensor[0].permute(1, 2, 0).numpy() * 255).round().astype(int)
+        # OpenCV computes in fixed point, which is less than one grey value from the exact answer.
+        assert np.abs(grey - expected).max() <= (1 if resample == "bilinear" else 0)
 
 
-def test_working_tensor_converts_a_large_picture_band_by_band(monkeypatch):
-    rows = []
-    original = pixels._band
+OPENCV = {
+    (4, 7): [
+        [6, 43, 80, 118, 155, 192, 229],
+        [27, 64, 101, 139, 176, 213, 86],
+        [79, 117, 154, 191, 164, 92, 47],
+        [163, 201, 101, 83, 56, 94, 131],
+    ],
+    (9, 5): [
+        [11, 64, 116, 168, 220],
+        [15, 67, 120, 172, 224],
+        [22, 74, 126, 179, 205],
+        [36, 88, 140, 193, 117],
+        [57, 109, 162, 214, 61],
+        [83, 135, 187, 197, 35],
+        [115, 168, 220, 58, 68],
+        [155, 182, 132, 56, 108],
+        [187, 187, 35, 87, 139],
+    ],
+}
+"""What cv2.resize (INTER_LINEAR, OpenCV 4) makes of the green channel of a picture of 6 x 9 pixels."""
 
-    def counting(image, top, bottom, device):
-        rows.append((top, bottom))
-        return original(image, top, bottom, device)
 
-    monkeypatch.setattr(pixels, "_band", counting)
-    monkeypatch.setattr(pixels, "BAND_PIXELS", 700)
-    to_working_tensor(np.zeros((50, 60, 3), np.uint8), (5, 6))
-    assert rows == [(top, min(top + 11, 50)) for top in range(0, 50, 11)]
+@pytest.mark.parametrize("size", OPENCV)
+def test_bilinear_is_opencvs(size):
+    rows, columns = np.mgrid[0:6, 0:9]
+    green = (rows * rows * 7 + columns * 29) % 256
+    tensor = to_working_tensor(np.stack([green] * 3, axis=-1).astype(np.uint8), size, resample="bilinear")
+    # OpenCV's own answers differ by one between processors' vector units.
+    np.testing.assert_allclose((tensor[0, 1] * 255).round().numpy(), OPENCV[size], atol=1)
+
+
+def test_a_shrunk_picture_is_averaged_by_pillow_and_not_by_opencv():
+    """Stripes of one pixel: the mean grey, or some of the stripes."""
+    stripes = np.zeros((60, 60, 3), np.uint8)
+    stripes[:, ::2] = 255
+    smooth, sharp = (to_working_tensor(stripes, (20, 20), resample=way) for way in ("bicubic", "bilinear"))
+    assert smooth.std() < 0.2 < sharp.std()
 
 
 def test_squash_normalises_each_channel():

@@ -92,9 +92,9 @@ def test_strips_keep_the_memory_bounded(monkeypatch):
     rows = []
     original = module.enlarge_rows
 
-    def counting(scores, size, start, stop):
+    def counting(scores, size, start, stop, *how):
         rows.append((stop - start) * scores.shape[0] * size[1])
-        return original(scores, size, start, stop)
+        return original(scores, size, start, stop, *how)
 
     monkeypatch.setattr(module, "MAX_CELLS", 300)
     monkeypatch.setattr(module, "enlarge_rows", counting)

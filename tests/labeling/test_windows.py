@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from ovseg_cli.labeling import windows as module
-from ovseg_cli.labeling.windows import MAX_ASPECT, Crop, ScoreCanvas, all_crops, short_side_size, sliding_crops
+from ovseg_cli.labeling.windows import Crop, ScoreCanvas, all_crops, sliding_crops
+from ovseg_cli.profiles.geometry import MAX_ASPECT, short_side_size
 
 sizes = st.integers(1, 300)
 

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from ovseg_cli.backbones import clip
+from ovseg_cli.choices import SETTINGS
 from ovseg_cli.methods import cliper
 from ovseg_cli.methods.cliper import CliperSettings
 from ovseg_cli.profiles.prompts import prompt_templates
@@ -217,6 +218,7 @@ def test_four_hundred_classes_and_one_class():
 @pytest.mark.parametrize(
     ("size", "patch", "expected"),
     [
+        ((300, 451), 16, (336, 512)),
         ((375, 500), 16, (336, 448)),
         ((500, 375), 14, (448, 336)),
         ((333, 500), 14, (336, 504)),
@@ -225,27 +227,19 @@ def test_four_hundred_classes_and_one_class():
     ],
 )
 def test_input_size_keeps_the_aspect_in_whole_patches(size, patch, expected):
-    assert cliper.input_size(*size, short_side=336, patch=patch) == expected
+    assert cliper.ROWS["voc21"].in_patches
+    assert cliper.ROWS["voc21"].working_size(*size, patch) == expected
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_the_nearest_square_takes_pixels_as_they_are(dtype):
-    picture = torch.arange(3 * 5 * 7).view(1, 3, 5, 7).to(dtype)
-    square = cliper.nearest_square(picture, 16)
-    rows, columns = (torch.tensor([int(i * length / 16) for i in range(16)]) for length in (5, 7))
-    assert torch.equal(square, picture[:, :, rows][:, :, :, columns])
-
-
-def test_defaults_are_those_of_voc21():
-    assert (cliper.DEFAULTS.short_side, cliper.DEFAULTS.logit_scale, cliper.DEFAULTS.threshold) == (336, 100, 0.6)
-    assert (cliper.DEFAULTS_LARGE.logit_scale, cliper.DEFAULTS_LARGE.threshold) == (50, 0.4)
-    assert cliper.DEFAULTS.whole_image
-    assert not cliper.DEFAULTS.windows
-    assert len(cliper.PUBLISHED) == 16
-    assert [key for key, settings in cliper.PUBLISHED.items() if settings.stretch] == [
-        ("ViT-B/16", "voc21"),
-        ("ViT-L/14", "voc21"),
-    ]
+def test_every_published_row_is_there():
+    assert list(cliper.ROWS) == list(cliper.ROWS_LARGE) == list(SETTINGS)
+    for rows, voc in ((cliper.ROWS, (100, 0.7, 0.6)), (cliper.ROWS_LARGE, (50, 0.5, 0.4))):
+        assert (rows["voc21"].logit_scale, rows["voc21"].score_threshold, rows["voc21"].threshold) == voc
+        assert all(row.whole_image and not row.windows for row in rows.values())
+        assert [name for name, row in rows.items() if row.stretch] == ["voc21"]
+        assert rows["voc21"].background_words == rows["voc20"].background_words
+        assert [len(rows[name].background_words) for name in ("voc21", "coco-object", "context60")] == [25, 23, 1]
+    assert (cliper.ROWS["voc20"].score_threshold, cliper.ROWS["voc20"].threshold) == (0.0, 0.001)
     assert len(set(prompt_templates("car"))) == 15
     assert all(template.count("{name}") == 1 for template in prompt_templates("car"))
 
@@ -255,8 +249,14 @@ def test_defaults_are_those_of_voc21():
 
 def settings(score=0.4, background=0.3, stretch=False):
     return CliperSettings(
-        logit_scale=1, attention_threshold=0.1, score_threshold=score, background_threshold=background, stretch=stretch
+        short_side=336, whole_image=True, logit_scale=1, score_threshold=score, threshold=background, stretch=stretch
     )
+
+
+def scores_of(maps, scores, chosen, **others):
+    """Of whole maps."""
+    flat = maps.flatten(1)
+    return cliper.cliper_scores(maps, (flat.amin(dim=1), flat.amax(dim=1)), scores, chosen, **others)
 
 
 def published_labels(maps, scores, chosen):
@@ -271,8 +271,8 @@ def published_labels(maps, scores, chosen):
     labels = np.zeros(maps.shape[1:], int)
     for y, x in np.ndindex(*labels.shape):
         here = [m[y, x] for m in shown]
-        if chosen.background_threshold > 0:
-            here = [0 if value < chosen.background_threshold else value for value in here]
+        if chosen.threshold > 0:
+            here = [0 if value < chosen.threshold else value for value in here]
             labels[y, x] = np.argmax(here) + 1 if max(here) > 0 else 0
         else:
             labels[y, x] = np.argmax([(1 - max(here)) ** 2, *here])
@@ -283,19 +283,38 @@ def published_labels(maps, scores, chosen):
 def test_scores_give_the_published_labels(chosen):
     random = np.random.default_rng(2)
     maps, scores = random.random((4, 8, 9)), np.array([0.9, 0.45, 0.3, 0.75])
-    found = cliper.cliper_scores(torch.from_numpy(maps), torch.from_numpy(scores), chosen)
+    found = scores_of(torch.from_numpy(maps), torch.from_numpy(scores), chosen)
     best, labels = found.max(dim=0)
-    labels[best < chosen.background_threshold] = 0
+    labels[best < chosen.threshold] = 0
     np.testing.assert_array_equal(labels.numpy(), published_labels(maps, scores, chosen))
     assert len(np.unique(labels)) > 2
 
 
 def test_an_image_without_any_class_is_all_background():
-    found = cliper.cliper_scores(torch.rand(3, 4, 4), torch.full((3,), 0.2), settings())
+    found = scores_of(torch.rand(3, 4, 4), torch.full((3,), 0.2), settings())
     assert (found == 0).all()
-    found = cliper.cliper_scores(torch.zeros(3, 4, 4), torch.zeros(3), settings(0, 0.1, True))
+    found = scores_of(torch.zeros(3, 4, 4), torch.zeros(3), settings(0, 0.1, True))
     assert found.isfinite().all()
     assert (found == 0).all()
+
+
+def test_without_background_all_classes_compete_where_none_scores_enough():
+    """Otherwise a whole picture would become the class that was named first."""
+    maps, low = torch.rand(3, 4, 4), torch.tensor([0.2, 0.3, 0.25])
+    found = scores_of(maps, low, settings(), background=False)
+    weighted = maps / (maps.amax(dim=(1, 2), keepdim=True) + 1e-5) * low.view(-1, 1, 1)
+    assert torch.equal(found[1:].argmax(dim=0), weighted.argmax(dim=0))
+    one = scores_of(maps, torch.tensor([0.2, 0.5, 0.25]), settings(), background=False)
+    assert (one[[1, 3]] == 0).all()
+    assert (one[2] > 0).any()
+
+
+def test_rows_of_an_image_have_the_scores_of_the_whole():
+    maps, scores = torch.rand(3, 8, 5), torch.tensor([0.9, 0.5, 0.6])
+    chosen = settings(stretch=True)
+    ends = (maps.amin(dim=(1, 2)), maps.amax(dim=(1, 2)))
+    whole = cliper.cliper_scores(maps, ends, scores, chosen)
+    assert torch.equal(cliper.cliper_scores(maps[:, 2:5], ends, scores, chosen), whole[:, 2:5])
 
 
 def test_class_scores_are_means_of_the_maxima():

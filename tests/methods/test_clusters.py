@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ovseg_cli.methods.clusters import diffseg_regions, label_regions, spectral_regions, spectral_vectors
+from ovseg_cli.labeling.decide import enlarge_rows
+from ovseg_cli.methods.clusters import diffseg_maps, region_means, spectral_maps, spectral_vectors
 from ovseg_cli.prototypes.regions import merge_attention, settle_regions
 
 # Four blocks of 16 x 16 tokens.
@@ -22,6 +23,15 @@ def attention_of_blocks(inside=0.9, seed=0):
     noise = torch.rand(256, 256, generator=torch.Generator().manual_seed(seed)) + 0.5
     attention = (inside * same / same.sum(dim=1, keepdim=True) + (1 - inside) / 256) * noise
     return attention / attention.sum(dim=1, keepdim=True)
+
+
+def diffseg_regions(attention, size, **settings):
+    """The region of each pixel, at a size."""
+    return enlarge_rows(diffseg_maps(attention, **settings), size, 0, size[0], "bicubic").argmax(dim=0)
+
+
+def spectral_regions(attention, size, **settings):
+    return enlarge_rows(spectral_maps(attention, **settings), size, 0, size[0], "nearest").argmax(dim=0)
 
 
 def same_partition(first, second):
@@ -55,7 +65,7 @@ def test_diffseg_has_as_many_anchors_as_published_or_as_there_are_tokens(monkeyp
 
     monkeypatch.setattr("ovseg_cli.methods.clusters.merge_attention", merge)
     monkeypatch.setattr("ovseg_cli.methods.clusters.settle_regions", lambda _attention, merged: merged)
-    diffseg_regions(torch.ones(1, 1).expand(side**2, side**2), (8, 8))
+    diffseg_maps(torch.ones(1, 1).expand(side**2, side**2))
     assert asked == [anchors]
 
 
@@ -97,11 +107,12 @@ def test_a_picture_that_attends_everywhere_alike_does_no_harm(make, side):
 def test_regions_get_the_mean_of_their_scores():
     random = torch.Generator().manual_seed(0)
     regions, scores = torch.randint(0, 5, (12, 7), generator=random) * 2, torch.rand(4, 12, 7, generator=random)
-    found = label_regions(regions, scores)
+    strips = [(regions[start : start + 5], scores[:, start : start + 5]) for start in range(0, 12, 5)]
+    found = region_means(strips, 9)
+    assert found.shape == (4, 9)
     for region in regions.unique():
-        for channel in range(4):
-            values = found[channel][regions == region]
-            torch.testing.assert_close(values, scores[channel][regions == region].mean().expand_as(values))
+        torch.testing.assert_close(found[:, region], scores[:, regions == region].mean(dim=1))
+    assert (found[:, 1::2] == 0).all()
 
 
 def test_a_region_takes_the_class_that_most_of_it_looks_like():
@@ -109,5 +120,5 @@ def test_a_region_takes_the_class_that_most_of_it_looks_like():
     regions[:, 2:] = 1
     scores = torch.zeros(2, 4, 4)
     scores[0], scores[1, :, :2], scores[1, 1, 3] = 0.5, 0.6, 0.9
-    labels = label_regions(regions, scores).argmax(dim=0)
+    labels = region_means([(regions, scores)], 2).argmax(dim=0)[regions]
     assert torch.equal(labels, 1 - regions)

@@ -9,6 +9,12 @@ from ovseg_cli.methods.diffsegmenter import class_map, diffsegmenter_scores, nam
 from tests.mini import mini_models, random_pictures
 
 
+def scores_of(maps, **settings):
+    """Of whole maps."""
+    flat = maps.flatten(1)
+    return diffsegmenter_scores(maps, (flat.amin(dim=1), flat.amax(dim=1)), **settings)
+
+
 def random_maps(*shape, seed=1):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -34,7 +40,7 @@ def test_any_set_of_grids_gives_a_map_on_the_finest(sides):
 
 def test_scores_are_normalised_class_by_class_against_a_constant_background():
     maps = random_maps(3, 5, 5) * torch.tensor([1.0, 30.0, 0.01])[:, None, None]
-    scores = diffsegmenter_scores(maps, background=0.4)
+    scores = scores_of(maps, background=0.4)
     assert scores.shape == (4, 5, 5)
     assert (scores[0] == 0.4).all()
     torch.testing.assert_close(scores[1:].amax(dim=(1, 2)), torch.ones(3))
@@ -55,6 +61,6 @@ def test_each_class_has_a_map_of_its_own():
         random_pictures(1, 64, 64), [name_class("cat"), name_class("star")], finest_self_attention=True, **settings
     )
     maps = [class_map({side: maps[0, 1] for side, maps in one.cross.items()}, one.self_attention[0]) for one in found]
-    scores = diffsegmenter_scores(torch.stack(maps))
+    scores = scores_of(torch.stack(maps))
     assert scores.shape == (3, 16, 16)
     assert (scores[1] - scores[2]).abs().max() > 0.01

@@ -17,6 +17,7 @@ from ovseg_cli.profiles import get_profile
 from ovseg_cli.segmenter import Segmenter
 from ovseg_cli.store import Store
 from tests.mini import example_labels, example_names, example_scene, mini_class, mini_models
+from tests.scores import class_scores
 
 MINI = get_profile("mini")
 SCENE = 8  # a cat, an apple and a soccer ball
@@ -161,7 +162,7 @@ def test_any_mix_of_classes_is_segmented(store, mix, prefilter, background):
     ours = segmenter(store, names, prefilter=prefilter, background=background)
     scored = ours.score(example_scene(SCENE))
     if mix != "none":
-        np.testing.assert_allclose(scored.scores.sum(dim=0), 1, atol=1e-4)
+        np.testing.assert_allclose(class_scores(scored).sum(dim=0), 1, atol=1e-4)
     assert (scored.kept is not None) == prefilter
     result = ours.label(scored)
     assert result.method == "hybrid"
@@ -191,12 +192,13 @@ def test_the_scores_are_those_of_the_two_methods_joined(store, names):
     picture = example_scene(SCENE)[60:190]
     with_prototypes = [name for name in names if store.has_class(name)]
     ours = segmenter(store, names, prefilter=False).score(picture)
-    prototypes = segmenter(store, with_prototypes, "prototype", prefilter=False).score(picture).scores
-    words = segmenter(store, names, MINI.clip.best).score(picture).scores
-    words = F.interpolate(words[None], prototypes.shape[1:], mode="bilinear", align_corners=False)[0]
+    prototypes = class_scores(segmenter(store, with_prototypes, "prototype", prefilter=False).score(picture))
+    spoken = segmenter(store, names, MINI.clip.best).score(picture)
+    words = F.interpolate(spoken.values[None], prototypes.shape[1:], mode="bilinear", align_corners=False)[0]
+    words = spoken.head.apply(words)
     known = [names.index(name) + 1 for name in with_prototypes]
     expected = hybrid_scores(prototypes, words, known, scale=MINI.hybrid.scale, weight=MINI.hybrid.weight)
-    torch.testing.assert_close(ours.scores, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.values, expected, atol=1e-5, rtol=0)
 
 
 class Fixed:
@@ -219,7 +221,7 @@ def test_what_the_filter_drops_was_never_asked_for(store, kept):
     alone = segmenter(store, [names[place] for place in kept], prefilter=False)
     ids = alone.segment(picture).ids
     assert (filtered.label(scored).ids == np.array([0, *(place + 1 for place in kept)])[ids]).mean() > 0.999
-    torch.testing.assert_close(scored.scores, alone.score(picture).scores, atol=1e-5, rtol=0)
+    torch.testing.assert_close(class_scores(scored), class_scores(alone.score(picture)), atol=1e-5, rtol=0)
 
 
 def test_objects_with_and_without_prototypes_are_found(store):

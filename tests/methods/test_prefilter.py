@@ -31,7 +31,7 @@ WIDTH = 12
 LENGTH = 60
 CLIP = dataclasses.replace(get_profile("sd15").clip, mean=(0.5, 0.45, 0.55), std=(0.2, 0.3, 0.25))
 SPEC = PrefilterSpec(input_size=SIDE, phrase="{article} {name}", prompt="a photo of {name}")
-NAMES = ("cat", "apple", "dog", "owl", "car", "igloo", "bus", "donut")
+NAMES = ("apple", "bus", "car", "cat", "dog", "donut", "igloo", "owl")
 
 
 class Words:
@@ -210,6 +210,18 @@ def test_subsets_are_all_of_them_small_ones_first():
 def test_of_equal_subsets_the_smaller_and_then_the_first_is_kept(backbone, monkeypatch):
     monkeypatch.setattr(module, "_cosines", lambda pictures, texts: np.zeros((len(pictures), len(texts))))
     assert make(backbone)(pictures(1)[0]).classes == (0,)
+
+
+def test_the_order_of_the_classes_makes_no_difference(backbone):
+    """Joint prompts name classes by the alphabet: in the order of the question, other pictures would keep others."""
+    orders = [NAMES, NAMES[::-1], (*NAMES[3:], *NAMES[:3])]
+    for picture in pictures(4):
+        kept = [make(backbone, names)(picture) for names in orders]
+        first, *others = [
+            dict(zip((names[place] for place in one.classes), one.scores, strict=True))
+            for names, one in zip(orders, kept, strict=True)
+        ]
+        assert all(other == pytest.approx(first, abs=1e-6) for other in others)
 
 
 # --------------------------------------------------------------------------- texts
@@ -446,7 +458,7 @@ def test_the_best_class_stays_where_background_words_say_it_all(backbone, monkey
         crops = filtered._embed_crops(picture)
         best = (crops @ filtered._vectors[: len(NAMES)].T).amax(0)
         assert filtered(picture) == Kept((int(best.argmax()),), (pytest.approx(float(best.max()), abs=1e-6),))
-        assert make(backbone, stuff=["cat"])(picture) == Kept((0,), (None,))
+        assert make(backbone, stuff=["cat"])(picture) == Kept((NAMES.index("cat"),), (None,))
 
 
 def test_a_stuff_class_may_be_a_background_word_too(backbone):

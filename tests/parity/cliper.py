@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.diffusion import AttentionLayer
-from ovseg_cli.methods.cliper import DIFFUSION_LAYERS
+from ovseg_cli.profiles import get_profile
 from tests.benchmarks.sd15_models import clip_tokenizer
 from tests.mini import SD15_UNET
 from tests.parity.clip_family import Tower
@@ -49,7 +49,7 @@ def local_layers() -> list[AttentionLayer]:
     """Two made-up layers of Stable Diffusion's shape, in which a token looks at those around it and at some others."""
     y, x = (each.flatten().float() for each in torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij"))
     layers = []
-    for layer in DIFFUSION_LAYERS:
+    for layer in get_profile("sd15").generator.refine_layers:
         waves = torch.from_numpy(noise(f"cliper/{layer}/waves", (3, 5 * 64)))
         features = 2**0.5 * torch.cos(y[:, None] * waves[0] / 5 + x[:, None] * waves[1] / 5 + 7 * waves[2])
         queries, keys = (
@@ -91,7 +91,7 @@ def diffusion_parts(width: Width) -> dict[str, Any]:
         )
     )
     fill(unet, "unet.")
-    for layer in DIFFUSION_LAYERS:
+    for layer in get_profile("sd15").generator.refine_layers:
         # Ten matrices of random weights make a constant of every map, unless tokens look at what is like themselves.
         attention = unet.get_submodule(layer).transformer_blocks[0].attn1
         attention.to_q.weight.mul_(SHARPER[width])

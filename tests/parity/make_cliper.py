@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.diffusion import attention_probabilities
-from ovseg_cli.methods.cliper import PUBLISHED
+from ovseg_cli.methods.cliper import ROWS, ROWS_LARGE
 from tests.parity.clip_family import TOWERS
 from tests.parity.cliper import (
     NOISE_SEED,
@@ -42,7 +42,7 @@ from tests.parity.make_golden import module
 def configuration(name: str) -> SimpleNamespace:
     """What their configuration files and arguments give, by the names they have there."""
     model, dataset = SETTINGS[name]
-    settings = PUBLISHED[model, dataset]
+    settings = (ROWS_LARGE if model == "ViT-L/14" else ROWS)[dataset]
     return SimpleNamespace(
         model_name=model,
         attn_type="fused-attn",
@@ -52,7 +52,7 @@ def configuration(name: str) -> SimpleNamespace:
         logit_scale=settings.logit_scale,
         attention_thr=settings.attention_threshold,
         score_threshold=settings.score_threshold,
-        bkg_thre=settings.background_threshold,
+        bkg_thre=settings.threshold,
         is_normalize=settings.stretch,
         sliding_crop_size=0,
         attention_layers_to_use=[-4, -6],

@@ -39,13 +39,13 @@ CASES = [
 
 
 DEFAULTS = {
-    "maskclip": last_layer.MASKCLIP_DEFAULTS,
-    "sclip": last_layer.SCLIP_DEFAULTS,
-    "clearclip": last_layer.CLEARCLIP_DEFAULTS,
-    "naclip": last_layer.NACLIP_DEFAULTS,
-    "clipsurgery": clipsurgery.DEFAULTS,
-    "gem": gem.DEFAULTS,
-    "proxyclip": proxyclip.DEFAULTS,
+    "maskclip": last_layer.MASKCLIP_ROWS["voc20"],
+    "sclip": last_layer.SCLIP_ROWS["voc21"],
+    "clearclip": last_layer.CLEARCLIP_ROWS["voc21"],
+    "naclip": last_layer.NACLIP_ROWS["voc21"],
+    "clipsurgery": clipsurgery.ROWS["demo"],
+    "gem": gem.ROWS["demo"],
+    "proxyclip": proxyclip.ROWS["voc21"],
 }
 """They say how position embeddings are resized."""
 

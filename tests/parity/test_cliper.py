@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from torch.nn import functional as F
 
 from ovseg_cli.backbones import clip as clip_module
 from ovseg_cli.backbones.diffusion import DiffusionBackbone, attention_probabilities
-from ovseg_cli.backbones.pixels import resize
+from ovseg_cli.backbones.pixels import resize, to_working_tensor
+from ovseg_cli.labeling.decide import extremes
 from ovseg_cli.methods import cliper
 from ovseg_cli.methods.attention_refine import refine_maps
+from ovseg_cli.profiles import get_profile
 from tests.parity.clip_family import CLIP_NORM, TOWERS, backbone
 from tests.parity.cliper import (
     NOISE_SEED,
@@ -33,6 +36,12 @@ AGREE = 1e-4
 
 AGREE_ROUNDED = 1e-3
 """The same where the published code rounds to half precision and ours does not."""
+
+
+ROWS = {
+    name: (cliper.ROWS_LARGE if model == "ViT-L/14" else cliper.ROWS)[dataset]
+    for name, (model, dataset) in SETTINGS.items()
+}
 
 
 @pytest.fixture(scope="module", params=["narrow", *(pytest.param(n, marks=pytest.mark.parity) for n in ("b16", "l14"))])
@@ -55,10 +64,10 @@ def test_coarse_maps(tower, rounded, monkeypatch, tell):
     """Double norm, summed attention in its growing number of iterations, the pseudo-class, the map changed in place."""
     name, clip = tower
     theirs = golden(f"cliper-{name}")
-    settings = cliper.PUBLISHED[SETTINGS[name]]
+    settings = ROWS[name]
     height, width = PICTURES[name]
     patch = TOWERS[name].patch
-    assert cliper.input_size(height, width, short_side=settings.short_side, patch=patch) == (height, width)
+    assert settings.working_size(height, width, patch) == (height, width)
     if rounded:
         monkeypatch.setattr(clip_module, "resize_position_embedding", rounded_positions)
     pixels = as_tensor(picture("cliper", height, width))
@@ -67,7 +76,7 @@ def test_coarse_maps(tower, rounded, monkeypatch, tell):
             pixels,
             blocks=range(clip.depth),
             input_size=(height, width),
-            positions=cliper.DEFAULTS.positions,
+            positions=settings.positions,
             attention=True,
             **CLIP_NORM,
         )
@@ -95,7 +104,7 @@ def test_coarse_maps(tower, rounded, monkeypatch, tell):
 def test_the_size_that_clip_sees(tower):
     name, _ = tower
     theirs = golden(f"cliper-{name}")
-    size = cliper.input_size(250, 333, short_side=336, patch=TOWERS[name].patch)
+    size = ROWS[name].working_size(250, 333, TOWERS[name].patch)
     assert list(size) == theirs["resized_to"].tolist()
 
 
@@ -118,11 +127,11 @@ def walked(request):
     """The two layers of a picture, through Stable Diffusion as `ovseg` loads it."""
     diffusion = DiffusionBackbone(diffusion_pipeline(request.param), "cpu")
     layers = diffusion.attention_layers(
-        cliper.nearest_square(as_tensor(picture("cliper/diffusion", 375, 500))),
-        layers=cliper.DIFFUSION_LAYERS,
+        to_working_tensor(picture("cliper/diffusion", 375, 500), (512, 512), resample="nearest"),
+        layers=get_profile("sd15").generator.refine_layers,
         timestep=cliper.TIMESTEP,
         noise_seed=NOISE_SEED,
-        input_size=cliper.DIFFUSION_SIZE,
+        input_size=512,
         mean=(0.5,) * 3,
         std=(0.5,) * 3,
     )
@@ -154,7 +163,7 @@ def test_self_attention(walked, tell):
 
 
 def refine(layers):
-    return refine_maps(coarse_maps()[None], layers, threshold=cliper.DEFAULT_SETTINGS.attention_threshold)[0]
+    return refine_maps(coarse_maps()[None], layers, threshold=cliper.ROWS["voc21"].attention_threshold)[0]
 
 
 def test_refined_maps_of_a_picture(walked, tell):
@@ -184,13 +193,7 @@ def test_refined_maps(refined, tell):
 
 
 def label_settings(background, score, stretch):
-    return cliper.CliperSettings(
-        logit_scale=100.0,
-        attention_threshold=0.1,
-        score_threshold=score,
-        background_threshold=background,
-        stretch=stretch,
-    )
+    return replace(cliper.ROWS["voc21"], score_threshold=score, threshold=background, stretch=stretch)
 
 
 LABELS = {
@@ -205,8 +208,9 @@ def test_labels(refined, name, tell):
     """From refined maps to labels, at the size of the outlines."""
     theirs = golden("cliper-refine-local")
     large = F.interpolate(refined[None], OUTLINES, mode="bilinear", align_corners=False)[0]
-    best, labels = cliper.cliper_scores(large, cliper.class_scores(coarse_maps(), refined), LABELS[name]).max(dim=0)
-    labels[best < LABELS[name].background_threshold] = 0
+    present = cliper.class_scores(coarse_maps(), refined)
+    best, labels = cliper.cliper_scores(large, extremes(refined, OUTLINES), present, LABELS[name]).max(dim=0)
+    labels[best < LABELS[name].threshold] = 0
     other = float((labels.numpy() != theirs[f"labels_{name}"]).mean())
     tell("share of other labels", other)
     assert other < 1e-3

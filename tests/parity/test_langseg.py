@@ -8,8 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.diffusion import RunningCrossAttention, RunningSelfAttention
+from ovseg_cli.labeling.decide import enlarge_rows, extremes
 from ovseg_cli.methods.agg import aggregate, aggsd_maps, aggsd_scores, doubt_background, fuse_cross_attention
-from ovseg_cli.methods.clusters import diffseg_regions, label_regions, spectral_vectors
+from ovseg_cli.methods.clusters import diffseg_maps, region_means, spectral_vectors
 from ovseg_cli.methods.diffsegmenter import class_map, diffsegmenter_scores
 from ovseg_cli.methods.words import word_scores
 from ovseg_cli.prototypes.regions import merge_attention
@@ -87,11 +88,14 @@ def test_regions_of_diffseg(size, attention, published, tell):
     side, pixels = made.LAYERS[size][0], made.PIXELS[size]
     merged = merge_attention(attention, anchors=side // 4, divergence=0.8, rounds=2, overlap=True)
     check(tell, "merged attention", sample("merged", merged, 4000), published["merged"])
-    regions = diffseg_regions(attention, (pixels, pixels), anchors=side // 4).numpy()
+    maps = diffseg_maps(attention, anchors=side // 4)
+    owner = enlarge_rows(maps, (pixels, pixels), 0, pixels, "bicubic").argmax(dim=0)
+    regions = owner.numpy()
     tell("share of other pixels", float((regions != published["regions"]).mean()))
     assert len(np.unique(regions)) > 5
     assert (regions != published["regions"]).mean() < AGREE
-    labels = label_regions(torch.from_numpy(regions), voc_scores(size, pixels)).argmax(dim=0).numpy()
+    means = region_means([(owner, voc_scores(size, pixels))], len(maps))
+    labels = means.argmax(dim=0)[owner].numpy()
     assert len(np.unique(labels)) > 2
     assert (labels != published["labels"]).mean() < AGREE
 
@@ -118,4 +122,5 @@ def test_maps_of_diffsegmenter(name, tell):
         {side: torch.stack(maps).mean(dim=0) for side, maps in by_side.items()}, torch.stack(finest).mean(dim=0)
     )
     large = F.interpolate(found[None, None], made.SEGMENTER_PICTURE, mode="bilinear")[0]
-    check(tell, "map", diffsegmenter_scores(large)[1], golden("diffsegmenter")[name])
+    scores = diffsegmenter_scores(large, extremes(found[None], made.SEGMENTER_PICTURE))
+    check(tell, "map", scores[1], golden("diffsegmenter")[name])

@@ -67,5 +67,5 @@ def test_the_user_goes_before_the_profile_and_the_profile_before_the_method():
 
 
 def test_an_unknown_set_is_refused_with_the_names_of_those_there_are():
-    with pytest.raises(UsageError, match=r"'bus'.*single, imagenet, short, car"):
+    with pytest.raises(UsageError, match=r"'bus'.*single, imagenet, imagenet-scene, short, car"):
         prompt_templates("bus")

@@ -1,0 +1,93 @@
+"""How a picture is resized and cut up before networks see it. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+MAX_ASPECT = 8
+"""An image's long side becomes at most this many short sides, or a strip of 1 x 5000 pixels would fill the memory."""
+
+Resampling = Literal["bicubic", "bilinear", "lanczos", "nearest"]
+"""How a whole picture is resized: from 8 bits to 8 bits, as all published code does it.
+
+- "bicubic", "lanczos": Pillow's, which average over more pixels where a picture shrinks (antialiasing).
+- "bilinear": OpenCV's, which takes the four nearest pixels however much a picture shrinks.
+- "nearest": the pixel as it is, torch's choice of it.
+"""
+
+
+def short_side_size(height: int, width: int, short_side: int, long_side: int | None = None) -> tuple[int, int]:
+    """(height, width) of an image resized so that its shorter side has `short_side` pixels, rounded to the nearest.
+
+    An image whose longer side would get more than `long_side` pixels is resized so that its longer side has that many
+    instead. At least one pixel remains in each direction.
+
+    Args:
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        short_side: In pixels.
+        long_side: In pixels; None for `MAX_ASPECT` short sides.
+    """
+    scale = _scale(height, width, short_side, long_side)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def whole_patches_size(
+    height: int, width: int, short_side: int, patch: int, long_side: int | None = None
+) -> tuple[int, int]:
+    """The same with both sides rounded to whole patches at once, one at least (CLIPer, `CLIPer._resize`).
+
+    Args:
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        short_side: In pixels.
+        patch: Side of a patch, in pixels.
+        long_side: In pixels; None for `MAX_ASPECT` short sides.
+    """
+    scale = _scale(height, width, short_side, long_side)
+    rows, columns = (max(1, int(length * scale / patch + 0.5)) for length in (height, width))
+    return rows * patch, columns * patch
+
+
+def _scale(height: int, width: int, short_side: int, long_side: int | None) -> float:
+    longest = MAX_ASPECT * short_side if long_side is None else long_side
+    return min(short_side / min(height, width), longest / max(height, width))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """How a picture is resized and cut up.
+
+    Attributes:
+        short_side: The picture is resized so that its short side is this many pixels.
+        long_side: Its long side becomes no longer than this; None for `MAX_ASPECT` short sides.
+        resample: How it is resized.
+        windows: (size, stride) of each sliding-window pass, in pixels of the resized picture; empty for none.
+        whole_image: Whether the whole picture is one more crop.
+    """
+
+    short_side: int
+    long_side: int | None = None
+    resample: Resampling = "bicubic"
+    windows: tuple[tuple[int, int], ...] = ()
+    whole_image: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.windows and not self.whole_image:
+            raise ValueError("without windows, the whole image must be looked at")
+
+    @property
+    def in_patches(self) -> bool:
+        """Whether the picture is resized to whole patches of CLIP."""
+        return False
+
+    def working_size(self, height: int, width: int, patch: int = 1) -> tuple[int, int]:
+        """(height, width) that a picture is resized to before it is cut up.
+
+        Args:
+            height: Of the picture, in pixels.
+            width: Of the picture, in pixels.
+            patch: Side of CLIP's patches, in pixels; looked at where the picture is to be `in_patches`.
+        """
+        return short_side_size(height, width, self.short_side, self.long_side)
