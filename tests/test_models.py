@@ -319,3 +319,20 @@ def test_features_and_texts_record_no_gradients(extractor):
     assert not models.features(extractor, pictures).requires_grad
     assert not models.clip.embed_text(["cat"], ["a photo of a {name}."]).requires_grad
     assert not models.clip.embed(torch.rand(1, 3, 192, requires_grad=True)).requires_grad
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_clip_that_is_built_with_another_activation_is_refused(quick):
+    """With GELU for QuickGELU everything runs, and every answer is a little wrong."""
+    profile = dataclasses.replace(MINI, clip=dataclasses.replace(MINI.clip, quick_gelu=quick))
+    models = Models(profile, "cpu", offline=True)
+    built = Models(MINI, "cpu", offline=True).clip.quick_gelu
+    if quick == built:
+        assert models.clip.quick_gelu == built
+    else:
+        with pytest.raises(WeightsError, match=r"QuickGELU, and bundled:mini/clip is built the other way.*quick_gelu"):
+            _ = models.clip
+
+
+def test_the_clip_for_photographs_is_openais():
+    assert get_profile("sd15").clip.quick_gelu

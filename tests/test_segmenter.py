@@ -479,6 +479,95 @@ def test_a_published_method_is_run_with_its_published_settings(store):
     assert resolve_options(store, MINI, ["cat"], choice, SegmentOptions()).dense_settings == MINI.clip.dense
 
 
+def published(method, names=("cat",), store=None, **options):
+    """What a method comes to with CLIP ViT-B/16 and no prototypes."""
+    asked = SegmentOptions(**options)
+    return resolve_options(store, get_profile("sd15"), names, MethodChoice(method, method, (), ""), asked)
+
+
+OF_VOC21 = {
+    "sclip": (26, "imagenet", 65.0, 0.1, "none"),
+    "naclip": (26, "imagenet", 40.0, 0.1, "pamr"),
+    "proxyclip": (26, "imagenet", 40.0, 0.2, "none"),
+    "clearclip": (1, "imagenet", 50.0, 0.5, "none"),
+    "cliper": (25, "car", 100.0, 0.6, "none"),
+    "cliper-coarse": (25, "car", 100.0, 0.6, "none"),
+    "gem": (0, "single", 100.0, None, "none"),
+    "maskclip": (0, "imagenet-scene", 100.0, None, "none"),
+    "clipsurgery": (0, "imagenet-scene", 100.0, None, "none"),
+    "agggem": (0, "single", 10.0, None, "none"),
+    "diffsegclust": (0, "single", 10.0, None, "none"),
+    "specclust": (0, "single", 10.0, None, "none"),
+}
+"""Words for the background, templates, logit scale, threshold and refinement of each method's published settings."""
+
+
+@pytest.mark.parametrize("method", OF_VOC21)
+def test_words_for_the_background_and_prompts_belong_to_the_method(method):
+    found = published(method)
+    settings, words = found.dense_settings, found.vocabulary.owner.count(0)
+    assert (words, settings.templates, settings.logit_scale, settings.threshold, found.refine) == OF_VOC21[method]
+
+
+def test_sands_are_what_sclip_means():
+    assert "sands" in published("sclip").vocabulary.words
+    assert "sand" not in published("sclip").vocabulary.words
+
+
+def test_without_background_the_settings_of_voc20_are_taken():
+    assert published("sclip", background=False).dense_settings.logit_scale == 40.0
+    assert published("agggem", background=False).dense_settings.logit_scale == 100.0
+    found = published("cliper", background=False)
+    settings = found.dense_settings
+    assert (settings.score_threshold, settings.threshold, settings.stretch) == (0.0, 0.001, False)
+    assert found.vocabulary.owner.count(0) == 25  # they compete all the same
+
+
+def test_the_settings_of_a_data_set_can_be_asked_for_and_single_ones_changed():
+    found = published("cliper", settings="coco-object", templates="single", short_side=400).dense_settings
+    assert (found.logit_scale, found.attention_threshold, found.score_threshold) == (50, 0.2, 0.3)
+    assert (found.short_side, len(found.background_words)) == (400, 23)
+    assert published("naclip", settings="cityscapes").dense_settings.windows == ((224, 112),)
+    assert published("naclip", refine="none").refine == "none"
+    with pytest.raises(UsageError, match=r"GEM has no published settings 'voc21'. It has: demo"):
+        published("gem", settings="voc21")
+    with pytest.raises(UsageError, match=r"Unknown settings 'voc'. Data sets: voc21, voc20"):
+        published("sclip", settings="voc")
+
+
+def test_a_profile_with_settings_of_its_own_has_no_data_sets(store):
+    choice = resolve_method(store, ["cat"], "sclip")
+    with pytest.raises(UsageError, match=r"'mini' has settings of its own.*--settings"):
+        resolve_options(store, MINI, ["cat"], choice, SegmentOptions(settings="voc20"))
+
+
+def test_where_nothing_can_become_background_it_is_told():
+    (told,) = published("gem", ["cat", "dog"]).notes
+    assert "GEM know no background, so every pixel gets a class: give words for it" in told
+    assert published("gem", ["cat", "dog"], threshold=0.7).notes == ()
+    assert published("gem", ["cat", "dog"], background_words=("sky",)).notes == ()
+    assert published("gem", ["cat", "dog"], background=False).notes == ()
+    many = [f"class {number}" for number in range(11)]
+    assert published("agggem", many).notes == ()
+    (told,) = published("agggem", many[:10]).notes
+    assert "The background of AggGEM begins where every class is less probable than 0.1" in told
+    assert published("sclip", ["cat", "dog"]).notes == published("aggsd", ["cat", "dog"]).notes == ()
+
+
+@pytest.mark.parametrize("method", ["sclip", "cliper", "agggem", "diffsegclust", "aggsd", "diffsegmenter", "hybrid"])
+def test_the_order_of_the_classes_makes_no_difference(store, method):
+    """Label maps have the same names at the same pixels, with the pre-filter and without."""
+    orders = (["cat", "apple", "sky", "wood"], ["wood", "cat", "sky", "apple"])
+    for prefilter in (True, False):
+        options = SegmentOptions(prefilter=prefilter, short_side=96, windows=((0, 0),))
+        maps = []
+        for names in orders:
+            ours = Segmenter(mini_models(), store, names, method=method, options=options)
+            maps.append(np.array(["", *names])[ours.segment(example_scene(SCENE)).ids])
+        # Sums over classes are rounded in another order.
+        assert (maps[0] == maps[1]).mean() > 0.999
+
+
 WINDOWS = {"448/224": (448, 224), "whole": (0, 0), "336/336": (336, 336)}
 
 

@@ -2,37 +2,113 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+from rich.console import Group, RenderableType
 
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.output import table
-from ovseg_cli.methods.catalogue import METHODS
+from ovseg_cli.methods.catalogue import DENSE_METHODS, METHODS
+
+if TYPE_CHECKING:
+    from ovseg_cli.profiles.specs import DenseDefaults
 
 
 def register(app: typer.Typer) -> None:
     """Add this command to the application."""
-    command(app, "methods", examples=("ovseg methods", "ovseg methods --json"))(methods)
+    command(app, "methods", examples=("ovseg methods", "ovseg methods cliper", "ovseg methods --json"))(methods)
 
 
-def methods(common: Common) -> None:
-    """List the methods that can segment, and where they come from.
+def methods(
+    common: Common,
+    method: Annotated[
+        str | None,
+        typer.Argument(metavar="[METHOD]", help="Show this one with its published settings.", show_default=False),
+    ] = None,
+) -> None:
+    """List the methods that can segment, and where they come from; or one with its published settings.
 
     `auto` takes prototypes when every class has them, `hybrid` when some have them, and the profile's best otherwise.
     """
+    if method is not None:
+        _show_one(common, method)
+        return
     rows = [(name, f"{info.title}: {info.gist}", info.source) for name, info in METHODS.items()]
-    data = [
-        {
-            "name": name,
-            "title": info.title,
-            "gist": info.gist,
-            "source": info.source,
-            "prefilter": info.prefilter,
-            "prototypes": name in ("prototype", "hybrid"),
-        }
-        for name, info in METHODS.items()
-    ]
     common.out.result(
-        data,
+        [_data(name) for name in METHODS],
         human=lambda: common.out.show(table(("method", "left"), ("how", "left"), ("source", "left"), rows=rows)),
         quiet=list(METHODS),
+    )
+
+
+def _data(name: str) -> dict[str, Any]:
+    info = METHODS[name]
+    return {
+        "name": name,
+        "title": info.title,
+        "gist": info.gist,
+        "source": info.source,
+        "prefilter": info.prefilter,
+        "prototypes": name in ("prototype", "hybrid"),
+    }
+
+
+def _show_one(common: Common, method: str) -> None:
+    """One method, with a row for each data set that it has published settings for.
+
+    Raises:
+        UsageError: There is no such method.
+    """
+    from ovseg_cli.choices import check_method
+
+    check_method(method)
+    published = list(_published(method)) if method in DENSE_METHODS else []
+    data = _data(method) | {
+        "settings": [{"settings": row, "clip": clip, **asdict(settings)} for row, clip, settings in published]
+    }
+    common.out.result(data, human=lambda: common.out.show(_described(method, published)), quiet=[method])
+
+
+def _published(method: str) -> Iterator[tuple[str, str, DenseDefaults]]:
+    """Data set, size of CLIP's vision transformer, and what the method is run with."""
+    from ovseg_cli.dense import PUBLISHED  # brings torch
+    from ovseg_cli.methods import cliper
+
+    for row, settings in PUBLISHED[method].items():
+        yield row, "B/16", settings
+    if PUBLISHED[method] is cliper.ROWS:
+        for row, settings in cliper.ROWS_LARGE.items():
+            yield row, "L/14", settings
+
+
+def _described(method: str, published: list[tuple[str, str, DenseDefaults]]) -> RenderableType:
+    info = METHODS[method]
+    told = f"{info.title}, {info.source}: {info.gist}."
+    if not published:
+        return Group(told, "It is run with the settings of the profile.")
+    columns = ("settings", "CLIP", "side", "windows", "templates", "scale", "from", "refine", "background")
+    rows = table(*((column, "left") for column in columns), rows=[_row(*one) for one in published])
+    notes = (
+        "side: pixels of the short side. from: the least score of a class that is not background. background: words "
+        "for it that compete.\nA profile with models of another size, such as mini, has numbers of its own instead."
+    )
+    return Group(told, rows, notes)
+
+
+def _row(row: str, clip: str, settings: DenseDefaults) -> tuple[str, ...]:
+    windows = [f"{size}/{stride}" for size, stride in settings.windows]
+    words = settings.background_words
+    return (
+        row,
+        clip,
+        str(settings.short_side),
+        " ".join([*windows, *(["whole"] if settings.whole_image else [])]),
+        settings.templates,
+        f"{settings.logit_scale:g}",
+        "-" if settings.threshold is None else f"{settings.threshold:g}",
+        settings.refine,
+        "-" if not words else "1 word" if len(words) == 1 else f"{len(words)} words",
     )
