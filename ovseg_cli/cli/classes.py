@@ -455,9 +455,11 @@ def show_class(
         out.line()
         out.show(_prototype_table(info))
         if sheet is not None:
-            out.line(f"\ncontact sheet: {sheet}", copyable=True)
+            out.line()
+            out.line(f"contact sheet: {sheet}", copyable=True)
         elif supports:
-            out.hint(f"\nsupport images: {supports[0].image_path.parent}", copyable=True)
+            out.hint("")
+            out.hint(f"support images: {supports[0].image_path.parent}", copyable=True)
 
     out.result(data, human=human, quiet=[] if sheet is None else [sheet])
 
