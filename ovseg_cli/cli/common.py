@@ -385,6 +385,7 @@ def command(
             options = before.merged(_take_globals(values))
             common = _begin(options)
             with signals.working(), _endings(common.out):
+                _require_current_folder()
                 # A shell leaves the ~ of '~/x' and of --gt=~/x alone.
                 given = {name: expanded(value) if isinstance(value, Path) else value for name, value in values.items()}
                 function(common, **given)
@@ -470,18 +471,20 @@ def _endings(out: Output) -> Iterator[None]:
     except Exception as error:
         if debug:
             out.stderr.print_exception()
-        if isinstance(error, FileNotFoundError) and _nowhere():
-            out.failure("The current folder is gone. Change to one that is there, and run the command again.", 1)
-            raise typer.Exit(1) from None
         logging.getLogger("ovseg_cli").debug("unexpected error", exc_info=error)
         out.failure(f"unexpected {type(error).__name__}: {error}. Set OVSEG_DEBUG=1 for the whole story.", 1)
         raise typer.Exit(1) from None
 
 
-def _nowhere() -> bool:
-    """Whether this process works in a folder that was removed."""
+def _require_current_folder() -> None:
+    """Refuse to work in a folder that was removed: paths mean nothing there, and torch's libraries cannot be loaded.
+
+    Raises:
+        OvsegError: it was.
+    """
     try:
         os.getcwd()
     except FileNotFoundError:
-        return True
-    return False
+        raise OvsegError(
+            "The current folder is gone. Change to one that is there, and run the command again."
+        ) from None

@@ -12,7 +12,7 @@ from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.options import BackgroundOpt, ClassesOpt, LabelMapOpt, split_names
 from ovseg_cli.cli.output import amount, percent, table
 from ovseg_cli.cli.segment import plan_segmentation, run_segmentation
-from ovseg_cli.errors import LabelError, NoInputError, OvsegError, UsageError
+from ovseg_cli.errors import LabelError, NoDefaultStoreError, NoInputError, OvsegError, UsageError
 
 if TYPE_CHECKING:
     from ovseg_cli.evaluation.report import Report
@@ -183,6 +183,8 @@ def _record(common: Common, run_id: str | None, data: dict[str, Any]) -> None:
         if store is not None:
             with store:
                 store.record_evaluation(run_id, data)
+    except NoDefaultStoreError:
+        return
     except OvsegError as error:
         common.out.warning(f"the evaluation was not recorded: {error}")
 

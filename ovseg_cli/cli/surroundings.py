@@ -1,7 +1,8 @@
-"""What a process may lack: standard streams, somebody who reads them, a home folder."""
+"""What a process may lack: standard streams, somebody who reads them, a user with a name and a home."""
 
 from __future__ import annotations
 
+import getpass
 import io
 import os
 import sys
@@ -48,6 +49,10 @@ def prepare() -> None:
         # Neither HOME nor an entry for this user, as in many containers. Libraries that ask for the home while they are
         # imported would fail; so they get one that is not there.
         os.environ["HOME"] = _NO_HOME
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # torch asks for the name when it is imported, to make up a folder that is never made
+        os.environ["USER"] = str(os.getuid())
 
 
 def silence(number: int) -> None:

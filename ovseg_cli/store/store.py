@@ -20,6 +20,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ovseg_cli.errors import (
+    NoDefaultStoreError,
     OvsegError,
     ProfileMismatchError,
     StoreCorruptError,
@@ -84,9 +85,24 @@ def default_store_path() -> Path:
 
     Returns:
         `OVSEG_STORE` when it is set and not empty, else the platform's folder for user data.
+
+    Raises:
+        NoDefaultStoreError: If that folder would be in a home that this user does not have.
     """
     named = os.environ.get("OVSEG_STORE")
-    return Path(named).expanduser() if named else Path(platformdirs.user_data_dir("ovseg", appauthor=False))
+    if named:
+        return Path(os.path.expanduser(named))
+    home = Path(os.path.expanduser("~"))
+    try:
+        default = Path(platformdirs.user_data_dir("ovseg", appauthor=False))
+    except RuntimeError:  # neither HOME nor an entry for this user, as in many containers
+        default = home / "ovseg"
+    if home in default.parents and not home.is_dir():
+        raise NoDefaultStoreError(
+            "This user has no home folder, so there is no default place for a store. "
+            "Name one with --store DIR, or in OVSEG_STORE."
+        )
+    return default
 
 
 class Store:
@@ -146,6 +162,7 @@ class Store:
 
         Raises:
             StoreNotFoundError: If there is no store and `create` is false.
+            NoDefaultStoreError: If no store is named, and this user has no home for the default one.
             ProfileMismatchError: If the store was created with another profile.
             StoreVersionError: If a newer ovseg made the store.
             StoreCorruptError: If the database is damaged or is not a store.
@@ -783,7 +800,7 @@ def _store_folder(path: str | Path | None) -> Path:
     """Give the absolute folder of a store."""
     if isinstance(path, str) and "://" in path:
         raise UsageError(f"A store is a folder, and databases by URL are not supported; got {path!r}")
-    folder = Path(os.path.abspath(default_store_path() if path is None else Path(path).expanduser()))
+    folder = Path(os.path.abspath(default_store_path() if path is None else os.path.expanduser(path)))
     if folder.is_file():
         raise StoreError(f"{folder} is a file, and a store is a folder: choose another one with --store")
     return folder
