@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from ovseg_cli.cli.common import Common, command
+from ovseg_cli.cli.complete import complete_class
 from ovseg_cli.cli.options import CountOpt, DryRunOpt, ExtractorsOpt, MaskMethodOpt, split_names
 from ovseg_cli.cli.output import Align, ProgressBars, amount, duration, fields, file_size, table
 from ovseg_cli.errors import UsageError
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
     from ovseg_cli.store import Store
     from ovseg_cli.store.records import ClassInfo, PrototypeKind
 
-NamesArg = Annotated[list[str], typer.Argument(metavar="NAME", help="Class names; quote those of several words.")]
+NewNamesArg = Annotated[list[str], typer.Argument(metavar="NAME", help="Class names; quote those of several words.")]
+NamesArg = Annotated[
+    list[str],
+    typer.Argument(metavar="NAME", autocompletion=complete_class, help="Class names; quote those of several words."),
+]
 
 _STAGES = {"generate": "images", "features": "features", "cluster": "clusters"}
 _TECHNICAL = frozenset(
@@ -58,7 +63,7 @@ def register(app: typer.Typer) -> None:
 
 def add_class(
     common: Common,
-    names: NamesArg,
+    names: NewNamesArg,
     count: CountOpt = None,
     steps: Annotated[
         int | None,
@@ -146,9 +151,9 @@ def add_class(
     Generates pictures of the class, cuts the object out of them, and keeps what its pixels look like.
     Each class is stored as a whole or not at all. After Ctrl-C, run the same command with --if-exists skip.
     """
-    from ovseg_cli.runs.classes import plan_classes, unique_names
+    from ovseg_cli.runs.classes import new_names, plan_classes
 
-    unique_names(names)  # a bad name is told before a store is made for it
+    new_names(names)  # a bad name is told before a store is made for it
     settings = {
         "count": count,
         "steps": steps,
@@ -215,6 +220,7 @@ def build_planned(
         settings: the fields of `SupportSettings`.
         pictures: the user's own pictures of the one class planned; None to generate them.
     """
+    from ovseg_cli.profiles import require_weights
     from ovseg_cli.runs.classes import add_classes
 
     out = common.out
@@ -223,13 +229,18 @@ def build_planned(
         _say(common, f"{name}: already there, left as it is")
     if not plan.build:
         return made
+    profile = common.profile_of(store)
+    if pictures is None:
+        # What is missing is told now, not after minutes of drawing: features come last.
+        for weights in profile.weights_for(profile.pick_extractors(settings.get("extractors"))):
+            require_weights(weights)
     try:
         with out.progress() as bars:
             tell = _progress_teller(common, bars, len(plan.build))
             # Importing this brings torch: only now is it sure to be needed.
             from ovseg_cli.prototypes.build import SupportSettings
 
-            models = common.load_models(common.profile_of(store))
+            models = common.load_models(profile)
             for added in add_classes(
                 store, models, plan, SupportSettings(**settings), pictures=pictures, progress=tell
             ):
@@ -297,7 +308,7 @@ def _show_plan(
 
     store = common.find_store()
     if store is None:
-        profile = resolve_profile(common.options.profile, offline=common.options.offline)
+        profile = resolve_profile(common.options.profile)
         plan = plan_classes(None, names, if_exists)
     else:
         with store:
@@ -412,7 +423,7 @@ def class_data(info: ClassInfo) -> dict[str, Any]:
 
 def show_class(
     common: Common,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The class.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_class, help="The class.")],
     contact_sheet: Annotated[
         Path | None,
         typer.Option(

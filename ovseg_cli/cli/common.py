@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import typing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ovseg_cli.cli import signals
+from ovseg_cli.cli.complete import complete_profile
 from ovseg_cli.cli.output import Output, dump_json, failure_data, set_up_logging, silence_stdout
 from ovseg_cli.cli.signals import Terminated
 from ovseg_cli.cli.visible import visible
@@ -103,7 +105,21 @@ class Common:
         """
         from ovseg_cli.store import Store
 
-        return Store.open(self.options.store, profile=self.options.profile, create=create, offline=self.options.offline)
+        return Store.open(self.options.store, profile=self.options.profile, create=create)
+
+    @contextmanager
+    def store_for_planning(self) -> Iterator[Store]:
+        """The store, or a passing one where there is none: who only plans makes no store."""
+        from ovseg_cli.store import Store
+
+        found = self.find_store()
+        if found is not None:
+            with found:
+                yield found
+            return
+        with tempfile.TemporaryDirectory(prefix="ovseg-plan-") as folder:
+            with Store.open(folder, profile=self.options.profile) as passing:
+                yield passing
 
     def find_store(self, *, any_profile: bool = False) -> Store | None:
         """The store if there is one; a command that only reads makes none.
@@ -133,9 +149,7 @@ class Common:
         """
         from ovseg_cli.models import load_models
 
-        return load_models(
-            profile, device=self.device, offline=self.options.offline, precision=precision or self.precision
-        )
+        return load_models(profile, device=self.device, precision=precision or self.precision)
 
 
 # ---------------------------------------------------------------------- the global options, once
@@ -200,6 +214,7 @@ def _global_parameters(*, root: bool) -> list[inspect.Parameter]:
                 "--profile",
                 env="OVSEG_PROFILE",
                 metavar="NAME",
+                autocompletion=complete_profile,
                 help="The model set of a new store: see `ovseg profiles`.",
             ),
             None,
@@ -224,7 +239,7 @@ def _global_parameters(*, root: bool) -> list[inspect.Parameter]:
             ),
             None,
         ),
-        "offline": (option(bool, "--offline", help="Never ask the model hub."), False),
+        "offline": (option(bool, "--offline", help="Never ask the model hub, which only pull does."), False),
         "json": (option(bool, "--json", help="Print one JSON document on stdout."), False),
         "quiet": (option(bool, "--quiet", "-q", help="Print bare values only, no progress."), False),
         "verbose": (
@@ -297,11 +312,10 @@ class OvsegCommand(TyperCommand):
             typer.BadParameter: it is.
         """
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
-        for parameter in {id(parameter): parameter for parameter in given}.values():
-            single = getattr(parameter, "rich_help_panel", None) != PANEL and not (
-                parameter.param_type_name == "argument" or parameter.multiple or parameter.is_flag or parameter.count
-            )
-            if single and sum(other is parameter for other in given) > 1:
+        for parameter in typing.cast("list[Any]", given):
+            single = parameter.param_type_name == "option" and parameter.rich_help_panel != PANEL
+            single = single and not (parameter.multiple or parameter.is_flag or parameter.count)
+            if single and given.count(parameter) > 1:
                 raise typer.BadParameter("is given more than once; name one value.", ctx=ctx, param=parameter)
         return super().parse_args(ctx, args)
 

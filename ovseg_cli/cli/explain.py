@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovseg_cli.cli.common import Common, command
+from ovseg_cli.cli.complete import complete_method
 from ovseg_cli.cli.options import (
     BackgroundOpt,
     ClassesOpt,
@@ -87,6 +88,7 @@ def explain(
         typer.Option(
             "--method",
             metavar="METHOD",
+            autocompletion=complete_method,
             help="auto, prototype, or one of CLIP's patches: maskclip, clipsurgery, sclip, clearclip, naclip, gem, "
             "proxyclip.",
             show_default=False,

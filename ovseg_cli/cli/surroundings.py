@@ -39,7 +39,8 @@ def prepare() -> None:
             # Else the next file that is opened, the database say, would get this number and all that is printed.
             silence(number)
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, encoding="utf-8", errors="replace", closefd=False))
+            stream = os.fdopen(number, mode, encoding="utf-8", errors="replace", closefd=False)
+            setattr(sys, name, stream)
     # A class name that the terminal's encoding lacks must not end the command.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

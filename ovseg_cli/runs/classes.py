@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ovseg_cli.errors import ClassExistsError, StoreReadOnlyError, UsageError
+from ovseg_cli.errors import ClassExistsError, ClassNameError, StoreReadOnlyError, UsageError
 from ovseg_cli.store.names import class_key, normalise_class_name, shown_name
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def plan_classes(store: Store | None, names: Sequence[str], if_exists: IfExists)
         ClassExistsError: a name is there and `if_exists` is `error`; all such names are listed.
         UsageError: a name is given twice.
     """
-    wanted = unique_names(names)
+    wanted = new_names(names)
     existing = tuple(name for name in wanted if store is not None and store.has_class(name))
     if store is not None and existing and if_exists == "error":
         shown = ", ".join(repr(store.get_class(name).name) for name in existing)
@@ -75,6 +75,22 @@ def plan_classes(store: Store | None, names: Sequence[str], if_exists: IfExists)
         replace=if_exists == "replace",
         extend=existing if if_exists == "extend" else (),
     )
+
+
+def new_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of classes to be made, as they are stored.
+
+    Raises:
+        ClassNameError: a name cannot be stored, or holds a semicolon.
+        UsageError: a name is given twice.
+    """
+    for name in names:
+        if ";" in name:
+            raise ClassNameError(
+                f"The name of a new class cannot hold a semicolon; got {shown_name(name)}: "
+                "semicolons separate words in class files, so give each class on its own"
+            )
+    return unique_names(names)
 
 
 def unique_names(names: Sequence[str], *, stored: bool = True) -> tuple[str, ...]:

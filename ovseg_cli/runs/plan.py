@@ -131,6 +131,7 @@ def plan_run(
     output: Path,
     request: Request,
     *,
+    images: Sequence[InputImage] | None = None,
     overwrite: bool = False,
     limit: int | None = None,
 ) -> Plan:
@@ -140,6 +141,7 @@ def plan_run(
         inputs: files, folders, patterns, `.txt` lists or `-`, as `discover` takes them.
         output: the output folder. It may lie inside an input folder; it is never read as input.
         request: what is to be made.
+        images: what `find_images` has found of these inputs, when it has been asked already.
         overwrite: make everything again, and give the folder another class list if need be.
         limit: take only the first so many images.
 
@@ -149,12 +151,12 @@ def plan_run(
         NoInputError: there is no image.
         OutputError: the folder's own files cannot be read.
     """
+    if images is None:
+        images = find_images(inputs, output)
     folder = expanded(output).absolute()
-    check_output(inputs, folder)
     seen = _stamps(folder)
     previous, entries = _state_of(folder, overwrite=overwrite)
     _check_kind(previous, request, output, overwrite=overwrite)
-    images = discover(inputs, exclude=folder)
     # Before the limit: which picture a line means does not depend on how many are taken.
     matched = _match(images, request)
     pictures = [
@@ -172,6 +174,18 @@ def plan_run(
         strays=matched.strays,
     )
     return _filled(plan, pictures, entries)
+
+
+def find_images(inputs: Sequence[str], output: Path) -> list[InputImage]:
+    """The images that inputs name, without those in the output folder.
+
+    Raises:
+        UsageError: the output folder is, or contains, an input.
+        NoInputError: there is no image.
+    """
+    folder = expanded(output).absolute()
+    check_output(inputs, folder)
+    return discover(inputs, exclude=folder)
 
 
 def current(plan: Plan) -> Plan:
