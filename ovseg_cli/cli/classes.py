@@ -17,6 +17,7 @@ from ovseg_cli.cli.output import Align, ProgressBars, amount, duration, fields, 
 from ovseg_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from ovseg_cli.backbones.clip import ClipBackbone
     from ovseg_cli.prototypes.build import Progress
     from ovseg_cli.prototypes.support import OwnPicture
     from ovseg_cli.runs.classes import Added, ClassPlan, IfExists
@@ -108,6 +109,9 @@ def add_class(
             show_default=False,
         ),
     ] = None,
+    skip_unmasked: Annotated[
+        bool, typer.Option("--skip-unmasked", help="Leave out pictures without a mask, instead of stopping.")
+    ] = False,
     if_exists: Annotated[
         Literal["error", "skip", "replace", "extend"],
         typer.Option(
@@ -165,7 +169,7 @@ def add_class(
         "parts": parts,
         "extractors": split_names(extractors) or None,
     }
-    pictures = _own_pictures(names, from_images, masks, settings)
+    pictures = _own_pictures(names, from_images, masks, settings, skip_unmasked=skip_unmasked)
     if dry_run:
         _show_plan(common, names, settings, if_exists, pictures)
         return
@@ -174,16 +178,22 @@ def add_class(
         added = build_planned(common, store, plan, settings, pictures)
         status = {name: "extended" if name in plan.extend else "added" for name in plan.build}
         data = [{"name": name, "status": "skipped"} for name in plan.skip] + [
-            {"status": status[made.info.name], "seconds": round(made.seconds, 2), **class_data(made.info)}
+            {
+                "status": status[made.info.name] if made.changed else "skipped",
+                "seconds": round(made.seconds, 2),
+                **class_data(made.info),
+            }
             for made in added
         ]
         common.out.result(data, human=lambda: None, quiet=[made.info.name for made in added])
 
 
 def _own_pictures(
-    names: Sequence[str], folder: Path | None, masks: Path | None, settings: Mapping[str, Any]
+    names: Sequence[str], folder: Path | None, masks: Path | None, settings: Mapping[str, Any], *, skip_unmasked: bool
 ) -> list[OwnPicture] | None:
     """The pictures of `--from-images`; what only generated ones have is refused beside them."""
+    if skip_unmasked and masks is None:
+        raise UsageError("--skip-unmasked belongs to --masks: name the folder of the masks too.")
     if folder is None:
         if masks is not None:
             raise UsageError("--masks belongs to --from-images: name the folder of their pictures too.")
@@ -201,7 +211,7 @@ def _own_pictures(
             raise UsageError(f"{option} has no effect, since {why}. Leave it out.")
     from ovseg_cli.runs.own_pictures import load_pictures
 
-    return load_pictures(names[0], folder, masks)
+    return load_pictures(names[0], folder, masks, skip_unmasked=skip_unmasked)
 
 
 def build_planned(
@@ -241,6 +251,7 @@ def build_planned(
             from ovseg_cli.prototypes.build import SupportSettings
 
             models = common.load_models(profile)
+            _doubt(common, plan, store.class_names(), models.clip)
             for added in add_classes(
                 store, models, plan, SupportSettings(**settings), pictures=pictures, progress=tell
             ):
@@ -254,6 +265,17 @@ def build_planned(
         )
         raise
     return made
+
+
+def _doubt(common: Common, plan: ClassPlan, stored: Sequence[str], clip: ClipBackbone | None) -> None:
+    """Say which names of new classes may be slips, before minutes are spent on them."""
+    from ovseg_cli.prototypes.doubts import near_words
+
+    for name in plan.build:
+        near = near_words(name, stored, clip)
+        if near:
+            meant = " or ".join(map(repr, near))
+            common.out.note(f"{name!r} is no word that ovseg knows, and near {meant}. Did you mean that? It goes on.")
 
 
 def _say(common: Common, text: str) -> None:
@@ -287,11 +309,14 @@ def _progress_teller(common: Common, bars: ProgressBars, classes: int) -> Callab
 
 
 def _added_line(added: Added) -> str:
+    from ovseg_cli.prototypes.kinds import describe_source
+
     info = added.info
     again = f" ({info.rejected} made again)" if info.rejected else ""
     return (
         f"{info.name}: {amount(info.support_count, 'image')}{again}, "
-        f"{amount(sum(info.prototype_counts.values()), 'prototype')}, {duration(added.seconds)}"
+        f"{amount(sum(info.prototype_counts.values()), 'prototype')}, "
+        f"{info.kind} {describe_source(info.kind_source)}, {duration(added.seconds)}"
     )
 
 
@@ -309,11 +334,13 @@ def _show_plan(
     store = common.find_store()
     if store is None:
         profile = resolve_profile(common.options.profile)
-        plan = plan_classes(None, names, if_exists)
+        plan, stored = plan_classes(None, names, if_exists), []
     else:
         with store:
             profile = get_profile(store.profile_name)
             plan = plan_classes(store, names, if_exists)
+            stored = store.class_names()
+    _doubt(common, plan, stored, None)
     from ovseg_cli.prototypes.build import SupportSettings, plan_class
 
     asked = SupportSettings(**settings)

@@ -117,9 +117,11 @@ class Common:
             with found:
                 yield found
             return
-        with tempfile.TemporaryDirectory(prefix="ovseg-plan-") as folder:
-            with Store.open(folder, profile=self.options.profile) as passing:
-                yield passing
+        with (
+            tempfile.TemporaryDirectory(prefix="ovseg-plan-") as folder,
+            Store.open(folder, profile=self.options.profile) as passing,
+        ):
+            yield passing
 
     def find_store(self, *, any_profile: bool = False) -> Store | None:
         """The store if there is one; a command that only reads makes none.

@@ -123,7 +123,7 @@ def evaluate(
         count = len(report.missing)
         common.out.error(
             f"{count} of {report.images + count} labelled pictures have no prediction and are left out, so the figures "
-            f"are those of the other {report.images}. Segment the missing ones too, or give --gt the labels of the others alone."
+            f"are those of the other {report.images}. Segment the missing ones too, or score the others' labels alone."
         )
         raise typer.Exit(EXIT_SOME_FAILED)
 

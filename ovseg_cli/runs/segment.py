@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 from ovseg_cli.errors import ImageError, OutputError, OvsegError, StoreLockedError, StoreReadOnlyError, UsageError
 from ovseg_cli.files.atomic import make_folder, write_image, write_text
+from ovseg_cli.files.colours import for_display
 from ovseg_cli.files.discovery import picture_id
 from ovseg_cli.files.images import open_image
 from ovseg_cli.files.labels import (
@@ -247,6 +248,7 @@ class _Run:
         self.explainer: Explainer | None = None
         self.record = _RunRecorder(store if recorded else None, plan, argv)
         self.labelmap = labelmap_of(plan.request.classes)
+        self.shown = for_display(self.labelmap)
         self.summary = RunSummary(
             output=plan.output,
             method=plan.request.method,
@@ -387,7 +389,7 @@ class _Run:
         """Write what there is of a picture."""
         write_label(self.plan.output / item.output, result.ids, self.labelmap)
         if item.overlay is not None:
-            write_image(self.plan.output / item.overlay, draw_overlay(image, result.ids, self.labelmap))
+            write_image(self.plan.output / item.overlay, draw_overlay(image, result.ids, self.shown))
         return Entry(
             path=picture_id(item.image.path),
             output=item.output,
@@ -410,7 +412,7 @@ class _Run:
             raise ValueError(f"nothing to draw for {item.image.path}")
         image = open_image(item.image.path)
         ids = read_label(self.plan.output / item.output)
-        write_image(self.plan.output / item.overlay, draw_overlay(image, ids, self.labelmap))
+        write_image(self.plan.output / item.overlay, draw_overlay(image, ids, self.shown))
         return replace(entry, overlay=item.overlay)
 
     def _add_explanation(self, item: PlanItem, entry: Entry) -> Entry:
@@ -429,7 +431,7 @@ class _Run:
         if self.explainer is None:
             self.explainer = Explainer(cast("Segmenter", self._loaded()), self.store)
         result, explanations = self.explainer.explain(image, classes=item.classes)
-        write_image(self.plan.output / target, draw(image, result.ids, self.labelmap, explanations, note=HOW_CHOSEN))
+        write_image(self.plan.output / target, draw(image, result.ids, self.shown, explanations, note=HOW_CHOSEN))
         return result
 
     def _loaded(self) -> SegmenterLike:

@@ -154,10 +154,12 @@ class TestErrors:
         assert result.exit_code == 2
         assert "4x4" in result.error
 
-    def test_missing_and_extra_files_are_warnings(self, cli, segmented, gt):
+    def test_missing_files_are_code_3_and_extra_ones_are_warnings(self, cli, segmented, gt):
         (gt / "a.png").rename(gt / "z.png")
         result = cli("eval", "--gt", "labels")
-        assert result.exit_code == 0
+        assert result.exit_code == 3
+        assert "mIoU" in result.stdout, "the figures are there all the same"
+        assert result.error.startswith("1 of 2 labelled pictures have no prediction and are left out")
         warnings = [line for line in result.stderr.splitlines() if line.startswith("warning:")]
         assert any("z" in line for line in warnings)
         assert any("no ground truth: a" in line for line in warnings)
