@@ -244,7 +244,8 @@ def contact_sheet(rows: Sequence[SheetRow], *, tile: int = 128, columns: int = 8
     """Show support images with, below each, where its masks lie.
 
     In the lower picture the foreground is kept and outlined, the background is tinted and the rest is dimmed;
-    a line at the foot of the sheet says so. Each image has its number, by which explanations name it.
+    a line at the foot of the sheet says so. Below each image
+    stands its number, by which explanations name it.
 
     Args:
         rows: One per class, from top to bottom.
@@ -267,7 +268,7 @@ def contact_sheet(rows: Sequence[SheetRow], *, tile: int = 128, columns: int = 8
     titles = max((_title_width(row, size) for row in rows), default=0)
     width = max(2 * margin + across * (tile + gap) - gap, round(size * 24), 2 * margin + titles)
     bands = [-(-len(row.tiles) // across) for row in rows]
-    band = 2 * tile + 1 + 2 * gap
+    band = 2 * tile + 1 + 2 * gap + size
     foot = round(size * 2.4)
     height = margin // 2 + sum(title + n * band + margin // 2 for n in bands) + foot
 
@@ -283,7 +284,8 @@ def contact_sheet(rows: Sequence[SheetRow], *, tile: int = 128, columns: int = 8
             upper, lower = _tile_pictures(item, tile)
             _paste_centred(sheet, upper, (x, top), tile)
             _paste_centred(sheet, lower, (x, top + tile + 1), tile)
-            _number(draw, position, (x, top), size)
+            below = (x + tile / 2, top + 2 * tile + 2)
+            draw.text(below, str(position), _FAINT, bundled_font(round(size * 0.8)), anchor="mt")
         y += count * band + margin // 2
     _foot(draw, (margin, height - foot), size)
     return sheet
@@ -307,15 +309,6 @@ def _title(draw: ImageDraw.ImageDraw, row: SheetRow, box: tuple[int, int, int, i
     (font, title), (note_font, note) = _title_texts(row, size)
     draw.text((left, middle), title, _INK, font, anchor="lm")
     draw.text((right, middle), note, _FAINT, note_font, anchor="rm")
-
-
-def _number(draw: ImageDraw.ImageDraw, number: int, corner: tuple[int, int], size: int) -> None:
-    """Write the number of an image into its corner, on a patch of paper that keeps it apart from any picture."""
-    font = bundled_font(max(11, round(size * 0.8)))
-    x, y = corner
-    box = draw.textbbox((x + 3, y + 2), str(number), font)
-    draw.rectangle((x, y, box[2] + 2, box[3] + 2), fill=_PAPER)
-    draw.text((x + 3, y + 2), str(number), _INK, font)
 
 
 def _foot(draw: ImageDraw.ImageDraw, corner: tuple[int, int], size: int) -> None:

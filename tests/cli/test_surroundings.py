@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from ovseg_cli.cli import surroundings
 from ovseg_cli.errors import NoDefaultStoreError
 from ovseg_cli.store import default_store_path
 from tests.cli.conftest import REPOSITORY, Process
@@ -89,7 +88,7 @@ class TestWithoutAHome:
 def test_a_folder_that_was_removed_is_one_ordinary_error(here):
     gone = here / "gone"
     gone.mkdir()
-    command = shlex.join([sys.executable, "-m", "tests.doubles", "segment", "x.png", "-c", "cat"])
+    command = shlex.join([sys.executable, "-m", "ovseg_cli", "segment", "x.png", "-c", "cat"])
     done = subprocess.run(
         ["sh", "-c", f"rmdir {shlex.quote(str(gone))}; {command}"],
         cwd=gone,
@@ -145,14 +144,11 @@ def test_a_run_goes_on_when_nobody_reads_its_remarks(here):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_remarks_that_do_not_fit_on_the_disk_are_dropped(capfd):
-    with open("/dev/full", "wb") as full:
-        stream = surroundings.Remarks(full, encoding="utf-8", line_buffering=True)
-        kept = os.dup(2)
-        try:
-            assert stream.write("a remark\n") == 9
-            stream.flush()
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            stream.detach()
+def test_remarks_that_do_not_fit_on_the_disk_are_dropped():
+    code = (
+        "import sys\nfrom ovseg_cli.cli import surroundings\nsurroundings.prepare()\n"
+        "for _ in range(3):\n    print('a remark', file=sys.stderr, flush=True)\nprint('done')\n"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n")
