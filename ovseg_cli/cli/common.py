@@ -299,7 +299,7 @@ def _usage_errors(*, json: bool) -> Iterator[None]:
         yield
     except typer.TyperException as error:
         error.message = visible(error.message)
-        if json and error.message:
+        if json:
             sys.stdout.write(dump_json(failure_data(error.format_message(), error.exit_code)) + "\n")
         raise
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 
-from ovseg_cli.cli import signals, surroundings
+from ovseg_cli.cli import signals
 
 
 def run() -> None:
     """Run the command line and leave the process with its exit code."""
     signals.install()
+    from ovseg_cli.cli import surroundings
+
     surroundings.prepare()
     # GNU OpenMP's threads spin for long at every barrier, which makes inference with small networks 20 times slower as
     # soon as another process keeps a core busy. So measured: 2-3 times slower then, and a tenth slower when alone.

@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from types import FrameType
 
 _AGAIN = 0.25  # seconds after which an exception that nobody handles is raised again
@@ -32,7 +31,6 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came: the command ends as it does at Ctrl-C, with an exit code of its own."""
 
 
-@dataclass(slots=True)
 class _State:
     """Where this process stands.
 

@@ -201,7 +201,7 @@ class TestCompletion:
                     "COMP_CWORD": str(len(words) - 1),
                 },
             )
-            return process.result().stdout.split("\n")[:-1]
+            return process.result().stdout.split()
 
         return offered
 
