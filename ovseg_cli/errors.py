@@ -10,6 +10,7 @@
     │   └── LabelError              ground truth that cannot be read as asked
     ├── StoreError
     │   ├── StoreNotFoundError
+    │   ├── NoDefaultStoreError     none is named, and there is no home folder for one
     │   ├── StoreVersionError       made by a newer (or too old) ovseg
     │   ├── StoreCorruptError
     │   ├── StoreLockedError        another process is writing
@@ -72,6 +73,10 @@ class StoreError(OvsegError):
 
 class StoreNotFoundError(StoreError):
     """There is no store at this path."""
+
+
+class NoDefaultStoreError(StoreError):
+    """No store is named, and there is no home folder in which the default one could be."""
 
 
 class StoreVersionError(StoreError):

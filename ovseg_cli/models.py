@@ -15,7 +15,7 @@ from ovseg_cli.backbones.sam import SamBackbone
 from ovseg_cli.backbones.vit import VitBackbone
 from ovseg_cli.errors import UsageError, WeightsError
 from ovseg_cli.precision import Precision, choose_precision
-from ovseg_cli.profiles import ExtractorSpec, Profile, Weights, fetch_weights
+from ovseg_cli.profiles import ExtractorSpec, Profile, Weights, require_weights
 
 Backbone = TypeVar("Backbone", ClipBackbone, DiffusionBackbone, SamBackbone, VitBackbone)
 
@@ -32,7 +32,6 @@ class Models:
     Args:
         profile: Which models.
         device: A torch device, already checked (see `load_models`).
-        offline: Never use the network.
         precision: What the networks compute in.
 
     Attributes:
@@ -42,10 +41,9 @@ class Models:
         UsageError: There is no such precision.
     """
 
-    def __init__(self, profile: Profile, device: str, *, offline: bool = False, precision: Precision = "auto") -> None:
+    def __init__(self, profile: Profile, device: str, *, precision: Precision = "auto") -> None:
         self.profile = profile
         self.device = device
-        self.offline = offline
         self.precision = precision
         self.dtype = choose_precision(precision, device)
         self._loaded: dict[tuple[type, Weights], ClipBackbone | DiffusionBackbone | SamBackbone | VitBackbone] = {}
@@ -138,7 +136,7 @@ class Models:
     def _get(self, kind: type[Backbone], weights: Weights) -> Backbone:
         key = (kind, weights)
         if key not in self._loaded:
-            folder = fetch_weights(weights, offline=self.offline)
+            folder = require_weights(weights)
             log.info("Loading %s on %s.", weights.model_id, self.device)
             if kind is DiffusionBackbone:
                 self._loaded[key] = DiffusionBackbone.load(
@@ -219,18 +217,15 @@ def choose_device(device: str = "auto") -> str:
     return device
 
 
-def load_models(
-    profile: Profile, *, device: str = "auto", offline: bool = False, precision: Precision = "auto"
-) -> Models:
+def load_models(profile: Profile, *, device: str = "auto", precision: Precision = "auto") -> Models:
     """The models of a profile, ready to be loaded on a device.
 
     Args:
         profile: Which models.
         device: See `choose_device`.
-        offline: Never use the network.
         precision: See `Precision`.
 
     Raises:
         UsageError: The device or the precision is unknown, or the device is not here.
     """
-    return Models(profile, choose_device(device), offline=offline, precision=precision)
+    return Models(profile, choose_device(device), precision=precision)

@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples" / "pictograms"
 
 @functools.cache
 def mini_models() -> Models:
-    return load_models(get_profile("mini"), device="cpu", offline=True)
+    return load_models(get_profile("mini"), device="cpu")
 
 
 @functools.cache

@@ -32,12 +32,12 @@ QUICK = {"short_side": 96, "windows": ((64, 32), (0, 0))}
 
 @pytest.fixture(scope="module")
 def on_gpu():
-    return load_models(MINI, device="cuda", offline=True)
+    return load_models(MINI, device="cuda")
 
 
 @pytest.fixture(scope="module")
 def exact_on_gpu():
-    return load_models(MINI, device="cuda", offline=True, precision="float32")
+    return load_models(MINI, device="cuda", precision="float32")
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ PICTURE = example_scene(8)[60:180, 100:256]
 
 @pytest.fixture(scope="module")
 def half():
-    return load_models(MINI, device="cpu", offline=True, precision="float16")
+    return load_models(MINI, device="cpu", precision="float16")
 
 
 def own_picture(name):

@@ -79,7 +79,7 @@ def test_every_network_that_sees_pictures_computes_in_the_precision_asked_for(mo
     seen = []
     for kind in (ClipBackbone, DiffusionBackbone, VitBackbone):
         monkeypatch.setattr(kind, "load", lambda folder, *, dtype, **_others: seen.append(dtype))
-    models = Models(MINI, "cpu", offline=True, precision="float16")
+    models = Models(MINI, "cpu", precision="float16")
     _ = models.clip, models.generator, models.vit(extractor_of("vit-key").weights)
     assert seen == [torch.float16] * 3
 
@@ -89,7 +89,7 @@ def test_every_network_that_sees_pictures_computes_in_the_precision_asked_for(mo
 
 def test_a_model_is_loaded_when_it_is_first_needed_and_once(caplog):
     with caplog.at_level(logging.INFO, "ovseg_cli"):
-        models = load_models(MINI, device="cpu", offline=True)
+        models = load_models(MINI, device="cpu")
         assert caplog.records == []
         clip = models.clip
         models.features(extractor_of("clip-key"), random_pictures(1, 32, 32))
@@ -209,7 +209,7 @@ def test_concatenate_leaves_the_finest_map_as_it_is():
 
 
 def test_equal_weights_are_one_model():
-    models = Models(dataclasses.replace(MINI, extractors=MINI.extractors[::-1]), "cpu", offline=True)
+    models = Models(dataclasses.replace(MINI, extractors=MINI.extractors[::-1]), "cpu")
     models.features(extractor_of("clip-key"), random_pictures(1, 32, 32))
     assert len(models._loaded) == 1
     assert models.clip in models._loaded.values()

@@ -66,7 +66,7 @@ def test_wheel_brings_weights_and_migrations_and_works(tmp_path: Path) -> None:
 
 
 def test_readme_names_every_command() -> None:
-    from ovseg_cli.cli.main import app
+    from ovseg_cli.cli.app import app
 
     for command in app.registered_commands:
         assert f"ovseg {command.name}" in README

@@ -136,7 +136,7 @@ def test_other_models_are_refused(store):
     from ovseg_cli.models import load_models
     from ovseg_cli.profiles import get_profile
 
-    other = load_models(get_profile("mini"), device="cpu", offline=True)
+    other = load_models(get_profile("mini"), device="cpu")
     pair = [segmenter(store, "gem"), segmenter(store, "gem", models=other)]
     with pytest.raises(ValueError, match="the same models"):
         segment_together(pair, PICTURES[0])

@@ -63,7 +63,7 @@ class RememberingModels(Models):
     """
 
     def __init__(self, profile: Profile, device: str) -> None:
-        super().__init__(profile, device, offline=True)
+        super().__init__(profile, device)
         self._pictures: dict[object, Generated] = {}
         self._features: dict[object, list[Tensor]] = {}
 

@@ -605,7 +605,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    models = load_models(pack_profile(options.pack), device=options.device, offline=True)
+    models = load_models(pack_profile(options.pack), device=options.device)
     if options.sheet is not None:
         with atomic_path(options.sheet) as part:
             contact_sheet(models).save(part, optimize=True)

@@ -127,7 +127,7 @@ def import_class(
                 skipped + planned, human=lambda: _show_plan(common, plan, profile), quiet=[p["name"] for p in planned]
             )
             return
-        store = stack.enter_context(Store.open(common.options.store, profile=profile, offline=common.options.offline))
+        store = stack.enter_context(Store.open(common.options.store, profile=profile))
         with out.progress() as bars:
             infos = import_classes(store, plan, progress=_progress_teller(bars, "storing", len(plan.take)))
 

@@ -11,18 +11,24 @@ import typer
 from rich.table import Table
 
 from ovseg_cli.cli.common import Common, command
+from ovseg_cli.cli.complete import complete_class
 from ovseg_cli.cli.options import CountOpt, DryRunOpt, ExtractorsOpt, MaskMethodOpt, split_names
 from ovseg_cli.cli.output import Align, ProgressBars, amount, duration, fields, file_size, table
 from ovseg_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from ovseg_cli.backbones.clip import ClipBackbone
     from ovseg_cli.prototypes.build import Progress
     from ovseg_cli.prototypes.support import OwnPicture
     from ovseg_cli.runs.classes import Added, ClassPlan, IfExists
     from ovseg_cli.store import Store
     from ovseg_cli.store.records import ClassInfo, PrototypeKind
 
-NamesArg = Annotated[list[str], typer.Argument(metavar="NAME", help="Class names; quote those of several words.")]
+NewNamesArg = Annotated[list[str], typer.Argument(metavar="NAME", help="Class names; quote those of several words.")]
+NamesArg = Annotated[
+    list[str],
+    typer.Argument(metavar="NAME", autocompletion=complete_class, help="Class names; quote those of several words."),
+]
 
 _STAGES = {"generate": "images", "features": "features", "cluster": "clusters"}
 _TECHNICAL = frozenset(
@@ -58,7 +64,7 @@ def register(app: typer.Typer) -> None:
 
 def add_class(
     common: Common,
-    names: NamesArg,
+    names: NewNamesArg,
     count: CountOpt = None,
     steps: Annotated[
         int | None,
@@ -103,6 +109,9 @@ def add_class(
             show_default=False,
         ),
     ] = None,
+    skip_unmasked: Annotated[
+        bool, typer.Option("--skip-unmasked", help="Leave out pictures without a mask, instead of stopping.")
+    ] = False,
     if_exists: Annotated[
         Literal["error", "skip", "replace", "extend"],
         typer.Option(
@@ -146,9 +155,9 @@ def add_class(
     Generates pictures of the class, cuts the object out of them, and keeps what its pixels look like.
     Each class is stored as a whole or not at all. After Ctrl-C, run the same command with --if-exists skip.
     """
-    from ovseg_cli.runs.classes import plan_classes, unique_names
+    from ovseg_cli.runs.classes import new_names, plan_classes
 
-    unique_names(names)  # a bad name is told before a store is made for it
+    new_names(names)  # a bad name is told before a store is made for it
     settings = {
         "count": count,
         "steps": steps,
@@ -160,7 +169,7 @@ def add_class(
         "parts": parts,
         "extractors": split_names(extractors) or None,
     }
-    pictures = _own_pictures(names, from_images, masks, settings)
+    pictures = _own_pictures(names, from_images, masks, settings, skip_unmasked=skip_unmasked)
     if dry_run:
         _show_plan(common, names, settings, if_exists, pictures)
         return
@@ -169,16 +178,22 @@ def add_class(
         added = build_planned(common, store, plan, settings, pictures)
         status = {name: "extended" if name in plan.extend else "added" for name in plan.build}
         data = [{"name": name, "status": "skipped"} for name in plan.skip] + [
-            {"status": status[made.info.name], "seconds": round(made.seconds, 2), **class_data(made.info)}
+            {
+                "status": status[made.info.name] if made.changed else "skipped",
+                "seconds": round(made.seconds, 2),
+                **class_data(made.info),
+            }
             for made in added
         ]
         common.out.result(data, human=lambda: None, quiet=[made.info.name for made in added])
 
 
 def _own_pictures(
-    names: Sequence[str], folder: Path | None, masks: Path | None, settings: Mapping[str, Any]
+    names: Sequence[str], folder: Path | None, masks: Path | None, settings: Mapping[str, Any], *, skip_unmasked: bool
 ) -> list[OwnPicture] | None:
     """The pictures of `--from-images`; what only generated ones have is refused beside them."""
+    if skip_unmasked and masks is None:
+        raise UsageError("--skip-unmasked belongs to --masks: name the folder of the masks too.")
     if folder is None:
         if masks is not None:
             raise UsageError("--masks belongs to --from-images: name the folder of their pictures too.")
@@ -196,7 +211,7 @@ def _own_pictures(
             raise UsageError(f"{option} has no effect, since {why}. Leave it out.")
     from ovseg_cli.runs.own_pictures import load_pictures
 
-    return load_pictures(names[0], folder, masks)
+    return load_pictures(names[0], folder, masks, skip_unmasked=skip_unmasked)
 
 
 def build_planned(
@@ -215,6 +230,7 @@ def build_planned(
         settings: the fields of `SupportSettings`.
         pictures: the user's own pictures of the one class planned; None to generate them.
     """
+    from ovseg_cli.profiles import require_weights
     from ovseg_cli.runs.classes import add_classes
 
     out = common.out
@@ -223,13 +239,19 @@ def build_planned(
         _say(common, f"{name}: already there, left as it is")
     if not plan.build:
         return made
+    profile = common.profile_of(store)
+    if pictures is None:
+        # What is missing is told now, not after minutes of drawing: features come last.
+        for weights in profile.weights_for(profile.pick_extractors(settings.get("extractors"))):
+            require_weights(weights)
     try:
         with out.progress() as bars:
             tell = _progress_teller(common, bars, len(plan.build))
             # Importing this brings torch: only now is it sure to be needed.
             from ovseg_cli.prototypes.build import SupportSettings
 
-            models = common.load_models(common.profile_of(store))
+            models = common.load_models(profile)
+            _doubt(common, plan, store.class_names(), models.clip)
             for added in add_classes(
                 store, models, plan, SupportSettings(**settings), pictures=pictures, progress=tell
             ):
@@ -243,6 +265,17 @@ def build_planned(
         )
         raise
     return made
+
+
+def _doubt(common: Common, plan: ClassPlan, stored: Sequence[str], clip: ClipBackbone | None) -> None:
+    """Say which names of new classes may be slips, before minutes are spent on them."""
+    from ovseg_cli.prototypes.doubts import near_words
+
+    for name in plan.build:
+        near = near_words(name, stored, clip)
+        if near:
+            meant = " or ".join(map(repr, near))
+            common.out.note(f"{name!r} is no word that ovseg knows, and near {meant}. Did you mean that? It goes on.")
 
 
 def _say(common: Common, text: str) -> None:
@@ -276,11 +309,14 @@ def _progress_teller(common: Common, bars: ProgressBars, classes: int) -> Callab
 
 
 def _added_line(added: Added) -> str:
+    from ovseg_cli.prototypes.kinds import describe_source
+
     info = added.info
     again = f" ({info.rejected} made again)" if info.rejected else ""
     return (
         f"{info.name}: {amount(info.support_count, 'image')}{again}, "
-        f"{amount(sum(info.prototype_counts.values()), 'prototype')}, {duration(added.seconds)}"
+        f"{amount(sum(info.prototype_counts.values()), 'prototype')}, "
+        f"{info.kind} {describe_source(info.kind_source)}, {duration(added.seconds)}"
     )
 
 
@@ -297,12 +333,14 @@ def _show_plan(
 
     store = common.find_store()
     if store is None:
-        profile = resolve_profile(common.options.profile, offline=common.options.offline)
-        plan = plan_classes(None, names, if_exists)
+        profile = resolve_profile(common.options.profile)
+        plan, stored = plan_classes(None, names, if_exists), []
     else:
         with store:
             profile = get_profile(store.profile_name)
             plan = plan_classes(store, names, if_exists)
+            stored = store.class_names()
+    _doubt(common, plan, stored, None)
     from ovseg_cli.prototypes.build import SupportSettings, plan_class
 
     asked = SupportSettings(**settings)
@@ -412,7 +450,7 @@ def class_data(info: ClassInfo) -> dict[str, Any]:
 
 def show_class(
     common: Common,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The class.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_class, help="The class.")],
     contact_sheet: Annotated[
         Path | None,
         typer.Option(
@@ -455,9 +493,11 @@ def show_class(
         out.line()
         out.show(_prototype_table(info))
         if sheet is not None:
-            out.line(f"\ncontact sheet: {sheet}", copyable=True)
+            out.line()
+            out.line(f"contact sheet: {sheet}", copyable=True)
         elif supports:
-            out.hint(f"\nsupport images: {supports[0].image_path.parent}", copyable=True)
+            out.hint("")
+            out.hint(f"support images: {supports[0].image_path.parent}", copyable=True)
 
     out.result(data, human=human, quiet=[] if sheet is None else [sheet])
 

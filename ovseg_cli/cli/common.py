@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import logging
 import os
 import re
 import sys
+import tempfile
 import typing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +25,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ovseg_cli.cli.output import Output, set_up_logging, silence_stdout
+from ovseg_cli.cli import signals
+from ovseg_cli.cli.complete import complete_profile
+from ovseg_cli.cli.output import Output, dump_json, failure_data, set_up_logging, silence_stdout
+from ovseg_cli.cli.signals import Terminated
+from ovseg_cli.cli.visible import visible
 from ovseg_cli.errors import OvsegError, StoreNotFoundError
 from ovseg_cli.files.discovery import expanded
 from ovseg_cli.precision import PRECISIONS, Precision
@@ -99,7 +105,23 @@ class Common:
         """
         from ovseg_cli.store import Store
 
-        return Store.open(self.options.store, profile=self.options.profile, create=create, offline=self.options.offline)
+        return Store.open(self.options.store, profile=self.options.profile, create=create)
+
+    @contextmanager
+    def store_for_planning(self) -> Iterator[Store]:
+        """The store, or a passing one where there is none: who only plans makes no store."""
+        from ovseg_cli.store import Store
+
+        found = self.find_store()
+        if found is not None:
+            with found:
+                yield found
+            return
+        with (
+            tempfile.TemporaryDirectory(prefix="ovseg-plan-") as folder,
+            Store.open(folder, profile=self.options.profile) as passing,
+        ):
+            yield passing
 
     def find_store(self, *, any_profile: bool = False) -> Store | None:
         """The store if there is one; a command that only reads makes none.
@@ -129,9 +151,7 @@ class Common:
         """
         from ovseg_cli.models import load_models
 
-        return load_models(
-            profile, device=self.device, offline=self.options.offline, precision=precision or self.precision
-        )
+        return load_models(profile, device=self.device, precision=precision or self.precision)
 
 
 # ---------------------------------------------------------------------- the global options, once
@@ -196,6 +216,7 @@ def _global_parameters(*, root: bool) -> list[inspect.Parameter]:
                 "--profile",
                 env="OVSEG_PROFILE",
                 metavar="NAME",
+                autocompletion=complete_profile,
                 help="The model set of a new store: see `ovseg profiles`.",
             ),
             None,
@@ -220,7 +241,7 @@ def _global_parameters(*, root: bool) -> list[inspect.Parameter]:
             ),
             None,
         ),
-        "offline": (option(bool, "--offline", help="Never ask the model hub."), False),
+        "offline": (option(bool, "--offline", help="Never ask the model hub, which only pull does."), False),
         "json": (option(bool, "--json", help="Print one JSON document on stdout."), False),
         "quiet": (option(bool, "--quiet", "-q", help="Print bare values only, no progress."), False),
         "verbose": (
@@ -252,10 +273,6 @@ def _take_globals(values: dict[str, Any]) -> Globals:
 # ---------------------------------------------------------------------- commands
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came: the command ends as it does at Ctrl-C, with an exit code of its own."""
-
-
 @contextmanager
 def _quiet_pipe() -> Iterator[None]:
     """Make help into a closed pipe (`ovseg --help | head`) a quiet success; rich would exit with 1."""
@@ -275,8 +292,34 @@ def _without_flag_types(parameters: list[Any]) -> list[Any]:
     return parameters
 
 
+@contextmanager
+def _usage_errors(*, json: bool) -> Iterator[None]:
+    """Show what was typed as it can be shown when the parser complains, and with `--json` as JSON too."""
+    try:
+        yield
+    except typer.TyperException as error:
+        error.message = visible(error.message)
+        if json:
+            sys.stdout.write(dump_json(failure_data(error.format_message(), error.exit_code)) + "\n")
+        raise
+
+
 class OvsegCommand(TyperCommand):
     """A command of ovseg."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line; an option that has one value may not be given two.
+
+        Raises:
+            typer.BadParameter: it is.
+        """
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter in typing.cast("list[Any]", given):
+            single = parameter.param_type_name == "option" and parameter.rich_help_panel != PANEL
+            single = single and not (parameter.multiple or parameter.is_flag or parameter.count)
+            if single and given.count(parameter) > 1:
+                raise typer.BadParameter("is given more than once; name one value.", ctx=ctx, param=parameter)
+        return super().parse_args(ctx, args)
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters, --help included."""
@@ -290,6 +333,19 @@ class OvsegCommand(TyperCommand):
 
 class OvsegGroup(TyperGroup):
     """The root command of ovseg."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Read what stands before the command's name."""
+        json = "--json" in itertools.takewhile(lambda arg: arg != "--", args)
+        with _usage_errors(json=json):
+            ctx = super().make_context(info_name, args, parent, **extra)
+        ctx.meta["ovseg.json"] = json
+        return ctx
+
+    def invoke(self, ctx: Any) -> Any:
+        """Read the rest, and run the command."""
+        with _usage_errors(json=ctx.meta["ovseg.json"]):
+            return super().invoke(ctx)
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters, --help and those for completion included."""
@@ -344,7 +400,8 @@ def command(
             before = ctx.obj if isinstance(ctx.obj, Globals) else Globals()
             options = before.merged(_take_globals(values))
             common = _begin(options)
-            with _endings(common.out):
+            with signals.working(), _endings(common.out):
+                _require_current_folder()
                 # A shell leaves the ~ of '~/x' and of --gt=~/x alone.
                 given = {name: expanded(value) if isinstance(value, Path) else value for name, value in values.items()}
                 function(common, **given)
@@ -417,19 +474,33 @@ def _endings(out: Output) -> Iterator[None]:
         silence_stdout()
         raise typer.Exit(0) from None
     except Terminated:
-        out.error("terminated")
+        out.failure("terminated", 143)
         raise typer.Exit(143) from None
     except KeyboardInterrupt:
-        out.error("interrupted")
+        out.failure("interrupted", 130)
         raise typer.Exit(130) from None
     except OvsegError as error:
         if debug:
             out.stderr.print_exception()
-        out.error(str(error))
+        out.failure(str(error), error.exit_code)
         raise typer.Exit(error.exit_code) from None
     except Exception as error:
         if debug:
             out.stderr.print_exception()
         logging.getLogger("ovseg_cli").debug("unexpected error", exc_info=error)
-        out.error(f"unexpected {type(error).__name__}: {error}. Set OVSEG_DEBUG=1 for the whole story.")
+        out.failure(f"unexpected {type(error).__name__}: {error}. Set OVSEG_DEBUG=1 for the whole story.", 1)
         raise typer.Exit(1) from None
+
+
+def _require_current_folder() -> None:
+    """Refuse to work in a folder that was removed: paths mean nothing there, and torch's libraries cannot be loaded.
+
+    Raises:
+        OvsegError: it was.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise OvsegError(
+            "The current folder is gone. Change to one that is there, and run the command again."
+        ) from None

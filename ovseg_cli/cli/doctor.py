@@ -12,7 +12,7 @@ import typer
 
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.output import amount, fields, file_size
-from ovseg_cli.errors import OvsegError, StoreCorruptError, StoreVersionError
+from ovseg_cli.errors import NoDefaultStoreError, OvsegError, StoreCorruptError, StoreVersionError
 
 if TYPE_CHECKING:
     from ovseg_cli.store import Store
@@ -83,6 +83,9 @@ def _section(common: Common, title: str) -> None:
 
 def _store_lines(store: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """The state of the store for a person."""
+    if store["path"] is None:
+        yield "state", "none is named, and this user has no home for the default one; name one with --store DIR"
+        return
     yield "path", store["path"]
     if not store["exists"]:
         yield "state", "not made yet; ovseg add-class NAME makes it"
@@ -150,6 +153,8 @@ def _store_health(common: Common) -> dict[str, Any]:
             return {"path": _default_path(common), "exists": False, "healthy": True, "problems": []}
         with store:
             return _examine(store)
+    except NoDefaultStoreError:
+        return {"path": None, "exists": False, "healthy": True, "problems": []}
     except OvsegError as error:
         states: dict[type[OvsegError], str] = {StoreVersionError: "of another version", StoreCorruptError: "damaged"}
         state = states.get(type(error), "not usable")

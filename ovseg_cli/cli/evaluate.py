@@ -11,14 +11,15 @@ import typer
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.options import BackgroundOpt, ClassesOpt, LabelMapOpt, split_names
 from ovseg_cli.cli.output import amount, percent, table
-from ovseg_cli.cli.segment import plan_segmentation, run_segmentation
-from ovseg_cli.errors import LabelError, NoInputError, OvsegError, UsageError
+from ovseg_cli.cli.segment import EXIT_SOME_FAILED, plan_segmentation, run_segmentation
+from ovseg_cli.errors import LabelError, NoDefaultStoreError, NoInputError, OvsegError, UsageError
 
 if TYPE_CHECKING:
     from ovseg_cli.evaluation.report import Report
     from ovseg_cli.runs.evaluate import Predictions
 
 EXIT_BELOW = 4
+_FORMS = ("", ".json", ".csv", ".md")
 _MOST_NAMED = 3
 
 
@@ -29,7 +30,7 @@ def register(app: typer.Typer) -> None:
         "eval",
         examples=(
             "ovseg eval --gt labels/",
-            "ovseg eval --gt labels/ --pred ovseg-out -o report.json",
+            "ovseg eval --gt labels/ --pred ovseg-out -o report.csv",
             "ovseg eval --gt labels/ --images photos/ -c cat,dog --fail-under 0.45",
         ),
     )(evaluate)
@@ -62,7 +63,9 @@ def evaluate(
     background: BackgroundOpt = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write the report as JSON.", show_default=False),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write the report: .json, .csv or .md.", show_default=False
+        ),
     ] = None,
     fail_under: Annotated[
         float | None,
@@ -79,10 +82,13 @@ def evaluate(
     """Score label maps against ground truth.
 
     Gives IoU per class, mIoU and pixel accuracy. Without --pred and --images, the last run is scored.
-    Ground truth and label maps are paired by file name and their ids by class name. Exit code 4: --fail-under.
+    Ground truth and label maps are paired by file name and their ids by class name.
+    Exit code 3: some labelled pictures have no prediction; 4: --fail-under.
     """
-    from ovseg_cli.files.atomic import write_json
     from ovseg_cli.runs.evaluate import predictions_in
+
+    if output is not None and output.suffix.lower() not in _FORMS:
+        raise UsageError(f"A report is written as .json, .csv or .md, and {str(output)!r} is none of them.")
 
     if pred is not None and images is not None:
         raise UsageError("--pred and --images exclude each other: name label maps, or pictures to segment.")
@@ -101,7 +107,7 @@ def evaluate(
         report = _score(common, found, gt, label_map, ignore)
     data = report.to_dict()
     if output is not None:
-        write_json(output, data)
+        _write(report, output)
     common.out.result(data, human=lambda: show_report(common, report, output), quiet=[_figure(report.miou)])
     for warning in report.warnings:
         common.out.warning(warning)
@@ -113,6 +119,27 @@ def evaluate(
     if fail_under is not None and (report.miou is None or report.miou < fail_under):
         common.out.error(f"the mIoU {_figure(report.miou)} is below --fail-under {fail_under:g}")
         raise typer.Exit(EXIT_BELOW)
+    if report.missing:
+        count = len(report.missing)
+        common.out.error(
+            f"{count} of {report.images + count} labelled pictures have no prediction and are left out, so the figures "
+            f"are those of the other {report.images}. Segment the missing ones too, or score the others' labels alone."
+        )
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _write(report: Report, target: Path) -> None:
+    """Write a report in the form that the file's name says; JSON when it says none."""
+    from ovseg_cli.evaluation.tables import as_csv, as_markdown
+    from ovseg_cli.files.atomic import write_json, write_text
+
+    suffix = target.suffix.lower()
+    if suffix == ".csv":
+        write_text(target, as_csv(report))
+    elif suffix == ".md":
+        write_text(target, as_markdown(report))
+    else:
+        write_json(target, report.to_dict())
 
 
 def _last_run(common: Common, names: tuple[str, ...], background: bool | None) -> Predictions:
@@ -158,15 +185,18 @@ def _score_images(
     """Segment into a folder that is thrown away, then score."""
     from ovseg_cli.choices import SegmentOptions
     from ovseg_cli.runs.evaluate import predictions_in
+    from ovseg_cli.runs.plan import find_images
 
     with tempfile.TemporaryDirectory(prefix="ovseg-eval-") as scratch:
         output = Path(scratch) / "ovseg-out"
+        found = find_images([str(images)], output)  # complains now, not after a store is made
         with common.open_store() as store:
             plan = plan_segmentation(
                 common,
                 store,
                 [str(images)],
                 output,
+                images=found,
                 classes=names,
                 options=SegmentOptions(background=background is not False),
             )
@@ -183,6 +213,8 @@ def _record(common: Common, run_id: str | None, data: dict[str, Any]) -> None:
         if store is not None:
             with store:
                 store.record_evaluation(run_id, data)
+    except NoDefaultStoreError:
+        return
     except OvsegError as error:
         common.out.warning(f"the evaluation was not recorded: {error}")
 

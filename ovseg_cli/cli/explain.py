@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovseg_cli.cli.common import Common, command
+from ovseg_cli.cli.complete import complete_method
 from ovseg_cli.cli.options import (
     BackgroundOpt,
     ClassesOpt,
@@ -87,6 +88,7 @@ def explain(
         typer.Option(
             "--method",
             metavar="METHOD",
+            autocompletion=complete_method,
             help="auto, prototype, or one of CLIP's patches: maskclip, clipsurgery, sclip, clearclip, naclip, gem, "
             "proxyclip.",
             show_default=False,
@@ -118,6 +120,7 @@ def explain(
     from ovseg_cli.choices import resolve_method
     from ovseg_cli.explain import HOW_CHOSEN, Explainer, as_data, draw
     from ovseg_cli.files.atomic import write_image
+    from ovseg_cli.files.colours import for_display
     from ovseg_cli.files.images import open_image
     from ovseg_cli.methods.catalogue import check_explained
     from ovseg_cli.runs.segment import labelmap_of
@@ -169,7 +172,8 @@ def explain(
         present = list(entry.kept or ()) if entry is not None and entry.kept_by == "image-classes" else None
         segmentation, explanations = Explainer(segmenter, store).explain(picture, points or None, present)
     was = None if run is None or manifest is None else _labels_of_run(common, run, manifest, image, entry, explanations)
-    sheet = draw(picture, segmentation.ids, labelmap_of(asked.names), explanations, note="" if points else HOW_CHOSEN)
+    labels = for_display(labelmap_of(asked.names))
+    sheet = draw(picture, segmentation.ids, labels, explanations, note="" if points else HOW_CHOSEN)
     write_image(target, sheet)
     data = {
         "image": str(image),

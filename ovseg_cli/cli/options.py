@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ovseg_cli.cli.complete import complete_classes
+
 if TYPE_CHECKING:
     from ovseg_cli.choices import SegmentOptions
     from ovseg_cli.files.class_file import ClassFile
+
+WITH_PROTOTYPES = "With prototypes"
+WITH_WORDS = "With words"
+PICTURES = "How pictures are worked at"
+RUNNING = "Running"
 
 ClassesOpt = Annotated[
     list[str] | None,
@@ -18,6 +25,7 @@ ClassesOpt = Annotated[
         "--classes",
         "-c",
         metavar="NAMES",
+        autocompletion=complete_classes,
         help="Class names, separated by commas; may be given several times.",
         show_default=False,
     ),
@@ -36,6 +44,7 @@ PrefilterOpt = Annotated[
     bool | None,
     typer.Option(
         "--prefilter/--no-prefilter",
+        rich_help_panel=WITH_PROTOTYPES,
         help="With prototypes: whether CLIP first rules out classes that a picture does not show. "
         "(default: the profile's)",
         show_default=False,
@@ -58,6 +67,7 @@ StuffFilterOpt = Annotated[
     bool | None,
     typer.Option(
         "--stuff-filter/--no-stuff-filter",
+        rich_help_panel=WITH_PROTOTYPES,
         help="With prototypes: whether what looks like stuff is left out of the background of things. "
         "(default: it is, when stuff is asked for)",
         show_default=False,
@@ -69,6 +79,7 @@ ExtractorsOpt = Annotated[
     typer.Option(
         "--extractors",
         metavar="NAMES",
+        rich_help_panel=WITH_PROTOTYPES,
         help="Feature extractors, separated by commas: see ovseg profiles. (default: the profile's)",
         show_default=False,
     ),
@@ -89,6 +100,7 @@ PrototypesOpt = Annotated[
     typer.Option(
         "--prototypes",
         metavar="KINDS",
+        rich_help_panel=WITH_PROTOTYPES,
         help="Which prototypes are matched: mean, instance, part. (default: all)",
         show_default=False,
     ),
@@ -98,6 +110,7 @@ RefineOpt = Annotated[
     Literal["none", "pamr"] | None,
     typer.Option(
         "--refine",
+        rich_help_panel=PICTURES,
         help="Let the scores follow the picture's edges: pamr (Araslanov and Roth, 2020). "
         "(default: the method's, pamr with naclip and none elsewhere)",
         show_default=False,
@@ -111,7 +124,9 @@ CountOpt = Annotated[
     ),
 ]
 
-DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+DryRunOpt = Annotated[
+    bool, typer.Option("--dry-run", rich_help_panel=RUNNING, help="Say what would be done, and do nothing.")
+]
 
 LabelMapOpt = Annotated[
     Path | None,

@@ -1,30 +1,49 @@
-"""The one place that writes to the terminal: stdout carries data, stderr everything else."""
+"""The one place that writes to the terminal: stdout carries data, stderr everything else.
+
+Whatever is written for people shows control and direction characters instead of sending them (`visible`): texts where
+they are put together, so that they are measured as they are shown, and all else on its way out of a `SafeConsole`.
+JSON escapes them. The bare values of `-q` are for other programs, byte for byte, unless a terminal shows them.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
 import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
+from ovseg_cli.cli.surroundings import silence
+from ovseg_cli.cli.visible import escaped, visible
 from ovseg_cli.errors import UsageError
 
 Mode = Literal["human", "json", "quiet"]
 Align = Literal["left", "right"]
 
 
-class DataConsole(Console):
+class SafeConsole(Console):
+    """A console that sends no control or direction characters but its own."""
+
+    def _render_buffer(self, buffer: Iterable[Segment]) -> str:
+        # Every print, bar and traceback ends here, with the console's own control codes told apart.
+        return super()._render_buffer(
+            segment if segment.control else Segment(visible(segment.text, lines=True), segment.style)
+            for segment in buffer
+        )
+
+
+class DataConsole(SafeConsole):
     """A console for stdout that leaves a closed pipe (`| head`) to the caller instead of exiting with 1."""
 
     def on_broken_pipe(self) -> NoReturn:
@@ -47,10 +66,11 @@ class Output:
     stdout: Console = field(init=False)
     stderr: Console = field(init=False)
     _live: Progress | None = field(init=False, default=None)
+    _answered: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.stdout = DataConsole(highlight=False, markup=False, emoji=False)
-        self.stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self.stderr = SafeConsole(stderr=True, highlight=False, markup=False, emoji=False)
 
     # ------------------------------------------------------------------ data, on stdout
 
@@ -62,13 +82,27 @@ class Output:
             human: prints the same for a person, with `line` and `table`.
             quiet: the bare values that `-q` prints, one per line.
         """
+        self._answered = True
         if self.mode == "json":
             self.stdout.file.write(dump_json(data, self.stdout.encoding) + "\n")
         elif self.mode == "quiet":
             for value in quiet:
-                self.stdout.file.write(f"{value}\n")
+                self._bare(str(value))
         else:
             human()
+
+    def _bare(self, value: str) -> None:
+        """Write a value as it is, whatever bytes a file name is made of; on a terminal, as it can be shown."""
+        file = self.stdout.file
+        if file.isatty():
+            value = visible(value)
+        elif not value.isascii() and hasattr(file, "buffer") and hasattr(file, "encoding"):
+            with suppress(UnicodeEncodeError):
+                line = f"{value}\n".encode(file.encoding, "surrogateescape")
+                file.flush()
+                file.buffer.write(line)
+                return
+        file.write(f"{value}\n")
 
     def line(self, *parts: str | Text | tuple[str, str], copyable: bool = False) -> None:
         """Print one sentence for a person.
@@ -78,7 +112,7 @@ class Output:
             copyable: leave the wrapping to the terminal, so that a path can be copied in one piece.
         """
         with self._bars_aside():
-            _print(self.stdout, Text.assemble(*parts), copyable=copyable)
+            _print(self.stdout, Text.assemble(*map(_part, parts)), copyable=copyable)
 
     def show(self, renderable: RenderableType) -> None:
         """Print a table or any other rich renderable for a person."""
@@ -107,12 +141,12 @@ class Output:
             copyable: leave the wrapping to the terminal, so that a command can be copied in one piece.
         """
         if self.mode == "human":
-            _print(self.stderr, Text(text, style="dim"), copyable=copyable)
+            _print(self.stderr, Text(visible(text), style="dim"), copyable=copyable)
 
     def log(self, text: str) -> None:
         """Say how far the work is, on a line of its own; nothing where progress bars do, or in a mode for scripts."""
         if self.mode == "human" and not self.stderr.is_terminal:
-            _print(self.stderr, Text(text))
+            _print(self.stderr, Text(visible(text)))
 
     def note(self, text: str) -> None:
         """Say something about the result that no reader of it should miss."""
@@ -126,8 +160,22 @@ class Output:
         """Say why the command stops; one line."""
         self._remark("error", "red", text)
 
+    def failure(self, text: str, code: int) -> None:
+        """Say why the command stops, and with which exit code.
+
+        With `--json`, stdout has it too, unless it has the result already: one document is all that a reader expects.
+
+        Args:
+            text: what is wrong, and behind the first sentence what to do about it.
+            code: the exit code.
+        """
+        self.error(text)
+        if self.mode == "json" and not self._answered:
+            self.result(failure_data(text, code), human=lambda: None)
+
     def _remark(self, label: str, style: str, text: str) -> None:
-        one_line = " ".join(str(text).split())
+        # Line breaks and tabs of messages become spaces: what they join reads on.
+        one_line = visible(" ".join(re.split(r"[ \t\r\n]+", str(text).strip())))
         _print(self.stderr, Text.assemble((f"{label}: ", f"bold {style}"), one_line))
 
     # ------------------------------------------------------------------ a person at the keyboard
@@ -149,7 +197,7 @@ class Output:
         """
         if not self.interactive:
             raise UsageError(f"This needs a confirmation and nobody can be asked here: add {instead}.")
-        return typer.confirm(question, err=True)
+        return typer.confirm(visible(question), err=True)
 
     @contextmanager
     def progress(self) -> Iterator[ProgressBars]:
@@ -288,7 +336,7 @@ class ConsoleLogHandler(logging.Handler):
         elif record.levelno >= logging.WARNING:
             self.out.warning(message)
         else:
-            _print(self.out.stderr, Text(message, style="dim"))
+            _print(self.out.stderr, Text(visible(message, lines=True), style="dim"))
 
 
 def _print(console: Console, text: Text, *, copyable: bool = False) -> None:
@@ -308,13 +356,8 @@ def set_up_logging(out: Output) -> None:
 
 def silence_stdout() -> None:
     """Point stdout at nothing, so that the interpreter's last flush into a closed pipe cannot fail."""
-    try:
-        descriptor = sys.stdout.fileno()
-    except (OSError, ValueError):  # replaced by an object without a file, as test runners do
-        return
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, descriptor)
-    os.close(devnull)
+    with suppress(OSError, ValueError):  # replaced by an object without a file, as test runners do
+        silence(sys.stdout.fileno())
 
 
 def table(*columns: tuple[str, Align], rows: Iterable[Sequence[str | Text]]) -> Table:
@@ -325,7 +368,7 @@ def table(*columns: tuple[str, Align], rows: Iterable[Sequence[str | Text]]) -> 
         overflow: Literal["fold", "ellipsis"] = "fold" if align == "left" else "ellipsis"
         grid.add_column(Text(title), justify=align, overflow=overflow, no_wrap=align == "right")
     for row in rows:
-        grid.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+        grid.add_row(*(cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row))
     return grid
 
 
@@ -335,14 +378,27 @@ def fields(rows: Iterable[tuple[str, str]]) -> Table:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in rows:
-        grid.add_row(Text(name), Text(value))
+        grid.add_row(Text(visible(name)), Text(visible(value)))
     return grid
 
 
+def _part(part: str | Text | tuple[str, str]) -> str | Text | tuple[str, str]:
+    """A part of a line with its control characters made visible; one that is styled already is left to the console."""
+    if isinstance(part, tuple):
+        return visible(part[0]), part[1]
+    return part if isinstance(part, Text) else visible(part)
+
+
+def failure_data(text: str, code: int) -> dict[str, Any]:
+    """Why a command failed, as `--json` prints it: the whole message, and what it says to do about it."""
+    _, _, hint = text.partition(". ")
+    return {"error": text, "hint": hint or None, "exit_code": code}
+
+
 def dump_json(data: Any, encoding: str = "utf-8") -> str:
-    """`data` as indented JSON; escapes letters only where the stream could not carry them."""
+    """`data` as indented JSON; escapes letters only where the stream could not carry them, and what acts on one."""
     ascii_only = encoding.lower().replace("-", "") not in {"utf8", "utf16", "utf32"}
-    return json.dumps(data, indent=2, ensure_ascii=ascii_only, allow_nan=False, default=str)
+    return escaped(json.dumps(data, indent=2, ensure_ascii=ascii_only, allow_nan=False, default=str))
 
 
 def duration(seconds: float) -> str:

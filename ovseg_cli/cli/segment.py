@@ -12,7 +12,11 @@ import typer
 from rich.text import Text
 
 from ovseg_cli.cli.common import Common, command
+from ovseg_cli.cli.complete import complete_method
 from ovseg_cli.cli.options import (
+    PICTURES,
+    RUNNING,
+    WITH_WORDS,
     BackgroundOpt,
     ClassesOpt,
     DryRunOpt,
@@ -30,6 +34,7 @@ from ovseg_cli.errors import UnknownClassError, UsageError
 
 if TYPE_CHECKING:
     from ovseg_cli.choices import MethodChoice, SegmentOptions
+    from ovseg_cli.files.discovery import InputImage
     from ovseg_cli.files.image_classes import ImageClasses
     from ovseg_cli.profiles import Profile
     from ovseg_cli.runs.plan import Plan
@@ -66,6 +71,7 @@ def segment(
         typer.Option(
             "--method",
             metavar="METHOD",
+            autocompletion=complete_method,
             help="prototype, hybrid, a method that reads words (gem, sclip, cliper, ...: see ovseg methods), or auto: "
             "prototypes if all classes have them, hybrid if some have, else the profile's best.",
         ),
@@ -94,6 +100,15 @@ def segment(
             show_default=False,
         ),
     ] = None,
+    background_line: Annotated[
+        Literal["named", "first"],
+        typer.Option(
+            "--background-line",
+            rich_help_panel=WITH_WORDS,
+            help="Which line of the class file lists words for none of the classes: one that begins with background, "
+            "or the first, as in published files of Pascal VOC.",
+        ),
+    ] = "named",
     image_classes: Annotated[
         Path | None,
         typer.Option(
@@ -109,6 +124,7 @@ def segment(
         typer.Option(
             "--synonym",
             metavar="CLASS=WORD",
+            rich_help_panel=WITH_WORDS,
             help="With words: another word for a class; may be given several times.",
             show_default=False,
         ),
@@ -117,6 +133,7 @@ def segment(
         str | None,
         typer.Option(
             "--settings",
+            rich_help_panel=WITH_WORDS,
             metavar="DATASET",
             help="With words: the method's published settings for voc21, voc20, context60, context59, coco-object, "
             "coco-stuff, ade150 or cityscapes; other options take the place of single ones. (default: voc21, or "
@@ -128,6 +145,7 @@ def segment(
         Literal["single", "short", "car", "imagenet", "imagenet-scene"] | None,
         typer.Option(
             "--templates",
+            rich_help_panel=WITH_WORDS,
             help="With words: the prompts that each is read in: 1, 7, 15, 80 or 85. (default: the method's)",
             show_default=False,
         ),
@@ -137,6 +155,7 @@ def segment(
         typer.Option(
             "--logit-scale",
             metavar="X",
+            rich_help_panel=WITH_WORDS,
             help="With words: how sharply they compete. (default: the method's)",
             show_default=False,
         ),
@@ -146,6 +165,7 @@ def segment(
         typer.Option(
             "--short-side",
             metavar="N",
+            rich_help_panel=PICTURES,
             help="Pixels of the short side that pictures are worked at. (default: the method's)",
             show_default=False,
         ),
@@ -155,17 +175,30 @@ def segment(
         typer.Option(
             "--windows",
             metavar="SIZE/STRIDE",
+            rich_help_panel=PICTURES,
             help="Sliding windows of that size in pixels, or whole; may be given several times. "
             "(default: the method's)",
             show_default=False,
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Make everything again; also to change the classes of a folder.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            rich_help_panel=RUNNING,
+            help="Make everything again; also to change the classes of a folder.",
+        ),
     ] = False,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, metavar="N", help="Only the first N pictures.", show_default=False),
+        typer.Option(
+            "--limit",
+            min=1,
+            metavar="N",
+            rich_help_panel=RUNNING,
+            help="Only the first N pictures.",
+            show_default=False,
+        ),
     ] = None,
     batch: Annotated[
         int | None,
@@ -174,13 +207,15 @@ def segment(
             min=1,
             max=1024,
             metavar="N",
+            rich_help_panel=RUNNING,
             help="Pictures of one size that are segmented together. (default: 8 on a GPU, 1 on a CPU)",
             show_default=False,
         ),
     ] = None,
     dry_run: DryRunOpt = False,
     fail_fast: Annotated[
-        bool, typer.Option("--fail-fast", help="Stop at the first picture that cannot be read.")
+        bool,
+        typer.Option("--fail-fast", rich_help_panel=RUNNING, help="Stop at the first picture that cannot be read."),
     ] = False,
 ) -> None:
     """Name every pixel of a picture, or of many.
@@ -190,17 +225,28 @@ def segment(
     Exit code 3: finished, but some pictures could not be read.
     """
     from ovseg_cli.choices import check_method
+    from ovseg_cli.runs.plan import find_images
 
-    check_method(method)  # before a store is made for it
+    # What is wrong with the request itself is told before a store is made for it.
+    images = find_images(inputs, output)
+    check_method(method)
     names = split_names(classes)
     listed = None
+    if background_line != "named" and class_file is None:
+        raise UsageError("--background-line belongs to --class-file: name the file too.")
     if class_file is not None:
         if names:
             raise UsageError("--class-file and --classes exclude each other: name the classes in one place.")
         from ovseg_cli.files.class_file import read_class_file
+        from ovseg_cli.files.labels import is_background
 
-        listed = read_class_file(class_file)
+        listed = read_class_file(class_file, first_is_background=background_line == "first")
         names = listed.classes
+        if listed.background is not None and all(map(is_background, listed.background)):
+            common.out.note(
+                f"{class_file} has a line {listed.background[0]!r} without words, so that one word stands for what is "
+                "none of the classes, in place of the profile's own. Leave the line out to keep those."
+            )
     shown = None
     if image_classes is not None:
         from ovseg_cli.files.image_classes import read_image_classes
@@ -222,12 +268,13 @@ def segment(
         synonyms=synonyms,
         listed=listed,
     )
-    with common.open_store() as store:
+    with common.open_store() if not dry_run else common.store_for_planning() as store:
         plan = plan_segmentation(
             common,
             store,
             inputs,
             output,
+            images=images,
             classes=names,
             method=method,
             options=options,
@@ -284,6 +331,7 @@ def plan_segmentation(
     inputs: Sequence[str],
     output: Path,
     *,
+    images: Sequence[InputImage] | None = None,
     classes: Sequence[str] = (),
     method: str = "auto",
     options: SegmentOptions | None = None,
@@ -316,7 +364,7 @@ def plan_segmentation(
         raise UsageError(f"{image_classes.path} names no class. Name what to look for with --classes.")
     if not names:
         raise UsageError(
-            f"The store {store.path} has no classes yet: name what to look for with --classes, "
+            "The store has no classes yet: name what to look for with --classes, "
             "or make classes with ovseg add-class NAME."
         )
     try:
@@ -344,7 +392,7 @@ def plan_segmentation(
         explain=explain,
         image_classes=image_classes,
     )
-    plan = plan_run(inputs, output, request, overwrite=overwrite, limit=limit)
+    plan = plan_run(inputs, output, request, images=images, overwrite=overwrite, limit=limit)
     if choice.asked == "auto" and choice.missing:
         common.out.note(
             f"no prototypes for {listed_names(choice.missing)}: {_instead(choice, profile)}."

@@ -9,7 +9,8 @@
     sofa
 
 The first word of a line is the class, the others are synonyms. Words are separated by semicolons (as ProxyCLIP has
-it); in a file without any semicolon, by commas (as SCLIP has it). A line whose first word is "background" lists what
+it); in a file without any semicolon, by commas (as SCLIP has it). Of several lines with the same class (the 847 classes
+of ADE20K have some), the first counts. A line whose first word is "background" lists what
 is none of the classes; alone, as in the published files of Pascal Context, it stands for that one word.
 """
 
@@ -23,7 +24,7 @@ from pathlib import Path
 from ovseg_cli.errors import ClassNameError, UsageError
 from ovseg_cli.files.labels import is_background
 from ovseg_cli.files.text import read_text
-from ovseg_cli.store.names import class_key, normalise_class_name, shown_name
+from ovseg_cli.store.names import class_key, listed_names, normalise_class_name, short_name, shown_name
 
 MANY_WORDS = 10
 """Words in the first line from which it is rather the background than a class (published: 17 to 26, and up to 8)."""
@@ -59,14 +60,15 @@ def read_class_file(path: str | Path, *, first_is_background: bool = False) -> C
         left to `ovseg_cli.methods.words.make_vocabulary`.
 
     Raises:
-        UsageError: The file is missing, not text, names no class, names a class or the background twice, or has a line
-            that begins with a separator.
+        UsageError: The file is missing, not text, names no class, has two lines for the background, or a line that
+            begins with a separator.
         ClassNameError: The first word of a line cannot be a class. Both name the file and the line.
     """
     path = Path(path)
     classes: dict[str, tuple[int, str]] = {}
     synonyms: dict[str, tuple[str, ...]] = {}
     background: tuple[str, ...] | None = None
+    repeated: list[str] = []
     for position, (number, name, others) in enumerate(_lines(path)):
         first_line = position == 0
         if is_background(name) or (first_line and first_is_background):
@@ -78,22 +80,28 @@ def read_class_file(path: str | Path, *, first_is_background: bool = False) -> C
             stored = normalise_class_name(name, stored=False)
         except ClassNameError as error:
             raise ClassNameError(f"{path}, line {number}: {error}") from error
-        earlier, _ = classes.setdefault(class_key(stored), (number, stored))
+        earlier, known = classes.setdefault(class_key(stored), (number, stored))
         if earlier != number:
-            raise UsageError(
-                f"{path}, line {number}: the class {shown_name(stored)} is in line {earlier} already; keep one."
-            )
+            repeated.append(f"line {number} ({short_name(stored)}, as line {earlier})")
         if others:
-            synonyms[stored] = others
+            synonyms[known] = (*synonyms.get(known, ()), *others)
         if first_line and len(others) + 1 >= MANY_WORDS:
             log.warning(
                 "%s, line %d is read as the class %s with %d synonyms. If it lists the background, begin it with "
-                "the word background.",
+                "the word background, or say so with --background-line first.",
                 path,
                 number,
                 shown_name(stored),
                 len(others),
             )
+    if repeated:
+        log.warning(
+            "%s: %d line(s) repeat a class of another line and add only their synonyms to it, so that later ids are "
+            "smaller than their lines: %s",
+            path,
+            len(repeated),
+            listed_names(repeated),
+        )
     if not classes:
         raise UsageError(f"{path} names no class; write one per line, such as: ship; boat")
     return ClassFile(tuple(name for _, name in classes.values()), synonyms, background)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -243,7 +244,8 @@ def contact_sheet(rows: Sequence[SheetRow], *, tile: int = 128, columns: int = 8
     """Show support images with, below each, where its masks lie.
 
     In the lower picture the foreground is kept and outlined, the background is tinted and the rest is dimmed;
-    a line at the foot of the sheet says so.
+    a line at the foot of the sheet says so. Below each image
+    stands its number, by which explanations name it.
 
     Args:
         rows: One per class, from top to bottom.
@@ -251,7 +253,7 @@ def contact_sheet(rows: Sequence[SheetRow], *, tile: int = 128, columns: int = 8
         columns: How many images stand side by side before the row is broken.
 
     Returns:
-        An RGB picture as wide as the longest row needs.
+        An RGB picture as wide as the longest row and the longest title need.
 
     Raises:
         ValueError: `tile` or `columns` is too small to show anything.
@@ -263,9 +265,10 @@ def contact_sheet(rows: Sequence[SheetRow], *, tile: int = 128, columns: int = 8
     margin = size
     title = round(size * 2.2)
     across = min(columns, max((len(row.tiles) for row in rows), default=1) or 1)
-    width = max(2 * margin + across * (tile + gap) - gap, round(size * 24))
+    titles = max((_title_width(row, size) for row in rows), default=0)
+    width = max(2 * margin + across * (tile + gap) - gap, round(size * 24), 2 * margin + titles)
     bands = [-(-len(row.tiles) // across) for row in rows]
-    band = 2 * tile + 1 + 2 * gap
+    band = 2 * tile + 1 + 2 * gap + size
     foot = round(size * 2.4)
     height = margin // 2 + sum(title + n * band + margin // 2 for n in bands) + foot
 
@@ -281,20 +284,29 @@ def contact_sheet(rows: Sequence[SheetRow], *, tile: int = 128, columns: int = 8
             upper, lower = _tile_pictures(item, tile)
             _paste_centred(sheet, upper, (x, top), tile)
             _paste_centred(sheet, lower, (x, top + tile + 1), tile)
+            below = (x + tile / 2, top + 2 * tile + 2)
+            draw.text(below, str(position), _FAINT, bundled_font(round(size * 0.8)), anchor="mt")
         y += count * band + margin // 2
     _foot(draw, (margin, height - foot), size)
     return sheet
+
+
+def _title_width(row: SheetRow, size: int) -> int:
+    """The pixels that the title and the remark of a row take."""
+    (font, title), (note_font, note) = _title_texts(row, size)
+    return math.ceil(font.getlength(title) + size + note_font.getlength(note))
+
+
+def _title_texts(row: SheetRow, size: int) -> tuple[tuple[Font, str], tuple[Font, str]]:
+    # The space of the bundled font is so narrow that "10 images" would read as one word.
+    return font_for(row.title, round(size * 1.25)), font_for(row.note.replace(" ", "  "), size)
 
 
 def _title(draw: ImageDraw.ImageDraw, row: SheetRow, box: tuple[int, int, int, int], size: int) -> None:
     left, top, right, bottom = box
     draw.line((left, top, right, top), fill=_RULE)
     middle = (top + bottom) / 2
-    # The space of the bundled font is so narrow that "10 images" would read as one word.
-    note_font, note = font_for(row.note.replace(" ", "  "), size)
-    note = shortened(note, note_font, (right - left) // 2)
-    font, title = font_for(row.title, round(size * 1.25))
-    title = shortened(title, font, right - left - note_font.getlength(note) - size)
+    (font, title), (note_font, note) = _title_texts(row, size)
     draw.text((left, middle), title, _INK, font, anchor="lm")
     draw.text((right, middle), note, _FAINT, note_font, anchor="rm")
 

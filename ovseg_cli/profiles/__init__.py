@@ -13,6 +13,7 @@ from ovseg_cli.profiles.weights import (
     WeightsStatus,
     fetch_weights,
     find_weights,
+    require_weights,
     resolve_profile,
     weights_status,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "fetch_weights",
     "find_weights",
     "get_profile",
+    "require_weights",
     "resolve_profile",
     "weights_status",
 ]

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ovseg_cli.errors import ClassExistsError, StoreReadOnlyError, UsageError
-from ovseg_cli.store.names import class_key, normalise_class_name, shown_name
+from ovseg_cli.errors import ClassExistsError, ClassNameError, StoreReadOnlyError, UsageError
+from ovseg_cli.store.names import class_key, listed_names, normalise_class_name, shown_name
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ovseg_cli.models import Models
     from ovseg_cli.prototypes.build import Progress, SupportSettings
     from ovseg_cli.prototypes.support import OwnPicture
     from ovseg_cli.store import Store
-    from ovseg_cli.store.records import ClassInfo
+    from ovseg_cli.store.records import ClassInfo, ClassRecord
+
+log = logging.getLogger("ovseg_cli")
 
 IfExists = Literal["error", "skip", "replace", "extend"]
 
@@ -39,10 +46,11 @@ class ClassPlan:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """One class that was made and stored."""
+    """One class that was made and stored; `changed` is false where it held all the pictures that were to extend it."""
 
     info: ClassInfo
     seconds: float
+    changed: bool = True
 
 
 def plan_classes(store: Store | None, names: Sequence[str], if_exists: IfExists) -> ClassPlan:
@@ -58,7 +66,7 @@ def plan_classes(store: Store | None, names: Sequence[str], if_exists: IfExists)
         ClassExistsError: a name is there and `if_exists` is `error`; all such names are listed.
         UsageError: a name is given twice.
     """
-    wanted = unique_names(names)
+    wanted = new_names(names)
     existing = tuple(name for name in wanted if store is not None and store.has_class(name))
     if store is not None and existing and if_exists == "error":
         shown = ", ".join(repr(store.get_class(name).name) for name in existing)
@@ -75,6 +83,22 @@ def plan_classes(store: Store | None, names: Sequence[str], if_exists: IfExists)
         replace=if_exists == "replace",
         extend=existing if if_exists == "extend" else (),
     )
+
+
+def new_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of classes to be made, as they are stored.
+
+    Raises:
+        ClassNameError: a name cannot be stored, or holds a semicolon.
+        UsageError: a name is given twice.
+    """
+    for name in names:
+        if ";" in name:
+            raise ClassNameError(
+                f"The name of a new class cannot hold a semicolon; got {shown_name(name)}: "
+                "semicolons separate words in class files, so give each class on its own"
+            )
+    return unique_names(names)
 
 
 def unique_names(names: Sequence[str], *, stored: bool = True) -> tuple[str, ...]:
@@ -152,10 +176,40 @@ def add_classes(
 
         before = store.get_class(name) if name in plan.extend else None
         existing = None if before is None else store.read_class(name)
-        record = build_class(models, name, settings, tell, pictures=pictures, existing=existing)
+        fresh = pictures and _unseen(name, pictures, existing)
+        if before is not None and pictures and not fresh:
+            yield Added(before, time.perf_counter() - started, changed=False)
+            continue
+        record = build_class(models, name, settings, tell, pictures=fresh, existing=existing)
         info = store.add_class(
             record,
             replace=plan.replace or before is not None,
             expected_generation=None if before is None else before.generation,
         )
         yield Added(info, time.perf_counter() - started)
+
+
+def _unseen(name: str, pictures: Sequence[OwnPicture], existing: ClassRecord | None) -> Sequence[OwnPicture]:
+    """Those of the pictures that the class does not hold yet, each once: the same picture twice counts double."""
+    seen = {_digest(support.image) for support in existing.supports} if existing is not None else set()
+    fresh: list[OwnPicture] = []
+    again: list[OwnPicture] = []
+    for picture in pictures:
+        digest = _digest(picture.image)
+        (again if digest in seen else fresh).append(picture)
+        seen.add(digest)
+    if again:
+        names = listed_names([picture.name for picture in again])
+        log.warning(
+            "%d of %d pictures are left out, as the class %r has the same already: %s. To make it anew of other masks: "
+            "--if-exists replace.",
+            len(again),
+            len(pictures),
+            name,
+            names,
+        )
+    return fresh
+
+
+def _digest(image: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()

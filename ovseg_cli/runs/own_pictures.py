@@ -24,7 +24,9 @@ MAX_SIDE = 1024
 Mask = npt.NDArray[np.bool_]
 
 
-def load_pictures(name: str, folder: Path, masks: Path | None = None) -> list[OwnPicture]:
+def load_pictures(
+    name: str, folder: Path, masks: Path | None = None, *, skip_unmasked: bool = False
+) -> list[OwnPicture]:
     """The pictures of a folder and its subfolders, with their masks if there are any.
 
     A mask has its picture's name and place in the folder of masks, in a format without loss. What it means:
@@ -37,6 +39,7 @@ def load_pictures(name: str, folder: Path, masks: Path | None = None) -> list[Ow
         name: The class, to be looked up in a ``labelmap.txt``.
         folder: Of the pictures.
         masks: Of the masks; an output folder of ovseg or a VOC export is taken as well.
+        skip_unmasked: Whether pictures without a mask are left out, as long as one has a mask.
 
     Returns:
         The pictures, each at most `MAX_SIDE` pixels long, in natural order.
@@ -62,9 +65,15 @@ def load_pictures(name: str, folder: Path, masks: Path | None = None) -> list[Ow
     lacking = [key for key in keys if key not in files]
     if lacking:
         some = ", ".join(lacking[:3]) + (" …" if len(lacking) > 3 else "")
+    if lacking and skip_unmasked and len(lacking) < len(keys):
+        log.warning("%d of %d pictures are left out, as they have no mask: %s", len(lacking), len(keys), some)
+        images = [image for key, image in zip(keys, images, strict=True) if key in files]
+        keys = [key for key in keys if key in files]
+    elif lacking:
         raise LabelError(
             f"{len(lacking)} of {len(keys)} pictures in {folder} have no mask in {place}: {some}. "
-            "A mask has the name of its picture, such as masks/a.png for photos/a.jpg."
+            "A mask has the name of its picture, such as masks/a.png for photos/a.jpg. "
+            "To leave out pictures without one: --skip-unmasked."
         )
     loaded = [
         _with_mask(key, open_image(image.path), files[key], name, labelmap)

@@ -14,8 +14,8 @@ from ovseg_cli.choices import SegmentOptions
 from ovseg_cli.errors import ImageError, OutputError, UsageError
 from ovseg_cli.files.discovery import InputImage, discover, expanded, picture_id
 from ovseg_cli.files.image_classes import ImageClasses, ImageLine, Matched
-from ovseg_cli.runs.journal import Entry, read_journal
-from ovseg_cli.runs.manifest import Manifest, read_manifest
+from ovseg_cli.runs.journal import JOURNAL_NAME, Entry, read_journal
+from ovseg_cli.runs.manifest import MANIFEST_NAME, Manifest, read_manifest
 from ovseg_cli.store.names import listed_names
 
 MASK_FOLDER = "SegmentationClass"
@@ -99,6 +99,8 @@ class Plan:
         stale: files of earlier runs that the run removes before it starts, relative to the output folder.
         redone: how many label maps exist but were made from another picture or with other settings.
         previous: the manifest that the folder has.
+        overwrite: whether everything is made again.
+        seen: how the folder's own files stood when they were read (see `_stamps`).
         strays: lines of the file of image classes that name no picture of the inputs.
     """
 
@@ -110,6 +112,8 @@ class Plan:
     stale: tuple[str, ...] = ()
     redone: int = 0
     previous: Manifest | None = field(default=None, repr=False)
+    overwrite: bool = False
+    seen: tuple[Any, ...] = ()
     strays: tuple[ImageLine, ...] = ()
 
     @property
@@ -127,6 +131,7 @@ def plan_run(
     output: Path,
     request: Request,
     *,
+    images: Sequence[InputImage] | None = None,
     overwrite: bool = False,
     limit: int | None = None,
 ) -> Plan:
@@ -136,6 +141,7 @@ def plan_run(
         inputs: files, folders, patterns, `.txt` lists or `-`, as `discover` takes them.
         output: the output folder. It may lie inside an input folder; it is never read as input.
         request: what is to be made.
+        images: what `find_images` has found of these inputs, when it has been asked already.
         overwrite: make everything again, and give the folder another class list if need be.
         limit: take only the first so many images.
 
@@ -145,24 +151,103 @@ def plan_run(
         NoInputError: there is no image.
         OutputError: the folder's own files cannot be read.
     """
+    if images is None:
+        images = find_images(inputs, output)
     folder = expanded(output).absolute()
-    check_output(inputs, folder)
+    seen = _stamps(folder)
     previous, entries = _state_of(folder, overwrite=overwrite)
-    changed = previous is not None and _difference(previous, request) is not None
-    if previous is not None and changed and not overwrite:
-        hint = ""
-        if request.image_classes is not None and previous.class_names != request.classes:
-            hint = " Where --classes names them all, another line of the image classes changes its own picture alone."
-        raise UsageError(
-            f"{output} holds label maps {_difference(previous, request)}. Add --overwrite to replace them, "
-            f"or choose another folder with -o.{hint}"
-        )
-    images = discover(inputs, exclude=folder)
+    _check_kind(previous, request, output, overwrite=overwrite)
     # Before the limit: which picture a line means does not depend on how many are taken.
     matched = _match(images, request)
-    items = tuple(
-        _plan_image(image, folder, request, None if line is None else line.classes, entries, overwrite=overwrite)
+    pictures = [
+        (image, None if line is None else line.classes)
         for image, line in zip(images[:limit], matched.lines[:limit], strict=True)
+    ]
+    plan = Plan(
+        output=folder,
+        inputs=tuple(str(given) for given in inputs),
+        request=request,
+        items=(),
+        previous=previous,
+        overwrite=overwrite,
+        seen=seen,
+        strays=matched.strays,
+    )
+    return _filled(plan, pictures, entries)
+
+
+def find_images(inputs: Sequence[str], output: Path) -> list[InputImage]:
+    """The images that inputs name, without those in the output folder.
+
+    Raises:
+        UsageError: the output folder is, or contains, an input.
+        NoInputError: there is no image.
+    """
+    folder = expanded(output).absolute()
+    check_output(inputs, folder)
+    return discover(inputs, exclude=folder)
+
+
+def current(plan: Plan) -> Plan:
+    """The plan as it has to be now; to be asked by whoever is the only one that writes to the folder.
+
+    Between planning and running, another run may have ended there. Its label maps would be lost to a journal that does
+    not name them.
+
+    Raises:
+        UsageError: the folder holds another kind of label maps now.
+        OutputError: the folder's own files cannot be read.
+    """
+    seen = _stamps(plan.output)
+    if seen == plan.seen:
+        return plan
+    previous, entries = _state_of(plan.output, overwrite=plan.overwrite)
+    _check_kind(previous, plan.request, plan.output, overwrite=plan.overwrite)
+    pictures = [(item.image, item.classes) for item in plan.items]
+    return _filled(replace(plan, previous=previous, seen=seen), pictures, entries)
+
+
+def _stamps(folder: Path) -> tuple[Any, ...]:
+    """What changes when the journal or the manifest of a folder is written: each is replaced by a new file."""
+    stamps: list[Any] = []
+    for name in (JOURNAL_NAME, MANIFEST_NAME):
+        try:
+            status = (folder / name).stat()
+        except OSError:
+            stamps.append(None)
+        else:
+            stamps.append((status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(stamps)
+
+
+def _check_kind(previous: Manifest | None, request: Request, output: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds another kind of label maps, except to those who overwrite."""
+    difference = None if previous is None or overwrite else _difference(previous, request)
+    if previous is None or difference is None:
+        return
+    hint = ""
+    if request.image_classes is not None and previous.class_names != request.classes:
+        hint = " Where --classes names them all, another line of the image classes changes its own picture alone."
+    raise UsageError(
+        f"{output} holds label maps {difference}. Add --overwrite to replace them, "
+        f"or choose another folder with -o.{hint}"
+    )
+
+
+def _filled(
+    plan: Plan, pictures: Sequence[tuple[InputImage, tuple[str, ...] | None]], entries: dict[str, Entry]
+) -> Plan:
+    """A plan with all that depends on what is in its folder.
+
+    Args:
+        plan: what is asked for.
+        pictures: the images in their order, each with the classes that may be in it.
+        entries: the folder's journal.
+    """
+    folder, request, overwrite = plan.output, plan.request, plan.overwrite
+    changed = plan.previous is not None and _difference(plan.previous, request) is not None
+    items = tuple(
+        _plan_image(image, folder, request, classes, entries, overwrite=overwrite) for image, classes in pictures
     )
     planned = {picture_id(item.image.path) for item in items}
     others = [entry for path, entry in entries.items() if path not in planned]
@@ -171,7 +256,7 @@ def plan_run(
         # Their ids mean other classes now: leaving them beside the new ones would mislabel them.
         stale = _files_of(entries.values())
     else:
-        _check_collisions(items, others, output, overwrite=overwrite)
+        _check_collisions(items, others, folder, overwrite=overwrite)
         taken = {item.output for item in items}
         kept = tuple(entry for entry in others if entry.output not in taken and _is_there(entry, folder))
         replaced = [name for entry in others if entry.output in taken for name in entry.drawings]
@@ -180,17 +265,7 @@ def plan_run(
     finished = {entry.output for entry in entries.values() if entry.status == "done"}
     # A label map that the journal does not know is one whose run was killed in between: unfinished, not changed.
     redone = sum(i.action == "segment" and i.output in finished and (folder / i.output).exists() for i in items)
-    return Plan(
-        output=folder,
-        inputs=tuple(str(given) for given in inputs),
-        request=request,
-        items=items,
-        kept=kept,
-        stale=tuple(stale),
-        redone=redone,
-        previous=previous,
-        strays=matched.strays,
-    )
+    return replace(plan, items=items, kept=kept, stale=tuple(stale), redone=redone)
 
 
 def _match(images: Sequence[InputImage], request: Request) -> Matched:

@@ -14,8 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
-from ovseg_cli.errors import ImageError, OutputError, OvsegError, StoreReadOnlyError, UsageError
+from ovseg_cli.errors import ImageError, OutputError, OvsegError, StoreLockedError, StoreReadOnlyError, UsageError
 from ovseg_cli.files.atomic import make_folder, write_image, write_text
+from ovseg_cli.files.colours import for_display
 from ovseg_cli.files.discovery import picture_id
 from ovseg_cli.files.images import open_image
 from ovseg_cli.files.labels import (
@@ -30,7 +31,7 @@ from ovseg_cli.files.labels import (
 from ovseg_cli.files.pictures import overlay as draw_overlay
 from ovseg_cli.runs.journal import Entry, Journal, write_journal
 from ovseg_cli.runs.manifest import Manifest, library_versions
-from ovseg_cli.runs.plan import MASK_FOLDER, Plan, PlanItem
+from ovseg_cli.runs.plan import MASK_FOLDER, Plan, PlanItem, current
 from ovseg_cli.store.records import RunItem, RunRecord
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ log = logging.getLogger("ovseg_cli")
 LIST_NAME = "ImageSets/Segmentation/default.txt"
 _LOCK_NAME = ".ovseg.lock"
 _ITEMS_AT_ONCE = 64
+_PATIENCE = 1.0  # seconds to wait for another process that writes to the store, while there are pictures to segment
 
 BATCH_ON_GPU = 8
 """Pictures of one size that go through the models together where nobody says; on a CPU each goes alone."""
@@ -177,6 +179,8 @@ def run_folder(
 ) -> RunSummary:
     """Carry out a plan.
 
+    When another run has written to the folder since it was planned, what is left to do is decided anew.
+
     Each label map is written under a temporary name and renamed, then noted in `predictions.jsonl`, so a
     kill at any instant leaves whole files only, and the next run goes on where this one stopped.
 
@@ -200,7 +204,7 @@ def run_folder(
         What was done. Pictures that cannot be read are in `failed`; they stop nothing else.
 
     Raises:
-        UsageError: `batch` is below 1.
+        UsageError: `batch` is below 1, or another run has filled the folder with other label maps since it was planned.
         OutputError: the output folder cannot be written, or another process is writing to it.
         DiskFullError: there is no space left. What is done stays done.
         KeyboardInterrupt: passed on after the journal is closed and the run marked as interrupted.
@@ -208,6 +212,7 @@ def run_folder(
     if batch is not None and batch < 1:
         raise UsageError(f"batch must be at least 1, got {batch}.")
     with _only_writer(plan.output):
+        plan = current(plan)
         run = _Run(plan, segmenter_factory, store, profile, argv, recorded=recorded, batch=batch)
         return run.execute(progress, fail_fast=fail_fast)
 
@@ -243,6 +248,7 @@ class _Run:
         self.explainer: Explainer | None = None
         self.record = _RunRecorder(store if recorded else None, plan, argv)
         self.labelmap = labelmap_of(plan.request.classes)
+        self.shown = for_display(self.labelmap)
         self.summary = RunSummary(
             output=plan.output,
             method=plan.request.method,
@@ -383,7 +389,7 @@ class _Run:
         """Write what there is of a picture."""
         write_label(self.plan.output / item.output, result.ids, self.labelmap)
         if item.overlay is not None:
-            write_image(self.plan.output / item.overlay, draw_overlay(image, result.ids, self.labelmap))
+            write_image(self.plan.output / item.overlay, draw_overlay(image, result.ids, self.shown))
         return Entry(
             path=picture_id(item.image.path),
             output=item.output,
@@ -406,7 +412,7 @@ class _Run:
             raise ValueError(f"nothing to draw for {item.image.path}")
         image = open_image(item.image.path)
         ids = read_label(self.plan.output / item.output)
-        write_image(self.plan.output / item.overlay, draw_overlay(image, ids, self.labelmap))
+        write_image(self.plan.output / item.overlay, draw_overlay(image, ids, self.shown))
         return replace(entry, overlay=item.overlay)
 
     def _add_explanation(self, item: PlanItem, entry: Entry) -> Entry:
@@ -425,7 +431,7 @@ class _Run:
         if self.explainer is None:
             self.explainer = Explainer(cast("Segmenter", self._loaded()), self.store)
         result, explanations = self.explainer.explain(image, classes=item.classes)
-        write_image(self.plan.output / target, draw(image, result.ids, self.labelmap, explanations, note=HOW_CHOSEN))
+        write_image(self.plan.output / target, draw(image, result.ids, self.shown, explanations, note=HOW_CHOSEN))
         return result
 
     def _loaded(self) -> SegmenterLike:
@@ -473,28 +479,24 @@ class _Run:
 
 
 class _RunRecorder:
-    """Tells the store about the run, in batches; does without when the store cannot be written."""
+    """Tells the store about the run, in batches.
+
+    Label maps do not need that: while another process is writing to the store it is told later, and a store that cannot
+    be written is done without.
+    """
 
     def __init__(self, store: Store | None, plan: Plan, argv: tuple[str, ...]) -> None:
         self.id = uuid.uuid4().hex
         self._store = store
-        self._plan = plan
-        self._argv = argv
-        self._waiting: list[RunItem] = []
-        self._active = False
-
-    def begin(self) -> None:
-        if self._store is None:
-            return
-        request = self._plan.request
-        record = RunRecord(
+        request = plan.request
+        self._record = RunRecord(
             id=self.id,
-            argv=self._argv,
+            argv=argv,
             method=request.method,
             classes=request.classes,
             background=request.options.background,
-            output=self._plan.output,
-            inputs=self._plan.inputs,
+            output=plan.output,
+            inputs=plan.inputs,
             settings={
                 "asked": request.asked,
                 "threshold": request.options.threshold,
@@ -503,15 +505,11 @@ class _RunRecorder:
                 "digest": request.digest,
             },
         )
-        try:
-            self._store.begin_run(record)
-        except StoreReadOnlyError:
-            log.warning(
-                "The store %s is read-only, so this run is not recorded: name its folder to eval with --pred.",
-                self._store.path,
-            )
-        else:
-            self._active = True
+        self._waiting: list[RunItem] = []
+        self._begun = False
+
+    def begin(self) -> None:
+        self._tell(last=False)
 
     def add(self, item: PlanItem, status: Literal["done", "skipped", "failed"], entry: Entry) -> None:
         width, height = entry.size or (None, None)
@@ -526,18 +524,55 @@ class _RunRecorder:
                 height=height,
             )
         )
-        if len(self._waiting) >= _ITEMS_AT_ONCE:
-            self._flush()
+        if len(self._waiting) % _ITEMS_AT_ONCE == 0:
+            self._tell(last=False)
 
     def finish(self, status: Literal["finished", "interrupted"]) -> None:
-        if self._store is not None and self._active:
-            self._flush()
-            self._store.finish_run(self.id, status)
+        if self._tell(last=True):
+            self._attempt(lambda store: store.finish_run(self.id, status), last=True)
 
-    def _flush(self) -> None:
-        if self._store is not None and self._active and self._waiting:
-            self._store.add_run_items(self.id, self._waiting)
-        self._waiting = []
+    def _tell(self, *, last: bool) -> bool:
+        """Tell the store what it does not know yet; False when it does not know all of it then."""
+        return self._attempt(self._catch_up, last=last)
+
+    def _catch_up(self, store: Store) -> None:
+        if not self._begun:
+            store.begin_run(self._record)
+            self._begun = True
+        if self._waiting:
+            store.add_run_items(self.id, self._waiting)
+            self._waiting = []
+
+    def _attempt(self, change: Callable[[Store], None], *, last: bool) -> bool:
+        """Change the store, with little patience unless it is the last chance; False when that cannot be."""
+        store = self._store
+        if store is None:
+            return False
+        patience = store.lock_timeout
+        store.lock_timeout = patience if last else min(patience, _PATIENCE)
+        try:
+            change(store)
+        except StoreLockedError as error:
+            if last:
+                self._give_up(store, str(error))
+            return False
+        except OvsegError as error:
+            reason = "it is read-only" if isinstance(error, StoreReadOnlyError) else str(error)
+            self._give_up(store, reason)
+            return False
+        finally:
+            store.lock_timeout = patience
+        return True
+
+    def _give_up(self, store: Store, reason: str) -> None:
+        self._store = None
+        known = "only in part" if self._begun else "not"
+        log.warning(
+            "This run is %s recorded in the store %s, so name its folder to eval with --pred: %s",
+            known,
+            store.path,
+            reason,
+        )
 
 
 def labelmap_of(classes: tuple[str, ...]) -> LabelMap:

@@ -1,5 +1,6 @@
 """The on-disk store of classes and their prototypes."""
 
+from ovseg_cli.places import default_store_path
 from ovseg_cli.store.health import IndexHealth, StoreHealth
 from ovseg_cli.store.names import class_key, normalise_class_name, slugify
 from ovseg_cli.store.records import (
@@ -15,7 +16,7 @@ from ovseg_cli.store.records import (
     StoredSupport,
     SupportRecord,
 )
-from ovseg_cli.store.store import Store, default_store_path
+from ovseg_cli.store.store import Store
 from ovseg_cli.store.support import read_mask
 
 __all__ = [

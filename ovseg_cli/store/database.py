@@ -23,7 +23,6 @@ from ovseg_cli.errors import (
 )
 from ovseg_cli.store.disk import disk_full, read_only
 
-DATABASE_NAME = "ovseg.db"
 _BUSY_SECONDS = 10.0
 _BEGIN = "ovseg_begin"
 _FIRST = "ovseg_first"

@@ -12,8 +12,8 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from ovseg_cli.errors import OvsegError
+from ovseg_cli.places import DATABASE_NAME
 from ovseg_cli.store import classes, support, vector_index
-from ovseg_cli.store.database import DATABASE_NAME
 from ovseg_cli.store.tables import Category, Extractor, Prototype, SupportImage
 from ovseg_cli.store.vector_index import IndexStatus, Stamp
 

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -30,9 +29,10 @@ from ovseg_cli.errors import (
     UnknownClassError,
     UsageError,
 )
+from ovseg_cli.places import DATABASE_NAME, default_store_path
 from ovseg_cli.store import classes, health, journal, schema, support, vector_index
 from ovseg_cli.store import texts as text_cache
-from ovseg_cli.store.database import DATABASE_NAME, Database, Mode, corrupt
+from ovseg_cli.store.database import Database, Mode, corrupt
 from ovseg_cli.store.disk import is_writable, os_errors, read_only
 from ovseg_cli.store.health import StoreHealth
 from ovseg_cli.store.lock import write_lock
@@ -79,16 +79,6 @@ class ProfileLike(Protocol):
         ...
 
 
-def default_store_path() -> Path:
-    """Give the store that is used when none is named.
-
-    Returns:
-        `OVSEG_STORE` when it is set and not empty, else the platform's folder for user data.
-    """
-    named = os.environ.get("OVSEG_STORE")
-    return Path(named).expanduser() if named else Path(platformdirs.user_data_dir("ovseg", appauthor=False))
-
-
 class Store:
     """A folder with a database of classes, their support images, and a search index.
 
@@ -128,7 +118,6 @@ class Store:
         *,
         profile: str | ProfileLike | None = None,
         create: bool = True,
-        offline: bool = False,
         lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
     ) -> Self:
         """Open a store, or create it.
@@ -138,7 +127,6 @@ class Store:
             profile: Profile (or its name) for a new store. For an existing store it must be the one that
                 the store was created with. None takes what is there, or resolves the default.
             create: Whether to create a store that is not there.
-            offline: Whether resolving the default profile may not ask the hub.
             lock_timeout: Seconds to wait for another process that is writing.
 
         Returns:
@@ -146,6 +134,7 @@ class Store:
 
         Raises:
             StoreNotFoundError: If there is no store and `create` is false.
+            NoDefaultStoreError: If no store is named, and this user has no home for the default one.
             ProfileMismatchError: If the store was created with another profile.
             StoreVersionError: If a newer ovseg made the store.
             StoreCorruptError: If the database is damaged or is not a store.
@@ -165,7 +154,7 @@ class Store:
                     f"There is no store at {folder}: add a class with `ovseg add-class NAME`, "
                     "or check --store and OVSEG_STORE"
                 )
-            chosen = _resolve(profile, offline=offline)
+            chosen = _resolve(profile)
             with os_errors(folder):
                 _create(file, chosen, lock_timeout)
         elif not schema.is_current(revision, folder):
@@ -178,7 +167,7 @@ class Store:
                 session.expunge(meta)
         store = cls(database, meta, lock_timeout=lock_timeout)
         asked = profile if isinstance(profile, str) or profile is None else profile.name
-        if asked is not None and asked != store.profile_name and not store._adopt(_resolve(profile, offline=offline)):
+        if asked is not None and asked != store.profile_name and not store._adopt(_resolve(profile)):
             raise ProfileMismatchError(
                 f"The store {folder} was made with profile {store.profile_name!r}, not {asked!r}: leave --profile "
                 f"out, or choose another folder with --store for {asked!r}"
@@ -783,7 +772,7 @@ def _store_folder(path: str | Path | None) -> Path:
     """Give the absolute folder of a store."""
     if isinstance(path, str) and "://" in path:
         raise UsageError(f"A store is a folder, and databases by URL are not supported; got {path!r}")
-    folder = Path(os.path.abspath(default_store_path() if path is None else Path(path).expanduser()))
+    folder = Path(os.path.abspath(default_store_path() if path is None else os.path.expanduser(path)))
     if folder.is_file():
         raise StoreError(f"{folder} is a file, and a store is a folder: choose another one with --store")
     return folder
@@ -802,12 +791,12 @@ def _revision(file: Path) -> str | None:
         return schema.database_revision(session.connection(), file)
 
 
-def _resolve(profile: str | ProfileLike | None, *, offline: bool) -> ProfileLike:
+def _resolve(profile: str | ProfileLike | None) -> ProfileLike:
     """Give the profile for a new store."""
     if profile is None or isinstance(profile, str):
         from ovseg_cli.profiles import resolve_profile
 
-        return resolve_profile(profile, offline=offline)
+        return resolve_profile(profile)
     return profile
 
 

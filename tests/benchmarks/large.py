@@ -49,7 +49,7 @@ def segmenting(size: tuple[int, int], overlay: bool, device: str) -> Job:
     coarse = np.asarray(Image.fromarray(example_scene(0)).resize(COARSE, Image.Resampling.BICUBIC))
     folder = tempfile.TemporaryDirectory(prefix="ovseg-bench-")
     write_enlarged(coarse, size[0] // COARSE[0], Path(folder.name, "scene.ppm"))
-    models = load_models(get_profile("mini"), device=device, offline=True)
+    models = load_models(get_profile("mini"), device=device)
     picture = random_pictures(1, 64, 64)
     dims = {e.digest: models.features(e, picture).shape[1] for e in models.profile.extractors}
     segmenter = Segmenter(models, RandomPrototypes(NAMES, dims), NAMES)

@@ -20,7 +20,7 @@ def adding(batch_size: int | None, device: str) -> Job:
     from ovseg_cli.prototypes.build import SupportSettings, build_class
     from ovseg_cli.store import Store
 
-    models = load_models(get_profile("mini"), device=device, offline=True)
+    models = load_models(get_profile("mini"), device=device)
     settings = SupportSettings(count=IMAGES, batch_size=batch_size)
     folder = tempfile.TemporaryDirectory(prefix="ovseg-bench-")
     build_class(models, "dog", SupportSettings(count=1, steps=1))  # loads the models
@@ -44,7 +44,7 @@ def segmenting(crops_at_once: int | None, device: str) -> Job:
 
     if crops_at_once is not None:
         scoring.MAX_CROPS_AT_ONCE = crops_at_once
-    models = load_models(get_profile("mini"), device=device, offline=True)
+    models = load_models(get_profile("mini"), device=device)
     picture = random_pictures(1, 64, 64)
     dims = {e.digest: models.features(e, picture).shape[1] for e in models.profile.extractors}
     work = segmenter.Segmenter(models, RandomPrototypes(NAMES, dims), NAMES)

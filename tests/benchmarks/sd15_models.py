@@ -19,7 +19,7 @@ class RandomModels(Models):
     """The profile `sd15`, each model made when it is first needed; types and device placement as for real weights."""
 
     def __init__(self, device: str) -> None:
-        super().__init__(get_profile("sd15"), device, offline=True)
+        super().__init__(get_profile("sd15"), device)
 
     def _get(self, kind: type[Any], weights: Weights) -> Any:
         if (kind, weights) not in self._loaded:

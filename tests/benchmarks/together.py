@@ -28,7 +28,7 @@ def segmenters(device: str, *methods: str) -> list[Segmenter]:
     from ovseg_cli.segmenter import Segmenter
     from ovseg_cli.store import Store
 
-    models = load_models(get_profile("mini"), device=device, offline=True)
+    models = load_models(get_profile("mini"), device=device)
     with tempfile.TemporaryDirectory(prefix="ovseg-bench-") as folder, Store.open(folder, profile="mini") as store:
         return [Segmenter(models, store, NAMES, method=method) for method in methods]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ovseg_cli.cli.main import app
+from ovseg_cli.cli.app import app
 from tests import doubles
 from tests.runs.conftest import paint
 

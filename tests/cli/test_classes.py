@@ -242,12 +242,12 @@ class TestRemoveClass:
 
 
 class TestSickStores:
-    def test_of_a_newer_version(self, cli, own_world):
+    def test_of_a_newer_version(self, cli, own_world, photos):
         cli("add-class", "cat")
         with sqlite3.connect(own_world / "store" / "ovseg.db") as database:
             database.execute("update alembic_version set version_num = '9999'")
         database.close()
-        for args in (["list-classes"], ["add-class", "dog"], ["segment", "x", "-c", "cat"]):
+        for args in (["list-classes"], ["add-class", "dog"], ["segment", "photos", "-c", "cat"]):
             result = cli(*args)
             assert result.exit_code == 1
             assert "newer" in result.error

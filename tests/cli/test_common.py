@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import shlex
 import subprocess
+import sys
 
 import pytest
 
 from ovseg_cli.cli.common import Globals
+from ovseg_cli.cli.signals import Terminated
 from ovseg_cli.errors import UsageError
 from tests.cli.conftest import Process
 
@@ -54,7 +57,7 @@ def test_the_store_is_found_by_option_before_after_and_environment(cli, here, mo
 def test_bad_usage_is_code_2(cli, args):
     result = cli(*args)
     assert result.exit_code == 2
-    assert result.stdout == ""
+    assert result.stdout == "" or "--json" in args
     assert "error" in result.stderr.casefold()
 
 
@@ -136,3 +139,91 @@ def test_library_warnings_are_for_verbose_only(cli, monkeypatch):
 
     monkeypatch.setattr("ovseg_cli.cli.common.Common.find_store", warn)
     assert "remark" not in cli("list-classes").stderr
+
+
+class TestErrorsAsJson:
+    """With --json, a command that fails says why in one document too."""
+
+    @pytest.mark.parametrize("args", [("segment", "nowhere", "--json"), ("--json", "segment", "nowhere")])
+    def test_what_was_asked(self, cli, args):
+        result = cli(*args)
+        assert result.exit_code == 2
+        assert result.data == {
+            "error": "nowhere does not exist. Name an image, a folder, a quoted pattern or a list.",
+            "hint": "Name an image, a folder, a quoted pattern or a list.",
+            "exit_code": 2,
+        }
+        assert result.error == result.data["error"], "people read it on stderr"
+
+    @pytest.mark.parametrize("args", [("segment", "x", "--nope"), ("list-clases",), ("segment",), ("--store",)])
+    def test_what_was_typed(self, cli, args):
+        result = cli("--json", *args)
+        assert result.exit_code == 2
+        assert result.data["exit_code"] == 2
+        assert result.data["error"]
+
+    @pytest.mark.parametrize(
+        ("error", "code"), [(ZeroDivisionError("no"), 1), (KeyboardInterrupt(), 130), (Terminated(), 143)]
+    )
+    def test_what_happened(self, cli, monkeypatch, error, code):
+        fail_with(monkeypatch, error)
+        result = cli("list-classes", "--json")
+        assert (result.exit_code, result.data["exit_code"]) == (code, code)
+
+    def test_a_result_stays_the_only_document(self, cli, photos):
+        (photos / "bad.jpg").write_bytes(b"cut")
+        result = cli("segment", "photos", "-c", "cat", "--json")
+        assert result.exit_code == 3
+        assert result.data["failed"] == 1
+
+
+@pytest.mark.parametrize("option", ["--gt", "--pred", "--images", "-o", "--ignore"])
+def test_one_value_means_one(cli, option):
+    result = cli("eval", "--gt", "a", option, "1", option, "2")
+    assert result.exit_code == 2
+    assert "is given more than once" in result.stderr
+
+
+def test_several_values_may_be_several_and_global_options_may_be_overridden(cli, photos):
+    result = cli("--store", "a", "segment", "photos", "-c", "cat", "-c", "dog", "--store", "b", "--store", "c")
+    assert result.exit_code == 0, result.stderr
+
+
+class TestCompletion:
+    @pytest.fixture
+    def complete(self, cli, here):
+        def offered(*words):
+            process = Process(
+                program=("-m", "ovseg_cli"),
+                env={
+                    "_OVSEG_COMPLETE": "complete_bash",
+                    "COMP_WORDS": shlex.join(words) if words[-1] else shlex.join(words[:-1]) + " ",
+                    "COMP_CWORD": str(len(words) - 1),
+                },
+            )
+            return process.result().stdout.split()
+
+        return offered
+
+    def test_classes_of_the_store_that_is_named(self, cli, complete):
+        cli("add-class", "cat", "dog", "donkey")
+        cli("--store", "other", "add-class", "doormat")
+        assert complete("ovseg", "show-class", "do") == ["dog", "donkey"]
+        assert complete("ovseg", "segment", "x", "--classes", "cat,do") == ["cat,dog", "cat,donkey"]
+        assert complete("ovseg", "--store", "other", "show-class", "") == ["doormat"]
+        assert complete("ovseg", "--store", "nowhere", "show-class", "") == []
+
+    def test_methods_and_profiles(self, complete):
+        assert complete("ovseg", "segment", "x", "--method", "clip") == ["clipsurgery", "cliper-coarse", "cliper"]
+        assert complete("ovseg", "--profile", "s") == ["sd15"]
+
+    def test_nothing_heavy_is_loaded_for_it(self, cli):
+        cli("add-class", "cat")
+        code = (
+            "import sys, types\nfrom ovseg_cli.cli import complete\n"
+            "ctx = types.SimpleNamespace(params={}, parent=None)\n"
+            "assert complete.complete_class(ctx, '') == ['cat'] and complete.complete_profile('m') == ['mini']\n"
+            "print([m for m in ('torch', 'numpy', 'sqlalchemy', 'faiss') if m in sys.modules])\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == "[]\n"

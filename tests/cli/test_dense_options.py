@@ -193,7 +193,6 @@ class TestClassFile:
             (None, "does not exist"),
             ("", "names no class"),
             ("background; sky\n", "names no class"),
-            ("cat\ncat; puss\n", "line 2: the class 'cat' is in line 1 already"),
             ("cat\n; puss\n", "line 2"),
             ("background\ncat\nbackground; sky\n", "line 3: the background has a line already"),
             ("cat\n" + "very " * 2_001 + "long\n", "line 2: A class name has at most 10000 characters"),

@@ -76,10 +76,18 @@ def test_profiles_for_a_person(cli):
 def test_pull_offline_names_what_is_missing(cli):
     result = cli("pull", "--offline", "--profile", "sd15")
     assert result.exit_code == 1
-    assert "stable-diffusion-v1-5/stable-diffusion-v1-5 is not in the local cache" in result.error
+    assert "stable-diffusion-v1-5/stable-diffusion-v1-5 (about 2.1 GB) are not on this machine" in result.error
 
 
 def test_pull_of_what_is_bundled_does_nothing(cli):
     result = cli("pull", "--profile", "mini", "--json")
     assert result.exit_code == 0
     assert all(part["present"] for part in json.loads(result.stdout)["weights"])
+
+
+@pytest.mark.parametrize("args", [("add-class", "cat"), ("add-class", "cat", "--extractors", "clip")])
+def test_a_store_whose_weights_are_missing_names_the_command_and_downloads_nothing(cli, args):
+    result = cli("--profile", "sd15", *args)
+    assert result.exit_code == 1
+    assert "nothing is downloaded unasked" in result.error
+    assert result.error.endswith("ovseg pull --profile sd15")

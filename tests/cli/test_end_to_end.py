@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from ovseg_cli.cli.main import app
+from ovseg_cli.cli.app import app
 from ovseg_cli.store import Store
 from tests.cli.conftest import heed_ctrl_c
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 
@@ -8,6 +9,8 @@ import pytest
 from PIL import Image
 
 from ovseg_cli.errors import StoreReadOnlyError
+from ovseg_cli.evaluation.report import ClassScore, Report
+from ovseg_cli.evaluation.tables import as_markdown
 from ovseg_cli.files.labels import write_label, write_labelmap
 from ovseg_cli.runs.segment import labelmap_of
 
@@ -154,10 +157,12 @@ class TestErrors:
         assert result.exit_code == 2
         assert "4x4" in result.error
 
-    def test_missing_and_extra_files_are_warnings(self, cli, segmented, gt):
+    def test_missing_files_are_code_3_and_extra_ones_are_warnings(self, cli, segmented, gt):
         (gt / "a.png").rename(gt / "z.png")
         result = cli("eval", "--gt", "labels")
-        assert result.exit_code == 0
+        assert result.exit_code == 3
+        assert "mIoU" in result.stdout, "the figures are there all the same"
+        assert result.error.startswith("1 of 2 labelled pictures have no prediction and are left out")
         warnings = [line for line in result.stderr.splitlines() if line.startswith("warning:")]
         assert any("z" in line for line in warnings)
         assert any("no ground truth: a" in line for line in warnings)
@@ -179,3 +184,56 @@ class TestErrors:
         cli("segment", "photos", "-c", "cat,dog", "--fail-fast")
         result = cli("eval", "--gt", "labels")
         assert result.exit_code == 2 or "did not come to its end" in result.stderr
+
+
+class TestForms:
+    def test_csv(self, cli, segmented, gt, here):
+        result = cli("eval", "--gt", "labels", "-o", "report.csv", "--json")
+        rows = list(csv.DictReader((here / "report.csv").open()))
+        assert [row["name"] for row in rows] == [*(c["name"] for c in result.data["classes"]), "mean"]
+        assert [row["kind"] for row in rows] == ["class"] * (len(rows) - 1) + ["overall"]
+        assert float(rows[-1]["iou"]) == result.data["miou"]
+        assert float(rows[-1]["pixel_accuracy"]) == result.data["pixel_accuracy"]
+        for row, score in zip(rows, result.data["classes"], strict=False):
+            assert row["iou"] == ("" if score["iou"] is None else str(score["iou"]))
+            assert int(row["truth_pixels"]) == score["gt_pixels"]
+
+    def test_markdown(self, cli, segmented, gt, here):
+        result = cli("eval", "--gt", "labels", "-o", "REPORT.MD", "-q")
+        lines = (here / "REPORT.MD").read_text().splitlines()
+        assert lines[0] == "| class | IoU | truth | predicted |"
+        assert all(line.count("|") == 5 for line in lines[: lines.index("")])
+        assert f"**mIoU {result.stdout.strip()}**" in (here / "REPORT.MD").read_text()
+
+    def test_what_stands_in_a_name_stays_in_its_cell(self):
+        report = Report(
+            classes=(
+                ClassScore(
+                    name="a|b*",
+                    iou=None,
+                    precision=None,
+                    recall=None,
+                    gt_pixels=0,
+                    predicted_pixels=0,
+                    gt_share=0.0,
+                    predicted_share=0.0,
+                ),
+            ),
+            miou=None,
+            miou_present=None,
+            pixel_accuracy=None,
+            mean_accuracy=None,
+            frequency_weighted_iou=None,
+            images=1,
+            pixels=0,
+            ignored_pixels=0,
+            background=True,
+        )
+        assert "| a\\|b\\* | – | 0.0 % | 0.0 % |" in as_markdown(report)
+
+    def test_other_forms_are_refused_before_anything_is_scored(self, cli, segmented, gt, here):
+        result = cli("eval", "--gt", "labels", "-o", "report.xlsx")
+        assert result.exit_code == 2
+        assert ".json, .csv or .md" in result.error
+        assert result.stdout == ""
+        assert not (here / "report.xlsx").exists()

@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import ovseg_cli.explain
-from ovseg_cli.cli.main import app
+from ovseg_cli.cli.app import app
 from ovseg_cli.prototypes.build import SupportSettings, build_class
 from ovseg_cli.store import Store
 from tests.doubles import PaintSegmenter

@@ -182,7 +182,7 @@ def test_a_gate_does_not_pass_on_what_is_missing(cli, photos, here):
     cli("segment", "photos", "-c", "cat,dog")
     for name in ("a", "b"):
         write_label(here / "labels" / f"{name}.png", np.array([[1] * 8 + [0] * 8] * 8), labels)
-    assert cli("eval", "--gt", "labels").exit_code == 0
+    assert cli("eval", "--gt", "labels").exit_code == 3
     result = cli("eval", "--gt", "labels", "--fail-under", "0.1")
     assert result.exit_code == 4
     assert "1 labelled picture without a prediction" in result.stderr

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import pytest
 
-from ovseg_cli.cli.main import app
+from ovseg_cli.cli.app import app
 from tests.cli.conftest import REPOSITORY, Process
 
 COMMANDS = [command.name for command in app.registered_commands]

@@ -31,7 +31,7 @@ def test_an_unknown_precision_is_told(cli, photos):
 @pytest.mark.parametrize("precision", ["auto", "float16"])
 def test_the_plan_knows_what_the_segmenter_will_have(tmp_path, precision):
     profile = get_profile("mini")
-    models = load_models(profile, device="cpu", offline=True, precision=precision)
+    models = load_models(profile, device="cpu", precision=precision)
     with Store.open(tmp_path / "store", profile="mini") as store:
         ours = Segmenter(models, store, ["cat"], method="gem")
         choice = resolve_method(store, ["cat"], "gem")

@@ -269,3 +269,62 @@ class TestOptions:
         cli("segment", "photos", "-c", "cat")
         data = cli("segment", "photos/a.png", "-c", "dog", "--overwrite", "--dry-run", "--json").data
         assert sorted(data["removed"]) == ["SegmentationClass/a.png", "SegmentationClass/sub/b.png"]
+
+
+class TestTheRequestFirst:
+    """What is wrong with the request itself is told before anything is said of stores, or made."""
+
+    def test_an_input_that_does_not_exist(self, cli, own_world, monkeypatch):
+        monkeypatch.delenv("OVSEG_PROFILE")
+        for args in (("segment", "nowhere"), ("segment", "nowhere", "-c", "cat", "--class-file", "neither")):
+            result = cli(*args)
+            assert result.exit_code == 2
+            assert result.stderr.splitlines() == [f"error: {result.error}"]
+            assert result.error.startswith("nowhere does not exist")
+        assert not (own_world / "store").exists()
+
+    def test_the_same_of_pictures_to_score(self, cli, here, own_world):
+        (here / "labels").mkdir()
+        result = cli("eval", "--gt", "labels", "--images", "nowhere", "-c", "cat")
+        assert result.error.startswith("nowhere does not exist")
+        assert not (own_world / "store").exists()
+
+
+def test_a_dry_run_makes_no_store(cli, photos, here, own_world):
+    result = cli("segment", "photos", "-c", "cat", "--dry-run", "-q")
+    assert result.exit_code == 0
+    assert result.stdout == "photos/a.png\nphotos/sub/b.png\n"
+    assert not (own_world / "store").exists()
+    assert not (here / "ovseg-out").exists()
+    without = cli("segment", "photos", "--dry-run")
+    assert without.exit_code == 2
+    assert without.error.startswith("The store has no classes yet")
+
+
+class TestBackgroundOfAClassFile:
+    def test_a_line_without_words_is_told(self, cli, photos, here):
+        (here / "names.txt").write_text("background\ncat; kitten\n")
+        result = cli("segment", "photos", "--class-file", "names.txt", "--dry-run")
+        assert "note: names.txt has a line 'background' without words" in result.stderr
+        (here / "names.txt").write_text("background; sky\ncat; kitten\n")
+        assert "without words" not in cli("segment", "photos", "--class-file", "names.txt", "--dry-run").stderr
+
+    def test_the_first_line_may_be_it(self, cli, photos, here):
+        (here / "names.txt").write_text("sky, wall\ncat\ndog\n")
+        first = cli("segment", "photos", "--class-file", "names.txt", "--background-line", "first", "--json")
+        assert [c["name"] for c in first.data["classes"]] == ["cat", "dog"]
+        options = json.loads((here / "ovseg-out" / "run.json").read_text())["options"]
+        assert options["background_words"] == ["sky", "wall"]
+
+    def test_it_belongs_to_a_class_file(self, cli, photos):
+        result = cli("segment", "photos", "-c", "cat", "--background-line", "first")
+        assert result.exit_code == 2
+        assert "--class-file" in result.error
+
+
+def test_the_help_comes_in_groups(cli):
+    text = cli("segment", "--help").stdout
+    places = [text.index(f" {title} ") for title in ("Options", "With prototypes", "With words", "Running")]
+    assert all(place > 0 for place in places)
+    assert text.index("--synonym") > text.index(" With words ")
+    assert text.index("--fail-fast") > text.index(" Running ")

@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ovseg_cli.backbones.clip import ClipBackbone
-from ovseg_cli.cli.main import app
+from ovseg_cli.cli.app import app
 from ovseg_cli.files.labels import read_label, read_labelmap
 from ovseg_cli.store import Store
 from tests.cli.conftest import Result

@@ -33,7 +33,7 @@ from tests.mini import MINI_FOLDER, mini_models
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    return load_models(pack_profile(MINI_FOLDER), device="cpu", offline=True)
+    return load_models(pack_profile(MINI_FOLDER), device="cpu")
 
 
 @pytest.fixture

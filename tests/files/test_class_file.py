@@ -94,14 +94,21 @@ def test_a_long_first_line_is_told_and_read_as_a_class(write, caplog):
     assert not caplog.records
 
 
+def test_lines_that_repeat_a_class_add_their_synonyms_and_are_told(write, caplog):
+    found = write("cat; puss\ndog\n\nCAT; kitten\ncaf\u00e9\ncafe\u0301\n")
+    assert found.classes == ("cat", "dog", "caf\u00e9")
+    assert found.synonyms == {"cat": ("puss", "kitten")}
+    (record,) = caplog.records
+    assert "2 line(s) repeat a class" in record.getMessage()
+    assert "line 4 (CAT, as line 1), line 6 (caf\u00e9, as line 5)" in record.getMessage()
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [
         ("", UsageError, "names no class"),
         ("# cat\n\n", UsageError, "names no class"),
         ("background; sky", UsageError, "names no class"),
-        ("cat\ndog\n\nCAT; kitten", UsageError, "line 4: the class 'CAT' is in line 1 already"),
-        ("caf\u00e9\ncafe\u0301", UsageError, "line 2: the class 'caf\u00e9' is in line 1 already"),
         ("background\ncat\nbackground; sky", UsageError, "line 3: the background has a line already"),
         ("cat\n; kitten", UsageError, "line 2: '; kitten' begins with ';'"),
         ("cat\n;", UsageError, "line 2: ';' begins with ';'"),

@@ -187,6 +187,16 @@ class TestContactSheet:
         for text in ("chocolate glazed donut", "5  images", "cat", "foreground", "background", "left out"):
             assert text in drawn
 
+    def test_images_have_the_numbers_that_explanations_name(self, drawn):
+        contact_sheet([SheetRow("cat", [tile()] * 3)])
+        assert [text for text in drawn if text.isdigit()] == ["0", "1", "2"]
+
+    def test_long_titles_are_whole(self, drawn):
+        title = "a very long name of a class that would not fit above two little images of it"
+        sheet = contact_sheet([SheetRow(title, [tile()] * 2, "2 images")], tile=48)
+        assert title in drawn
+        assert sheet.width > 48 * 4
+
     def test_rows_break_after_the_columns(self):
         one = contact_sheet([SheetRow("cat", [tile()] * 4)], tile=64, columns=4)
         two = contact_sheet([SheetRow("cat", [tile()] * 5)], tile=64, columns=4)

@@ -143,7 +143,7 @@ class KnownModels(Models):
             dims = {"sd": 128, "clip": 128, "dino": 48}
             narrow = tuple(replace(spec, dim=dims[spec.name]) for spec in profile.extractors)
             profile = replace(profile, extractors=narrow)
-        super().__init__(profile, "cpu", offline=True)
+        super().__init__(profile, "cpu")
 
     def extractor(self, name: str, **changes: Any) -> ExtractorSpec:
         """One of the profile's extractors, with changes."""

@@ -7,7 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from ovseg_cli.cli.main import app
+from ovseg_cli.cli.app import app
 from ovseg_cli.profiles import PROFILES, get_profile
 
 

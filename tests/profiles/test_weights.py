@@ -138,12 +138,12 @@ def test_absent_weights_offline_name_the_command_that_fetches_them(cache, part):
         fetch_weights(part, offline=True)
     message = str(caught.value)
     assert part.repo in message
-    assert "--offline" in message
+    assert f"about {part.nbytes / 1e9:.1f} GB" in message
     assert message.endswith(PULL if part in SD15.weights else f"{PULL} --extractors {part.part}")
 
 
-def test_models_of_absent_weights_say_so_when_they_are_needed(cache):
-    models = Models(SD15, "cpu", offline=True)
+def test_models_of_absent_weights_say_so_when_they_are_needed_and_fetch_nothing(cache, no_download):
+    models = Models(SD15, "cpu")
     with pytest.raises(WeightsError, match=f"timm/.*{PULL}"):
         _ = models.clip
 
@@ -209,78 +209,53 @@ def test_bundled_weights_that_are_gone_say_to_reinstall():
 
 
 @pytest.fixture
-def hub(monkeypatch):
-    """A hub whose answer a test sets; keeps what it was asked."""
+def no_download(monkeypatch):
+    """Whatever would use the network fails the test."""
+    real = huggingface_hub.snapshot_download
 
-    class Hub:
-        answer = True
+    def download(repo, **settings):
+        assert settings.get("local_files_only"), f"asked the hub for {repo}"
+        return real(repo, **settings)
 
-        def __init__(self):
-            self.asked = []
-
-        def model_info(self, repo, *, revision, timeout):
-            self.asked.append((repo, revision))
-            assert timeout <= 10
-            if not Hub.answer:
-                raise OSError("no network")
-
-    instance = Hub()
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: instance)
-    yield instance, Hub
-    Hub.answer = True
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: pytest.fail("asked the hub"))
 
 
-def test_an_explicit_profile_is_taken_without_asking(cache, hub):
+def test_an_explicit_profile_is_taken_without_asking(cache, no_download):
     assert resolve_profile("sd15") is SD15
     assert resolve_profile("mini") is MINI
     with pytest.raises(UsageError, match="Unknown profile"):
         resolve_profile("nothing")
-    assert hub[0].asked == []
 
 
-def test_sd15_when_the_hub_answers_and_a_word_about_the_download(cache, hub, caplog):
-    assert resolve_profile() is SD15
-    assert hub[0].asked == [(w.repo, w.revision) for w in SD15.weights]
-    (record,) = caplog.records
-    assert "sd15" in record.getMessage()
-    assert "3.1 GB" in record.getMessage()
-    assert "--profile mini" in record.getMessage()
-
-
-def test_mini_with_a_loud_notice_when_the_hub_does_not_answer(cache, hub, caplog):
-    hub[1].answer = False
+@pytest.mark.parametrize(("gpu", "time"), [(False, "hours for each class"), (True, "half a minute on a large GPU")])
+def test_mini_with_a_loud_notice_of_what_sd15_costs_and_how_to_get_it(
+    cache, no_download, caplog, monkeypatch, gpu, time
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert resolve_profile() is MINI
-    assert len(hub[0].asked) == 1  # not one timeout per repository
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     message = record.getMessage()
     assert "MINI MODELS" in message
-    assert "hub does not answer" in message
-    assert "--profile sd15" in message
+    assert "a download of 3.1 GB" in message
+    assert time in message
+    assert f"{PULL}, and" in message
+    assert "--profile sd15 --store DIR" in message
 
 
-def test_offline_the_hub_is_not_asked(cache, hub, caplog):
-    assert resolve_profile(offline=True) is MINI
-    assert hub[0].asked == []
-    assert "--offline is set" in caplog.text
-
-
-def test_sd15_when_everything_is_cached_even_offline(full_cache, hub, caplog):
-    assert resolve_profile(offline=True) is SD15
+def test_a_set_whose_weights_are_here_is_taken_and_told(full_cache, no_download, caplog):
     assert resolve_profile() is SD15
-    assert hub[0].asked == []
-    assert caplog.records == []
+    (record,) = caplog.records
+    assert "the profile sd15, whose weights are on this machine" in record.getMessage()
+    assert "--profile mini" in record.getMessage()
 
 
-def test_only_what_is_missing_is_asked_for(cache, sources, hub):
-    put_into_hub_cache(cache, CLIP, sources / "clip")
-    assert resolve_profile() is SD15
-    assert [repo for repo, _ in hub[0].asked] == [DIFFUSION.repo, DINO.repo]
-
-
-def test_a_real_client_without_a_network_means_mini(cache, caplog):
+def test_a_set_of_which_something_is_missing_is_not_here(cache, sources, no_download):
+    for part in (CLIP, DIFFUSION):
+        put_into_hub_cache(cache, part, sources / part.part)
     assert resolve_profile() is MINI
-    assert "MINI MODELS" in caplog.text
 
 
 # --------------------------------------------------------------------------- the loaders of sd15
@@ -305,7 +280,7 @@ def models(full_cache):
         extractors=tuple(small(e) for e in SD15.extractors),
         extra_extractors=tuple(small(e) for e in SD15.extra_extractors),
     )
-    return Models(profile, "cpu", offline=True)
+    return Models(profile, "cpu")
 
 
 def test_all_extractors_give_features_through_the_hubs_layout(models, capfd, caplog):

@@ -61,7 +61,7 @@ class ChosenModels(Models):
     """Models whose generator draws what a test chose for each seed, and whose features are colours."""
 
     def __init__(self, special=None, otherwise=drawing, features=None):
-        super().__init__(MINI, "cpu", offline=True)
+        super().__init__(MINI, "cpu")
         self.special = special or {}
         self.otherwise = otherwise
         self.chosen_features = features

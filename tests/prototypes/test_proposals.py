@@ -73,7 +73,7 @@ def test_sam_of_a_profile_proposes_masks(tmp_path):
         nbytes=1,
     )
     profile = replace(mini, regions=replace(mini.regions, sam=weights))
-    proposer = make_proposer(load_models(profile, device="cpu", offline=True), "sam")
+    proposer = make_proposer(load_models(profile, device="cpu"), "sam")
     assert proposer.name == f"sam (bundled:{tmp_path})"
     assert proposer.propose(np.zeros((20, 30, 3), np.uint8)).shape[1:] == (20, 30)
 

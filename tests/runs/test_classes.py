@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import sys
+
+import numpy as np
 import pytest
 
 from ovseg_cli.errors import ClassExistsError, ClassNameError, UsageError
+from ovseg_cli.prototypes.support import OwnPicture
 from ovseg_cli.runs.classes import add_classes, plan_classes, stored_names, unique_names
 from tests import doubles
 
@@ -66,3 +70,53 @@ def test_a_name_given_twice_is_refused(twice):
 def test_names_take_the_spelling_of_the_store(store, models):
     make(store, models, "Cat")
     assert stored_names(store, ["dog", "cAT"]) == ("dog", "Cat")
+
+
+def test_a_semicolon_is_refused_like_a_comma(store):
+    for name in ("cat;dog", "cat,dog"):
+        with pytest.raises(ClassNameError, match="give each class on its own"):
+            plan_classes(store, [name], "error")
+
+
+class TestTheSamePictures:
+    """A picture that a class holds already, by its content, is told and not taken again."""
+
+    @pytest.fixture
+    def extend(self, store, models, monkeypatch):
+        taken = []
+        build = sys.modules["ovseg_cli.prototypes.build"].build_class
+
+        def recorded(models, name, settings, progress=None, *, pictures=None, existing=None):
+            taken.append(None if pictures is None else [p.name for p in pictures])
+            return build(models, name, settings, progress, pictures=pictures, existing=existing)
+
+        monkeypatch.setattr(sys.modules["ovseg_cli.prototypes.build"], "build_class", recorded)
+
+        def go(*pictures):
+            plan = plan_classes(store, ["cat"], "extend")
+            (added,) = add_classes(store, models, plan, doubles.SupportSettings(), pictures=pictures)
+            return added, taken
+
+        return go
+
+    def pictures_of(self, store):
+        return [OwnPicture(f"old {s.position}", s.image) for s in store.read_class("cat").supports]
+
+    def test_only_new_ones_are_taken(self, store, models, extend, caplog):
+        make(store, models, "cat")
+        new = OwnPicture("new", np.full((9, 9, 3), 77, np.uint8))
+        added, taken = extend(*self.pictures_of(store), new, OwnPicture("copy of new", new.image.copy()))
+        assert taken[-1] == ["new"]
+        assert added.changed
+        (record,) = caplog.records
+        assert "3 of 4 pictures are left out" in record.getMessage()
+        assert "old 0, old 1, copy of new" in record.getMessage()
+
+    def test_without_a_new_one_the_class_stays_as_it_is(self, store, models, extend, caplog):
+        make(store, models, "cat")
+        before = store.get_class("cat")
+        added, taken = extend(*self.pictures_of(store))
+        assert taken == [None]
+        assert not added.changed
+        assert store.get_class("cat") == before
+        assert "2 of 2 pictures" in caplog.text

@@ -114,3 +114,15 @@ def test_large_pictures_are_shrunk_with_their_masks_and_small_objects_survive(tm
     (picture,) = load_pictures("cat", tmp_path / "photos", tmp_path / "masks")
     assert picture.foreground.nonzero()[0].tolist() == [1]
     assert picture.foreground.nonzero()[1].tolist() == [3]
+
+
+def test_pictures_without_a_mask_are_left_out_when_that_is_asked_for(photos, tmp_path, caplog):
+    masks = tmp_path / "masks"
+    save(masks / "a.png", block((6, 8), 1))
+    with pytest.raises(LabelError, match=r"1 of 2 pictures.*--skip-unmasked"):
+        load_pictures("cat", photos, masks)
+    assert [p.name for p in load_pictures("cat", photos, masks, skip_unmasked=True)] == ["a"]
+    assert "1 of 2 pictures are left out, as they have no mask: more/b" in caplog.text
+    (masks / "a.png").rename(masks / "other.png")
+    with pytest.raises(LabelError, match="2 of 2 pictures"):
+        load_pictures("cat", photos, masks, skip_unmasked=True)

@@ -6,15 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
-from ovseg_cli.errors import DiskFullError, OutputError, StoreReadOnlyError
-from ovseg_cli.files.labels import read_labelmap
+from ovseg_cli.errors import DiskFullError, OutputError, StoreReadOnlyError, UsageError
+from ovseg_cli.files.colours import class_colour
+from ovseg_cli.files.labels import read_labelmap, voc_colour
+from ovseg_cli.profiles import get_profile
 from ovseg_cli.runs import segment as runs_segment
 from ovseg_cli.runs.journal import read_journal
 from ovseg_cli.runs.manifest import read_manifest
 from ovseg_cli.runs.plan import plan_run
 from ovseg_cli.runs.segment import run_folder
+from ovseg_cli.store.lock import LOCK_NAME
 from tests.runs.conftest import Factory, paint, request
 
 
@@ -364,3 +368,82 @@ def test_progress_is_told_for_every_picture(run, photos):
     run(progress=steps.append)
     assert [(s.done, s.total, s.path.name) for s in steps] == [(1, 3, "a.png"), (2, 3, "b.png"), (3, 3, "c.png")]
     assert [s.error is None for s in steps] == [False, True, True]
+
+
+class TestAnotherRunEndedMeanwhile:
+    """Between planning and running, another run has written to the folder."""
+
+    def test_its_label_maps_stay_in_the_journal(self, run, photos, out, store, profile):
+        wanted = request()
+        late = plan_run(["photos/a.png"], out, wanted)
+        run(inputs=("photos/sub",))
+        run_folder(late, Factory(store, profile, wanted), store, profile)
+        assert [entry.output for entry in read_journal(out).values()] == [
+            "SegmentationClass/a.png",
+            "SegmentationClass/b.png",
+            "SegmentationClass/c.png",
+        ]
+
+    def test_what_it_has_done_is_not_done_again(self, run, photos, out, store, profile):
+        wanted = request()
+        late = plan_run(["photos"], out, wanted)
+        run()
+        factory = Factory(store, profile, wanted)
+        assert run_folder(late, factory, store, profile).skipped == 3
+        assert factory.made == 0
+
+    def test_label_maps_of_other_classes_are_not_replaced(self, run, photos, out, store, profile):
+        late = plan_run(["photos"], out, request("bird"))
+        run()
+        with pytest.raises(UsageError, match=r"of other classes .*with cat, dog"):
+            run_folder(late, Factory(store, profile, request("bird")), store, profile)
+        assert len(read_journal(out)) == 3
+
+
+class TestABusyStore:
+    """Another process holds the store's write lock for longer than a run waits."""
+
+    @pytest.fixture
+    def held(self, store):
+        """Takes and releases the lock as another process would."""
+        lock = FileLock(store.path / LOCK_NAME)
+        store.lock_timeout = 0.2
+        lock.acquire()
+        yield lock
+        lock.release(force=True)
+
+    def test_label_maps_do_not_wait_for_it_and_the_run_is_told(self, run, out, held, caplog):
+        summary, _ = run()
+        assert summary.done == 3
+        assert len(files(out / "SegmentationClass")) == 3
+        (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING and "recorded" in r.getMessage()]
+        assert "not recorded" in record.getMessage()
+        assert "--pred" in record.getMessage()
+        assert read_manifest(out).status == "finished"
+
+    def test_what_could_not_be_told_is_told_later(self, run, store, photos, held):
+        wanted = request()
+
+        class Releasing(Factory):
+            def __call__(self):
+                held.release()
+                return super().__call__()
+
+        run(factory=Releasing(store, get_profile(store.profile_name), wanted))
+        last = store.last_run()
+        assert (last.status, last.counts) == ("finished", {"done": 3, "skipped": 0, "failed": 0})
+        assert store.lock_timeout == 0.2
+
+
+class TestColoursOfClasses:
+    def test_belong_to_the_class_and_not_to_its_place(self, run, out, photos):
+        seen = []
+        for names in (("cat", "dog"), ("bird", "cat", "dog")):
+            place = names.index("cat") + 1
+            paint(photos / "a.png", place, place)
+            run(wanted=request(*names, overlay=True), overwrite=True)
+            with Image.open(out / "overlay" / "a.png") as image:
+                seen.append(class_colour("cat") in {colour for _, colour in image.getcolors(1 << 20)})
+            with Image.open(out / "SegmentationClass" / "a.png") as image:
+                assert image.getpalette()[3 * place : 3 * place + 3] == list(voc_colour(place)), "label maps keep VOC's"
+        assert seen == [True, True], "the legend shows it as it is"

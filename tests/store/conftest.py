@@ -33,12 +33,12 @@ def store(store_path: Path) -> Store:
 
 
 @pytest.fixture
-def resolved(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, bool]]:
+def resolved(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
     """What was asked of the profile registry, for which a stand-in answers."""
-    asked: list[tuple[str | None, bool]] = []
+    asked: list[str | None] = []
 
-    def resolve_profile(name: str | None, *, offline: bool = False) -> Any:
-        asked.append((name, offline))
+    def resolve_profile(name: str | None) -> Any:
+        asked.append(name)
         return FakeProfile(name=name or "mini")
 
     monkeypatch.setitem(sys.modules, "ovseg_cli.profiles", SimpleNamespace(resolve_profile=resolve_profile))

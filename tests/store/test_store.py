@@ -33,7 +33,7 @@ def folders(path: Path) -> set[str]:
 
 class TestOpen:
     def test_creates_folder_and_records_the_profile(self, tmp_path: Path, resolved: list[object]) -> None:
-        with Store.open(tmp_path / "a" / "b", profile="mini", offline=True) as store:
+        with Store.open(tmp_path / "a" / "b", profile="mini") as store:
             assert store.profile_name == "mini"
             assert store.profile_record == FakeProfile().record()
             assert store.profile_digest == FakeProfile().digest
@@ -41,7 +41,7 @@ class TestOpen:
             assert store.vector_revision == 0
             assert store.classes() == []
             assert not store.read_only
-        assert resolved == [("mini", True)]
+        assert resolved == ["mini"]
 
     def test_existing_store_resolves_nothing(self, store_path: Path, resolved: list[object]) -> None:
         assert Store.open(store_path).profile_name == "mini"
@@ -50,7 +50,7 @@ class TestOpen:
 
     def test_default_profile_is_left_to_the_registry(self, tmp_path: Path, resolved: list[object]) -> None:
         Store.open(tmp_path / "s")
-        assert resolved == [(None, False)]
+        assert resolved == [None]
 
     @pytest.mark.parametrize("asked", ["sd15", FakeProfile(name="sd15")])
     def test_another_profile_is_refused(self, store_path: Path, asked: str | FakeProfile) -> None:
@@ -72,7 +72,7 @@ class TestOpen:
         assert any((store_path / "support").glob("*/*/*.png"))
 
     def test_profile_that_cannot_be_had_leaves_no_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def resolve_profile(name: str | None, *, offline: bool) -> None:
+        def resolve_profile(name: str | None) -> None:
             raise PermissionError("a proxy said no")
 
         monkeypatch.setitem(sys.modules, "ovseg_cli.profiles", SimpleNamespace(resolve_profile=resolve_profile))

@@ -1,0 +1,40 @@
+"""The `ovseg` command with all its commands."""
+
+from __future__ import annotations
+
+import typer
+
+from ovseg_cli.cli import bundles, classes, demo, doctor, evaluate, explain, methods, profiles, segment
+from ovseg_cli.cli.common import OvsegGroup, root_callback
+
+app = typer.Typer(
+    name="ovseg",
+    cls=OvsegGroup,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+_EXAMPLES = (
+    'ovseg add-class "chocolate glazed donut"',
+    "ovseg segment photos/ --classes cat,dog",
+    "ovseg eval --gt labels/",
+)
+
+
+@root_callback(app, examples=_EXAMPLES)
+def ovseg() -> None:
+    """Name every pixel of a picture with words that you choose, without training."""
+
+
+classes.register(app)
+bundles.register(app)
+segment.register(app)
+explain.register(app)
+evaluate.register(app)
+methods.register(app)
+profiles.register(app)
+doctor.register(app)
+demo.register(app)

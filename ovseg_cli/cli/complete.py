@@ -1,0 +1,49 @@
+"""What shells offer when Tab is pressed: names of classes, methods and profiles, without loading what uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import typer
+
+from ovseg_cli.errors import OvsegError
+from ovseg_cli.files.discovery import expanded
+from ovseg_cli.methods.catalogue import METHODS
+from ovseg_cli.places import default_store_path, glance_at_class_names
+
+
+def complete_class(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Classes of the store that is named before."""
+    return _fitting(_class_names(ctx), incomplete)
+
+
+def complete_classes(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The same behind the last comma of a list, without those that are in it."""
+    before, comma, last = incomplete.rpartition(",")
+    taken = before.split(",")
+    names = _fitting((name for name in _class_names(ctx) if name not in taken), last.lstrip())
+    return [f"{before}{comma}{name}" for name in names]
+
+
+def complete_method(incomplete: str) -> list[str]:
+    """What `--method` takes."""
+    return _fitting(("auto", *METHODS), incomplete)
+
+
+def complete_profile(incomplete: str) -> list[str]:
+    """The model sets."""
+    from ovseg_cli.profiles.registry import PROFILES
+
+    return _fitting(PROFILES, incomplete)
+
+
+def _fitting(names: Iterable[str], incomplete: str) -> list[str]:
+    return [name for name in names if name.casefold().startswith(incomplete.casefold())]
+
+
+def _class_names(ctx: typer.Context) -> Iterator[str]:
+    named = ctx.params.get("store") or (ctx.parent.params.get("store") if ctx.parent is not None else None)
+    try:
+        yield from glance_at_class_names(expanded(named) if named else default_store_path())
+    except OvsegError:
+        return
