@@ -21,9 +21,11 @@ from ovseg_cli.errors import (
     StoreLockedError,
     StoreNotFoundError,
 )
-from ovseg_cli.store.disk import disk_full, read_only
+from ovseg_cli.store.disk import disk_full, read_only, refuse_links
 
 DATABASE_NAME = "ovseg.db"
+SIDE_SUFFIXES = ("-journal", "-shm", "-wal")
+"""What SQLite appends to the database's name for files of its own."""
 _BUSY_SECONDS = 10.0
 _BEGIN = "ovseg_begin"
 _FIRST = "ovseg_first"
@@ -107,6 +109,8 @@ class Database:
             raise
 
     def _connect(self) -> sqlite3.Connection:
+        # SQLite follows links, and overwrites what it takes for its log or its shared memory even when it only reads.
+        refuse_links(*(self.file.with_name(self.file.name + suffix) for suffix in ("", *SIDE_SUFFIXES)))
         uri = f"{self.file.absolute().as_uri()}?mode={self.mode}{'&immutable=1' if self._immutable else ''}"
         # isolation_level None: sqlite3 would open transactions on its own, and not for DDL; we say when.
         connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)

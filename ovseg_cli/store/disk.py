@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ovseg_cli.errors import DiskFullError, StoreError, StoreReadOnlyError
@@ -40,6 +40,34 @@ def read_only(store: Path, reason: object) -> StoreReadOnlyError:
         f"The store {store} cannot be written ({reason}): "
         "make the folder writable, or choose another one with --store or OVSEG_STORE"
     )
+
+
+def is_link(path: Path) -> bool:
+    """Whether a path leads somewhere else: a symbolic link, or a junction of Windows."""
+    return path.is_symlink() or (os.name == "nt" and getattr(os.path, "isjunction", bool)(path))
+
+
+def refuse_links(*paths: Path) -> None:
+    """Raise when one of the store's own files or folders is a link: what is changed must lie in the store.
+
+    Raises:
+        StoreError: If a path is a link; its target is left alone.
+    """
+    for path in paths:
+        if is_link(path):
+            raise StoreError(
+                f"{path} is a link, and ovseg changes nothing outside the store's folder: put what it leads to in its "
+                "place (a store as a whole may lie behind a link), or choose another store with --store"
+            )
+
+
+def listed(folder: Path) -> list[Path]:
+    """Give what lies in a folder, sorted; nothing where there is no folder, or a link in its place."""
+    if is_link(folder):
+        return []
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        return sorted(folder / entry.name for entry in entries)
+    return []
 
 
 @contextmanager

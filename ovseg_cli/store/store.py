@@ -33,7 +33,7 @@ from ovseg_cli.errors import (
 from ovseg_cli.store import classes, health, journal, schema, support, vector_index
 from ovseg_cli.store import texts as text_cache
 from ovseg_cli.store.database import DATABASE_NAME, Database, Mode, corrupt
-from ovseg_cli.store.disk import is_writable, os_errors, read_only
+from ovseg_cli.store.disk import is_writable, os_errors, read_only, refuse_links
 from ovseg_cli.store.health import StoreHealth
 from ovseg_cli.store.lock import write_lock
 from ovseg_cli.store.names import class_key, normalise_class_name, slugify
@@ -672,6 +672,7 @@ class Store:
         removed class are deleted after it. So whatever a dead process leaves behind is only ever too
         much, never too little, and one sweep serves success, failure and the next writer alike.
         """
+        refuse_links(self.path / support.FOLDER, self.path / vector_index.FOLDER)
         with os_errors(self.path), write_lock(self.path, self.lock_timeout):
             try:
                 yield

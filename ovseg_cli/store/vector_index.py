@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovseg_cli.faiss_import import import_faiss
-from ovseg_cli.store.disk import TEMPORARY_SUFFIX, replace_file
+from ovseg_cli.store.disk import TEMPORARY_SUFFIX, is_link, listed, refuse_links, replace_file
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "index"
 _FORMAT = 1
+_FILE = re.compile(rf"[0-9a-f]{{16}}\.(faiss|json)(\.[0-9]+{re.escape(TEMPORARY_SUFFIX)})?")
+"""What `index_path`, `sidecar_path` and `replace_file` name."""
 
 IndexStatus = Literal["fresh", "outdated", "missing", "damaged"]
 
@@ -174,8 +177,10 @@ class VectorIndex:
         """Put the index and its sidecar on disk; the caller holds the write lock.
 
         Raises:
-            OSError: If the disk refuses; the index in memory is none the worse.
+            StoreError: If the folder is a link; the index in memory is none the worse, here and below.
+            OSError: If the disk refuses.
         """
+        refuse_links(store / FOLDER)
         data = import_faiss().serialize_index(self._index).tobytes()
         note = {
             "format": _FORMAT,
@@ -228,8 +233,11 @@ def leftovers(store: Path, extractors: set[str]) -> list[Path]:
         extractors: Digests of all extractors in the database.
 
     Returns:
-        Paths, sorted; files that are not ours by their name are left alone.
+        Paths, sorted; links, and what is not ours by its name, are left alone.
     """
     kept = {path(store, digest) for digest in extractors for path in (index_path, sidecar_path)}
-    ours = (".faiss", ".json", TEMPORARY_SUFFIX)
-    return sorted(path for path in (store / FOLDER).glob("*") if path.suffix in ours and path not in kept)
+    return [
+        path
+        for path in listed(store / FOLDER)
+        if _FILE.fullmatch(path.name) and path not in kept and path.is_file() and not is_link(path)
+    ]

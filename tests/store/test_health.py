@@ -58,10 +58,10 @@ def test_orphans_are_named_and_swept_by_the_next_writer(store: Store) -> None:
 def test_a_sweep_that_fails_is_told_and_harms_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(path: Path) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("shutil.rmtree", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
     store.add_class(make_class("cat", 5), replace=True)
     assert "stay in" in caplog.text
     assert store.get_class("cat").seed == 5
