@@ -160,6 +160,7 @@ def _store_health(common: Common) -> dict[str, Any]:
 def _examine(store: Store) -> dict[str, Any]:
     health = store.health()
     lost = [f"{path} is missing" for path in health.missing]
+    lost += [f"{path} is not what was stored" for path in health.damaged]
     return {
         "path": str(health.path),
         "exists": True,

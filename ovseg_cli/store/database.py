@@ -22,6 +22,7 @@ from ovseg_cli.errors import (
     StoreNotFoundError,
 )
 from ovseg_cli.store.disk import disk_full, read_only, refuse_links
+from ovseg_cli.store.tables import UnsoundValueError
 
 DATABASE_NAME = "ovseg.db"
 SIDE_SUFFIXES = ("-journal", "-shm", "-wal")
@@ -179,6 +180,8 @@ def database_errors(file: Path) -> Iterator[None]:
         raise _translate(file, error) from error
     except json.JSONDecodeError as error:
         raise corrupt(file, f"a JSON value cannot be read: {error}") from error
+    except UnsoundValueError as error:
+        raise corrupt(file, error) from error
 
 
 def corrupt(file: Path, reason: object) -> StoreCorruptError:
@@ -215,7 +218,10 @@ def _translate(file: Path, error: BaseException) -> OvsegError:
         if not file.exists():
             return StoreNotFoundError(f"The database {file} is gone: check --store or OVSEG_STORE")
         return read_only(file.parent, error)
-    # SQLITE_ERROR is a missing table or column: the schema is not the one that the revision promises.
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT):
+    # SQLITE_ERROR is a missing table or column: the schema is not the one that the revision promises. Python alone,
+    # without a code, says that a text is no UTF-8.
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT) or (
+        code == -1 and "decode" in str(error)
+    ):
         return corrupt(file, error)
     return StoreError(f"The database {file} failed: {error}; check the disk and run `ovseg doctor`")

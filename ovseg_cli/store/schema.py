@@ -13,7 +13,7 @@ from ovseg_cli.store.database import Database, corrupt
 
 logger = logging.getLogger(__name__)
 
-REVISIONS: tuple[str, ...] = ("0001", "0002")
+REVISIONS: tuple[str, ...] = ("0001", "0002", "0003")
 """Every schema revision, oldest first. Written out so that opening a store need not load Alembic."""
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from ovseg_cli.store.disk import is_link, listed, refuse_links, sync_folder, write_new
 from ovseg_cli.store.records import SupportRecord
+from ovseg_cli.store.tables import SupportImage
 
 FOLDER = "support"
 FOREGROUND, BACKGROUND = 1, 2
@@ -30,6 +31,9 @@ _GENERATION = re.compile(r"[0-9a-f]{32}")
 _FILE = re.compile(r"[0-9]{3,}(\.attribution|\.mask)?\.png")
 """What `file_names` gives."""
 
+DIGEST_COLUMNS = ("image_digest", "attribution_digest", "mask_digest")
+"""Columns of the digests of the files, in the order of `file_names`."""
+
 Generation = tuple[str, str]
 """Slug and generation id of a class: where its files are."""
 
@@ -37,6 +41,12 @@ Generation = tuple[str, str]
 def file_names(position: int) -> tuple[str, str, str]:
     """Give the names of the image, the attribution map and the mask at a position."""
     return f"{position:03d}.png", f"{position:03d}.attribution.png", f"{position:03d}.mask.png"
+
+
+def digests_of(image: SupportImage) -> dict[str, str | None]:
+    """Give what the files of a support image hash to, by name; None for a file that was lost before it was hashed."""
+    columns = zip(file_names(image.position), DIGEST_COLUMNS, strict=True)
+    return {name: getattr(image, column) for name, column in columns}
 
 
 def folder_of(store: Path, generation: Generation) -> Path:

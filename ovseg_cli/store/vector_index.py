@@ -6,7 +6,6 @@ When either does not fit, the index is made again from the database; the databas
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovseg_cli.faiss_import import import_faiss
+from ovseg_cli.store import digests
 from ovseg_cli.store.disk import TEMPORARY_SUFFIX, is_link, listed, refuse_links, replace_file
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class IndexState:
     Attributes:
         status: "fresh" can be used; "outdated" and "missing" are the normal course; "damaged" is not.
         reason: Why it is not fresh, else "".
-        data: The index file's bytes when it is fresh, else None.
+        data: The index file's bytes when it is fresh and they were asked for, else None.
     """
 
     status: IndexStatus
@@ -71,19 +71,22 @@ def sidecar_path(store: Path, extractor: str) -> Path:
     return store / FOLDER / f"{extractor[:16]}.json"
 
 
-def inspect_index(store: Path, stamp: Stamp) -> IndexState:
+def inspect_index(store: Path, stamp: Stamp, *, load: bool = True) -> IndexState:
     """Look at an index file without loading FAISS.
 
     Args:
         store: The store's folder.
         stamp: The vectors that the index should hold.
+        load: Whether its bytes are wanted; else they are only hashed, piece by piece.
 
     Returns:
         Its state.
     """
     path, sidecar = index_path(store, stamp.extractor), sidecar_path(store, stamp.extractor)
     try:
-        data, note = path.read_bytes(), sidecar.read_bytes()
+        data = path.read_bytes() if load else None
+        digest = digests.file_digest(path) if data is None else digests.bytes_digest(data)
+        note = sidecar.read_bytes()
     except FileNotFoundError as error:
         return IndexState("missing", f"{Path(error.filename).name} is not there", None)
     except OSError as error:
@@ -96,7 +99,7 @@ def inspect_index(store: Path, stamp: Stamp) -> IndexState:
         return IndexState("damaged", f"{sidecar.name} is not a sidecar", None)
     if found != (_FORMAT, stamp.extractor, stamp.revision, stamp.token):
         return IndexState("outdated", f"it is of vector revision {found[2]}, the store of {stamp.revision}", None)
-    if hashlib.sha256(data).hexdigest() != checksum:
+    if digest != checksum:
         return IndexState("damaged", "its bytes do not match its checksum", None)
     return IndexState("fresh", "", data)
 
@@ -189,7 +192,7 @@ class VectorIndex:
             "token": self.stamp.token,
             "dim": self.dim,
             "ntotal": int(self._index.ntotal),
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "sha256": digests.bytes_digest(data),
         }
         path = index_path(store, self.stamp.extractor)
         path.parent.mkdir(exist_ok=True)
