@@ -28,7 +28,7 @@ from ovseg_cli.files.labels import (
     write_labelmap,
 )
 from ovseg_cli.files.pictures import overlay as draw_overlay
-from ovseg_cli.runs.journal import Entry, Journal, write_journal
+from ovseg_cli.runs.journal import Entry, Journal, write_journal, written
 from ovseg_cli.runs.manifest import Manifest, library_versions
 from ovseg_cli.runs.plan import MASK_FOLDER, Plan, PlanItem
 from ovseg_cli.store.records import RunItem, RunRecord
@@ -382,6 +382,7 @@ class _Run:
     def _written(self, item: PlanItem, image: Image.Image, result: SegmentationLike, begun: float) -> Entry:
         """Write what there is of a picture."""
         write_label(self.plan.output / item.output, result.ids, self.labelmap)
+        nbytes, digest = written(self.plan.output / item.output)
         if item.overlay is not None:
             write_image(self.plan.output / item.overlay, draw_overlay(image, result.ids, self.labelmap))
         return Entry(
@@ -398,6 +399,8 @@ class _Run:
             kept_by=None if result.kept is None else "prefilter" if item.classes is None else "image-classes",
             ms=round(1000 * (time.perf_counter() - begun), 1),
             key=item.key,
+            nbytes=nbytes,
+            digest=digest,
         )
 
     def _draw(self, item: PlanItem, entry: Entry) -> Entry:

@@ -221,6 +221,27 @@ class TestInterruption:
         summary, factory = run()
         assert (summary.skipped, factory.segmented) == (2, 1)
 
+    def test_a_damaged_label_map_is_made_anew(self, run, out):
+        run()
+        path = out / "SegmentationClass" / "sub" / "b.png"
+        sound = path.read_bytes()
+        for damaged in (sound[:-1], sound[:40] + bytes([sound[40] ^ 1]) + sound[41:], b""):
+            path.write_bytes(damaged)
+            summary, factory = run()
+            assert (summary.skipped, summary.done, factory.segmented) == (2, 1, 1)
+            assert path.read_bytes() == sound
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_a_damaged_line_costs_one_picture(self, run, out, caplog, overwrite):
+        run()
+        journal = out / "predictions.jsonl"
+        lines = journal.read_bytes().splitlines(keepends=True)
+        journal.write_bytes(lines[0] + b'{"path": [], "status": {}, "key": 3}\n' + lines[2])
+        summary, _ = run(overwrite=overwrite)
+        assert (summary.skipped, summary.done) == ((0, 3) if overwrite else (2, 1))
+        assert "is damaged (line 2: path cannot be '[]')" in caplog.text
+        assert len(journal.read_bytes().splitlines()) == 3
+
     def test_an_overwrite_that_was_cut_is_finished_by_a_plain_run(self, run, store, profile):
         run()
         factory = Factory(store, profile, request())
