@@ -21,7 +21,7 @@ from ovseg_cli.errors import (
     StoreLockedError,
     StoreNotFoundError,
 )
-from ovseg_cli.store.disk import disk_full, read_only, refuse_links
+from ovseg_cli.store.disk import TEMPORARY_SUFFIX, disk_full, move_durably, read_only, refuse_links
 from ovseg_cli.store.tables import UnsoundValueError
 
 DATABASE_NAME = "ovseg.db"
@@ -93,20 +93,29 @@ class Database:
             connection.execute("PRAGMA journal_mode = WAL")
 
     def backup(self, target: Path) -> None:
-        """Copy the database, with all that is committed, into a new file.
+        """Copy the database, with all that is committed, into a new file, which gets its name when it is whole.
+
+        Args:
+            target: The new file. Meanwhile it has `TEMPORARY_SUFFIX` behind its name.
 
         Raises:
             StoreError: In its kinds; see `database_errors`.
+            OSError: If the file cannot be made.
         """
+        temporary = target.with_name(target.name + TEMPORARY_SUFFIX)
         try:
+            temporary.open("xb").close()  # a link of this name would be followed
             with (
                 database_errors(self.file),
                 closing(self._connect()) as source,
-                closing(sqlite3.connect(target)) as copy,
+                closing(sqlite3.connect(temporary)) as copy,
             ):
+                # Nobody else knows the copy, and half of one is thrown away: no journal need lie beside it.
+                copy.execute("PRAGMA journal_mode = OFF")
                 source.backup(copy)
+            move_durably(temporary, target)
         except BaseException:
-            target.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
     def _connect(self) -> sqlite3.Connection:

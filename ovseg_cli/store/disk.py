@@ -115,6 +115,17 @@ def replace_file(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def move_durably(path: Path, target: Path) -> None:
+    """Give a file its final name, once the disk has its content."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(path, target)
+    sync_folder(target.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the disk has the folder's entries (Windows does so by itself, and refuses to be asked)."""
     if os.name == "nt":

@@ -13,7 +13,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from ovseg_cli.errors import OvsegError
-from ovseg_cli.store import classes, digests, support, vector_index
+from ovseg_cli.store import classes, digests, schema, support, vector_index
 from ovseg_cli.store.database import DATABASE_NAME, SIDE_SUFFIXES, Database
 from ovseg_cli.store.lock import write_lock
 from ovseg_cli.store.tables import Category, Extractor, Prototype, SupportImage
@@ -142,7 +142,7 @@ def _indexes(session: Session, store: Path) -> list[IndexHealth]:
 
 
 def find_orphans(session: Session, store: Path) -> list[Path]:
-    """Find what writers that died have left: generation folders and index files that no row names.
+    """Find what writers that died have left: folders and index files that no row names, and torn backups.
 
     Args:
         session: Reading session.
@@ -152,6 +152,7 @@ def find_orphans(session: Session, store: Path) -> list[Path]:
     return [
         *support.orphans(store, classes.generations(session)),
         *vector_index.leftovers(store, extractors),
+        *schema.torn_backups(store),
     ]
 
 

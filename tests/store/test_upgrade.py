@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sqlite3
 import zipfile
 from contextlib import closing
@@ -14,7 +16,7 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from ovseg_cli.errors import StoreReadOnlyError
+from ovseg_cli.errors import DiskFullError, StoreReadOnlyError
 from ovseg_cli.store import ClassRecord, Store, schema, support
 from ovseg_cli.store.names import slugify
 from tests.store.helpers import CLIP, SD, assert_whole, make_class, unit
@@ -251,6 +253,45 @@ def test_children_of_a_class_still_go_with_it(first: Path) -> None:
         store.remove_classes(["cat", "dog"])
     left = rows(first / "ovseg.db")
     assert left["support_image"] == left["prototype"] == left["extractor"] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the death is tried out in a forked process")
+def test_a_backup_has_its_name_only_when_it_is_whole(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a kill leaves it: the copy was written, and nothing came after."""
+
+    def die(path: Path, target: Path) -> None:
+        os._exit(9)
+
+    monkeypatch.setattr("ovseg_cli.store.database.move_durably", die)
+    child = os.fork()
+    if child == 0:
+        Store.open(first)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    monkeypatch.undo()
+    assert list(first.glob("ovseg-0001-*.db")) == []
+    (torn,) = first.glob("ovseg-0001-*")
+    foreign = first / "ovseg-0001-notes.db.tmp"
+    foreign.write_text("mine")
+    with Store.open(first) as store:
+        assert store.health().orphans == (torn,)
+        store.remove_classes(["dog"])
+        assert store.health().orphans == ()
+    assert not torn.exists()
+    assert foreign.exists()
+    assert len(list(first.glob("ovseg-0001-*.db"))) == 1
+
+
+def test_a_failed_backup_leaves_nothing(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ovseg_cli.store.database.move_durably", full)
+    with pytest.raises(DiskFullError):
+        Store.open(first)
+    assert list(first.glob("ovseg-*")) == []
+    monkeypatch.undo()
+    assert Store.open(first).class_names() == ["cat", "dog"]
 
 
 def test_a_read_only_store_of_the_first_revision(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
