@@ -21,7 +21,7 @@ from ovseg_cli.errors import (
     StoreLockedError,
     StoreNotFoundError,
 )
-from ovseg_cli.store.disk import TEMPORARY_SUFFIX, disk_full, move_durably, read_only, refuse_links
+from ovseg_cli.store.disk import TEMPORARY_SUFFIX, disk_full, move_durably, read_only, refuse_links, takes_no_more
 from ovseg_cli.store.tables import UnsoundValueError
 
 DATABASE_NAME = "ovseg.db"
@@ -50,11 +50,12 @@ class Database:
         self.file = file
         self.mode = mode
         self._immutable = mode == "ro" and self._needs_immutable()
-        engine = create_engine("sqlite://", creator=self._connect, poolclass=NullPool)
-        event.listen(engine, "begin", _begin)
-        self._reader: Engine = engine
+        self._reader: Engine = create_engine("sqlite://", creator=self._connect_to_read, poolclass=NullPool)
+        writer = create_engine("sqlite://", creator=self._connect, poolclass=NullPool)
+        for engine in (self._reader, writer):
+            event.listen(engine, "begin", _begin)
         # IMMEDIATE: a transaction that began as a reader can fail to become a writer, whatever it waits.
-        self._writer: Engine = engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+        self._writer: Engine = writer.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -118,16 +119,32 @@ class Database:
             temporary.unlink(missing_ok=True)
             raise
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect_to_read(self) -> sqlite3.Connection:
+        """Connect, also on a full disk, which does not even give the memory that processes share to read."""
+        try:
+            return self._connect()
+        except sqlite3.Error as error:
+            if not _may_be_full(error) or not takes_no_more(self.file.parent):
+                raise
+        log = self.file.with_name(f"{self.file.name}-wal")
+        if not log.exists() or log.stat().st_size == 0:
+            return self._connect(immutable=True)  # the file alone is the whole truth, and nobody can begin to change it
+        # What a writer that died has left in the log counts. Alone, SQLite needs no memory that others see.
+        return self._connect(first="PRAGMA locking_mode = EXCLUSIVE")
+
+    def _connect(self, *, immutable: bool = False, first: str = "") -> sqlite3.Connection:
         # SQLite follows links, and overwrites what it takes for its log or its shared memory even when it only reads.
         refuse_links(*(self.file.with_name(self.file.name + suffix) for suffix in ("", *SIDE_SUFFIXES)))
-        uri = f"{self.file.absolute().as_uri()}?mode={self.mode}{'&immutable=1' if self._immutable else ''}"
+        unchanging = "&immutable=1" if immutable or self._immutable else ""
+        uri = f"{self.file.absolute().as_uri()}?mode={self.mode}{unchanging}"
         # isolation_level None: sqlite3 would open transactions on its own, and not for DDL; we say when.
         connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
         try:
+            connection.execute(first)
             connection.execute("PRAGMA foreign_keys = ON")
             # FULL, not the NORMAL that is usual with WAL: the files of a replaced class are deleted right
             # after the commit, so a commit that a power cut could take back would name files that are gone.
+            # This is the first statement that reads the file, if only its header.
             connection.execute("PRAGMA synchronous = FULL")
         except BaseException:
             connection.close()
@@ -167,6 +184,15 @@ def _primary_code(error: BaseException | None) -> int:
     return -1 if code is None else int(code) & 0xFF
 
 
+def _may_be_full(error: BaseException) -> bool:
+    """Whether SQLite might mean that it found no room: it says so only where it writes data, and not of other files."""
+    shared_memory = (sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMMAP)
+    return (
+        _primary_code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL)
+        or getattr(error, "sqlite_errorcode", None) in shared_memory
+    )
+
+
 @contextmanager
 def database_errors(file: Path) -> Iterator[None]:
     """Turn the errors of SQLite and SQLAlchemy into the matching ovseg error.
@@ -175,7 +201,7 @@ def database_errors(file: Path) -> Iterator[None]:
         file: The database file, for the message.
 
     Raises:
-        DiskFullError: The disk is full (SQLite then cannot even read a database that others may write).
+        DiskFullError: The disk is full.
         StoreReadOnlyError: The database cannot be written.
         StoreLockedError: Another program holds the database.
         StoreCorruptError: The file is damaged, is no database, or lacks tables or sound values.
@@ -208,9 +234,7 @@ def corrupt(file: Path, reason: object) -> StoreCorruptError:
 
 def _translate(file: Path, error: BaseException) -> OvsegError:
     code = _primary_code(error)
-    # Readers too need a few pages of shared memory beside the database, which a full disk does not give.
-    no_room_to_read = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHMSIZE
-    if code == sqlite3.SQLITE_FULL or no_room_to_read:
+    if code == sqlite3.SQLITE_FULL or (_may_be_full(error) and takes_no_more(file.parent)):
         return disk_full(file.parent, error)
     if code == sqlite3.SQLITE_IOERR:
         return StoreError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from ovseg_cli.errors import DiskFullError, StoreError, StoreReadOnlyError
 _FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 TEMPORARY_SUFFIX = ".tmp"
+_PROBE_BYTES = 65536  # as much as SQLite takes for the first steps of a transaction
 
 
 def disk_full(store: Path, reason: object) -> DiskFullError:
@@ -135,6 +137,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def takes_no_more(folder: Path) -> bool:
+    """Whether the disk has no room for a small file, tried out: SQLite does not say why it cannot open one."""
+    probe = folder / f".ovseg-{secrets.token_hex(8)}"
+    try:
+        write_new(probe, bytes(_PROBE_BYTES))
+    except OSError as error:
+        return error.errno in _FULL
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return False
 
 
 def is_writable(folder: Path, *files: Path) -> bool:

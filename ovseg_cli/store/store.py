@@ -20,6 +20,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ovseg_cli.errors import (
+    DiskFullError,
     OvsegError,
     ProfileMismatchError,
     StoreCorruptError,
@@ -420,6 +421,8 @@ class Store:
     def remove_classes(self, names: Iterable[str]) -> list[ClassInfo]:
         """Remove classes, all of them in one transaction.
 
+        On a full disk the vector index makes room for the transaction, if there is one: the next search makes it anew.
+
         Args:
             names: Names of the classes, in any case.
 
@@ -430,8 +433,20 @@ class Store:
             UnknownClassError: If one of the classes is not there; then none is removed.
             StoreReadOnlyError: If the store cannot be written.
             StoreLockedError: If another process keeps writing.
+            DiskFullError: If there is no room even to note what is to go; the store is then as before.
         """
         self._require_writable()
+        names = list(names)
+        try:
+            return self._remove(names)
+        except DiskFullError:
+            with os_errors(self.path):
+                refuse_links(self.path / vector_index.FOLDER)
+                if not vector_index.discard(self.path):
+                    raise
+        return self._remove(names)
+
+    def _remove(self, names: Sequence[str]) -> list[ClassInfo]:
         with self._changing(), self._database.write() as session:
             ids = sorted({self._row(session, name).id for name in names})
             removed = classes.infos(session, ids)

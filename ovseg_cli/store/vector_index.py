@@ -228,6 +228,18 @@ def open_index(
     return VectorIndex.build(*vectors(), stamp), True
 
 
+def discard(store: Path) -> bool:
+    """Delete all index files, which the next searches make anew; say whether there was any.
+
+    Raises:
+        OSError: If one cannot be deleted.
+    """
+    files = leftovers(store, set())
+    for path in files:
+        path.unlink(missing_ok=True)
+    return bool(files)
+
+
 def leftovers(store: Path, extractors: set[str]) -> list[Path]:
     """Find files in the index folder that belong to no extractor, or that a dead writer left unfinished.
 

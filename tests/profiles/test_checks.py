@@ -3,8 +3,8 @@ from __future__ import annotations
 import dataclasses
 import shutil
 
-from huggingface_hub import constants
 import pytest
+from huggingface_hub import constants
 
 from ovseg_cli.profiles import find_weights, get_profile
 from ovseg_cli.profiles import weights as weights_module

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -33,8 +34,8 @@ def statements(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     connect = Database._connect
 
-    def traced(self: Database) -> sqlite3.Connection:
-        connection = connect(self)
+    def traced(self: Database, **how: Any) -> sqlite3.Connection:
+        connection = connect(self, **how)
         connection.set_trace_callback(seen.append)
         return connection
 
