@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
-from ovseg_cli.errors import ImageError, OutputError, OvsegError, StoreReadOnlyError, UsageError
+from ovseg_cli.errors import DiskFullError, ImageError, OutputError, OvsegError, StoreReadOnlyError, UsageError
 from ovseg_cli.files.atomic import make_folder, write_image, write_text
 from ovseg_cli.files.discovery import picture_id
 from ovseg_cli.files.images import open_image
@@ -508,10 +508,11 @@ class _RunRecorder:
         )
         try:
             self._store.begin_run(record)
-        except StoreReadOnlyError:
+        except (StoreReadOnlyError, DiskFullError) as error:
             log.warning(
-                "The store %s is read-only, so this run is not recorded: name its folder to eval with --pred.",
+                "The store %s %s, so this run is not recorded: name its folder to eval with --pred.",
                 self._store.path,
+                "lies on a full disk" if isinstance(error, DiskFullError) else "is read-only",
             )
         else:
             self._active = True

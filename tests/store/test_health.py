@@ -9,6 +9,8 @@ import pytest
 
 from ovseg_cli.errors import StoreCorruptError, StoreError
 from ovseg_cli.store import Store
+from ovseg_cli.store import health as health_module
+from tests.store import processes
 from tests.store.helpers import CLIP, SD, make_class
 
 
@@ -119,6 +121,44 @@ def test_a_vector_that_is_not_of_length_1_is_not_used(store: Store) -> None:
     ):
         with pytest.raises(StoreCorruptError, match=r"not a direction of length 1.*--if-exists replace"):
             use()
+
+
+def test_nothing_is_accused_while_others_write(store: Store) -> None:
+    """A class that is replaced between the look at its row and the look at its files, again and again."""
+    writers = [processes.start("churn", store.path, name) for name in ("dog", "bird")]
+    try:
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "going\n", writer.communicate()
+        for _ in range(8):
+            health = Store.open(store.path).health()
+            assert health.ok, health
+            assert health.orphans == ()
+        assert all(writer.poll() is None for writer in writers)
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
+
+
+@pytest.mark.parametrize("then", ["replaced", "removed"])
+def test_files_that_go_while_they_are_looked_at(store: Store, monkeypatch: pytest.MonkeyPatch, then: str) -> None:
+    """The same in slow motion."""
+    look, done = health_module._holds, []
+
+    def slow(path: Path, digest: str | None) -> bool:
+        if not done:
+            done.append(path)
+            other = Store.open(store.path)
+            other.remove_classes(["cat"])
+            if then == "replaced":
+                other.add_class(make_class("cat", 3))
+        return look(path, digest)
+
+    monkeypatch.setattr(health_module, "_holds", slow)
+    health = store.health()
+    assert done
+    assert health.ok, health
 
 
 def test_missing_files_are_named(store: Store) -> None:
