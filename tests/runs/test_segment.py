@@ -345,13 +345,17 @@ class TestStore:
         run(recorded=False)
         assert store.last_run() is None
 
-    def test_that_is_read_only_is_no_obstacle(self, run, store, monkeypatch, caplog):
+    @pytest.mark.parametrize(
+        ("kind", "says"), [(StoreReadOnlyError, "is read-only"), (DiskFullError, "lies on a full disk")]
+    )
+    def test_that_cannot_be_written_is_no_obstacle(self, run, store, monkeypatch, caplog, kind, says):
         def refuse(_):
-            raise StoreReadOnlyError("read-only")
+            raise kind("refused")
 
         monkeypatch.setattr(store, "begin_run", refuse)
         summary, _ = run()
         assert summary.done == 3
+        assert f"{says}, so this run is not recorded" in caplog.text
         assert "--pred" in caplog.text
 
 
