@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from pathlib import Path
 
@@ -67,9 +68,12 @@ def put_into_hub_cache(cache: Path, weights: Weights, source: Path) -> Path:
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text(weights.revision)
     (repo / "blobs").mkdir()
-    for index, file in enumerate(sorted(f for f in source.rglob("*") if f.is_file())):
-        blob = repo / "blobs" / f"{index:040x}"
-        blob.write_bytes(file.read_bytes())
+    for file in sorted(f for f in source.rglob("*") if f.is_file()):
+        data = file.read_bytes()
+        large = file.suffix == ".safetensors"
+        name = hashlib.sha256(data) if large else hashlib.sha1(b"blob %d\0" % len(data) + data)
+        blob = repo / "blobs" / name.hexdigest()
+        blob.write_bytes(data)
         link = snapshot / file.relative_to(source)
         link.parent.mkdir(parents=True, exist_ok=True)
         up = "../" * len(link.relative_to(repo).parent.parts)

@@ -33,6 +33,10 @@ _DISTRIBUTIONS = (
 )
 
 
+_MOST_TOLD = 3
+"""Problems that the closing error line names."""
+
+
 def register(app: typer.Typer) -> None:
     """Add this command to the application."""
     command(app, "doctor", examples=("ovseg doctor", "ovseg doctor --json > doctor.json"))(doctor)
@@ -41,16 +45,19 @@ def register(app: typer.Typer) -> None:
 def doctor(common: Common) -> None:
     """Check this installation and the store.
 
-    Looks at Python, the libraries, devices, weights, and the health of the store.
-    Exit code 1: the store is damaged.
+    Looks at Python, the libraries, devices, weights, and the health of the store. Weights, vectors and support images
+    are read and compared with their digests, which takes a while for large stores.
+    Exit code 1: the store, or weights, are damaged.
     """
     out = common.out
+    damaged_weights = _damaged_weights()
     data: dict[str, Any] = {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "libraries": _versions(),
         "devices": _devices(),
         "profiles": _weights(),
+        "damaged_weights": damaged_weights,
         "store": _store_health(common),
     }
 
@@ -67,14 +74,25 @@ def doctor(common: Common) -> None:
         _section(common, "libraries")
         out.show(fields(data["libraries"].items()))
         _section(common, "weights")
-        out.show(fields(data["profiles"].items()))
+        out.show(fields([*data["profiles"].items(), *(("problem", problem) for problem in damaged_weights)]))
         _section(common, "store")
         out.show(fields(_store_lines(data["store"])))
 
-    out.result(data, human=human, quiet=["ok" if data["store"]["healthy"] else data["store"].get("state", "damaged")])
-    if not data["store"]["healthy"]:
-        out.error(f"the store is {data['store'].get('state', 'damaged')}: {'; '.join(data['store']['problems'])}")
+    healthy = data["store"]["healthy"]
+    state = "damaged" if healthy else data["store"].get("state", "damaged")
+    out.result(data, human=human, quiet=["ok" if healthy and not damaged_weights else state])
+    problems = [] if healthy else [f"the store is {state}: {_in_short(data['store']['problems'])}"]
+    if damaged_weights:
+        problems.append(f"weights are damaged: {_in_short(damaged_weights)}")
+    if problems:
+        out.error("; ".join(problems))
         raise typer.Exit(1)
+
+
+def _in_short(problems: list[str]) -> str:
+    """The first problems in one line; all of them are in the report."""
+    more = f"; and {len(problems) - _MOST_TOLD} more" if len(problems) > _MOST_TOLD else ""
+    return "; ".join(problems[:_MOST_TOLD]) + more
 
 
 def _section(common: Common, title: str) -> None:
@@ -145,6 +163,26 @@ def _weights() -> dict[str, str]:
     return summary
 
 
+def _damaged_weights() -> list[str]:
+    """What has changed among the weights that are here, with what to do about it."""
+    from ovseg_cli.profiles import PROFILES
+    from ovseg_cli.profiles.checks import damaged_files
+    from ovseg_cli.profiles.weights import fetch_command
+
+    known = dict.fromkeys(
+        weights
+        for profile in PROFILES.values()
+        for weights in (*profile.weights_for(profile.known_extractors), profile.regions.sam)
+        if weights is not None
+    )
+    return [
+        f"{path} is not what was published: "
+        + ("install ovseg again" if weights.bundled else f"delete it, then run {fetch_command(weights)}")
+        for weights in known
+        for path in damaged_files(weights)
+    ]
+
+
 def _store_health(common: Common) -> dict[str, Any]:
     """The state of the store; a store that cannot be opened is a finding, not a crash."""
     try:
@@ -164,7 +202,9 @@ def _store_health(common: Common) -> dict[str, Any]:
 
 def _examine(store: Store) -> dict[str, Any]:
     health = store.health()
-    lost = [f"{path} is missing" for path in health.missing]
+    remedy = "put a backup in its place, or make the class anew with ovseg add-class --if-exists replace"
+    lost = [f"{path} is missing; {remedy}" for path in health.missing]
+    lost += [f"{path} is not what was stored; {remedy}" for path in health.damaged]
     return {
         "path": str(health.path),
         "exists": True,

@@ -1,7 +1,8 @@
 """Writing files so that a reader sees either the old content or the whole new one, never a part.
 
 Everything is written to a hidden temporary file in the target's own folder, flushed to the disk and
-then renamed over the target. An exception, Ctrl-C included, removes the temporary file.
+then renamed over the target. An exception, Ctrl-C included, removes the temporary file; that of a process
+that was killed is removed by the next one that writes into the folder.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +27,14 @@ __all__ = ["TEMPORARY_PREFIX", "atomic_path", "make_folder", "write_image", "wri
 
 TEMPORARY_PREFIX = ".ovseg-"
 """How the name of a temporary file begins. The dot keeps a leftover out of every folder listing."""
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{16}}(\.[^.]+)?")
+_swept: set[Path] = set()
 
 # EDQUOT is unknown on Windows.
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -107,19 +118,68 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         return
     final = Path(os.path.realpath(target))
     make_folder(final.parent)
+    _sweep(final.parent)
     temporary = final.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{final.suffix}")
     with _translated(target, final, temporary):
         if final.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(final))
         try:
-            # Unlike tempfile.mkstemp, which makes private files, this respects the umask.
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-            yield temporary
-            _flush(temporary)
-            os.replace(temporary, final)
+            with _own_file(temporary):
+                yield temporary
+                _flush(temporary)
+                os.replace(temporary, final)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+@contextlib.contextmanager
+def _own_file(path: Path) -> Iterator[None]:
+    """Make a file, and hold a lock on it: whoever gets the lock of such a file knows that its writer is dead."""
+    while True:
+        # Unlike tempfile.mkstemp, which makes private files, this respects the umask.
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        if fcntl is None:  # an open file cannot be renamed there
+            os.close(descriptor)
+            yield
+            return
+        try:
+            with contextlib.suppress(
+                OSError
+            ):  # a file system without locks: nobody gets one there, so nothing is swept
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink == 0:  # swept in the instant before it was locked
+                continue
+            yield
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove temporary files whose writer was killed; once per folder and process."""
+    if fcntl is None or folder in _swept:
+        return
+    _swept.add(folder)
+    with contextlib.suppress(OSError):
+        for name in filter(_TEMPORARY.fullmatch, os.listdir(folder)):
+            with contextlib.suppress(OSError):
+                _remove_abandoned(folder / name)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove a temporary file unless somebody writes it.
+
+    Raises:
+        OSError: It is written, or is no file (a link is none).
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+    finally:
+        os.close(descriptor)
 
 
 def _flush(path: Path) -> None:

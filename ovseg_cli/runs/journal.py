@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import logging
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +17,8 @@ from typing import IO, Any, Literal
 from ovseg_cli.errors import DiskFullError, OutputError, OvsegError
 from ovseg_cli.files.atomic import write_text
 from ovseg_cli.files.discovery import picture_id
+
+log = logging.getLogger("ovseg_cli")
 
 JOURNAL_NAME = "predictions.jsonl"
 
@@ -38,6 +43,8 @@ class Entry:
         ms: milliseconds from the file to its label map; in a batch, an equal share of what its pictures took together.
         error: why it failed.
         key: changes with the picture and with everything that decides its label map (see `plan.resume_key`).
+        nbytes: size of the label map's file as it was written; None in entries of earlier versions.
+        digest: SHA-256 (hex) of it, likewise.
     """
 
     path: str
@@ -54,6 +61,8 @@ class Entry:
     ms: float | None = None
     error: str | None = None
     key: str
+    nbytes: int | None = None
+    digest: str | None = None
 
     @property
     def drawings(self) -> tuple[str, ...]:
@@ -75,22 +84,104 @@ class Entry:
         if not isinstance(data, dict):
             raise ValueError(f"a journal line must be a JSON object, got {type(data).__name__}")
         known = {f.name for f in fields(cls)}
+        for name, value in data.items():
+            if name in known and not _CHECKS[name](value):
+                raise ValueError(f"{name} cannot be {str(value)[:60]!r}")
         try:
-            entry = cls(**{name: value for name, value in data.items() if name in known})
+            return cls(**{name: value for name, value in data.items() if name in known})
         except TypeError as error:
             raise ValueError(str(error)) from error
-        if entry.status not in {"done", "failed"} or not isinstance(entry.path, str):
-            raise ValueError(f"got status {entry.status!r} and path {entry.path!r}")
-        return entry
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_path(value: Any) -> bool:
+    """Whether a file can have this name; the system would refuse others with an error of its own."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    parts = value.encode("utf-8", "surrogatepass").replace(b"\\", b"/").split(b"/")
+    return 0 < len(value) < 4096 and max(map(len, parts)) <= 255
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
+
+
+def _are_shares(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+def _are_kept(value: Any) -> bool:
+    return isinstance(value, dict) and all(score is None or _is_number(score) for score in value.values())
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or check(value)
+
+
+_CHECKS: Mapping[str, Callable[[Any], bool]] = {
+    "path": _is_path,
+    "output": _or_none(_is_path),
+    "overlay": _or_none(_is_path),
+    "explain": _or_none(_is_path),
+    "size": _or_none(_is_size),
+    "status": lambda value: value in ("done", "failed"),
+    "method": _or_none(_is_text),
+    "shares": _are_shares,
+    "scores": _are_shares,
+    "kept": _or_none(_are_kept),
+    "kept_by": lambda value: value in (None, "prefilter", "image-classes"),
+    "ms": _or_none(_is_number),
+    "error": _or_none(_is_text),
+    "key": _is_text,
+    "nbytes": _or_none(_is_count),
+    "digest": _or_none(_is_text),
+}
+"""What each field of an entry may be, as JSON gives it."""
+
+
+def written(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 (hex) of a file, for `Entry.nbytes` and `Entry.digest`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), digest
+
+
+def is_intact(entry: Entry, output: Path) -> bool:
+    """Whether the label map of an entry is there, as it was written as far as the entry says."""
+    if entry.output is None:
+        return False
+    path = output / entry.output
+    try:
+        if not path.is_file() or entry.nbytes not in (None, path.stat().st_size):
+            return False
+        return entry.digest is None or entry.digest == written(path)[1]
+    except OSError:
+        return False
 
 
 def read_journal(output: Path) -> dict[str, Entry]:
     """The entries of an output folder by the picture's `picture_id`; later lines win.
 
-    A last line without its end is what a kill leaves behind: that picture counts as not done.
+    A last line without its end is what a kill leaves behind: that picture counts as not done. So does that of a line
+    that is damaged, which is told.
 
     Raises:
-        OutputError: the file is there and cannot be read, or an earlier line is damaged.
+        OutputError: the file is there and cannot be read.
     """
     path = output / JOURNAL_NAME
     try:
@@ -100,18 +191,20 @@ def read_journal(output: Path) -> dict[str, Entry]:
     except OSError as error:
         raise OutputError(f"Cannot read {path}: {error.strerror}.") from error
     entries: dict[str, Entry] = {}
+    damaged: list[str] = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break is torn, or nothing
         if not line.strip():
             continue
         try:
             entry = Entry.from_line(line.decode())
-        except ValueError as error:
-            raise OutputError(
-                f"{path} is damaged in line {number} ({error}). Choose another folder with -o, "
-                "or start this one afresh with --overwrite."
-            ) from error
-        path_now = picture_id(Path(entry.path))
+            path_now = picture_id(Path(entry.path))
+        except (ValueError, RecursionError) as error:
+            damaged.append(f"line {number}: {str(error)[:200]}")
+            continue
         entries[path_now] = replace(entry, path=path_now)
+    if damaged:
+        more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        log.warning("%s is damaged (%s%s). The pictures of these lines count as not done.", path, damaged[0], more)
     return entries
 
 

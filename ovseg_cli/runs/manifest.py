@@ -103,15 +103,37 @@ def read_manifest(output: Path) -> Manifest | None:
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in data.items() if name in known
         }
-        return Manifest(**values)
+        manifest = Manifest(**values)
+        _check(manifest)
+        return manifest
     except FileNotFoundError:
         return None
     except OSError as error:
         raise OutputError(f"Cannot read {path}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise OutputError(
             f"{path} is damaged ({error}). Choose another folder with -o, or start this one afresh with --overwrite."
         ) from error
+
+
+def _check(manifest: Manifest) -> None:
+    """Raise `ValueError` where a value is of another type than it is used as."""
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "digest": str,
+        "background": bool,
+        "argv": tuple,
+        "inputs": tuple,
+        "classes": tuple,
+        "device": (str, type(None)),
+        "precision": (str, type(None)),
+        "batch": (int, type(None)),
+    }
+    kinds |= dict.fromkeys(("method", "options", "image_classes", "settings", "profile", "libraries", "store"), dict)
+    for name, kind in kinds.items():
+        if not isinstance(getattr(manifest, name), kind):
+            raise ValueError(f"{name} cannot be {str(getattr(manifest, name))[:60]!r}")
+    if not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in manifest.classes):
+        raise ValueError("a class has no name")
 
 
 def library_versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ from ovseg_cli.choices import SegmentOptions
 from ovseg_cli.errors import ImageError, OutputError, UsageError
 from ovseg_cli.files.discovery import InputImage, discover, expanded, picture_id
 from ovseg_cli.files.image_classes import ImageClasses, ImageLine, Matched
-from ovseg_cli.runs.journal import JOURNAL_NAME, Entry, read_journal
+from ovseg_cli.runs.journal import JOURNAL_NAME, Entry, is_intact, read_journal
 from ovseg_cli.runs.manifest import MANIFEST_NAME, Manifest, read_manifest
 from ovseg_cli.store.names import listed_names
 
@@ -392,7 +392,7 @@ def _plan_image(
         and entry.status == "done"
         and entry.key == key != ""
         and entry.output == mask
-        and (folder / mask).is_file()
+        and is_intact(entry, folder)
     )
     item = PlanItem(
         image=image, output=mask, overlay=overlay, explain=explain, key=key, action="segment", classes=classes

@@ -14,7 +14,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
-from ovseg_cli.errors import ImageError, OutputError, OvsegError, StoreLockedError, StoreReadOnlyError, UsageError
+from ovseg_cli.errors import (
+    DiskFullError,
+    ImageError,
+    OutputError,
+    OvsegError,
+    StoreLockedError,
+    StoreReadOnlyError,
+    UsageError,
+)
 from ovseg_cli.files.atomic import make_folder, write_image, write_text
 from ovseg_cli.files.colours import for_display
 from ovseg_cli.files.discovery import picture_id
@@ -29,7 +37,7 @@ from ovseg_cli.files.labels import (
     write_labelmap,
 )
 from ovseg_cli.files.pictures import overlay as draw_overlay
-from ovseg_cli.runs.journal import Entry, Journal, write_journal
+from ovseg_cli.runs.journal import Entry, Journal, write_journal, written
 from ovseg_cli.runs.manifest import Manifest, library_versions
 from ovseg_cli.runs.plan import MASK_FOLDER, Plan, PlanItem, current
 from ovseg_cli.store.records import RunItem, RunRecord
@@ -388,6 +396,7 @@ class _Run:
     def _written(self, item: PlanItem, image: Image.Image, result: SegmentationLike, begun: float) -> Entry:
         """Write what there is of a picture."""
         write_label(self.plan.output / item.output, result.ids, self.labelmap)
+        nbytes, digest = written(self.plan.output / item.output)
         if item.overlay is not None:
             write_image(self.plan.output / item.overlay, draw_overlay(image, result.ids, self.shown))
         return Entry(
@@ -404,6 +413,8 @@ class _Run:
             kept_by=None if result.kept is None else "prefilter" if item.classes is None else "image-classes",
             ms=round(1000 * (time.perf_counter() - begun), 1),
             key=item.key,
+            nbytes=nbytes,
+            digest=digest,
         )
 
     def _draw(self, item: PlanItem, entry: Entry) -> Entry:
@@ -558,6 +569,8 @@ class _RunRecorder:
             return False
         except OvsegError as error:
             reason = "it is read-only" if isinstance(error, StoreReadOnlyError) else str(error)
+            if isinstance(error, DiskFullError):
+                reason = "it lies on a full disk"
             self._give_up(store, reason)
             return False
         finally:

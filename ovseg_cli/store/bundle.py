@@ -36,7 +36,7 @@ from ovseg_cli.store import support
 from ovseg_cli.store.archive import ArchiveReader, ArchiveWriter, unfit, write_archive
 from ovseg_cli.store.classes import VECTOR_DTYPE, half_and_norm, raw_vector
 from ovseg_cli.store.names import class_key, normalise_class_name
-from ovseg_cli.store.records import ClassRecord, ExtractorRecord, PrototypeRecord, SupportRecord
+from ovseg_cli.store.records import ClassRecord, ExtractorRecord, PrototypeRecord, SupportRecord, have_unit_length
 
 FORMAT = "ovseg classes"
 VERSION = 1
@@ -55,7 +55,6 @@ _MAX_DEPTH = 32
 _MAX_TEXT = 100_000
 _MAX_POSITION = 99_999
 _NORMS = (1e-30, 1e30)  # within which a raw vector is certainly float32
-_UNIT = 0.02  # how far from 1 the length of a direction in half precision may be
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _T = TypeVar("_T")
@@ -545,8 +544,7 @@ def _from_npy(data: bytes, shape: tuple[int, int], name: str) -> NDArray[np.floa
     if found != (shape, False, VECTOR_DTYPE) or len(data) - stream.tell() != math.prod(shape) * VECTOR_DTYPE.itemsize:
         raise ValueError(f"{name!r} is not a whole float16 array of shape {shape}")
     vectors = np.frombuffer(data, VECTOR_DTYPE, offset=stream.tell()).reshape(shape).astype(np.float16)
-    norms = np.linalg.norm(vectors.astype(np.float32), axis=1)
-    if not (np.abs(norms - 1) < _UNIT).all():  # written so that NaN fails too
+    if not have_unit_length(vectors):
         raise ValueError(f"{name!r} has vectors that are not of length 1")
     return vectors
 

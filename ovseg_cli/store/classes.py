@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,7 @@ from sqlalchemy import delete, exists, func, insert, select
 from sqlalchemy.orm import Session
 
 from ovseg_cli.errors import ClassChangedError, ClassExistsError, StoreCorruptError
-from ovseg_cli.store import support
+from ovseg_cli.store import digests, support
 from ovseg_cli.store.names import class_key, slugify
 from ovseg_cli.store.records import (
     ClassInfo,
@@ -28,6 +28,7 @@ from ovseg_cli.store.records import (
     PrototypeRecord,
     Role,
     StoredSupport,
+    have_unit_length,
 )
 from ovseg_cli.store.tables import Category, Extractor, Prototype, StoreMeta, SupportImage
 
@@ -94,10 +95,9 @@ def decode_halves(blobs: Sequence[bytes], dim: int) -> NDArray[np.float16]:
             "with `ovseg add-class NAME --if-exists replace`"
         )
     halves = np.frombuffer(b"".join(blobs), VECTOR_DTYPE).reshape(len(blobs), dim).astype(np.float16)
-    norms = np.linalg.norm(halves.astype(np.float32), axis=1)
-    if not (np.isfinite(norms) & (norms > 0)).all():
+    if not have_unit_length(halves):
         raise StoreCorruptError(
-            "A prototype in the store is not a finite direction: run `ovseg doctor`, and replace the class "
+            "A prototype in the store is not a direction of length 1: run `ovseg doctor`, and replace the class "
             "with `ovseg add-class NAME --if-exists replace`"
         )
     return halves
@@ -125,7 +125,7 @@ def generations(session: Session) -> set[support.Generation]:
     return {(row.slug, row.generation) for row in session.execute(select(Category.slug, Category.generation))}
 
 
-def put(session: Session, record: ClassRecord, name: str, generation: str, file_bytes: int) -> Category:
+def put(session: Session, record: ClassRecord, name: str, generation: str, files: Mapping[str, bytes]) -> Category:
     """Write a class into the database, in place of what is there of it; nothing is visible before the session commits.
 
     Args:
@@ -133,7 +133,7 @@ def put(session: Session, record: ClassRecord, name: str, generation: str, file_
         record: The class.
         name: Its name, normalised. A class of this name keeps its id, so its place in the order.
         generation: Generation id of its files.
-        file_bytes: Size of its files.
+        files: Its files, by name.
 
     Returns:
         The row.
@@ -150,11 +150,14 @@ def put(session: Session, record: ClassRecord, name: str, generation: str, file_
     row.kind, row.kind_source = record.kind, record.kind_source
     row.created_at = datetime.now(UTC)
     row.seed, row.settings, row.rejected = int(record.seed), record.settings, int(record.rejected)
-    row.file_bytes = file_bytes
+    row.file_bytes = sum(map(len, files.values()))
     session.flush()
-    supports = _insert_supports(session, row.id, record)
+    supports = _insert_supports(session, row.id, record, files)
     _insert_prototypes(session, row.id, record, supports)
     vectors_changed(session)
+    # Of the rows as they are now, read back: so the digest cannot hold anything that the database does not.
+    row.content_digest = digests.class_digest(session.connection(), row.id)
+    session.flush()
     return row
 
 
@@ -199,8 +202,15 @@ def vectors_changed(session: Session) -> None:
     session.execute(delete(Extractor).where(~exists().where(Prototype.extractor_id == Extractor.id)))
 
 
-def _insert_supports(session: Session, category_id: int, record: ClassRecord) -> dict[int, int]:
+def _insert_supports(
+    session: Session, category_id: int, record: ClassRecord, files: Mapping[str, bytes]
+) -> dict[int, int]:
     """Insert the support images; give their row ids by position."""
+
+    def digests_of(position: int) -> dict[str, str]:
+        names = zip(support.DIGEST_COLUMNS, support.file_names(position), strict=True)
+        return {column: digests.bytes_digest(files[name]) for column, name in names}
+
     rows = [
         SupportImage(
             category_id=category_id,
@@ -209,6 +219,7 @@ def _insert_supports(session: Session, category_id: int, record: ClassRecord) ->
             prompt=printable(item.prompt),
             height=item.image.shape[0],
             width=item.image.shape[1],
+            **digests_of(item.position),
         )
         for item in record.supports
     ]
@@ -315,6 +326,35 @@ def infos(session: Session, ids: Sequence[int] | None = None) -> list[ClassInfo]
             nbytes=row.file_bytes + vector_bytes[row.id],
         )
         for row in rows
+    ]
+
+
+def prototype_rows(session: Session, extractor_id: int, ids: Sequence[int] | None) -> Sequence[Any]:
+    """Read id, category_id, role, kind and vector of the prototypes by one extractor.
+
+    Args:
+        session: Session.
+        extractor_id: Row id of the extractor.
+        ids: Row ids of classes, each once; None for all classes.
+
+    Returns:
+        Rows, those of a class together and as they were added.
+    """
+    # One class after another, each in the order of the index that finds it: SQLite then reads what was asked for.
+    # Asked for many classes in the order of ids, it takes the table in its own order, and walks the whole of it.
+    query = select(Prototype.id, Prototype.category_id, Prototype.role, Prototype.kind, Prototype.vector).where(
+        Prototype.extractor_id == extractor_id
+    )
+    if ids is None:
+        return session.execute(query.order_by(Prototype.id)).all()
+    return [
+        row
+        for start in range(0, len(ids), _MAX_PARAMETERS)
+        for row in session.execute(
+            query.where(Prototype.category_id.in_(ids[start : start + _MAX_PARAMETERS])).order_by(
+                Prototype.category_id, Prototype.id
+            )
+        )
     ]
 
 

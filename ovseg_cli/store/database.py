@@ -21,8 +21,11 @@ from ovseg_cli.errors import (
     StoreLockedError,
     StoreNotFoundError,
 )
-from ovseg_cli.store.disk import disk_full, read_only
+from ovseg_cli.store.disk import TEMPORARY_SUFFIX, disk_full, move_durably, read_only, refuse_links, takes_no_more
+from ovseg_cli.store.tables import UnsoundValueError
 
+SIDE_SUFFIXES = ("-journal", "-shm", "-wal")
+"""What SQLite appends to the database's name for files of its own."""
 _BUSY_SECONDS = 10.0
 _BEGIN = "ovseg_begin"
 _FIRST = "ovseg_first"
@@ -46,11 +49,12 @@ class Database:
         self.file = file
         self.mode = mode
         self._immutable = mode == "ro" and self._needs_immutable()
-        engine = create_engine("sqlite://", creator=self._connect, poolclass=NullPool)
-        event.listen(engine, "begin", _begin)
-        self._reader: Engine = engine
+        self._reader: Engine = create_engine("sqlite://", creator=self._connect_to_read, poolclass=NullPool)
+        writer = create_engine("sqlite://", creator=self._connect, poolclass=NullPool)
+        for engine in (self._reader, writer):
+            event.listen(engine, "begin", _begin)
         # IMMEDIATE: a transaction that began as a reader can fail to become a writer, whatever it waits.
-        self._writer: Engine = engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+        self._writer: Engine = writer.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -89,30 +93,57 @@ class Database:
             connection.execute("PRAGMA journal_mode = WAL")
 
     def backup(self, target: Path) -> None:
-        """Copy the database, with all that is committed, into a new file.
+        """Copy the database, with all that is committed, into a new file, which gets its name when it is whole.
+
+        Args:
+            target: The new file. Meanwhile it has `TEMPORARY_SUFFIX` behind its name.
 
         Raises:
             StoreError: In its kinds; see `database_errors`.
+            OSError: If the file cannot be made.
         """
+        temporary = target.with_name(target.name + TEMPORARY_SUFFIX)
         try:
+            temporary.open("xb").close()  # a link of this name would be followed
             with (
                 database_errors(self.file),
                 closing(self._connect()) as source,
-                closing(sqlite3.connect(target)) as copy,
+                closing(sqlite3.connect(temporary)) as copy,
             ):
+                # Nobody else knows the copy, and half of one is thrown away: no journal need lie beside it.
+                copy.execute("PRAGMA journal_mode = OFF")
                 source.backup(copy)
+            move_durably(temporary, target)
         except BaseException:
-            target.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
-    def _connect(self) -> sqlite3.Connection:
-        uri = f"{self.file.absolute().as_uri()}?mode={self.mode}{'&immutable=1' if self._immutable else ''}"
+    def _connect_to_read(self) -> sqlite3.Connection:
+        """Connect, also on a full disk, which does not even give the memory that processes share to read."""
+        try:
+            return self._connect()
+        except sqlite3.Error as error:
+            if not _may_be_full(error) or not takes_no_more(self.file.parent):
+                raise
+        log = self.file.with_name(f"{self.file.name}-wal")
+        if not log.exists() or log.stat().st_size == 0:
+            return self._connect(immutable=True)  # the file alone is the whole truth, and nobody can begin to change it
+        # What a writer that died has left in the log counts. Alone, SQLite needs no memory that others see.
+        return self._connect(first="PRAGMA locking_mode = EXCLUSIVE")
+
+    def _connect(self, *, immutable: bool = False, first: str = "") -> sqlite3.Connection:
+        # SQLite follows links, and overwrites what it takes for its log or its shared memory even when it only reads.
+        refuse_links(*(self.file.with_name(self.file.name + suffix) for suffix in ("", *SIDE_SUFFIXES)))
+        unchanging = "&immutable=1" if immutable or self._immutable else ""
+        uri = f"{self.file.absolute().as_uri()}?mode={self.mode}{unchanging}"
         # isolation_level None: sqlite3 would open transactions on its own, and not for DDL; we say when.
         connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
         try:
+            connection.execute(first)
             connection.execute("PRAGMA foreign_keys = ON")
             # FULL, not the NORMAL that is usual with WAL: the files of a replaced class are deleted right
             # after the commit, so a commit that a power cut could take back would name files that are gone.
+            # This is the first statement that reads the file, if only its header.
             connection.execute("PRAGMA synchronous = FULL")
         except BaseException:
             connection.close()
@@ -152,6 +183,15 @@ def _primary_code(error: BaseException | None) -> int:
     return -1 if code is None else int(code) & 0xFF
 
 
+def _may_be_full(error: BaseException) -> bool:
+    """Whether SQLite might mean that it found no room: it says so only where it writes data, and not of other files."""
+    shared_memory = (sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMMAP)
+    return (
+        _primary_code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL)
+        or getattr(error, "sqlite_errorcode", None) in shared_memory
+    )
+
+
 @contextmanager
 def database_errors(file: Path) -> Iterator[None]:
     """Turn the errors of SQLite and SQLAlchemy into the matching ovseg error.
@@ -160,7 +200,7 @@ def database_errors(file: Path) -> Iterator[None]:
         file: The database file, for the message.
 
     Raises:
-        DiskFullError: The disk is full (SQLite then cannot even read a database that others may write).
+        DiskFullError: The disk is full.
         StoreReadOnlyError: The database cannot be written.
         StoreLockedError: Another program holds the database.
         StoreCorruptError: The file is damaged, is no database, or lacks tables or sound values.
@@ -174,6 +214,8 @@ def database_errors(file: Path) -> Iterator[None]:
         raise _translate(file, error) from error
     except json.JSONDecodeError as error:
         raise corrupt(file, f"a JSON value cannot be read: {error}") from error
+    except UnsoundValueError as error:
+        raise corrupt(file, error) from error
 
 
 def corrupt(file: Path, reason: object) -> StoreCorruptError:
@@ -191,9 +233,7 @@ def corrupt(file: Path, reason: object) -> StoreCorruptError:
 
 def _translate(file: Path, error: BaseException) -> OvsegError:
     code = _primary_code(error)
-    # Readers too need a few pages of shared memory beside the database, which a full disk does not give.
-    no_room_to_read = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHMSIZE
-    if code == sqlite3.SQLITE_FULL or no_room_to_read:
+    if code == sqlite3.SQLITE_FULL or (_may_be_full(error) and takes_no_more(file.parent)):
         return disk_full(file.parent, error)
     if code == sqlite3.SQLITE_IOERR:
         return StoreError(
@@ -210,7 +250,10 @@ def _translate(file: Path, error: BaseException) -> OvsegError:
         if not file.exists():
             return StoreNotFoundError(f"The database {file} is gone: check --store or OVSEG_STORE")
         return read_only(file.parent, error)
-    # SQLITE_ERROR is a missing table or column: the schema is not the one that the revision promises.
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT):
+    # SQLITE_ERROR is a missing table or column: the schema is not the one that the revision promises. Python alone,
+    # without a code, says that a text is no UTF-8.
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT) or (
+        code == -1 and "decode" in str(error)
+    ):
         return corrupt(file, error)
     return StoreError(f"The database {file} failed: {error}; check the disk and run `ovseg doctor`")

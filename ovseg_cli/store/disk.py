@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ovseg_cli.errors import DiskFullError, StoreError, StoreReadOnlyError
@@ -14,6 +15,7 @@ from ovseg_cli.errors import DiskFullError, StoreError, StoreReadOnlyError
 _FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 TEMPORARY_SUFFIX = ".tmp"
+_PROBE_BYTES = 65536  # as much as SQLite takes for the first steps of a transaction
 
 
 def disk_full(store: Path, reason: object) -> DiskFullError:
@@ -40,6 +42,34 @@ def read_only(store: Path, reason: object) -> StoreReadOnlyError:
         f"The store {store} cannot be written ({reason}): "
         "make the folder writable, or choose another one with --store or OVSEG_STORE"
     )
+
+
+def is_link(path: Path) -> bool:
+    """Whether a path leads somewhere else: a symbolic link, or a junction of Windows."""
+    return path.is_symlink() or (os.name == "nt" and getattr(os.path, "isjunction", bool)(path))
+
+
+def refuse_links(*paths: Path) -> None:
+    """Raise when one of the store's own files or folders is a link: what is changed must lie in the store.
+
+    Raises:
+        StoreError: If a path is a link; its target is left alone.
+    """
+    for path in paths:
+        if is_link(path):
+            raise StoreError(
+                f"{path} is a link, and ovseg changes nothing outside the store's folder: put what it leads to in its "
+                "place (a store as a whole may lie behind a link), or choose another store with --store"
+            )
+
+
+def listed(folder: Path) -> list[Path]:
+    """Give what lies in a folder, sorted; nothing where there is no folder, or a link in its place."""
+    if is_link(folder):
+        return []
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        return sorted(folder / entry.name for entry in entries)
+    return []
 
 
 @contextmanager
@@ -87,6 +117,17 @@ def replace_file(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def move_durably(path: Path, target: Path) -> None:
+    """Give a file its final name, once the disk has its content."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(path, target)
+    sync_folder(target.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the disk has the folder's entries (Windows does so by itself, and refuses to be asked)."""
     if os.name == "nt":
@@ -96,6 +137,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def takes_no_more(folder: Path) -> bool:
+    """Whether the disk has no room for a small file, tried out: SQLite does not say why it cannot open one."""
+    probe = folder / f".ovseg-{secrets.token_hex(8)}"
+    try:
+        write_new(probe, bytes(_PROBE_BYTES))
+    except OSError as error:
+        return error.errno in _FULL
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return False
 
 
 def is_writable(folder: Path, *files: Path) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ovseg_cli.errors import StoreLockedError
+from ovseg_cli.store.disk import refuse_links
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +34,20 @@ def write_lock(store: Path, timeout: float) -> Iterator[None]:
 
     Raises:
         StoreLockedError: If another process still writes after `timeout` seconds.
+        StoreError: If one of the lock's two files is a link.
         OSError: If the lock file cannot be made.
     """
+    owner = store / OWNER_NAME
+    refuse_links(store / LOCK_NAME, owner)
     lock = FileLock(store / LOCK_NAME)
     _acquire(lock, store, timeout)
-    owner = store / OWNER_NAME
     try:
-        # Only a courtesy to those who wait: a disk too full for it will say so at the real data.
+        # Only a courtesy to those who wait: a disk too full for it will say so at the real data. Always a new file:
+        # what a writer that died has left may have another name too, and is not written into.
         with suppress(OSError):
-            owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), encoding="utf-8")
+            owner.unlink(missing_ok=True)
+            with owner.open("x", encoding="utf-8") as file:
+                json.dump({"pid": os.getpid(), "host": socket.gethostname()}, file)
         yield
     finally:
         with suppress(OSError):

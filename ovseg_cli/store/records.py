@@ -38,6 +38,13 @@ RunStatus: TypeAlias = Literal["running", "finished", "interrupted"]
 """Where a run stands; a killed process leaves "running" behind."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_UNIT = 0.02  # how far from 1 the length of a direction in half precision may be
+
+
+def have_unit_length(halves: NDArray[np.float16]) -> bool:
+    """Whether all rows of float16 (N, D) have length 1, up to the rounding to half precision."""
+    norms = np.linalg.norm(halves.astype(np.float32), axis=1)
+    return bool((np.abs(norms - 1) < _UNIT).all())  # written so that NaN fails too
 
 
 def _check_choice(what: str, value: str, choices: Any) -> None:
@@ -192,7 +199,8 @@ class PrototypeRecord:
             raise ValueError(f"vector must be finite and not zero; its length is {norm}")
         if self.half is not None:
             _check_array("half", self.half, np.float16, np.shape(self.vector))
-            if not np.abs(self.vector / norm - self.half).max() < 1e-2:  # written so that NaN fails too
+            # Written so that NaN fails too.
+            if not (np.abs(self.vector / norm - self.half).max() < 1e-2 and have_unit_length(self.half[np.newaxis])):
                 raise ValueError("half must be the direction of vector")
 
 

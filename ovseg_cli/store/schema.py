@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,11 +11,27 @@ from sqlalchemy import Connection, inspect, text
 
 from ovseg_cli.errors import StoreError, StoreVersionError
 from ovseg_cli.store.database import Database, corrupt
+from ovseg_cli.store.disk import TEMPORARY_SUFFIX, is_link, listed
 
 logger = logging.getLogger(__name__)
 
-REVISIONS: tuple[str, ...] = ("0001", "0002")
+REVISIONS: tuple[str, ...] = ("0001", "0002", "0003")
 """Every schema revision, oldest first. Written out so that opening a store need not load Alembic."""
+
+
+_TORN_BACKUP = re.compile(rf"ovseg-[0-9]{{4}}-[0-9]{{8}}T[0-9]{{12}}\.db{re.escape(TEMPORARY_SUFFIX)}")
+
+
+def torn_backups(store: Path) -> list[Path]:
+    """Find backups of upgrades that were killed before the copy was whole.
+
+    Args:
+        store: The store's folder.
+
+    Returns:
+        Paths, sorted; links are left alone.
+    """
+    return [path for path in listed(store) if _TORN_BACKUP.fullmatch(path.name) and not is_link(path)]
 
 
 def migrations_path() -> Path:

@@ -19,6 +19,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ovseg_cli.errors import (
+    DiskFullError,
     OvsegError,
     ProfileMismatchError,
     StoreCorruptError,
@@ -30,10 +31,10 @@ from ovseg_cli.errors import (
     UsageError,
 )
 from ovseg_cli.places import DATABASE_NAME, default_store_path
-from ovseg_cli.store import classes, health, journal, schema, support, vector_index
+from ovseg_cli.store import classes, digests, health, journal, schema, support, vector_index
 from ovseg_cli.store import texts as text_cache
 from ovseg_cli.store.database import Database, Mode, corrupt
-from ovseg_cli.store.disk import is_writable, os_errors, read_only
+from ovseg_cli.store.disk import is_writable, os_errors, read_only, refuse_links
 from ovseg_cli.store.health import StoreHealth
 from ovseg_cli.store.lock import write_lock
 from ovseg_cli.store.names import class_key, normalise_class_name, slugify
@@ -275,6 +276,8 @@ class Store:
             with self._database.read() as session:
                 row = self._row(session, name)
                 generation = row.generation
+                if digests.class_digest(session.connection(), row.id) != row.content_digest:
+                    raise _unsound(row.name, "its rows in the database are not what was stored")
                 try:
                     extractors = classes.read_extractors(session, row.id)
                     prototypes = classes.read_prototypes(session, row.id, extractors)
@@ -304,9 +307,17 @@ class Store:
 
     def _decode_support(self, row: Category, image: SupportImage) -> SupportRecord:
         folder = support.folder_of(self.path, (row.slug, row.generation))
+        known = support.digests_of(image)
+
+        def read(name: str) -> bytes:
+            data = (folder / name).read_bytes()
+            if known[name] not in (None, digests.bytes_digest(data)):
+                raise ValueError(f"{name} is not what was stored")
+            return data
+
         try:
             return support.decode(
-                lambda name: (folder / name).read_bytes(),
+                read,
                 position=image.position,
                 seed=image.seed,
                 prompt=image.prompt,
@@ -360,7 +371,7 @@ class Store:
             support.stage(self.path, (slugify(name), generation), files)
             with self._database.write() as session:
                 check(session)
-                row = classes.put(session, record, name, generation, sum(map(len, files.values())))
+                row = classes.put(session, record, name, generation, files)
                 return classes.infos(session, [row.id])[0]
 
     def add_classes(self, records: Iterable[ClassRecord], *, replace: bool = False) -> list[ClassInfo]:
@@ -393,11 +404,13 @@ class Store:
                 files = support.encode(record.supports)
                 generation = uuid.uuid4().hex
                 support.stage(self.path, (slugify(name), generation), files)
-                ids.append(classes.put(session, record, name, generation, sum(map(len, files.values()))).id)
+                ids.append(classes.put(session, record, name, generation, files).id)
             return [classes.infos(session, [number])[0] for number in ids]
 
     def remove_classes(self, names: Iterable[str]) -> list[ClassInfo]:
         """Remove classes, all of them in one transaction.
+
+        On a full disk the vector index makes room for the transaction, if there is one: the next search makes it anew.
 
         Args:
             names: Names of the classes, in any case.
@@ -409,8 +422,20 @@ class Store:
             UnknownClassError: If one of the classes is not there; then none is removed.
             StoreReadOnlyError: If the store cannot be written.
             StoreLockedError: If another process keeps writing.
+            DiskFullError: If there is no room even to note what is to go; the store is then as before.
         """
         self._require_writable()
+        names = list(names)
+        try:
+            return self._remove(names)
+        except DiskFullError:
+            with os_errors(self.path):
+                refuse_links(self.path / vector_index.FOLDER)
+                if not vector_index.discard(self.path):
+                    raise
+        return self._remove(names)
+
+    def _remove(self, names: Sequence[str]) -> list[ClassInfo]:
         with self._changing(), self._database.write() as session:
             ids = sorted({self._row(session, name).id for name in names})
             removed = classes.infos(session, ids)
@@ -639,13 +664,15 @@ class Store:
             return journal.add_evaluation(session, run_id, report)
 
     def health(self) -> StoreHealth:
-        """Look the whole store over: the database's integrity, files, orphans, indexes.
+        """Look the whole store over: the database's integrity, what was stored and is another now, orphans, indexes.
+
+        Reads everything, piece by piece; others may write meanwhile.
 
         Raises:
             StoreCorruptError: If the database is too damaged to be looked over.
         """
-        with os_errors(self.path), self._database.read() as session:
-            return health.examine(session, self.path, read_only=self.read_only)
+        with os_errors(self.path):
+            return health.examine(self._database, self.path, read_only=self.read_only, lock_timeout=self.lock_timeout)
 
     # Within
 
@@ -661,6 +688,7 @@ class Store:
         removed class are deleted after it. So whatever a dead process leaves behind is only ever too
         much, never too little, and one sweep serves success, failure and the next writer alike.
         """
+        refuse_links(self.path / support.FOLDER, self.path / vector_index.FOLDER)
         with os_errors(self.path), write_lock(self.path, self.lock_timeout):
             try:
                 yield
@@ -727,17 +755,9 @@ class Store:
         self, session: Session, extractor: str, ids: Sequence[int] | None
     ) -> tuple[NDArray[np.float32], Sequence[Any]]:
         """Read vectors float32 (N, D) by one extractor, and N rows with id, category_id, role and kind."""
-        query = (
-            select(Prototype.id, Prototype.category_id, Prototype.role, Prototype.kind, Prototype.vector)
-            .join(Extractor, Extractor.id == Prototype.extractor_id)
-            .where(Extractor.digest == extractor)
-            .order_by(Prototype.id)
-        )
-        if ids is not None:
-            query = query.where(Prototype.category_id.in_(ids))
-        found = session.execute(query).all()
-        dim = session.scalar(select(Extractor.dim).where(Extractor.digest == extractor)) or 0
-        return classes.decode_vectors([row.vector for row in found], dim), found
+        row = session.execute(select(Extractor.id, Extractor.dim).where(Extractor.digest == extractor)).one_or_none()
+        found = [] if row is None else classes.prototype_rows(session, row.id, ids)
+        return classes.decode_vectors([item.vector for item in found], 0 if row is None else row.dim), found
 
     def _index(self, session: Session, extractor: str) -> VectorIndex:
         """Give the index of the vectors as `session` sees them."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import struct
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
@@ -18,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ovseg_cli.store.disk import sync_folder, write_new
+from ovseg_cli.store.disk import is_link, listed, refuse_links, sync_folder, write_new
 from ovseg_cli.store.records import SupportRecord
+from ovseg_cli.store.tables import SupportImage
 
 FOLDER = "support"
 FOREGROUND, BACKGROUND = 1, 2
@@ -28,6 +28,11 @@ FOREGROUND, BACKGROUND = 1, 2
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MASK_PALETTE = [0, 0, 0, 0, 158, 115, 213, 94, 0]
 _GENERATION = re.compile(r"[0-9a-f]{32}")
+_FILE = re.compile(r"[0-9]{3,}(\.attribution|\.mask)?\.png")
+"""What `file_names` gives."""
+
+DIGEST_COLUMNS = ("image_digest", "attribution_digest", "mask_digest")
+"""Columns of the digests of the files, in the order of `file_names`."""
 
 Generation = tuple[str, str]
 """Slug and generation id of a class: where its files are."""
@@ -36,6 +41,12 @@ Generation = tuple[str, str]
 def file_names(position: int) -> tuple[str, str, str]:
     """Give the names of the image, the attribution map and the mask at a position."""
     return f"{position:03d}.png", f"{position:03d}.attribution.png", f"{position:03d}.mask.png"
+
+
+def digests_of(image: SupportImage) -> dict[str, str | None]:
+    """Give what the files of a support image hash to, by name; None for a file that was lost before it was hashed."""
+    columns = zip(file_names(image.position), DIGEST_COLUMNS, strict=True)
+    return {name: getattr(image, column) for name, column in columns}
 
 
 def folder_of(store: Path, generation: Generation) -> Path:
@@ -139,9 +150,11 @@ def stage(store: Path, generation: Generation, files: dict[str, bytes]) -> None:
         files: File name to file content.
 
     Raises:
+        StoreError: If a folder on the way is a link.
         OSError: If the disk refuses; what was written so far stays for the sweep.
     """
     folder = folder_of(store, generation)
+    refuse_links(folder.parent.parent, folder.parent)
     folder.mkdir(parents=True)
     for name, data in files.items():
         write_new(folder / name, data)
@@ -157,21 +170,37 @@ def orphans(store: Path, alive: Collection[Generation]) -> list[Path]:
         alive: Generations of all classes.
 
     Returns:
-        Folders, sorted. Anything that does not look like a generation of ours is left alone.
+        Folders, sorted. Anything that is not a generation of ours by its name, is a link, or holds only files of
+        somebody else, is left alone.
     """
-    return sorted(
+    return [
         path
-        for path in (store / FOLDER).glob("*/*")
-        if _GENERATION.fullmatch(path.name) and (path.parent.name, path.name) not in alive and path.is_dir()
-    )
+        for named in listed(store / FOLDER)
+        for path in listed(named)
+        if _GENERATION.fullmatch(path.name) and (named.name, path.name) not in alive and _is_ours(path)
+    ]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a generation folder has something of ours to delete: files, or nothing but itself."""
+    if is_link(folder) or not folder.is_dir():
+        return False
+    inside = listed(folder)
+    return not inside or any(map(_is_own_file, inside))
+
+
+def _is_own_file(path: Path) -> bool:
+    return _FILE.fullmatch(path.name) is not None and (is_link(path) or not path.is_dir())
 
 
 def remove(folder: Path) -> None:
-    """Delete a generation folder, and the class folder when it becomes empty.
+    """Delete our files in a generation folder, then the folder and the class's folder when they become empty.
 
     Raises:
-        OSError: If something cannot be deleted.
+        OSError: If a file cannot be deleted.
     """
-    shutil.rmtree(folder)
-    with suppress(OSError):  # another generation of the same class lives on in there
+    for path in filter(_is_own_file, listed(folder)):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # files of somebody else, or another generation of the same class, live on in there
+        folder.rmdir()
         folder.parent.rmdir()

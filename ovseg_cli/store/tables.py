@@ -5,6 +5,7 @@ The schema itself is made by the migrations; a test holds the two together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,11 +25,31 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
+class UnsoundValueError(ValueError):
+    """A value in the database that none of ours can be."""
+
+
 class UTCDateTime(TypeDecorator[datetime]):
     """An aware time, kept as UTC: SQLite has no time zones of its own."""
 
     impl = DateTime
     cache_ok = True
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None]:
+        """Read what SQLite keeps as text, whose bits may have changed.
+
+        Raises:
+            UnsoundValueError: By what is returned, if a value is no time.
+        """
+        process = super().result_processor(dialect, coltype)
+
+        def checked(value: Any) -> datetime | None:
+            try:
+                return process(value) if process is not None else value
+            except (TypeError, ValueError) as error:
+                raise UnsoundValueError(f"a time cannot be read: {error}") from error
+
+        return checked
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Turn an aware time into naive UTC."""
@@ -78,7 +99,7 @@ class StoreMeta(Base):
 
 
 class Category(Base):
-    """A class."""
+    """A class; `content_digest` is that of all its rows here (see `digests`)."""
 
     __tablename__ = "category"
     __table_args__ = (
@@ -99,10 +120,14 @@ class Category(Base):
     settings: Mapped[dict[str, Any]]
     rejected: Mapped[int]
     file_bytes: Mapped[int]
+    content_digest: Mapped[str | None] = mapped_column(String(64))
 
 
 class SupportImage(Base):
-    """A support image; its files lie in `support/<slug>/<generation>/`, named by the position."""
+    """A support image; its files lie in `support/<slug>/<generation>/`, named by the position.
+
+    The digests are SHA-256 of these files; None where a file was lost before there were digests.
+    """
 
     __tablename__ = "support_image"
     __table_args__ = (UniqueConstraint("category_id", "position"),)
@@ -114,6 +139,9 @@ class SupportImage(Base):
     prompt: Mapped[str]
     width: Mapped[int]
     height: Mapped[int]
+    image_digest: Mapped[str | None] = mapped_column(String(64))
+    attribution_digest: Mapped[str | None] = mapped_column(String(64))
+    mask_digest: Mapped[str | None] = mapped_column(String(64))
 
 
 class Extractor(Base):
@@ -165,6 +193,7 @@ class TextEmbedding(Base):
     model: Mapped[str]
     text: Mapped[str]
     vector: Mapped[bytes]
+    digest: Mapped[str] = mapped_column(String(64))
 
 
 class Run(Base):

@@ -10,6 +10,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session
 
+from ovseg_cli.store.digests import rows_digest
 from ovseg_cli.store.tables import TextEmbedding
 
 MOST_TEXTS = 20_000
@@ -35,14 +36,13 @@ def load(session: Session, model: str, texts: Sequence[str]) -> dict[str, NDArra
     found: dict[str, NDArray[np.float32]] = {}
     for start in range(0, len(wanted), _CHUNK):
         rows = session.execute(
-            select(TextEmbedding.text, TextEmbedding.vector).where(
+            select(TextEmbedding.text, TextEmbedding.vector, TextEmbedding.digest).where(
                 TextEmbedding.model == model, TextEmbedding.text.in_(wanted[start : start + _CHUNK])
             )
         )
-        for text, blob in rows:
-            vector = _decode(blob)
-            if vector is not None:
-                found[text] = vector
+        for text, blob, digest in rows:
+            if digest == _digest(model, text, blob):
+                found[text] = np.frombuffer(blob, _DTYPE).astype(np.float32)
     return found
 
 
@@ -52,16 +52,19 @@ def keep(session: Session, model: str, vectors: Mapping[str, NDArray[np.float32]
     Args:
         session: Writing session.
         model: What made them.
-        vectors: Text to float32 (E,); texts that are kept already stay as they are.
+        vectors: Text to float32 (E,). They take the place of what is kept of the same texts: that is damaged, or the
+            same.
     """
+    blobs = {text: vector.astype(_DTYPE).tobytes() for text, vector in vectors.items() if _is_storable(text)}
     rows = [
-        {"model": model, "text": text, "vector": vector.astype(_DTYPE).tobytes()}
-        for text, vector in vectors.items()
-        if _is_storable(text)
+        {"model": model, "text": text, "vector": blob, "digest": _digest(model, text, blob)}
+        for text, blob in blobs.items()
     ]
     if not rows:
         return
-    session.execute(insert(TextEmbedding).on_conflict_do_nothing(), rows[-MOST_TEXTS:])
+    statement = insert(TextEmbedding)
+    new = {"vector": statement.excluded.vector, "digest": statement.excluded.digest}
+    session.execute(statement.on_conflict_do_update(index_elements=["model", "text"], set_=new), rows[-MOST_TEXTS:])
     newest_too_many = session.scalar(
         select(TextEmbedding.id).order_by(TextEmbedding.id.desc()).offset(MOST_TEXTS).limit(1)
     )
@@ -69,11 +72,8 @@ def keep(session: Session, model: str, vectors: Mapping[str, NDArray[np.float32]
         session.execute(delete(TextEmbedding).where(TextEmbedding.id <= newest_too_many))
 
 
-def _decode(blob: bytes) -> NDArray[np.float32] | None:
-    if not blob or len(blob) % _DTYPE.itemsize:
-        return None
-    vector = np.frombuffer(blob, _DTYPE).astype(np.float32)
-    return vector if np.isfinite(vector).all() else None
+def _digest(model: str, text: str, blob: bytes) -> str:
+    return rows_digest([(("model", "text", "vector"), [(model, text, blob)])])
 
 
 def _is_storable(text: str) -> bool:

@@ -6,9 +6,9 @@ When either does not fit, the index is made again from the database; the databas
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovseg_cli.faiss_import import import_faiss
-from ovseg_cli.store.disk import TEMPORARY_SUFFIX, replace_file
+from ovseg_cli.store import digests
+from ovseg_cli.store.disk import TEMPORARY_SUFFIX, is_link, listed, refuse_links, replace_file
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "index"
 _FORMAT = 1
+_FILE = re.compile(rf"[0-9a-f]{{16}}\.(faiss|json)(\.[0-9]+{re.escape(TEMPORARY_SUFFIX)})?")
+"""What `index_path`, `sidecar_path` and `replace_file` name."""
 
 IndexStatus = Literal["fresh", "outdated", "missing", "damaged"]
 
@@ -50,7 +53,7 @@ class IndexState:
     Attributes:
         status: "fresh" can be used; "outdated" and "missing" are the normal course; "damaged" is not.
         reason: Why it is not fresh, else "".
-        data: The index file's bytes when it is fresh, else None.
+        data: The index file's bytes when it is fresh and they were asked for, else None.
     """
 
     status: IndexStatus
@@ -68,19 +71,22 @@ def sidecar_path(store: Path, extractor: str) -> Path:
     return store / FOLDER / f"{extractor[:16]}.json"
 
 
-def inspect_index(store: Path, stamp: Stamp) -> IndexState:
+def inspect_index(store: Path, stamp: Stamp, *, load: bool = True) -> IndexState:
     """Look at an index file without loading FAISS.
 
     Args:
         store: The store's folder.
         stamp: The vectors that the index should hold.
+        load: Whether its bytes are wanted; else they are only hashed, piece by piece.
 
     Returns:
         Its state.
     """
     path, sidecar = index_path(store, stamp.extractor), sidecar_path(store, stamp.extractor)
     try:
-        data, note = path.read_bytes(), sidecar.read_bytes()
+        data = path.read_bytes() if load else None
+        digest = digests.file_digest(path) if data is None else digests.bytes_digest(data)
+        note = sidecar.read_bytes()
     except FileNotFoundError as error:
         return IndexState("missing", f"{Path(error.filename).name} is not there", None)
     except OSError as error:
@@ -93,7 +99,7 @@ def inspect_index(store: Path, stamp: Stamp) -> IndexState:
         return IndexState("damaged", f"{sidecar.name} is not a sidecar", None)
     if found != (_FORMAT, stamp.extractor, stamp.revision, stamp.token):
         return IndexState("outdated", f"it is of vector revision {found[2]}, the store of {stamp.revision}", None)
-    if hashlib.sha256(data).hexdigest() != checksum:
+    if digest != checksum:
         return IndexState("damaged", "its bytes do not match its checksum", None)
     return IndexState("fresh", "", data)
 
@@ -174,8 +180,10 @@ class VectorIndex:
         """Put the index and its sidecar on disk; the caller holds the write lock.
 
         Raises:
-            OSError: If the disk refuses; the index in memory is none the worse.
+            StoreError: If the folder is a link; the index in memory is none the worse, here and below.
+            OSError: If the disk refuses.
         """
+        refuse_links(store / FOLDER)
         data = import_faiss().serialize_index(self._index).tobytes()
         note = {
             "format": _FORMAT,
@@ -184,7 +192,7 @@ class VectorIndex:
             "token": self.stamp.token,
             "dim": self.dim,
             "ntotal": int(self._index.ntotal),
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "sha256": digests.bytes_digest(data),
         }
         path = index_path(store, self.stamp.extractor)
         path.parent.mkdir(exist_ok=True)
@@ -220,6 +228,18 @@ def open_index(
     return VectorIndex.build(*vectors(), stamp), True
 
 
+def discard(store: Path) -> bool:
+    """Delete all index files, which the next searches make anew; say whether there was any.
+
+    Raises:
+        OSError: If one cannot be deleted.
+    """
+    files = leftovers(store, set())
+    for path in files:
+        path.unlink(missing_ok=True)
+    return bool(files)
+
+
 def leftovers(store: Path, extractors: set[str]) -> list[Path]:
     """Find files in the index folder that belong to no extractor, or that a dead writer left unfinished.
 
@@ -228,8 +248,11 @@ def leftovers(store: Path, extractors: set[str]) -> list[Path]:
         extractors: Digests of all extractors in the database.
 
     Returns:
-        Paths, sorted; files that are not ours by their name are left alone.
+        Paths, sorted; links, and what is not ours by its name, are left alone.
     """
     kept = {path(store, digest) for digest in extractors for path in (index_path, sidecar_path)}
-    ours = (".faiss", ".json", TEMPORARY_SUFFIX)
-    return sorted(path for path in (store / FOLDER).glob("*") if path.suffix in ours and path not in kept)
+    return [
+        path
+        for path in listed(store / FOLDER)
+        if _FILE.fullmatch(path.name) and path not in kept and path.is_file() and not is_link(path)
+    ]

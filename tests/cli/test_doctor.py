@@ -48,6 +48,32 @@ def test_a_store_with_lost_files_is_damaged(cli, own_world):
     assert cli("doctor", "-q").stdout == "damaged\n"
 
 
+def test_a_bit_of_a_support_image_is_damage(cli, own_world):
+    cli("add-class", "cat")
+    (picture,) = (own_world / "store" / "support" / "cat").glob("*/001.png")
+    data = bytearray(picture.read_bytes())
+    data[-20] ^= 1
+    picture.write_bytes(data)
+    result = cli("doctor")
+    assert result.exit_code == 1
+    assert "001.png is not what was stored" in result.error
+    assert "add-class" in result.error
+
+
+def test_damaged_weights_are_told_with_the_remedy(cli, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        "ovseg_cli.profiles.checks.damaged_files",
+        lambda weights: (tmp_path / weights.part,) if weights.part == "dino" else (),
+    )
+    result = cli("doctor")
+    assert result.exit_code == 1
+    assert "weights are damaged" in result.error
+    assert "install ovseg again" in result.error
+    assert "delete it, then run ovseg pull --profile sd15" in result.error
+    assert cli("doctor", "-q").stdout == "damaged\n"
+    assert len(cli("doctor", "--json").data["damaged_weights"]) == 2
+
+
 def test_a_store_that_cannot_be_opened_is_damaged(cli, own_world):
     (own_world / "store").mkdir()
     (own_world / "store" / "ovseg.db").write_text("no database" * 99)

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,71 @@ def test_any_exception_leaves_the_old_file_and_nothing_else(tmp_path, error):
         write_half()
     assert target.read_bytes() == b"old"
     assert everything(tmp_path) == ["a.png"]
+
+
+@pytest.fixture
+def unswept(monkeypatch):
+    """As in a process that has not written anywhere yet."""
+    monkeypatch.setattr(atomic, "_swept", set())
+
+
+needs_locks = pytest.mark.skipif(atomic.fcntl is None, reason="temporary files are not swept there")
+
+
+@needs_locks
+@pytest.mark.usefixtures("unswept")
+def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    elsewhere = tmp_path / "precious.png"
+    elsewhere.write_bytes(b"precious")
+    script = (
+        "import os, sys\n"
+        "from ovseg_cli.files.atomic import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as path:\n"
+        "    path.write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    for name in ("a.png", "b"):
+        assert subprocess.run([sys.executable, "-c", script, folder / name]).returncode == -9
+    assert len(everything(folder)) == 1, "the second has swept what the first left"
+    kept = [".ovseg-1234.png", f".ovseg-{'0' * 17}", f".ovseg-{'G' * 16}.png", f"x.ovseg-{'0' * 16}", ".ovseg.lock"]
+    kept.append(f".ovseg-{'1' * 16}.tar.gz")
+    for name in kept:
+        (folder / name).write_text("mine")
+    (folder / f".ovseg-{'2' * 16}.png").symlink_to(elsewhere)
+    (folder / f".ovseg-{'3' * 16}.png").mkdir()
+    write_text(folder / "c.txt", "new")
+    expected = [*kept, f".ovseg-{'2' * 16}.png", f".ovseg-{'3' * 16}.png", "c.txt"]
+    assert everything(folder) == sorted(expected)
+    assert elsewhere.read_bytes() == b"precious"
+
+
+@needs_locks
+def test_what_is_being_written_is_not_swept(tmp_path, monkeypatch):
+    with atomic_path(tmp_path / "slow.txt") as path:
+        path.write_text("slow")
+        monkeypatch.setattr(atomic, "_swept", set())
+        write_text(tmp_path / "quick.txt", "quick")
+        assert path.exists()
+    assert everything(tmp_path) == ["quick.txt", "slow.txt"]
+
+
+@needs_locks
+def test_a_file_that_is_swept_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    lock = atomic.fcntl.flock
+    swept = []
+
+    def late(descriptor, operation):
+        if not swept:
+            swept.extend(tmp_path.glob(".ovseg-*"))
+            swept[0].unlink()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(atomic.fcntl, "flock", late)
+    write_text(tmp_path / "a.txt", "all the same")
+    assert swept
+    assert (tmp_path / "a.txt").read_text() == "all the same"
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

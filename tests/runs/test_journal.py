@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovseg_cli.errors import OutputError
-from ovseg_cli.runs.journal import JOURNAL_NAME, Entry, Journal, read_journal, write_journal
+from ovseg_cli.runs.journal import JOURNAL_NAME, Entry, Journal, is_intact, read_journal, write_journal, written
 
 shares = st.dictionaries(st.text(), st.floats(0, 1), max_size=3)
+names = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=60)
 entries = st.builds(
     Entry,
-    path=st.text(min_size=1),
-    output=st.none() | st.text(min_size=1),
+    path=names,
+    output=st.none() | names,
     size=st.none() | st.tuples(st.integers(1, 9999), st.integers(1, 9999)),
     status=st.sampled_from(["done", "failed"]),
     shares=shares,
@@ -81,12 +82,84 @@ def test_a_line_torn_within_a_letter_is_forgotten(tmp_path):
     assert list(read_journal(tmp_path)) == ["/photos/a"]
 
 
-def test_damage_elsewhere_is_told_with_its_line(tmp_path):
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{broken",
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b"null",
+        *(
+            json.dumps(json.loads(entry("c").to_line()) | change).encode()
+            for change in (
+                {"path": ["c"]},
+                {"path": ""},
+                {"path": "a\0b"},
+                {"path": "x" * 5000},
+                {"output": 7},
+                {"output": "x" * 300},
+                {"overlay": ["a.png"]},
+                {"explain": {}},
+                {"size": 3},
+                {"size": [1, "2"]},
+                {"size": [1]},
+                {"status": []},
+                {"method": 1},
+                {"shares": []},
+                {"shares": {"cat": "much"}},
+                {"shares": {"cat": float("nan")}},
+                {"scores": {"cat": None}},
+                {"kept": {"cat": []}},
+                {"kept": ["cat"]},
+                {"kept_by": {}},
+                {"ms": float("inf")},
+                {"ms": True},
+                {"error": 1},
+                {"key": None},
+                {"nbytes": "many"},
+                {"nbytes": 10**30},
+                {"digest": 5},
+            )
+        ),
+    ],
+)
+def test_a_damaged_line_costs_only_its_own_picture_and_is_told(tmp_path, caplog, line):
     write_journal(tmp_path, [entry("a"), entry("b")])
     path = tmp_path / JOURNAL_NAME
-    path.write_bytes(b"{broken\n" + path.read_bytes())
-    with pytest.raises(OutputError, match=r"damaged in line 1 .*--overwrite"):
-        read_journal(tmp_path)
+    first, second = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join((first, line, second, b"")))
+    assert list(read_journal(tmp_path)) == ["/photos/a", "/photos/b"]
+    (told,) = caplog.messages
+    assert "is damaged (line 2: " in told
+    assert len(told) < 600
+
+
+def test_many_damaged_lines_are_told_once(tmp_path, caplog):
+    write_journal(tmp_path, [entry("a")])
+    path = tmp_path / JOURNAL_NAME
+    path.write_bytes(b"?\n" * 50 + path.read_bytes())
+    assert list(read_journal(tmp_path)) == ["/photos/a"]
+    (told,) = caplog.messages
+    assert "line 1: " in told
+    assert "and 49 more" in told
+
+
+def test_what_was_written_is_known_again(tmp_path):
+    label = tmp_path / "a.png"
+    label.write_bytes(b"some label map")
+    nbytes, digest = written(label)
+    made = entry("a", nbytes=nbytes, digest=digest)
+    assert nbytes == 14
+    assert is_intact(made, tmp_path)
+    assert is_intact(entry("a"), tmp_path), "earlier versions noted neither"
+    label.write_bytes(b"same size here")
+    assert not is_intact(made, tmp_path)
+    label.write_bytes(b"")
+    assert not is_intact(made, tmp_path)
+    label.unlink()
+    assert not is_intact(made, tmp_path)
+    assert not is_intact(entry("a"), tmp_path)
+    assert not is_intact(entry("a", output=None), tmp_path)
 
 
 def test_file_names_that_are_no_unicode_survive(tmp_path):

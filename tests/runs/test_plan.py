@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 
@@ -169,8 +170,24 @@ def test_no_images_are_an_error(tmp_path, monkeypatch):
         plan_run(["empty"], tmp_path / "out", request())
 
 
-def test_a_damaged_manifest_is_told_and_forgiven_to_overwrite(segmented, photos):
-    (photos.parent / "out" / "run.json").write_text("{")
+@pytest.mark.parametrize(
+    "change",
+    [
+        None,
+        {"classes": [1]},
+        {"classes": "cat"},
+        {"classes": [{"id": 1}]},
+        {"method": "gem"},
+        {"settings": [1]},
+        {"libraries": None},
+        {"background": "yes"},
+        {"digest": 3},
+        {"format": "1"},
+    ],
+)
+def test_a_damaged_manifest_is_told_and_forgiven_to_overwrite(segmented, photos, change):
+    path = photos.parent / "out" / "run.json"
+    path.write_text("{" if change is None else json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(Exception, match=r"run\.json is damaged.*--overwrite"):
         plan_run(["photos"], photos.parent / "out", request())
     assert set(actions(plan_run(["photos"], photos.parent / "out", request(), overwrite=True)).values()) == {"segment"}

@@ -225,6 +225,27 @@ class TestInterruption:
         summary, factory = run()
         assert (summary.skipped, factory.segmented) == (2, 1)
 
+    def test_a_damaged_label_map_is_made_anew(self, run, out):
+        run()
+        path = out / "SegmentationClass" / "sub" / "b.png"
+        sound = path.read_bytes()
+        for damaged in (sound[:-1], sound[:40] + bytes([sound[40] ^ 1]) + sound[41:], b""):
+            path.write_bytes(damaged)
+            summary, factory = run()
+            assert (summary.skipped, summary.done, factory.segmented) == (2, 1, 1)
+            assert path.read_bytes() == sound
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_a_damaged_line_costs_one_picture(self, run, out, caplog, overwrite):
+        run()
+        journal = out / "predictions.jsonl"
+        lines = journal.read_bytes().splitlines(keepends=True)
+        journal.write_bytes(lines[0] + b'{"path": [], "status": {}, "key": 3}\n' + lines[2])
+        summary, _ = run(overwrite=overwrite)
+        assert (summary.skipped, summary.done) == ((0, 3) if overwrite else (2, 1))
+        assert "is damaged (line 2: path cannot be '[]')" in caplog.text
+        assert len(journal.read_bytes().splitlines()) == 3
+
     def test_an_overwrite_that_was_cut_is_finished_by_a_plain_run(self, run, store, profile):
         run()
         factory = Factory(store, profile, request())
@@ -328,13 +349,17 @@ class TestStore:
         run(recorded=False)
         assert store.last_run() is None
 
-    def test_that_is_read_only_is_no_obstacle(self, run, store, monkeypatch, caplog):
+    @pytest.mark.parametrize(
+        ("kind", "says"), [(StoreReadOnlyError, "is read-only"), (DiskFullError, "lies on a full disk")]
+    )
+    def test_that_cannot_be_written_is_no_obstacle(self, run, store, monkeypatch, caplog, kind, says):
         def refuse(_):
-            raise StoreReadOnlyError("read-only")
+            raise kind("refused")
 
         monkeypatch.setattr(store, "begin_run", refuse)
         summary, _ = run()
         assert summary.done == 3
+        assert f"{says}, so this run is not recorded" in caplog.text
         assert "--pred" in caplog.text
 
 

@@ -110,5 +110,22 @@ def read_without_rights(path: str, warm_up: str, user: str) -> None:
         print(error)
 
 
+def churn(path: str, name: str) -> None:
+    """Replace, add and remove classes, and have indexes made, until killed."""
+    import numpy as np
+
+    from ovseg_cli.store import Store
+    from tests.store.helpers import CLIP, make_class
+
+    store = Store.open(path)
+    for seed in range(10**6):
+        store.add_class(make_class("cat", seed), replace=True)
+        store.add_class(make_class(name, seed))
+        store.nearest(np.ones((1, 24), np.float32), CLIP, k=1)
+        store.remove_classes([name])
+        if seed == 0:
+            print("going", flush=True)
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])

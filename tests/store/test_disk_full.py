@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ovseg_cli.errors import DiskFullError, StoreError
 from ovseg_cli.store import Store, disk, support
 from ovseg_cli.store.database import Database
 from tests.store import processes
-from tests.store.helpers import FakeProfile, assert_whole, make_class
+from tests.store.helpers import CLIP, SD, FakeProfile, assert_whole, make_class
 
 
 def assert_as_before(store: Store) -> None:
@@ -53,8 +58,8 @@ def test_while_writing_the_database(store: Store, monkeypatch: pytest.MonkeyPatc
     """SQLite itself says that it is full: the database may not grow by a page."""
     connect = Database._connect
 
-    def small(self: Database) -> sqlite3.Connection:
-        connection = connect(self)
+    def small(self: Database, **how: Any) -> sqlite3.Connection:
+        connection = connect(self, **how)
         connection.execute("PRAGMA max_page_count = 1")  # means: as many as there are
         return connection
 
@@ -78,6 +83,82 @@ def test_while_writing_the_database(store: Store, monkeypatch: pytest.MonkeyPatc
 def test_the_system_refuses_to_write(store_path: Path, most: int, side: int, note: int, says: str) -> None:
     assert processes.run("add_with_small_files", store_path, most, side, note).startswith(says)
     assert_as_before(Store.open(store_path))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, template: Path) -> Iterator[Path]:
+    """A copy of the store on a disk of its own, of 4 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = (
+        shutil.which("mount") is not None
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True
+        ).returncode
+    )
+    if not mounted:
+        pytest.skip("may not mount a small disk here")
+    try:
+        yield Path(shutil.copytree(template, place / "store"))
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Leave no byte free on the disk of a store."""
+    with suppress(OSError), (path.parent / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def test_reading_on_a_disk_that_is_really_full(small_disk: Path) -> None:
+    fill(small_disk)
+    with Store.open(small_disk) as store:
+        assert store.class_names() == ["cat"]
+        assert_whole(store, make_class("cat", 0))
+        assert store.read_class("cat").seed == 0
+        assert store.health().ok
+        assert np.isfinite(store.nearest(np.ones((1, 24), np.float32), CLIP, k=2)[0]).all()
+        with pytest.raises(DiskFullError, match="free some space"):
+            store.add_class(make_class("dog", 1))
+    (small_disk.parent / "filler").unlink()
+    assert_as_before(Store.open(small_disk))
+
+
+def test_reading_what_is_only_in_the_log(small_disk: Path) -> None:
+    """A writer that died has left its last commit in the write-ahead log."""
+    with closing(sqlite3.connect(small_disk / "ovseg.db")) as connection:
+        connection.execute("UPDATE category SET rejected = 77")
+        connection.commit()
+        copies = {name: (small_disk / name).read_bytes() for name in ("ovseg.db", "ovseg.db-wal")}
+    for name, data in copies.items():
+        (small_disk / name).write_bytes(data)
+    assert copies["ovseg.db-wal"]
+    fill(small_disk)
+    assert Store.open(small_disk).get_class("cat").rejected == 77
+    assert Store.open(small_disk).get_class("cat").rejected == 77
+
+
+def test_removing_on_a_disk_that_is_really_full(small_disk: Path) -> None:
+    store = Store.open(small_disk)
+    store.add_classes(make_class(f"class {number}", number) for number in range(30))
+    for digest in (CLIP, SD):
+        store.nearest(np.ones((1, {CLIP: 24, SD: 40}[digest]), np.float32), digest, k=1)
+    (small_disk / "index" / f"{'a' * 16}.faiss").write_bytes(bytes(300_000))
+    fill(small_disk)
+    store = Store.open(small_disk)
+    assert [info.name for info in store.remove_classes(["class 3", "class 4"])] == ["class 3", "class 4"]
+    assert store.health().ok
+    assert len(store.class_names()) == 29
+
+
+def test_removing_without_anything_to_make_room_with(small_disk: Path) -> None:
+    fill(small_disk)
+    with pytest.raises(DiskFullError, match="free some space"):
+        Store.open(small_disk).remove_classes(["cat"])
+    (small_disk.parent / "filler").unlink()
+    assert_as_before(Store.open(small_disk))
+    Store.open(small_disk).remove_classes(["cat"])
 
 
 def test_while_creating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,10 +160,10 @@ class TestUpgrade:
         store = Store.open(store_path)
         assert_whole(store, make_class("cat", 0))
         assert "colour" in statements(store_path / "ovseg.db")["category"]
-        (backup,) = store_path.glob("ovseg-0002-*.db")
+        (backup,) = store_path.glob("ovseg-0003-*.db")
         assert "colour" not in statements(backup)["category"]
         (notice,) = caplog.messages
-        assert "from schema 0002 to 9999" in notice
+        assert "from schema 0003 to 9999" in notice
         assert backup.name in notice
         Store.open(store_path)
         assert len(caplog.messages) == 1

@@ -1,9 +1,12 @@
-"""Stores made by earlier schema revisions, made here by running their migrations."""
+"""Stores made by earlier schema revisions: one of each as it was written then, and some made by their migrations."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sqlite3
+import zipfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,14 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from ovseg_cli.errors import StoreReadOnlyError
+from ovseg_cli.errors import DiskFullError, StoreReadOnlyError
 from ovseg_cli.store import ClassRecord, Store, schema, support
 from ovseg_cli.store.names import slugify
 from tests.store.helpers import CLIP, SD, assert_whole, make_class, unit
 
 GENERATIONS = {"cat": "ab" * 16, "dog": "cd" * 16}
+NEW_COLUMNS = ("content_digest", "image_digest", "attribution_digest", "mask_digest")
+FROZEN = Path(__file__).parent / "frozen"
 
 
 def migrate(connection: Any, revision: str) -> None:
@@ -146,9 +151,14 @@ def rows(file: Path) -> dict[str, list[tuple[Any, ...]]]:
     """Everything in a database by table, but for what the upgrade is meant to change."""
     with closing(sqlite3.connect(file)) as connection:
         names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        found = {name: sorted(map(repr, connection.execute(f"SELECT * FROM {name}"))) for name in names}
+        found = {}
+        for name in names:
+            columns = [column for _, column, *_ in connection.execute(f"PRAGMA table_info({name})")]
+            kept = ", ".join(column for column in columns if column not in NEW_COLUMNS)
+            found[name] = sorted(map(repr, connection.execute(f"SELECT {kept} FROM {name}")))
     del found["alembic_version"]
     found.pop("text_embedding", None)
+    found["sqlite_sequence"] = [row for row in found["sqlite_sequence"] if "text_embedding" not in row]
     return found
 
 
@@ -179,12 +189,109 @@ def test_first_revision_upgrades_with_all_its_data(first: Path) -> None:
     assert rows(backup) == before
 
 
+@pytest.fixture(params=schema.REVISIONS)
+def frozen(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
+    """A store as ovseg wrote it when a revision was the newest: a cat and a dog, a run and an evaluation.
+
+    For a new revision: make a store so, and put its folder without `write.lock` into `frozen/<revision>.zip`.
+    """
+    with zipfile.ZipFile(FROZEN / f"{request.param}.zip") as archive:
+        archive.extractall(tmp_path / "frozen störe")
+    return request.param, tmp_path / "frozen störe"
+
+
+def test_every_revision_that_was_released_opens(frozen: tuple[str, Path]) -> None:
+    revision, path = frozen
+    before = rows(path / "ovseg.db")
+    with Store.open(path) as store:
+        assert rows(path / "ovseg.db") == before
+        for name, seed in (("cat", 0), ("dog", 1)):
+            assert_whole(store, make_class(name, seed))
+            assert store.read_class(name).seed == seed
+        assert store.runs()[0].counts["done"] == 1
+        assert store.health().ok
+        store.remove_classes(["cat"])
+        store.add_class(make_class("bird", 2))
+        assert store.health().ok
+        assert store.health().orphans == ()
+    backups = list(path.glob("ovseg-*.db"))
+    assert len(backups) == (revision != schema.REVISIONS[-1])
+    assert all(rows(backup) == before for backup in backups)
+
+
+def test_what_an_upgrade_found_is_guarded_from_then_on(frozen: tuple[str, Path]) -> None:
+    _, path = frozen
+    with Store.open(path) as store:
+        pictures = [store.supports("dog")[1].mask_path, store.supports("cat")[0].image_path]
+        for picture in pictures:
+            data = bytearray(picture.read_bytes())
+            data[-20] ^= 1
+            picture.write_bytes(data)
+        with closing(sqlite3.connect(path / "ovseg.db")) as connection:
+            connection.execute("UPDATE prototype SET pixels = 6 WHERE id = (SELECT max(id) FROM prototype)")
+            connection.commit()
+        health = store.health()
+        assert set(health.damaged) == set(pictures)
+        (problem,) = health.problems
+        assert "class 'dog'" in problem
+
+
+def test_a_file_that_was_lost_before_there_were_digests(first: Path) -> None:
+    lost = first / "support" / "cat" / GENERATIONS["cat"] / "001.mask.png"
+    data = lost.read_bytes()
+    lost.unlink()
+    with Store.open(first) as store:
+        assert store.health().missing == (lost,)
+        lost.write_bytes(data)
+        assert store.health().ok
+        assert store.read_class("cat").seed == 0
+
+
 def test_children_of_a_class_still_go_with_it(first: Path) -> None:
     """The foreign keys name the rebuilt table, and are enforced again after the upgrade."""
     with Store.open(first) as store:
         store.remove_classes(["cat", "dog"])
     left = rows(first / "ovseg.db")
     assert left["support_image"] == left["prototype"] == left["extractor"] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the death is tried out in a forked process")
+def test_a_backup_has_its_name_only_when_it_is_whole(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a kill leaves it: the copy was written, and nothing came after."""
+
+    def die(path: Path, target: Path) -> None:
+        os._exit(9)
+
+    monkeypatch.setattr("ovseg_cli.store.database.move_durably", die)
+    child = os.fork()
+    if child == 0:
+        Store.open(first)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    monkeypatch.undo()
+    assert list(first.glob("ovseg-0001-*.db")) == []
+    (torn,) = first.glob("ovseg-0001-*")
+    foreign = first / "ovseg-0001-notes.db.tmp"
+    foreign.write_text("mine")
+    with Store.open(first) as store:
+        assert store.health().orphans == (torn,)
+        store.remove_classes(["dog"])
+        assert store.health().orphans == ()
+    assert not torn.exists()
+    assert foreign.exists()
+    assert len(list(first.glob("ovseg-0001-*.db"))) == 1
+
+
+def test_a_failed_backup_leaves_nothing(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ovseg_cli.store.database.move_durably", full)
+    with pytest.raises(DiskFullError):
+        Store.open(first)
+    assert list(first.glob("ovseg-*")) == []
+    monkeypatch.undo()
+    assert Store.open(first).class_names() == ["cat", "dog"]
 
 
 def test_a_read_only_store_of_the_first_revision(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
