@@ -14,6 +14,7 @@ from ovseg_cli.choices import SegmentOptions
 from ovseg_cli.errors import ImageError, OutputError, UsageError
 from ovseg_cli.files.discovery import InputImage, discover, expanded, picture_id
 from ovseg_cli.files.image_classes import ImageClasses, ImageLine, Matched
+from ovseg_cli.files.text import special_kind
 from ovseg_cli.runs.journal import Entry, read_journal
 from ovseg_cli.runs.manifest import Manifest, read_manifest
 from ovseg_cli.store.names import listed_names
@@ -64,7 +65,7 @@ class PlanItem:
         output: its label map, relative to the output folder.
         overlay: its drawing, likewise; None when none is wanted.
         explain: its explanation, likewise.
-        key: its resume key; empty when the file cannot even be looked at.
+        key: its resume key; empty when the file cannot even be read.
         action: `segment`; `explain` when the label map is there and the explanation missing; `draw` when only the
             overlay is missing; `skip` when all is there.
         entry: what the journal says, when that still holds.
@@ -208,7 +209,7 @@ def _match(images: Sequence[InputImage], request: Request) -> Matched:
 
 
 def resume_key(path: Path, request: Request, classes: Sequence[str] | None = None) -> str:
-    """A digest that changes with the picture (size, time of change) and with what decides its label map.
+    """A digest that changes with the picture, byte for byte, and with what decides its label map.
 
     Args:
         path: the picture.
@@ -216,15 +217,17 @@ def resume_key(path: Path, request: Request, classes: Sequence[str] | None = Non
         classes: the classes that may be in this picture, None when nobody says.
 
     Raises:
-        ImageError: the file cannot be looked at.
+        ImageError: the file cannot be read.
     """
+    if special_kind(path) is not None:
+        raise ImageError("is no file")
     try:
-        status = path.stat()
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}") from error
     parts: list[Any] = [
-        status.st_size,
-        status.st_mtime_ns,
+        content,
         request.classes,
         request.method,
         request.options.background,
