@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -94,7 +95,7 @@ def evaluate(
 
     if pred is not None and images is not None:
         raise UsageError("--pred and --images exclude each other: name label maps, or pictures to segment.")
-    if not gt.is_dir():
+    if not os.path.isdir(gt):
         raise LabelError(f"There is no folder {gt} with ground truth. Name it with --gt.")
     names = split_names(classes)
     run_id = None

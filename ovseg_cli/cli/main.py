@@ -56,7 +56,8 @@ def run() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
-        # A class name that the terminal's encoding lacks must not end the command.
+        # A class name that the terminal's encoding lacks must not end the command, nor a file name that is no Unicode,
+        # which leaves as the bytes that it is.
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="surrogateescape" if stream.encoding.lower() in {"utf-8", "utf8"} else "replace")
     app(prog_name="ovseg")

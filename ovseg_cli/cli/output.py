@@ -340,9 +340,10 @@ def fields(rows: Iterable[tuple[str, str]]) -> Table:
 
 
 def dump_json(data: Any, encoding: str = "utf-8") -> str:
-    """`data` as indented JSON; escapes letters only where the stream could not carry them."""
+    """`data` as indented JSON; escapes letters only where the stream could not carry them, or no stream could."""
     ascii_only = encoding.lower().replace("-", "") not in {"utf8", "utf16", "utf32"}
-    return json.dumps(data, indent=2, ensure_ascii=ascii_only, allow_nan=False, default=str)
+    text = json.dumps(data, indent=2, ensure_ascii=ascii_only, allow_nan=False, default=str)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def duration(seconds: float) -> str:

@@ -66,8 +66,9 @@ class GroundTruth:
             LabelError: The label map names none of them.
         """
         if names and not any(self.labels.ids_of(name) for name in names):
+            which = "given label map" if self.source == "given" else f"label map {self.source}"
             raise LabelError(
-                f"The label map {self.source} names none of the classes to score ({_named(names)}); it names "
+                f"The {which} names none of the classes to score ({_named(names)}); it names "
                 f"{_named(self.labels.names, 10)}. Check that it is the map of these labels, or ask for classes that "
                 "it names."
             )
@@ -134,8 +135,8 @@ def evaluate_folders(
             truth knows none of the classes, or an image cannot be read as labels.
         ImageError: A label image is damaged.
     """
-    truth = read_ground_truth(gt, gt_labels, ignore=ignore, source=source)
     prediction_folder = label_folder(prediction)
+    truth = read_ground_truth(gt, gt_labels, ignore=ignore, source=source)
     names = _distinct(requested) or _distinct(prediction_labels.names)
     truth.check_classes(names)
     pairs = pair(truth.files, find_labels(prediction_folder))

@@ -139,6 +139,10 @@ class _Search:
     left_out: int = 0
     told: set[Path] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        found = None if self.exclude is None else _identity(self.exclude)
+        self._excluded_identity = found or (-1, -1)  # which is no folder's
+
     def add(self, item: str | Path) -> None:
         """Take one input of the command line."""
         if str(item) == "-":
@@ -224,7 +228,9 @@ class _Search:
         root = os.path.abspath(anchor)
         matched = False
         seen: set[_Identity] = set()
-        for path in () if self._passes(anchor) else _expand(anchor, parts, self._passes, self.told):
+        for path in (
+            () if self._is_excluded(anchor) or self._passes(anchor) else _expand(anchor, parts, self._passes, self.told)
+        ):
             matched = True
             if os.path.isdir(path):
                 if not self._is_excluded(path):
@@ -249,7 +255,8 @@ class _Search:
 
     def _passes(self, folder: Path) -> bool:
         """Whether a folder met on the way is passed over: the output folder, or one with results of another run."""
-        if self._is_excluded(folder):
+        # What lies in the output folder is met through links only; real paths of all folders would take long.
+        if self._is_excluded(folder) if os.path.islink(folder) else _identity(folder) == self._excluded_identity:
             return True
         if os.path.isfile(folder / "run.json") and os.path.isdir(folder / "SegmentationClass"):
             self.results.setdefault(os.path.realpath(folder), folder)

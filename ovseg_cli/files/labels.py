@@ -303,8 +303,8 @@ def _ids_of_colours(found: _Pixels, labelmap: LabelMap | None, path: Path) -> np
     """Look up the colours of an image; returns `(H, W)` int32 ids."""
     if labelmap is None:
         raise LabelError(
-            f"{path} is an RGB image with {len(found.colours)} colour(s), and nothing says which is which class: give "
-            "a label map with the colour of each (lines such as cat:64,0,0::)."
+            f"{path} is an RGB image with {len(found.colours)} colour(s): give the names and colours of its labels "
+            f"with --label-map FILE (lines such as cat:64,0,0::) or a {LABELMAP_NAME} beside the folder."
         )
     present = set(found.colours.values())
     for colour, ids in labelmap.given_colours.items():

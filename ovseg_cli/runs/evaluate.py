@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -61,7 +62,7 @@ def predictions_in(
         LabelError: the folder is absent, or nothing says what its ids mean.
         UsageError: a class is named that the label maps cannot hold.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise LabelError(f"There is no folder {folder} with predictions. Name it with --pred.")
     folder = folder / MASK_FOLDER if (folder / MASK_FOLDER).is_dir() else folder
     manifest = _manifest_near(folder)

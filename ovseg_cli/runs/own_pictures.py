@@ -49,7 +49,7 @@ def load_pictures(name: str, folder: Path, masks: Path | None = None) -> list[Ow
         ImageError: A picture cannot be read.
         UsageError: `folder` is not a folder.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UsageError(f"--from-images names a folder of pictures, and {folder} is none.")
     inside = masks is not None and Path(os.path.realpath(folder)) in Path(os.path.realpath(masks)).parents
     images = discover([folder], exclude=masks if inside else None)

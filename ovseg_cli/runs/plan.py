@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -244,7 +245,7 @@ def check_output(inputs: Sequence[str], output: Path) -> None:
     Raises:
         UsageError: it is so.
     """
-    target = output.resolve()
+    target = Path(os.path.realpath(output))
     for given in inputs:
         if given == "-":
             continue
@@ -257,14 +258,14 @@ def check_output(inputs: Sequence[str], output: Path) -> None:
 def _fixed_part(given: str) -> Path:
     """The path of an input, up to its first wildcard."""
     path = expanded(given)
-    if not path.exists() and glob.has_magic(given):
+    if not os.path.exists(path) and glob.has_magic(given):
         fixed: list[str] = []
         for part in path.parts:
             if glob.has_magic(part):
                 break
             fixed.append(part)
         path = Path(*fixed)
-    return path.resolve()
+    return Path(os.path.realpath(path))  # unlike `Path.resolve`, this bears links in circles
 
 
 def _state_of(folder: Path, *, overwrite: bool) -> tuple[Manifest | None, dict[str, Entry]]:
@@ -337,7 +338,7 @@ def _check_collisions(items: Iterable[PlanItem], others: Iterable[Entry], output
     owners = {entry.output: entry.path for entry in others if entry.output is not None}
     for item in items:
         owner = owners.get(item.output)
-        if owner is not None and not overwrite and Path(owner).exists():
+        if owner is not None and not overwrite and os.path.exists(owner):
             raise UsageError(
                 f"{output / item.output} belongs to {owner} and would be replaced by that of {item.image.path}. "
                 "Choose another folder with -o, or add --overwrite."
