@@ -10,6 +10,7 @@ import time
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ovseg_cli.files.labels import write_label, write_labelmap
@@ -31,51 +32,6 @@ def test_a_link_that_leads_nowhere_fails_alone(cli, photos, name):
     assert result.data["done"] == 2
     assert list(failures(result)) == [name]
     assert any(words in failures(result)[name] for words in ("symbolic links", "does not exist"))
-
-
-def test_an_entry_that_may_not_be_looked_at_fails_alone(cli, photos, monkeypatch):
-    """Links into a folder without permission: a picture fails, and what may be anything is told."""
-    real = os.stat
-
-    def locked(path, *args, **options):
-        if isinstance(path, (str, Path)) and Path(path).name.startswith("locked"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return real(path, *args, **options)
-
-    class Entry:
-        def __init__(self, entry):
-            self.name = entry.name
-            self._entry = entry
-
-        def is_dir(self):
-            locked(self.name)
-            return self._entry.is_dir()
-
-        def is_file(self):
-            return self._entry.is_file()
-
-    class Entries(list):
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return None
-
-        def close(self):
-            return None
-
-    scandir = os.scandir
-
-    def entries(path):
-        with scandir(path) as found:
-            return Entries([Entry(e) if e.name.startswith("locked") else e for e in found])
-
-    for name in ("locked.jpg", "locked"):
-        (photos / name).symlink_to(photos / "a.png")
-    monkeypatch.setattr(os, "scandir", entries)
-    result = cli("segment", "photos", "-c", "cat", "--json")
-    assert result.data["images"] == 3, "two pictures, and the link that is called like one"
-    assert "passed over photos/locked: Permission denied" in result.stderr
 
 
 def test_a_name_too_long_for_its_label_map_fails_alone(cli, photos):
@@ -181,8 +137,6 @@ class TestNamesInTwoForms:
         labels = labelmap_of(("cat",))
         write_labelmap(here / "labels" / "labelmap.txt", labels)
         ids = [[1] * 8 + [0] * 8] * 8
-        import numpy as np
-
         write_label(here / "labels" / f"{self.DECOMPOSED}.png", np.array(ids), labels)
         result = cli("eval", "--images", "photos", "--gt", "labels", "-c", "cat", "--json")
         assert (result.data["images"], result.data["missing"], result.data["miou"]) == (1, [], 1.0)

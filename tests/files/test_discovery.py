@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -378,6 +379,35 @@ class TestNothing:
         assert "in/locked: Permission denied" in caplog.text
         with pytest.raises(NoInputError, match="Cannot read the folder"):
             discover(["in/locked"])
+
+
+def test_entries_that_may_not_be_looked_at(tree, monkeypatch, caplog):
+    """Links into a folder without permission, or to themselves: what is called like a picture fails when it is opened."""
+
+    class Locked:
+        def __init__(self, name):
+            self.name = name
+
+        def is_dir(self):
+            raise PermissionError(13, "Permission denied", self.name)
+
+    folder = tree("in/a.png")
+    (folder / "in/self.png").symlink_to("self.png")
+    (folder / "in/self").symlink_to("self")
+    scandir = os.scandir
+
+    @contextlib.contextmanager
+    def with_locked(path):
+        with scandir(path) as entries:
+            yield [*entries, Locked("locked.jpg"), Locked("locked")]
+
+    monkeypatch.setattr(os, "scandir", with_locked)
+    for given in ("in/*", "in/**/*"):
+        assert keys(given) == ["a", "locked", "self"]
+    assert "passed over in/locked: Permission denied" in caplog.text
+    assert "passed over in/self: Too many levels of symbolic links" in caplog.text
+    with pytest.raises(ImageError, match=r"self\.png cannot be read: Too many levels"):
+        open_image(folder / "in/self.png")
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "img"]), st.integers(0, 10**6)), max_size=20))

@@ -25,6 +25,7 @@ from ovseg_cli.files.labels import (
     write_label,
     write_labelmap,
 )
+from tests.files.test_images import chunk
 
 RNG = np.random.default_rng(3)
 ALL_IDS = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -311,9 +312,6 @@ class TestLabelFile:
         """A grey PNG of 4 bits holds 0..15; decoders spread them to 0..255."""
         ids = np.arange(2**bits, dtype=np.uint8)[None].repeat(2, axis=0)
 
-        def chunk(kind: bytes, data: bytes) -> bytes:
-            return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
         def packed(row: np.ndarray) -> bytes:
             unpacked = np.unpackbits(row[:, None], axis=1)[:, 8 - bits :]
             return b"\0" + np.packbits(unpacked.ravel()).tobytes()
@@ -422,8 +420,13 @@ class TestPalettesInAnotherOrder:
         assert read_label(path, labels).tolist() == [[0, 1, 2, 0]]
 
     def test_ignore_may_have_any_colour(self, tmp_path):
-        short = self.save(tmp_path / "a.png", [[0, 1, 255]], [voc_colour(0), voc_colour(1)], bits=8)
-        assert read_label(short, ANIMALS).tolist() == [[0, 1, 255]]
+        """The palette of this file ends before 255, which viewers show black: that of the background."""
+        header = struct.pack(">IIBBBBB", 3, 1, 8, 3, 0, 0, 0)
+        parts = [(b"IHDR", header), (b"PLTE", voc_palette(2).tobytes()), (b"IDAT", zlib.compress(b"\0\0\1\xff"))]
+        (tmp_path / "a.png").write_bytes(
+            b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in (*parts, (b"IEND", b"")))
+        )
+        assert read_label(tmp_path / "a.png", ANIMALS).tolist() == [[0, 1, 255]]
 
     def test_two_indices_of_one_colour_are_not_merged(self, tmp_path):
         path = self.save(tmp_path / "a.png", [[0, 1, 7]], [voc_colour(i) if i < 7 else (0, 0, 0) for i in range(8)])
