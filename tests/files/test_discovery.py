@@ -289,8 +289,8 @@ def test_many_folders_in_each_other(tree):
     try:
         make_folder(deep)
         (deep / "z.png").touch()
-        for given in ("in", "in/**/*.png"):
-            assert len(discover([given], exclude=folder / "out")) == 1
+        for item in ("in", "in/**/*.png"):
+            assert len(discover([item], exclude=folder / "out")) == 1
     finally:
         subprocess.run(["rm", "-rf", str(folder / "in")], check=True)  # too deep for the one who tidies up
 
@@ -382,7 +382,7 @@ class TestNothing:
 
 
 def test_entries_that_may_not_be_looked_at(tree, monkeypatch, caplog):
-    """Links into a folder without permission, or to themselves: what is called like a picture fails when it is opened."""
+    """Links into a folder without permission, or to themselves: what is called like a picture fails on opening."""
 
     class Locked:
         def __init__(self, name):
@@ -402,8 +402,8 @@ def test_entries_that_may_not_be_looked_at(tree, monkeypatch, caplog):
             yield [*entries, Locked("locked.jpg"), Locked("locked")]
 
     monkeypatch.setattr(os, "scandir", with_locked)
-    for given in ("in/*", "in/**/*"):
-        assert keys(given) == ["a", "locked", "self"]
+    for pattern in ("in/*", "in/**/*"):
+        assert keys(pattern) == ["a", "locked", "self"]
     assert "passed over in/locked: Permission denied" in caplog.text
     assert "passed over in/self: Too many levels of symbolic links" in caplog.text
     with pytest.raises(ImageError, match=r"self\.png cannot be read: Too many levels"):
