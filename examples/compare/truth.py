@@ -16,6 +16,7 @@ from ovseg_cli.files.labels import (
     LABELMAP_NAME,
     LabelMap,
     is_background,
+    is_void,
     name_key,
     read_label,
     read_labelmap,
@@ -23,8 +24,6 @@ from ovseg_cli.files.labels import (
 
 LEFT_OUT: Final = -1
 """The value of pixels that do not count."""
-
-_VOID_NAMES = frozenset({"void", "ignore", "ignored"})
 
 
 class Truth:
@@ -79,4 +78,4 @@ class Truth:
             raise LabelError(f"{path} holds the id {label}, which the label map does not name: add a line for it.")
         if name is None or is_background(name):
             return 0
-        return self._numbers.get(name_key(name), LEFT_OUT if name_key(name) in _VOID_NAMES else 0)
+        return self._numbers.get(name_key(name), LEFT_OUT if is_void(name) else 0)

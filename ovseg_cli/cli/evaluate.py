@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from ovseg_cli.cli.options import BackgroundOpt, ClassesOpt, LabelMapOpt, split_
 from ovseg_cli.cli.output import amount, percent, table
 from ovseg_cli.cli.segment import EXIT_SOME_FAILED, plan_segmentation, run_segmentation
 from ovseg_cli.errors import LabelError, NoDefaultStoreError, NoInputError, OvsegError, UsageError
+from ovseg_cli.figures import figure_beside
 
 if TYPE_CHECKING:
     from ovseg_cli.evaluation.report import Report
@@ -57,9 +59,16 @@ def evaluate(
     classes: ClassesOpt = None,
     label_map: LabelMapOpt = None,
     ignore: Annotated[
-        int,
-        typer.Option("--ignore", min=-1, max=65535, metavar="ID", help="Label of pixels that do not count; -1: none."),
-    ] = 255,
+        int | None,
+        typer.Option(
+            "--ignore",
+            min=-1,
+            max=65535,
+            metavar="ID",
+            help="Label of pixels that do not count; -1: none. (default: 255)",
+            show_default=False,
+        ),
+    ] = None,
     background: BackgroundOpt = None,
     output: Annotated[
         Path | None,
@@ -92,7 +101,7 @@ def evaluate(
 
     if pred is not None and images is not None:
         raise UsageError("--pred and --images exclude each other: name label maps, or pictures to segment.")
-    if not gt.is_dir():
+    if not os.path.isdir(gt):
         raise LabelError(f"There is no folder {gt} with ground truth. Name it with --gt.")
     names = split_names(classes)
     run_id = None
@@ -117,7 +126,8 @@ def evaluate(
         common.out.error(f"{amount(count, 'labelled picture')} without a prediction, so --fail-under cannot be met")
         raise typer.Exit(EXIT_BELOW)
     if fail_under is not None and (report.miou is None or report.miou < fail_under):
-        common.out.error(f"the mIoU {_figure(report.miou)} is below --fail-under {fail_under:g}")
+        figure, limit = ("–", f"{fail_under:g}") if report.miou is None else figure_beside(report.miou, fail_under)
+        common.out.error(f"the mIoU {figure} is below --fail-under {limit}")
         raise typer.Exit(EXIT_BELOW)
     if report.missing:
         count = len(report.missing)
@@ -159,7 +169,7 @@ def _last_run(common: Common, names: tuple[str, ...], background: bool | None) -
     return found
 
 
-def _score(common: Common, predictions: Predictions, gt: Path, label_map: Path | None, ignore: int) -> Report:
+def _score(common: Common, predictions: Predictions, gt: Path, label_map: Path | None, ignore: int | None) -> Report:
     from ovseg_cli.runs.evaluate import evaluate as evaluate_predictions
 
     with common.out.progress() as bars:
@@ -180,11 +190,11 @@ def _score_images(
     names: tuple[str, ...],
     background: bool | None,
     label_map: Path | None,
-    ignore: int,
+    ignore: int | None,
 ) -> Report:
     """Segment into a folder that is thrown away, then score."""
     from ovseg_cli.choices import SegmentOptions
-    from ovseg_cli.runs.evaluate import predictions_in
+    from ovseg_cli.runs.evaluate import check_ground_truth, predictions_in
     from ovseg_cli.runs.plan import find_images
 
     with tempfile.TemporaryDirectory(prefix="ovseg-eval-") as scratch:
@@ -200,6 +210,8 @@ def _score_images(
                 classes=names,
                 options=SegmentOptions(background=background is not False),
             )
+            keys = [str(item.image.key) for item in plan.items]
+            check_ground_truth(gt, keys, plan.request.classes, label_map=label_map, ignore=ignore)
             summary = run_segmentation(common, store, plan, recorded=False)
         if summary.failed and not summary.done:
             raise NoInputError(f"None of the pictures in {images} could be read.")

@@ -316,8 +316,8 @@ def _labels_of_run(
     if entry is None or entry.output is None or not (run / entry.output).is_file():
         common.out.note(f"{run} has no label map of {image}")
         return [None] * len(explanations)
-    ids = read_label(run / entry.output)
     labels = labelmap_of(manifest.class_names)
+    ids = read_label(run / entry.output, labels)
     was: list[str | None] = []
     for e in explanations:
         inside = e.y < ids.shape[0] and e.x < ids.shape[1]

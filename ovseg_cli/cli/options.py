@@ -133,7 +133,7 @@ LabelMapOpt = Annotated[
     typer.Option(
         "--label-map",
         metavar="FILE",
-        help="What the ids (or colours) of the labels mean: lines like `name:R,G,B::`. "
+        help="What the ids (or colours) of the labels mean: lines like `name:R,G,B::`, a table, YAML ... "
         "(default: labelmap.txt in the labels' folder or beside it)",
         show_default=False,
     ),

@@ -7,7 +7,7 @@ that number their classes differently are compared correctly.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -26,19 +26,75 @@ from ovseg_cli.files.labels import (
     LabelMap,
     is_background,
     is_colour_label,
+    is_void,
     name_key,
     read_label,
     read_labelmap,
 )
 
-__all__ = ["evaluate_folders"]
+__all__ = ["GroundTruth", "evaluate_folders", "read_ground_truth"]
 
-_VOID_NAMES = frozenset({"void", "ignore", "ignored"})
 _REST = 0  # the matrix index of everything that is none of the requested classes
 _LEFT_OUT = -1
 
 Ids = npt.NDArray[np.int32]
 Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class GroundTruth:
+    """A folder of labels, as far as it is known without opening them.
+
+    Attributes:
+        folder: Where they lie.
+        files: The label images by key.
+        labels: The names of their ids.
+        source: Where these come from.
+        ignore: The value that is left out; -1 for none.
+    """
+
+    folder: Path
+    files: Mapping[str, Path]
+    labels: LabelMap
+    source: str
+    ignore: int
+
+    def check_classes(self, names: Sequence[str]) -> None:
+        """Refuse classes of which the labels can hold none.
+
+        Raises:
+            LabelError: The label map names none of them.
+        """
+        if names and not any(self.labels.ids_of(name) for name in names):
+            which = "given label map" if self.source == "given" else f"label map {self.source}"
+            raise LabelError(
+                f"The {which} names none of the classes to score ({_named(names)}); it names "
+                f"{_named(self.labels.names, 10)}. Check that it is the map of these labels, or ask for classes that "
+                "it names."
+            )
+
+
+def read_ground_truth(
+    gt: Path, labels: LabelMap | None = None, *, ignore: int | None = None, source: str = "given"
+) -> GroundTruth:
+    """Find the labels of a folder and what names their ids.
+
+    Args:
+        gt: A folder of label images, or one that holds them in ``SegmentationClass``.
+        labels: The names of the ids; None reads the ``labelmap.txt`` in or above the folder.
+        ignore: The value that is left out; None for `IGNORE`, unless the label map makes a class of it.
+        source: Where `labels` come from.
+
+    Raises:
+        LabelError: A folder or label map is missing or contradictory, or there is no label image.
+    """
+    folder = label_folder(gt)
+    files = find_labels(folder)  # before their names: without a label image, no label map would help
+    if labels is None:
+        labels, source = _labelmap_beside(folder, next(iter(files.values())))
+    if ignore is None:
+        _check_default_ignore(labels)
+    return GroundTruth(folder, files, labels, source, IGNORE if ignore is None else ignore)
 
 
 def evaluate_folders(
@@ -49,48 +105,47 @@ def evaluate_folders(
     gt_labels: LabelMap | None = None,
     requested: Sequence[str] = (),
     background: bool = True,
-    ignore: int = IGNORE,
+    ignore: int | None = None,
+    source: str = "given",
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Score predictions against ground truth, image by image, in one confusion matrix.
 
     Images are paired by their path below their folder, without the suffix. Classes of the ground truth
     that were not requested count as background; with `background=False` they and the background are left
-    out. A class called "void", "ignore" or "ignored" is left out like the ignore value.
+    out. A class called "void", "ignore", "unlabeled" or the like (see `is_void`) is left out like the ignore value.
 
     Args:
         gt: A folder of label images, or one that holds them in ``SegmentationClass``.
         prediction: Likewise.
         prediction_labels: The names of the predicted ids.
         gt_labels: The names of the true ids; None reads the ``labelmap.txt`` in or above the folder. Id 0
-            without a name is the background.
+            without a name is the background, unless that has another id.
         requested: The classes to score, in this order; empty means all that `prediction_labels` names.
         background: Whether the background counts as a class.
-        ignore: The ground-truth value that is left out; -1 for none.
+        ignore: The ground-truth value that is left out; -1 for none; None for 255, which must then be no class.
+        source: Where `gt_labels` come from, for messages and for the report.
         progress: Called with (images done, images in all) after each image.
 
     Returns:
         The report. What was missing, superfluous or odd is in its `missing`, `extra` and `warnings`.
 
     Raises:
-        LabelError: A folder or label map is missing, no names match, sizes differ, an id has no name, or
-            an image cannot be read as labels.
+        LabelError: A folder or label map is missing, no names match, sizes differ, an id has no name, the ground
+            truth knows none of the classes, or an image cannot be read as labels.
         ImageError: A label image is damaged.
     """
-    gt_folder, prediction_folder = label_folder(gt), label_folder(prediction)
-    gt_files = find_labels(gt_folder)  # before their names: without a label image, no label map would help
-    labelmap_source = "given"
-    if gt_labels is None:
-        gt_labels, labelmap_source = _labelmap_beside(gt_folder, next(iter(gt_files.values())))
-    _check_ignore(gt_labels, ignore)
-    names = _distinct(requested) or [name for name in prediction_labels.names if not is_background(name)]
-    pairs = pair(gt_files, find_labels(prediction_folder))
+    prediction_folder = label_folder(prediction)
+    truth = read_ground_truth(gt, gt_labels, ignore=ignore, source=source)
+    names = _distinct(requested) or _distinct(prediction_labels.names)
+    truth.check_classes(names)
+    pairs = pair(truth.files, find_labels(prediction_folder))
 
-    true_side = _TrueIds(gt_labels, names, background=background, ignore=ignore)
+    true_side = _TrueIds(truth.labels, names, background=background, ignore=truth.ignore)
     predicted_side = _PredictedIds(prediction_labels, names)
     matrix = ConfusionMatrix(len(names) + 1, ignore=_LEFT_OUT)
     for done, (_, gt_path, prediction_path) in enumerate(pairs.matched, start=1):
-        true, predicted = read_label(gt_path, gt_labels), read_label(prediction_path, prediction_labels)
+        true, predicted = read_label(gt_path, truth.labels), read_label(prediction_path, prediction_labels)
         if true.shape != predicted.shape:
             raise LabelError(
                 f"The sizes differ: {gt_path} is {_size(true)}, {prediction_path} is {_size(predicted)}. "
@@ -110,11 +165,11 @@ def evaluate_folders(
         unasked=true_side.unasked(),
         missing=pairs.missing,
         extra=pairs.extra,
-        convention=convention(background=background, ignore=ignore, unasked=bool(true_side.other)),
+        convention=convention(background=background, ignore=truth.ignore, unasked=bool(true_side.other)),
         warnings=_warnings(pairs, names, true_side, predicted_side, matrix),
         sources={
-            "ground_truth": str(gt_folder),
-            "ground_truth_labels": labelmap_source,
+            "ground_truth": str(truth.folder),
+            "ground_truth_labels": truth.source,
             "predictions": str(prediction_folder),
         },
     )
@@ -144,17 +199,17 @@ class _TrueIds:
     def index(self, label: int, pixels: int, path: Path) -> int:
         """The matrix index of a true id that `pixels` pixels of the image `path` have."""
         name = self.labels.name_of(label)
-        if name is None and label == 0:
+        if name is None and label == 0 and self.labels.background_id is None:
             name = BACKGROUND
         position = self._positions.get(name_key(name)) if name is not None else None
-        if label == self.ignore or (position is None and name is not None and name_key(name) in _VOID_NAMES):
+        if label == self.ignore or (position is None and name is not None and is_void(name)):
             self.void += pixels
             return _LEFT_OUT
         if name is None:
             raise LabelError(
-                f"{path} holds the id {label} ({pixels} pixels), which the label map does not name. Add a line "
-                f"for it to {LABELMAP_NAME}, or give another map with --label-map FILE, or leave it out with "
-                f"--ignore {label}."
+                f"{path} holds the id {label} ({pixels} pixels), which the label map does not name"
+                f"{_background_elsewhere(label, self.labels)}. Add a line for it to {LABELMAP_NAME}, or give another "
+                f"map with --label-map FILE, or leave it out with --ignore {label}."
             )
         self.labelled += pixels
         if position is not None:
@@ -189,10 +244,11 @@ class _PredictedIds:
         if name is None and label == IGNORE:
             self.void += pixels
             return _REST
-        if name is None and label != 0:
+        if name is None and (label != 0 or self.labels.background_id is not None):
             raise LabelError(
                 f"{path} holds the id {label} ({pixels} pixels), which the predictions' label map does not "
-                f"name. Add a line for it to the {LABELMAP_NAME} of the predictions."
+                f"name{_background_elsewhere(label, self.labels)}. Add a line for it to the {LABELMAP_NAME} of the "
+                "predictions."
             )
         if name is None or is_background(name):
             return _REST
@@ -201,6 +257,11 @@ class _PredictedIds:
             self.other[name] += pixels
             return _REST
         return position
+
+
+def _background_elsewhere(label: int, labels: LabelMap) -> str:
+    """Why an id 0 without a name is not simply the background."""
+    return f" (the background is {labels.background_id})" if label == 0 else ""
 
 
 def _mapped(ids: Ids, path: Path, side: _Side) -> Indices:
@@ -229,13 +290,13 @@ def _labelmap_beside(folder: Path, example: Path) -> tuple[LabelMap, str]:
     return read_labelmap(path), str(path)
 
 
-def _check_ignore(labels: LabelMap, ignore: int) -> None:
-    """Refuse a map in which the default ignore value is an ordinary class: one of the two is a mistake."""
-    name = labels.name_of(ignore)
-    if ignore == IGNORE and name is not None and name_key(name) not in _VOID_NAMES:
+def _check_default_ignore(labels: LabelMap) -> None:
+    """Refuse a map in which the value that is left out unasked is an ordinary class: one of the two is a mistake."""
+    name = labels.name_of(IGNORE)
+    if name is not None and not is_void(name):
         raise LabelError(
-            f"The label map calls id {IGNORE} {name!r}, but pixels of {IGNORE} are left out by default; "
-            "give another value with --ignore (-1 for none)."
+            f"The label map calls id {IGNORE} {name!r}, but pixels of {IGNORE} are left out by default: say what you "
+            f"want with --ignore {IGNORE} (leave them out), or --ignore -1 (all count)."
         )
 
 
@@ -263,7 +324,9 @@ def _warnings(
     if pairs.extra:
         found.append(f"{len(pairs.extra)} prediction(s) have no ground truth: {_named(pairs.extra)}")
     if unknown := [name for name in names if true.labels.id_of(name) is None]:
-        found.append(f"not in ground truth labels: {_named(unknown)} (every pixel predicted so counts as wrong)")
+        found.append(
+            f"not in the label map of the ground truth: {_named(unknown)} (every pixel predicted so counts as wrong)"
+        )
     if unknown := [name for name in names if predicted.labels.id_of(name) is None]:
         found.append(f"not in the predictions' label map: {_named(unknown)} (never predicted)")
     if predicted.other:

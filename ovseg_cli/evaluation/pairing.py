@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ovseg_cli.errors import LabelError
-from ovseg_cli.files.discovery import walk_files
+from ovseg_cli.files.discovery import walk_files, without_picture_suffix
 from ovseg_cli.files.labels import LABELMAP_NAME
 
-__all__ = ["Pairs", "find_labelmap", "find_labels", "label_folder", "pair"]
+__all__ = ["Pairs", "find_labelmap", "find_labels", "label_folder", "pair", "partners"]
 
 LABEL_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".webp"})
 """Suffixes of label images. JPEG is not among them: its values are not exact."""
@@ -79,13 +80,55 @@ def find_labels(folder: Path) -> dict[str, Path]:
     return found
 
 
+def partners(wanted: Iterable[str], there: Iterable[str]) -> dict[str, str]:
+    """Which key belongs to which, for those that belong together beyond doubt.
+
+    The same key comes first; then one that differs in its Unicode form only (macOS takes letters and their accents
+    apart, others do not); then one that differs by the suffix of a picture: labels ``A`` and ``a`` for the pictures
+    ``A.jpg`` and ``a.jpg``, whose label maps keep their suffix, as they would be one file on some systems.
+
+    Args:
+        wanted: Keys of one side.
+        there: Keys of the other.
+
+    Returns:
+        Of each wanted key that has a partner, the partner. No key has two.
+    """
+    found: dict[str, str] = {}
+    left, right = list(wanted), list(there)
+    for form in (str, _composed, _bare):
+        theirs, ours = _by_form(right, form), _by_form(left, form)
+        new = {ours[same][0]: theirs[same][0] for same in ours if len(ours[same]) == len(theirs.get(same, ())) == 1}
+        found |= new
+        taken = set(new.values())
+        left, right = [key for key in left if key not in new], [key for key in right if key not in taken]
+    return found
+
+
+def _by_form(keys: Iterable[str], form: Callable[[str], str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        groups.setdefault(form(key), []).append(key)
+    return groups
+
+
+def _composed(key: str) -> str:
+    return unicodedata.normalize("NFC", key)
+
+
+def _bare(key: str) -> str:
+    return _composed(str(without_picture_suffix(PurePosixPath(key))))
+
+
 def pair(gt: Mapping[str, Path], prediction: Mapping[str, Path]) -> Pairs:
-    """Match ground truth and predictions by key.
+    """Match ground truth and predictions by key (see `partners`).
 
     Raises:
-        LabelError: Not one key is in both.
+        LabelError: Not one key has a partner.
     """
-    matched = tuple((key, gt[key], prediction[key]) for key in gt if key in prediction)
+    belonging = partners(gt, prediction)
+    paired = set(belonging.values())
+    matched = tuple((key, gt[key], prediction[belonging[key]]) for key in gt if key in belonging)
     if not matched:
         raise LabelError(
             f"No prediction has the name of a ground-truth image: labels are called {_examples(gt)}, "
@@ -93,8 +136,8 @@ def pair(gt: Mapping[str, Path], prediction: Mapping[str, Path]) -> Pairs:
         )
     return Pairs(
         matched=matched,
-        missing=tuple(key for key in gt if key not in prediction),
-        extra=tuple(key for key in prediction if key not in gt),
+        missing=tuple(key for key in gt if key not in belonging),
+        extra=tuple(key for key in prediction if key not in paired),
     )
 
 

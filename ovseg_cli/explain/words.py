@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ovseg_cli.explain.records import Explanation, Match, Source, Standing, Word
+from ovseg_cli.figures import figure_beside
 from ovseg_cli.files.labels import BACKGROUND
 from ovseg_cli.methods.catalogue import METHODS
 
@@ -33,10 +34,11 @@ def remarks(explanation: Explanation) -> list[str]:
     """Everything beyond the best score that made the label what it is."""
     e, found = explanation, []
     next_one = e.runner_up
-    if e.rule == "threshold" and next_one is not None:
+    if e.rule == "threshold" and e.threshold is not None and next_one is not None:
+        score, threshold = figure_beside(next_one.score, e.threshold)
         found.append(
-            f"{next_one.label} has the best score, {next_one.score:.3f}, but that is below the threshold "
-            f"{e.threshold:g}, so that the pixel is background."
+            f"{next_one.label} has the best score, {score}, but that is below the threshold {threshold}, so that the "
+            "pixel is background."
         )
     if e.rule == "nothing" and e.named and next_one is None:
         found.append("No class was named for this picture.")

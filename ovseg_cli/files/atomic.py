@@ -87,7 +87,12 @@ def make_folder(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     with _translated(folder, *folder.parents):
-        folder.mkdir(parents=True, exist_ok=True)
+        missing = [folder]
+        # One by one: pathlib goes up by recursion, which ends at some thousand folders.
+        while not os.path.isdir(missing[-1].parent) and missing[-1].parent != missing[-1]:
+            missing.append(missing[-1].parent)
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)
     return folder
 
 

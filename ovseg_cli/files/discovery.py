@@ -7,20 +7,32 @@ inputs, without the suffix. Outputs are named by keys, so the tree of the inputs
 
 from __future__ import annotations
 
+import codecs
 import fnmatch
 import logging
 import os
 import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from ovseg_cli.errors import NoInputError
-from ovseg_cli.files.formats import FORMAT_NAMES, is_image_content, is_image_file
+from ovseg_cli.files.formats import FORMAT_NAMES, IMAGE_SUFFIXES, OTHER_PICTURES, is_image_content, is_image_file
+from ovseg_cli.files.text import decoded, special_kind
 
-__all__ = ["InputImage", "discover", "expanded", "natural_key", "picture_id", "walk_files"]
+__all__ = [
+    "InputImage",
+    "discover",
+    "expanded",
+    "natural_key",
+    "picture_id",
+    "walk_files",
+    "without_picture_suffix",
+]
 
 _logger = logging.getLogger("ovseg_cli")
 _MAGIC = re.compile(r"[*?\[]")
@@ -51,6 +63,11 @@ def natural_key(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
     return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts if p), text
 
 
+def without_picture_suffix(path: PurePosixPath) -> PurePosixPath:
+    """A path without its suffix, if that is one of pictures: ``.2024-05-01`` is none."""
+    return path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
+
+
 def picture_id(path: Path) -> str:
     """The one path by which a picture is known, however it was spelled.
 
@@ -74,13 +91,16 @@ def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> li
     - A *file* is taken whatever its name; if it is no image, decoding will say so. The exception is a
       ``.txt`` file that holds text: a list with one input per line (blank lines and lines starting with
       ``#`` are skipped; relative paths start at the list's folder, else at the current one).
-    - A *folder* is searched with all its subfolders in natural order. Hidden files, other kinds of files,
-      symbolic links that lead back to a parent and folders with results of earlier runs are passed over.
+    - A *folder* is searched with all its subfolders in natural order, each once, whatever links lead there. Hidden
+      files, other kinds of files and folders with results of earlier runs are passed over; pictures in formats that
+      are not read, and what cannot be looked at, are told.
     - A *pattern* (``*``, ``?``, ``[...]`` and ``**`` for any depth) may match files and folders. A file
       of exactly that name comes first.
-    - ``-`` reads a list from standard input (also one separated by NUL, as ``find -print0`` writes).
+    - ``-`` reads a list from standard input.
+    - In a list separated by NUL, as ``find -print0`` writes, names are taken letter by letter.
 
-    Two images that differ only in their suffix (``x.jpg``, ``x.png``) keep it in their keys.
+    Two images that differ only in their suffix (``x.jpg``, ``x.png``) keep it in their keys, and what is known as an
+    image by its content alone keeps its whole name.
 
     Args:
         inputs: Paths, patterns, list files or ``-``.
@@ -99,6 +119,8 @@ def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> li
         _logger.warning(
             "passed over %d folder(s) with results of an earlier run: %s", len(search.results), search.named_results()
         )
+    if (pictures := search.unread_pictures()) and search.found:
+        _logger.warning("left out %s: convert them first", pictures)
     if search.left_out and search.found:
         _logger.warning("left out %d named file(s) or folder(s) inside the output folder", search.left_out)
     if not search.found:
@@ -115,6 +137,11 @@ class _Search:
     other: Counter[str] = field(default_factory=Counter)
     results: dict[str, Path] = field(default_factory=dict)
     left_out: int = 0
+    told: set[Path] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        found = None if self.exclude is None else _identity(self.exclude)
+        self._excluded_identity = found or (-1, -1)  # which is no folder's
 
     def add(self, item: str | Path) -> None:
         """Take one input of the command line."""
@@ -149,31 +176,36 @@ class _Search:
             text += f" Other files there: {kinds}; convert them first if they are pictures."
         return text
 
+    def unread_pictures(self) -> str:
+        """The pictures in formats that are not read, by suffix, for a sentence; empty when there are none."""
+        kinds = [(suffix, count) for suffix, count in self.other.most_common() if suffix in OTHER_PICTURES]
+        return ", ".join(f"{count} {suffix}" for suffix, count in kinds)
+
     def named_results(self) -> str:
         """The folders with results that were passed over, for a sentence."""
         names = [str(path) for path in self.results.values()]
         return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
 
     def _add_list(self, data: bytes, name: str, folder: Path) -> None:
-        for number, line in _list_lines(data):
+        for number, line in _list_lines(data, name):
             beside = folder / line
-            path = next((p for p in (beside, expanded(line)) if os.path.exists(p)), beside)
-            if not os.path.exists(path) and not _MAGIC.search(line):
-                raise NoInputError(f"{name}, line {number}: {line!r} does not exist.")
+            tried = (beside, expanded(line), *(map(_as_spelled_there, (beside, expanded(line)))))
+            path = next((p for p in tried if os.path.exists(p)), beside)
+            if not os.path.lexists(path) and not _MAGIC.search(line):
+                raise NoInputError(f"{name}, line {number}: {line!r} {_why_absent(path)}.")
             self._add_path(path, str(path))
 
     def _add_path(self, path: Path, text: str) -> None:
         """Take a file, a folder or a pattern."""
         if os.path.isdir(path):
             self._add_folder(path, os.path.abspath(path))
-        elif os.path.isfile(path):
+        elif os.path.lexists(path):
+            # Also a pipe or a broken link: the others go on, and opening it will say why it fails.
             self._take(path, os.path.dirname(os.path.abspath(path)), named=True)
-        elif os.path.exists(path):
-            raise NoInputError(f"{text} is neither a file nor a folder.")
         elif _MAGIC.search(text):
             self._add_pattern(text)
         else:
-            raise NoInputError(f"{text} does not exist. Name an image, a folder, a quoted pattern or a list.")
+            raise NoInputError(f"{text} {_why_absent(path)}. Name an image, a folder, a quoted pattern or a list.")
 
     def _add_folder(self, folder: Path, root: str) -> None:
         try:
@@ -186,7 +218,7 @@ class _Search:
         if self._passes(folder):
             return
         before = len(self.found), len(self.results)
-        for path in walk_files(folder, passes=self._passes):
+        for path in walk_files(folder, passes=self._passes, told=self.told):
             self._take(path, root)
         if (len(self.found), len(self.results)) == before:
             _logger.warning("no (further) image in the folder %s", folder)
@@ -195,13 +227,16 @@ class _Search:
         anchor, parts = _split_pattern(text)
         root = os.path.abspath(anchor)
         matched = False
-        for path in () if self._passes(anchor) else _expand(anchor, parts, (), self._passes):
+        seen: set[_Identity] = set()
+        for path in (
+            () if self._is_excluded(anchor) or self._passes(anchor) else _expand(anchor, parts, self._passes, self.told)
+        ):
             matched = True
             if os.path.isdir(path):
                 if not self._is_excluded(path):
-                    for inner in walk_files(path, passes=self._passes):
+                    for inner in walk_files(path, passes=self._passes, seen=seen, told=self.told):
                         self._take(inner, root)
-            elif os.path.isfile(path) and not self._is_excluded(path):
+            elif not self._is_excluded(path):
                 self._take(path, root)
         if not matched and not self.results:
             raise NoInputError(f"No file matches the pattern {text!r}.")
@@ -220,7 +255,8 @@ class _Search:
 
     def _passes(self, folder: Path) -> bool:
         """Whether a folder met on the way is passed over: the output folder, or one with results of another run."""
-        if self._is_excluded(folder):
+        # What lies in the output folder is met through links only; real paths of all folders would take long.
+        if self._is_excluded(folder) if os.path.islink(folder) else _identity(folder) == self._excluded_identity:
             return True
         if os.path.isfile(folder / "run.json") and os.path.isdir(folder / "SegmentationClass"):
             self.results.setdefault(os.path.realpath(folder), folder)
@@ -231,55 +267,144 @@ class _Search:
         return self.exclude is not None and Path(os.path.realpath(path)).is_relative_to(self.exclude)
 
 
+_Identity = tuple[int, int]
+
+
 def walk_files(
-    folder: Path, *, passes: Callable[[Path], bool] | None = None, ancestors: tuple[str, ...] = ()
+    folder: Path,
+    *,
+    passes: Callable[[Path], bool] | None = None,
+    seen: set[_Identity] | None = None,
+    told: set[Path] | None = None,
 ) -> Iterator[Path]:
     """Yield the visible files of a folder and its subfolders in natural order.
 
-    Links to folders are followed, except those that lead back to a folder on the way down.
+    Links to folders are followed, but no folder is visited twice. A file that cannot be looked at is yielded where its
+    name is that of a picture, so that who opens it learns why; else, and where it is no regular file, it is told.
 
     Args:
         folder: Where to start; it may itself be hidden.
         passes: Says which subfolders are passed over; None for none.
-        ancestors: The real paths of the folders on the way down; for the recursion.
+        seen: The folders visited already, which grows.
+        told: What was told already, which grows.
 
     Yields:
         Paths that begin with `folder`.
     """
-    real = os.path.realpath(folder)
-    if real in ancestors:
-        return
-    for entry in _visible_entries(folder):
-        path = folder / entry.name
-        if entry.is_dir():
-            if passes is None or not passes(path):
-                yield from walk_files(path, passes=passes, ancestors=(*ancestors, real))
-        elif entry.is_file():
+    seen = set() if seen is None else seen
+    told = set() if told is None else told
+    waiting: list[Iterator[tuple[Path, _Kind]]] = [iter([(folder, "folder")])]
+    while waiting:
+        path, kind = next(waiting[-1], (None, "file"))
+        if path is None:
+            waiting.pop()
+        elif kind == "file":
             yield path
+        elif path is folder or passes is None or not passes(path):
+            identity = _identity(path)
+            if identity is None or identity not in seen:
+                seen.update(() if identity is None else (identity,))
+                waiting.append(iter(_entries(path, told)))
 
 
-def _visible_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """The entries of a folder in natural order, hidden ones left out; a warning when it is not readable."""
+_Kind = Literal["folder", "file"]
+
+
+def _identity(folder: Path) -> _Identity | None:
+    """What tells a folder from all others, whatever path leads there; None when it cannot be looked at."""
+    try:
+        status = os.stat(folder)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _entries(folder: Path, told: set[Path]) -> list[tuple[Path, _Kind]]:
+    """The folders and files in a folder in natural order, hidden ones left out; what is neither is told once."""
     try:
         with os.scandir(folder) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        _logger.warning("cannot read the folder %s: %s", folder, error.strerror)
+        _tell(folder, told, f"cannot read the folder {folder}: {error.strerror}")
         return []
-    return sorted(visible, key=lambda entry: natural_key(entry.name))
+    found: list[tuple[Path, _Kind]] = []
+    for entry in sorted(visible, key=lambda entry: natural_key(entry.name)):
+        path = folder / entry.name
+        try:
+            if entry.is_dir():
+                found.append((path, "folder"))
+            elif entry.is_file():
+                found.append((path, "file"))
+            elif (kind := special_kind(path)) is not None:
+                _tell(path, told, f"passed over {path}, which is {kind}")
+            else:
+                _tell(path, told, f"passed over {path}, a link to what is not there")
+        except OSError as error:
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                found.append((path, "file"))
+            else:
+                _tell(path, told, f"passed over {path}: {error.strerror}")
+    return found
+
+
+def _tell(path: Path, told: set[Path], text: str) -> None:
+    if path not in told:
+        told.add(path)
+        _logger.warning("%s", text)
+
+
+def _why_absent(path: Path) -> str:
+    """Why nothing was found under a path."""
+    try:
+        os.lstat(path)
+    except (PermissionError, NotADirectoryError) as error:
+        return f"cannot be read: {error.strerror}"
+    except (OSError, ValueError):
+        pass
+    return "does not exist"
 
 
 def _read_stdin() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _list_lines(data: bytes) -> Iterator[tuple[int, str]]:
-    """Yield (line number, entry) of a list; undecodable bytes survive as in file names."""
-    text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-    for number, line in enumerate(text.split("\0" if "\0" in text else "\n"), start=1):
-        entry = line.strip()
-        if entry and not entry.startswith("#"):
+def _list_lines(data: bytes, name: str) -> Iterator[tuple[int, str]]:
+    """Yield (line number, entry) of a list; undecodable bytes survive as in file names.
+
+    Raises:
+        NoInputError: It is in an encoding of two bytes a letter, and does not say which.
+    """
+    halves = (
+        data[:2] not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and len(data) > 7 and not data[1::2].strip(b"\0")
+    )
+    try:
+        text = decoded(data, "surrogateescape")
+    except UnicodeDecodeError:
+        halves = True
+    if halves:
+        raise NoInputError(f"The list {name} is not UTF-8 text; save it as UTF-8.")
+    literal = "\0" in text
+    for number, line in enumerate(text.split("\0" if literal else "\n"), start=1):
+        entry = line if literal else line.strip()
+        if entry and (literal or not entry.startswith("#")):
             yield number, entry
+
+
+def _as_spelled_there(path: Path) -> Path:
+    """A path with composed or decomposed letters as the names on the disk have them, where they are there at all."""
+    if str(path).isascii():
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[1 if path.anchor else 0 :]:
+        if not os.path.lexists(found / part):
+            composed = unicodedata.normalize("NFC", part)
+            try:
+                names = [name for name in os.listdir(found) if unicodedata.normalize("NFC", name) == composed]
+            except OSError:
+                return path
+            part = names[0] if len(names) == 1 else part
+        found /= part
+    return found
 
 
 def _split_pattern(text: str) -> tuple[Path, tuple[str, ...]]:
@@ -289,34 +414,36 @@ def _split_pattern(text: str) -> tuple[Path, tuple[str, ...]]:
     return Path(*parts[:first]), parts[first:]
 
 
-def _expand(
-    folder: Path, parts: tuple[str, ...], ancestors: tuple[str, ...], passes: Callable[[Path], bool]
-) -> Iterator[Path]:
+def _expand(anchor: Path, pattern: tuple[str, ...], passes: Callable[[Path], bool], told: set[Path]) -> Iterator[Path]:
     """Match a pattern part by part.
 
-    Unlike `glob`, a link to an ancestor ends the search there: ``**`` would otherwise run through the loop
-    until the system gives up.
+    Unlike `glob`, no folder is searched twice for the same: ``**`` would otherwise run through loops of links until
+    the system gives up.
     """
-    if not parts:
-        yield folder
-        return
-    real = os.path.realpath(folder)
-    if real in ancestors or not os.path.isdir(folder):
-        return
-    here, rest = parts[0], parts[1:]
-    if here == "**":
-        yield from _expand(folder, rest, ancestors, passes)
-        for entry in _visible_entries(folder):
-            if entry.is_dir() and not passes(folder / entry.name):
-                yield from _expand(folder / entry.name, parts, (*ancestors, real), passes)
-        return
-    if not _MAGIC.search(here):
-        if os.path.exists(folder / here):
-            yield from _expand(folder / here, rest, ancestors, passes)
-        return
-    for entry in _visible_entries(folder):
-        if fnmatch.fnmatch(entry.name, here) and not (entry.is_dir() and passes(folder / entry.name)):
-            yield from _expand(folder / entry.name, rest, (*ancestors, real), passes)
+    seen: set[tuple[_Identity, tuple[str, ...]]] = set()
+    waiting = [(anchor, pattern)]
+    while waiting:
+        folder, parts = waiting.pop()
+        if not parts:
+            yield folder
+            continue
+        identity = _identity(folder)
+        if identity is None or (identity, parts) in seen or not os.path.isdir(folder):
+            continue
+        seen.add((identity, parts))
+        here, rest = parts[0], parts[1:]
+        if here == "**":
+            inner = [path for path, kind in _entries(folder, told) if kind == "folder" and not passes(path)]
+            following = [(folder, rest), *((path, parts) for path in inner)]
+        elif _MAGIC.search(here):
+            following = [
+                (path, rest)
+                for path, kind in _entries(folder, told)
+                if fnmatch.fnmatch(path.name, here) and not (kind == "folder" and passes(path))
+            ]
+        else:
+            following = [(folder / here, rest)] if os.path.exists(folder / here) else []
+        waiting.extend(reversed(following))
 
 
 def _with_keys(found: dict[str, tuple[Path, str]]) -> list[InputImage]:
@@ -350,7 +477,7 @@ def _unique_keys(paths: Sequence[PurePosixPath]) -> list[PurePosixPath]:
     """
     whole = [False] * len(paths)
     while True:
-        keys = [path if keep else path.with_suffix("") for path, keep in zip(paths, whole, strict=True)]
+        keys = [path if keep else without_picture_suffix(path) for path, keep in zip(paths, whole, strict=True)]
         counts = Counter(str(key).casefold() for key in keys)
         clashing = [counts[str(key).casefold()] > 1 and not keep for key, keep in zip(keys, whole, strict=True)]
         if not any(clashing):

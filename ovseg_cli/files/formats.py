@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["FORMATS", "FORMAT_NAMES", "IMAGE_SUFFIXES", "is_image_content", "is_image_file"]
+__all__ = ["FORMATS", "FORMAT_NAMES", "IMAGE_SUFFIXES", "OTHER_PICTURES", "is_image_content", "is_image_file"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "AVIF")
 """Pillow's names of the formats that we decode. A closed list: Pillow knows others that start programs."""
@@ -17,6 +17,12 @@ IMAGE_SUFFIXES = frozenset(
     | {".ppm", ".pgm", ".pbm", ".pnm", ".avif"}
 )
 """Suffixes (lower case) that mark a file as an image without a look inside."""
+
+OTHER_PICTURES = frozenset(
+    {".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx", ".jpm", ".jxl", ".jxr", ".tga", ".psd", ".exr", ".hdr"}
+    | {".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".dcm", ".mpo", ".ico", ".pcx", ".svg"}
+)
+"""Suffixes (lower case) of pictures in formats that we do not decode, as far as content does not say otherwise."""
 
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 

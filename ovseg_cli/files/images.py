@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import struct
 import threading
@@ -10,19 +11,32 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+import numpy.typing as npt
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from ovseg_cli.errors import ImageError
 from ovseg_cli.files.discovery import InputImage, discover
 from ovseg_cli.files.formats import FORMAT_NAMES, FORMATS, IMAGE_SUFFIXES
+from ovseg_cli.files.text import special_kind
 
-__all__ = ["IMAGE_SUFFIXES", "InputImage", "decoding", "discover", "open_image", "upright"]
+__all__ = ["IMAGE_SUFFIXES", "InputImage", "decoding", "discover", "open_image", "upright", "white_is_zero"]
 
 _logger = logging.getLogger("ovseg_cli")
 
 _BAND_PIXELS = 2**20
+
+MAX_SIDE = 1_000_000
+"""The longest side of a picture: each row costs memory of its own, however few pixels it has."""
+
+MOST_OF_16_BITS = 65535
+"""The value of white in 16 bits, or of black where zero is white."""
+
+_MOST_DEFLATED = 1032  # bytes out of one, at the very best
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 # What Pillow raises on damaged files, depending on the format and on the place of the damage.
 _DECODE_ERRORS = (
@@ -63,7 +77,9 @@ def open_image(path: str | Path) -> Image.Image:
     - 16-bit grey is scaled from 0..65535 to 0..255, except that values which all fit in 8 bits are kept
       (8-bit data in a 16-bit file). The scale never depends on the picture otherwise, so that equal pixels
       stay equal across a folder. 32-bit integers follow the same rule; floats must lie in 0..1 or 0..255.
-    - CMYK, YCbCr, grey, palette and 1-bit pictures are converted; colour profiles are not applied.
+    - CMYK, YCbCr, grey, palette and 1-bit pictures are converted; colour profiles are not applied. Greys whose zero is
+      white (TIFF) are turned around, whatever their depth.
+    - What a PNG holds beside its pixels is passed over where it is damaged or too large.
     - Of an animation or a multi-page file the first picture is taken.
 
     Besides the decoder's own needs this takes two pictures' memory at its peak, 8 bytes for each pixel, and then one
@@ -76,8 +92,8 @@ def open_image(path: str | Path) -> Image.Image:
         A loaded `PIL.Image.Image` of mode ``RGB``, independent of the file.
 
     Raises:
-        ImageError: The file is missing, empty, damaged, truncated, of another format, or larger than
-            Pillow's limit against decompression bombs.
+        ImageError: The file is missing, no regular file, empty, damaged, truncated, of another format, or larger than
+            Pillow's limit against decompression bombs or `MAX_SIDE`.
     """
     path = Path(path)
     with decoding(path) as image:
@@ -98,9 +114,12 @@ def decoding(path: Path) -> Iterator[Image.Image]:
         ImageError: As `open_image`.
     """
     try:
+        if (kind := special_kind(path)) is not None:
+            raise ImageError(f"{path} is {kind}, not a file; save the picture as a file.")
         with _pillow_warnings(path):
-            image = Image.open(path, formats=FORMATS)
+            image = Image.open(_without_faults(path) or path, formats=FORMATS)
         with image:
+            _check_size(image, path)
             yield image
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large to be opened safely: {error}") from error
@@ -108,13 +127,84 @@ def decoding(path: Path) -> Iterator[Image.Image]:
         raise ImageError(_why_unidentified(path)) from error
     except FileNotFoundError as error:
         raise ImageError(f"{path} does not exist.") from error
-    except (PermissionError, IsADirectoryError) as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror}.") from error
     except MemoryError as error:
         raise ImageError(f"{path} does not fit into memory.") from error
     except _DECODE_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system speaks, not a decoder
+            raise ImageError(f"{path} cannot be read: {error.strerror}.") from error
         reason = str(error).rstrip(".") or type(error).__name__
         raise ImageError(f"{path} is damaged or incomplete: {reason}.") from error
+
+
+def _check_size(image: Image.Image, path: Path) -> None:
+    """Refuse a size that is no picture's before memory is taken for it.
+
+    Raises:
+        ImageError: A side is longer than `MAX_SIDE`, or a PNG is too short for its pixels.
+    """
+    if max(image.size) > MAX_SIDE:
+        raise ImageError(f"{path} has {image.width} x {image.height} pixels; a side may have {MAX_SIDE} at most.")
+    bits = image.width * image.height  # one for each pixel, the fewest there are
+    if image.format == "PNG" and path.stat().st_size * _MOST_DEFLATED < bits / 8:
+        raise ImageError(
+            f"{path} is damaged or incomplete: it is too short for the {image.width} x {image.height} pixels that it "
+            "declares."
+        )
+
+
+def _without_faults(path: Path) -> io.BytesIO | None:
+    """A PNG without those of its chunks that would keep Pillow from decoding it and that are no pixels.
+
+    Texts and profiles beyond Pillow's limits, and whatever is not needed and has a wrong checksum, are left out, as
+    other decoders do.
+
+    Returns:
+        None if it has no such chunk, or is no PNG; it can be opened as it is.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_PNG_SIGNATURE)) != _PNG_SIGNATURE:
+            return None
+        end = file.seek(0, io.SEEK_END)
+        start, texts, good, faulty = len(_PNG_SIGNATURE), 0, [(0, len(_PNG_SIGNATURE))], False
+        while start + 12 <= end:
+            file.seek(start)
+            length, kind = struct.unpack(">I4s", file.read(8))
+            size, sound = length + 12, True
+            if kind[:1].islower() and kind != b"fdAT" and start + size <= end:  # a small letter: can be done without
+                data, checksum = file.read(length), file.read(4)
+                found = _text_size(kind, data)
+                sound = checksum == struct.pack(">I", zlib.crc32(kind + data)) and (
+                    found <= PngImagePlugin.MAX_TEXT_CHUNK and texts + found <= PngImagePlugin.MAX_TEXT_MEMORY
+                )
+                texts += found if sound else 0
+            if sound:
+                good.append((start, size))
+            faulty = faulty or not sound
+            start += size
+        if not faulty:
+            return None
+        _logger.info("%s: passed over damaged or very large data that are not pixels", path)
+        content = io.BytesIO()
+        for start, size in good:
+            file.seek(start)
+            content.write(file.read(size))
+    content.seek(0)
+    return content
+
+
+def _text_size(kind: bytes, data: bytes) -> int:
+    """How many bytes of text or colour profile a chunk of a PNG holds, counted no further than to say "too many"."""
+    _, _, rest = data.partition(b"\0")
+    if kind == b"iTXt" and rest[:1] == b"\1":
+        rest = rest[2:].split(b"\0", 2)[-1]
+    elif kind in (b"zTXt", b"iCCP"):
+        rest = rest[1:]
+    else:
+        return len(rest) if kind in (b"tEXt", b"iTXt") else 0
+    try:
+        return len(zlib.decompressobj().decompress(rest, PngImagePlugin.MAX_TEXT_CHUNK + 1))
+    except zlib.error:
+        return PngImagePlugin.MAX_TEXT_CHUNK + 1
 
 
 @contextmanager
@@ -151,10 +241,14 @@ def to_rgb(image: Image.Image, path: Path = Path("the image")) -> Image.Image:
     """
     turned = upright(image, path)
     if turned.mode == "F" or turned.mode.startswith("I"):
-        factor = _deep_grey_factor(turned, path)
+        turn = white_is_zero(image)
+        factor = _deep_grey_factor(turned, path, turn)
         rgb = Image.new("RGB", turned.size)
         for top, band in _bands(turned):
-            rgb.paste(Image.fromarray(np.rint(np.asarray(band) * factor).astype(np.uint8)).convert("RGB"), (0, top))
+            values = np.rint(_black_is_zero(band, turn) * factor).astype(np.uint8)
+            if turn and turned.mode == "F":
+                values = 255 - values
+            rgb.paste(Image.fromarray(values).convert("RGB"), (0, top))
         return rgb
     if turned.has_transparency_data:
         rgb = Image.new("RGB", turned.size)
@@ -199,19 +293,37 @@ def upright(image: Image.Image, path: Path) -> Image.Image:
     return image if transpose is None else image.transpose(transpose)
 
 
-def _deep_grey_factor(grey: Image.Image, path: Path) -> np.float64:
+def white_is_zero(image: Image.Image) -> bool:
+    """Whether the values of an image are to be turned around still: Pillow does so for greys of 8 bits and fewer only.
+
+    Args:
+        image: An image straight from `PIL.Image.open`.
+    """
+    tags = getattr(image, "tag_v2", {})
+    deep = image.mode == "F" or image.mode.startswith("I")
+    return deep and tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+
+
+def _black_is_zero(band: Image.Image, turn: bool) -> npt.NDArray[Any]:
+    """The values of deep grey, those of 16 bits turned around if need be; floats wait for their scale."""
+    values = np.asarray(band)
+    return np.uint16(MOST_OF_16_BITS) - values if turn and band.mode != "F" else values
+
+
+def _deep_grey_factor(grey: Image.Image, path: Path, turn: bool) -> np.float64:
     """What takes grey values of more than 8 bits to 0..255, by a fixed rule (see `open_image`).
 
     Args:
         grey: Integers or floats.
         path: The file, for the message.
+        turn: Whether zero is white.
 
     Raises:
         ImageError: The range of the values does not tell how to scale them.
     """
     low, high = np.float64(np.inf), np.float64(-np.inf)
     for _, band in _bands(grey):
-        values = np.asarray(band)
+        values = _black_is_zero(band, turn)
         # Unlike Python's min and max, these keep a NaN, which fits no scale.
         low, high = np.minimum(low, values.min()), np.maximum(high, values.max())
     limits = ((1.0, 255.0), (255.0, 1.0)) if grey.mode == "F" else ((255.0, 1.0), (65535.0, 1 / 257))

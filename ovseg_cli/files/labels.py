@@ -6,12 +6,10 @@ the background) beside a ``labelmap.txt`` as CVAT and Datumaro write it, and rea
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,258 +17,48 @@ from PIL import Image
 
 from ovseg_cli.errors import LabelError
 from ovseg_cli.files.atomic import write_image, write_text
-from ovseg_cli.files.images import decoding, upright
-from ovseg_cli.files.text import read_text
+from ovseg_cli.files.images import MOST_OF_16_BITS, decoding, upright, white_is_zero
+from ovseg_cli.files.label_names import (
+    BACKGROUND,
+    HASH_NOTE,
+    IGNORE,
+    MAX_ID,
+    Colour,
+    LabelMap,
+    is_background,
+    is_void,
+    name_key,
+    voc_colour,
+    voc_palette,
+)
+from ovseg_cli.files.labelmap_forms import read_labelmap
 
 __all__ = [
     "BACKGROUND",
     "IGNORE",
     "LABELMAP_NAME",
     "MAX_ID",
+    "Colour",
     "LabelMap",
     "colourise",
     "is_background",
     "is_colour_label",
+    "is_void",
     "name_key",
     "read_label",
     "read_labelmap",
+    "read_mask",
     "voc_colour",
     "voc_palette",
     "write_label",
     "write_labelmap",
 ]
 
-Colour = tuple[int, int, int]
-
-BACKGROUND = "background"
-"""The name of id 0 in the label maps that we write."""
-
-IGNORE = 255
-"""The id of pixels that count neither for nor against (VOC's "void")."""
-
-MAX_ID = 65535
-"""The largest id: what a 16-bit PNG holds."""
-
 LABELMAP_NAME = "labelmap.txt"
 """The name of the file that names the ids of a folder of label images."""
 
 _HEADER = "# label:color_rgb:parts:actions"
 _MAX_PALETTE_ID = 254  # 255 is the ignore value of 8-bit labels
-
-
-def voc_colour(index: int) -> Colour:
-    """The colour of an id in Pascal VOC: its bits, dealt to red, green and blue from the top down.
-
-    Args:
-        index: The id, 0..2**24 - 1; each has a colour of its own.
-
-    Returns:
-        (red, green, blue), each 0..255.
-
-    Raises:
-        ValueError: `index` is out of range.
-    """
-    if not 0 <= index < 1 << 24:
-        raise ValueError(f"a label id must lie in 0..{(1 << 24) - 1}, got {index!r}")
-    red = green = blue = 0
-    for shift in range(7, -1, -1):
-        red |= (index & 1) << shift
-        green |= (index >> 1 & 1) << shift
-        blue |= (index >> 2 & 1) << shift
-        index >>= 3
-    return red, green, blue
-
-
-def voc_palette(n: int = 256) -> npt.NDArray[np.uint8]:
-    """The first `n` colours of `voc_colour` as an array `(n, 3)`, uint8."""
-    return np.array([voc_colour(i) for i in range(n)], dtype=np.uint8).reshape(n, 3)
-
-
-def name_key(name: str) -> str:
-    """The form in which two class names are compared: NFC, one space between words, no case."""
-    return unicodedata.normalize("NFC", " ".join(name.split())).casefold()
-
-
-def is_background(name: str) -> bool:
-    """Whether a label name means "none of the classes": ``background``, also in underscores."""
-    return name_key(name).strip("_") == BACKGROUND
-
-
-@dataclass(frozen=True)
-class LabelMap:
-    """Names and colours of label ids.
-
-    Attributes:
-        names: The names, distinct also when case and Unicode form are set aside.
-        ids: The id of each name, 0..65535, distinct.
-        colours: The colour of each name; left out, the VOC colours of the ids.
-    """
-
-    names: tuple[str, ...]
-    ids: tuple[int, ...]
-    colours: tuple[Colour, ...] = field(default=())
-
-    def __post_init__(self) -> None:
-        if not self.colours:
-            object.__setattr__(self, "colours", tuple(voc_colour(i) for i in self.ids))
-        if not len(self.names) == len(self.ids) == len(self.colours):
-            sizes = f"{len(self.names)} names, {len(self.ids)} ids, {len(self.colours)} colours"
-            raise ValueError(f"a label map needs one id and colour per name, got {sizes}")
-        seen: dict[str, str] = {}
-        for name in self.names:
-            first = seen.setdefault(name_key(name), name)
-            if first is not name:
-                raise LabelError(f"A label map cannot hold both {first!r} and {name!r}: one name, one id.")
-        if len(set(self.ids)) != len(self.ids):
-            double = next(i for i in self.ids if self.ids.count(i) > 1)
-            raise LabelError(f"A label map cannot give the id {double} to two names.")
-        if bad := [i for i in self.ids if not 0 <= i <= MAX_ID]:
-            raise LabelError(f"A label id must lie in 0..{MAX_ID}, got {bad[0]}.")
-
-    @classmethod
-    def from_classes(cls, classes: Sequence[str]) -> LabelMap:
-        """The map of a run: id 0 is the background, class i of `classes` has id i + 1.
-
-        Raises:
-            LabelError: A class is called "background", or two are the same name.
-        """
-        if taken := [name for name in classes if is_background(name)]:
-            raise LabelError(f"{taken[0]!r} is the name of label 0 already; leave it out of the classes.")
-        return cls((BACKGROUND, *classes), tuple(range(len(classes) + 1)))
-
-    @cached_property
-    def _by_key(self) -> dict[str, int]:
-        return {name_key(name): i for name, i in zip(self.names, self.ids, strict=True)}
-
-    @cached_property
-    def _by_id(self) -> dict[int, int]:
-        return {i: position for position, i in enumerate(self.ids)}
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __iter__(self) -> Iterator[tuple[int, str, Colour]]:
-        """Yield (id, name, colour)."""
-        return iter(zip(self.ids, self.names, self.colours, strict=True))
-
-    def id_of(self, name: str) -> int | None:
-        """The id of a name (case and Unicode form do not matter), or None."""
-        return self._by_key.get(name_key(name))
-
-    def name_of(self, index: int) -> str | None:
-        """The name of an id, or None."""
-        position = self._by_id.get(index)
-        return None if position is None else self.names[position]
-
-    def colour_of(self, index: int) -> Colour:
-        """The colour of an id; the VOC colour if the map does not hold it."""
-        position = self._by_id.get(index)
-        return voc_colour(index) if position is None else self.colours[position]
-
-    @property
-    def max_id(self) -> int:
-        """The largest id, or 0 for an empty map."""
-        return max(self.ids, default=0)
-
-    @property
-    def background_id(self) -> int | None:
-        """The id of the name that `is_background`, or None."""
-        return next((i for i, name, _ in self if is_background(name)), None)
-
-    def palette(self) -> npt.NDArray[np.uint8]:
-        """`(256, 3)` uint8: this map's colours for its ids below 256, VOC's for the others."""
-        return np.array([self.colour_of(i) for i in range(256)], dtype=np.uint8)
-
-
-_RGB = r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*"
-_VOC_LINE = re.compile(rf"(.+?):(?:{_RGB}(?::[^:]*){{0,2}}|:[^:]*:?[^:]*)")
-_ID_COLON = re.compile(r"(\d+)\s*:\s*(.+)")
-_ID_COMMA = re.compile(rf"(\d+)\s*[,;\t]\s*(.+?)(?:[,;\t]{_RGB.replace(',', '[,;]')})?")
-_ID_HEADER = re.compile(r"(id|label|index|class)\w*\s*[,;\t]\s*\w+.*", re.IGNORECASE)
-
-
-def read_labelmap(path: str | Path) -> LabelMap:
-    """Read the names of label ids. Blank lines and comments (``#``) are skipped; four forms are known.
-
-    - ``name:R,G,B:parts:actions`` (CVAT, VOC, Datumaro; the end may be missing, the colour empty): the
-      first entry has id 0, the next 1 ...
-    - ``id: name``
-    - ``id,name`` or ``id,name,R,G,B`` (also with tab or semicolon; a header line is skipped)
-    - one name per line: the first has id 0, the next 1 ...
-
-    The first entry decides about the form of the file.
-
-    Args:
-        path: A UTF-8 text file.
-
-    Returns:
-        The label map.
-
-    Raises:
-        LabelError: The file is missing, not text, empty, or has a line of another form (with its number).
-    """
-    path = Path(path)
-    text = read_text(path, "label map", LabelError)
-    lines = [(n, line.strip()) for n, line in enumerate(text.split("\n"), start=1)]
-    # A class may be called "#1 fan": only its colour tells such a line from a comment.
-    lines = [(n, line) for n, line in lines if line and (line[0] != "#" or _voc_entry(line, 0, colour=True))]
-    if lines and _ID_HEADER.fullmatch(lines[0][1]) and len(lines) > 1 and _ID_COMMA.fullmatch(lines[1][1]):
-        del lines[0]
-    if not lines:
-        raise LabelError(f"The label map {path} names no label; write one line per label, such as cat:64,0,0::")
-    form, parse = next(item for item in _FORMS if item[1](lines[0][1], 0) is not None)
-    entries = []
-    for position, (number, line) in enumerate(lines):
-        entry = parse(line, position)
-        if entry is None:
-            raise LabelError(f"The label map {path}, line {number}: {line!r} is not of the form {form}.")
-        if max(entry[2]) > 255 or entry[0] > MAX_ID:
-            raise LabelError(f"The label map {path}, line {number}: {line!r} has a number out of range.")
-        entries.append(entry)
-    try:
-        ids, names, colours = zip(*entries, strict=True)
-        return LabelMap(names, ids, colours)
-    except LabelError as error:
-        raise LabelError(f"The label map {path} is contradictory. {error}") from error
-
-
-_Entry = tuple[int, str, Colour]
-
-
-def _colour(groups: Sequence[str | None], index: int) -> Colour:
-    red, green, blue = groups
-    if red is None or green is None or blue is None:
-        return voc_colour(min(index, MAX_ID))
-    return int(red), int(green), int(blue)
-
-
-def _voc_entry(line: str, position: int, *, colour: bool = False) -> _Entry | None:
-    match = _VOC_LINE.fullmatch(line)
-    if match is None or (colour and match[2] is None):
-        return None
-    return position, match[1].strip(), _colour(match.groups()[1:], position)
-
-
-def _colon_entry(line: str, position: int) -> _Entry | None:
-    match = _ID_COLON.fullmatch(line)
-    return match and (int(match[1]), match[2].strip(), _colour((None,) * 3, int(match[1])))
-
-
-def _comma_entry(line: str, position: int) -> _Entry | None:
-    match = _ID_COMMA.fullmatch(line)
-    return match and (int(match[1]), match[2].strip().strip('"'), _colour(match.groups()[2:], int(match[1])))
-
-
-def _name_entry(line: str, position: int) -> _Entry | None:
-    return position, line, _colour((None,) * 3, position)
-
-
-_FORMS: tuple[tuple[str, Callable[[str, int], _Entry | None]], ...] = (
-    ("name:R,G,B:parts:actions", _voc_entry),
-    ("id: name", _colon_entry),
-    ("id,name", _comma_entry),
-    ("name", _name_entry),
-)
 
 
 def write_labelmap(path: str | Path, labelmap: LabelMap) -> None:
@@ -284,47 +72,143 @@ def write_labelmap(path: str | Path, labelmap: LabelMap) -> None:
     if labelmap.ids != tuple(range(len(labelmap))):
         raise ValueError(f"label ids must run 0, 1, 2 ... to be written as lines, got {labelmap.ids!r}")
     lines = [f"{name}:{red},{green},{blue}::" for _, name, (red, green, blue) in labelmap]
-    write_text(path, "\n".join([_HEADER, *lines]) + "\n")
+    notes = [HASH_NOTE] if any(line.startswith("#") for line in lines) else []
+    write_text(path, "\n".join([_HEADER, *notes, *lines]) + "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class _Pixels:
+    """What a label image holds, before anything is known of its labels.
+
+    Attributes:
+        values: `(H, W)` int32: palette indices, grey values as ids, or colours as 0xRRGGBB.
+        kind: Which of these.
+        colours: How a viewer shows each value that occurs; empty where greys have no colour (16 and 32 bits).
+        pixels: How many pixels have each value that occurs.
+    """
+
+    values: npt.NDArray[np.int32]
+    kind: Literal["palette", "grey", "colour"]
+    colours: Mapping[int, Colour]
+    pixels: Mapping[int, int]
 
 
 def read_label(path: str | Path, labelmap: LabelMap | None = None) -> npt.NDArray[np.int32]:
     """Read the ids of a label image.
 
-    Palette, grey (1, 2, 4, 8, 16 and 32 bits) and 1-bit images hold the ids themselves. The palette of a
-    palette image is not looked at. Colour images are looked up in `labelmap`; VOC's colour of id 255
-    (224, 224, 192) means ignore there unless the map says otherwise. An alpha channel is not looked at.
-    An EXIF orientation is applied, as it is to the photographs.
+    - Colour images are looked up in `labelmap`; VOC's colour of id 255 (224, 224, 192) means ignore there unless the
+      map says otherwise.
+    - Palette images hold ids as their indices. Tools that optimise or edit such files give the colours other indices
+      at will, though. Where the palette agrees with the colours of the map, or is VOC's or a ramp of greys, or the map
+      gives none, indices are ids; where it has the map's colours at other indices, the colours count.
+    - Grey images (1, 2, 4, 8, 16 and 32 bits) hold the ids themselves, unless only their greys are colours of the map.
+
+    An alpha channel is not looked at. An EXIF orientation is applied, as it is to the photographs.
 
     Args:
         path: A losslessly compressed image.
-        labelmap: Names and colours, needed for colour images only.
+        labelmap: Names and colours; needed for colour images, and to find out what a palette means.
 
     Returns:
         `(H, W)` int32, 0..65535.
 
     Raises:
         LabelError: The image is a JPEG (its values are not exact), a colour image without a map or with a
-            colour that the map does not hold (named with its share of the pixels), or holds other numbers.
+            colour that the map does not hold (named with its share of the pixels), a palette image that contradicts
+            the map, or holds other numbers.
         ImageError: The file is missing or damaged.
     """
     path = Path(path)
+    found = _pixels(path)
+    if found.kind == "colour":
+        ids = _ids_of_colours(found, labelmap, path)
+    elif found.kind == "palette":
+        ids = _ids_of_palette(found, labelmap, path)
+    else:
+        ids = _ids_of_greys(found, labelmap, path)
+    if ids.size and not 0 <= ids.min() <= ids.max() <= MAX_ID:
+        raise LabelError(f"{path} holds values from {ids.min()} to {ids.max()}; label ids are 0..{MAX_ID}.")
+    return ids
+
+
+def read_mask(path: str | Path) -> npt.NDArray[np.int32]:
+    """Read a mask that no label map explains: 0 is the background.
+
+    Of a picture in colours, and of a palette image in which black is not the first colour, black is the background
+    and the one other colour the object, 1. Otherwise the values are those of `read_label`.
+
+    Args:
+        path: A losslessly compressed image.
+
+    Returns:
+        `(H, W)` int32, 0..65535.
+
+    Raises:
+        LabelError: As `read_label`, or a mask has more than one colour beside black, or two without it.
+        ImageError: The file is missing or damaged.
+    """
+    path = Path(path)
+    found = _pixels(path)
+    black = [value for value, colour in found.colours.items() if colour == (0, 0, 0)]
+    if found.kind == "colour" or (found.kind == "palette" and black and 0 not in black):
+        others = len(found.colours) - len(black)
+        if others > 1:
+            raise LabelError(
+                f"The mask {path} has {len(found.colours)} colours, and nothing says which of them is the class: put a "
+                f"{LABELMAP_NAME} with the colour of each class beside the masks (lines such as cat:64,0,0::), or save "
+                "masks in black (background) and one other colour."
+            )
+        return (~np.isin(found.values, black)).astype(np.int32)
+    return read_label(path)
+
+
+def _pixels(path: Path) -> _Pixels:
+    """Decode a label image.
+
+    Raises:
+        LabelError: It is of a kind that cannot hold labels.
+        ImageError: It is missing or damaged.
+    """
     with decoding(path) as image:
         if image.format in ("JPEG", "MPO"):
             raise LabelError(f"{path} is a JPEG, whose colours are not exact; save labels as PNG.")
         divisor = _grey_divisor(image)
+        turn = white_is_zero(image)
         image = upright(image, path)
+        palette = image.getpalette("RGB") if image.mode in ("P", "PA") else None
         if image.mode in ("LA", "PA"):
             image = image.getchannel(0)
-        if image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16"):
+        if image.mode in ("RGB", "RGBA", "RGBX"):
             # Never convert("L"): for a palette image it gives the brightness of the colours, not the ids.
-            ids = np.asarray(image).astype(np.int32) // divisor
-        elif image.mode in ("RGB", "RGBA", "RGBX"):
-            ids = _ids_of_colours(np.asarray(image)[..., :3], labelmap, path)
+            values = np.asarray(image)[..., :3].astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
+        elif image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16"):
+            values = np.asarray(image).astype(np.int32)
+            values = (MOST_OF_16_BITS - values if turn else values) // divisor
         else:
             raise LabelError(f"{path} is a {image.mode} image; labels must be palette, grey or RGB.")
-    if ids.size and not 0 <= ids.min() <= ids.max() <= MAX_ID:
-        raise LabelError(f"{path} holds values from {ids.min()} to {ids.max()}; label ids are 0..{MAX_ID}.")
-    return ids
+        mode = image.mode
+    pixels = _counted(values)
+    if palette is not None:
+        spread = [*palette, *[0] * (768 - len(palette))]  # what lies beyond a short palette is shown black
+        return _Pixels(values, "palette", {i: _triple(spread[3 * i : 3 * i + 3]) for i in pixels}, pixels)
+    if mode.startswith("RGB"):
+        return _Pixels(values, "colour", {i: (i >> 16, i >> 8 & 255, i & 255) for i in pixels}, pixels)
+    factor = {"1": 255, "L": divisor}.get(mode)
+    return _Pixels(values, "grey", {} if factor is None else {i: (i * factor,) * 3 for i in pixels}, pixels)
+
+
+def _counted(values: npt.NDArray[np.int32]) -> dict[int, int]:
+    """How often each value occurs, in ascending order."""
+    if values.size and (values.min() < 0 or values.max() > MAX_ID):
+        codes, counts = np.unique(values, return_counts=True)
+        return dict(zip(codes.tolist(), counts.tolist(), strict=True))
+    numbers = np.bincount(values.ravel())  # much faster, where the numbers are small
+    return {int(i): int(numbers[i]) for i in np.flatnonzero(numbers)}
+
+
+def _triple(values: Sequence[int]) -> Colour:
+    red, green, blue = values
+    return red, green, blue
 
 
 def is_colour_label(path: Path) -> bool:
@@ -342,40 +226,103 @@ def _grey_divisor(image: Image.Image) -> int:
     tiles = getattr(image, "tile", [])
     arguments = tiles[0].args if tiles else None
     raw_mode = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
-    return {"L;2": 85, "L;4": 17}.get(raw_mode, 1) if image.mode == "L" else 1
+    return {"L;2": 85, "L;4": 17}.get(raw_mode[:3], 1) if image.mode == "L" else 1
 
 
-def _ids_of_colours(rgb: npt.NDArray[np.uint8], labelmap: LabelMap | None, path: Path) -> npt.NDArray[np.int32]:
-    """Look up `(H, W, 3)` colours; returns `(H, W)` int32 ids."""
-    packed = rgb.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
-    codes, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
+def _ids_of_palette(found: _Pixels, labelmap: LabelMap | None, path: Path) -> npt.NDArray[np.int32]:
+    """Indices, unless the colours say that the palette was put into another order (see `read_label`)."""
+    if labelmap is None or not (astray := _astray(found.colours, labelmap)):
+        return found.values
+    given = labelmap.given_colours
+    if given and _all_known(found, labelmap):
+        return _ids_of_colours(found, labelmap, path)
+    if any(all(colour == paint(i) for i, colour in found.colours.items()) for paint in (voc_colour, _grey)):
+        return found.values  # the palettes of those who count in ids
+    if not given and not _all_known(found, labelmap):
+        return found.values  # colours of no meaning here
+    worst = max(astray, key=lambda i: found.pixels[i])
+    colour, named = found.colours[worst], labelmap.name_of(worst)
+    owners = " or ".join(repr(labelmap.name_of(i)) for i in _meanings(labelmap).get(colour, ()) if i in labelmap.ids)
+    raise LabelError(
+        f"{path}: the palette contradicts the label map. Index {worst} has the colour {colour}"
+        + (f", which is that of {owners}" if owners else "")
+        + ("" if named is None else f", and the label map calls {worst} {named!r}")
+        + (f" with the colour {labelmap.colour_of(worst)}" if named is not None and given else "")
+        + ". If the indices are the ids, save it in grey; if the colours count, give a label map with the colour of "
+        "each class (lines such as cat:64,0,0::)."
+    )
+
+
+def _astray(colours: Mapping[int, Colour], labelmap: LabelMap) -> list[int]:
+    """The indices of a palette whose colour is not that of their id, but should be or is that of another."""
+    meanings = _meanings(labelmap)
+    wrong = [i for i, colour in colours.items() if i not in meanings.get(colour, ())]
+    # The ignore value may have any colour: black where nobody painted it.
+    named = [
+        i for i in wrong if labelmap.name_of(i) is not None and not (labelmap.given_colours and i in labelmap.guessed)
+    ]
+    others = [i for i in wrong if labelmap.name_of(i) is None and i != IGNORE and colours[i] in meanings]
+    # Two indices of one colour: nobody's optimiser writes that, and by colour they could not be told apart.
+    return named if len(set(colours.values())) < len(colours) else [*named, *others]
+
+
+def _meanings(labelmap: LabelMap) -> dict[Colour, tuple[int, ...]]:
+    """The ids of each colour: as the label map gives them, or VOC's where it gives none at all; ignore included."""
+    meanings = dict(labelmap.given_colours)
+    if not meanings:
+        meanings = {voc_colour(i): (i,) for i in (0, *labelmap.ids)}
+    return {voc_colour(IGNORE): (IGNORE,)} | meanings
+
+
+def _grey(value: int) -> Colour:
+    return value, value, value
+
+
+def _all_known(found: _Pixels, labelmap: LabelMap) -> bool:
+    """Whether all colours of an image have a meaning."""
+    return all(colour in _meanings(labelmap) for colour in found.colours.values())
+
+
+def _ids_of_greys(found: _Pixels, labelmap: LabelMap | None, path: Path) -> npt.NDArray[np.int32]:
+    """Grey values, unless these are the grey colours of classes: optimisers make such images of palettes and of RGB."""
+    if labelmap is None or not found.colours or not all(c in labelmap.given_colours for c in found.colours.values()):
+        return found.values
+    by_colour = _ids_of_colours(found, labelmap, path)
+    if any(i not in (0, IGNORE) and labelmap.name_of(i) is None for i in found.pixels):
+        return by_colour
+    if (by_colour != found.values).any():
+        raise LabelError(
+            f"{path} is grey, and its values ({', '.join(map(str, found.pixels))}) are ids of the label map as well as "
+            "greys that it gives to other ids. Save it as RGB if the colours count; if the ids count, take the colours "
+            "out of the label map."
+        )
+    return found.values
+
+
+def _ids_of_colours(found: _Pixels, labelmap: LabelMap | None, path: Path) -> npt.NDArray[np.int32]:
+    """Look up the colours of an image; returns `(H, W)` int32 ids."""
     if labelmap is None:
         raise LabelError(
-            f"{path} is an RGB image with {codes.size} colour(s): give the names and colours of its labels "
+            f"{path} is an RGB image with {len(found.colours)} colour(s): give the names and colours of its labels "
             f"with --label-map FILE (lines such as cat:64,0,0::) or a {LABELMAP_NAME} beside the folder."
         )
-    known = {_pack(voc_colour(IGNORE)): IGNORE}
-    names: dict[int, str] = {}
-    for index, name, colour in labelmap:
-        code = _pack(colour)
-        if code in names and code in codes:
-            raise LabelError(f"{path}: the label map gives the colour {colour} to {names[code]!r} and {name!r}.")
-        known[code] = index
-        names[code] = name
-    unknown = [i for i, code in enumerate(codes.tolist()) if code not in known]
+    present = set(found.colours.values())
+    for colour, ids in labelmap.given_colours.items():
+        names = [str(labelmap.name_of(i)) for i in ids]
+        if colour in present and len(set(map(name_key, names))) > 1:
+            raise LabelError(f"{path}: the label map gives the colour {colour} to {names[0]!r} and {names[1]!r}.")
+    known = {voc_colour(IGNORE): IGNORE} | {colour: i for i, _, colour in labelmap if i in labelmap.guessed}
+    known |= {colour: ids[0] for colour, ids in labelmap.given_colours.items()}
+    unknown = [value for value, colour in found.colours.items() if colour not in known]
     if unknown:
-        worst = max(unknown, key=lambda i: counts[i])
-        code, share = int(codes[worst]), counts[worst] / packed.size
+        worst = max(unknown, key=lambda value: found.pixels[value])
         raise LabelError(
-            f"{path}: {len(unknown)} colour(s) are not in the label map; the most frequent, "
-            f"({code >> 16}, {code >> 8 & 255}, {code & 255}), covers {100 * share:.2f} % of the pixels."
+            f"{path}: {len(unknown)} colour(s) are not in the label map; the most frequent, {found.colours[worst]}, "
+            f"covers {100 * found.pixels[worst] / found.values.size:.2f} % of the pixels."
         )
-    ids = np.array([known[code] for code in codes.tolist()], dtype=np.int32)
-    return ids[inverse].reshape(packed.shape)
-
-
-def _pack(colour: Colour) -> int:
-    return colour[0] << 16 | colour[1] << 8 | colour[2]
+    values = np.array(list(found.colours), dtype=np.int32)  # ascending, as they were counted
+    ids_of_values = np.array([known[colour] for colour in found.colours.values()], dtype=np.int32)
+    return ids_of_values[np.searchsorted(values, found.values)]
 
 
 def write_label(path: str | Path, ids: npt.NDArray[np.integer], labelmap: LabelMap) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -61,7 +62,7 @@ def predictions_in(
         LabelError: the folder is absent, or nothing says what its ids mean.
         UsageError: a class is named that the label maps cannot hold.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise LabelError(f"There is no folder {folder} with predictions. Name it with --pred.")
     folder = folder / MASK_FOLDER if (folder / MASK_FOLDER).is_dir() else folder
     manifest = _manifest_near(folder)
@@ -107,7 +108,7 @@ def evaluate(
     gt: Path,
     *,
     label_map: Path | None = None,
-    ignore: int = 255,
+    ignore: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Score label maps against ground truth.
@@ -116,7 +117,7 @@ def evaluate(
         predictions: what to score.
         gt: folder of ground truth.
         label_map: what the ids or colours of the ground truth mean; None to look for a `labelmap.txt`.
-        ignore: the id of pixels that do not count.
+        ignore: the id of pixels that do not count; None for 255, which must then be no class.
         progress: told how many images of how many are read.
 
     Raises:
@@ -132,8 +133,34 @@ def evaluate(
         requested=predictions.requested,
         background=predictions.background,
         ignore=ignore,
+        source=str(label_map or ""),
         progress=progress,
     )
+
+
+def check_ground_truth(
+    gt: Path, keys: Iterable[str], classes: Sequence[str], *, label_map: Path | None = None, ignore: int | None = None
+) -> None:
+    """Find out before anything is segmented whether it can be scored, as far as names tell.
+
+    Args:
+        gt: folder of ground truth.
+        keys: what the label maps will be called (see `ovseg_cli.files.discovery.InputImage`).
+        classes: the classes that will be looked for.
+        label_map: as in `evaluate`.
+        ignore: as in `evaluate`.
+
+    Raises:
+        LabelError: there is no ground truth, nothing says what it means, it knows none of the classes, or it has none
+            of the names.
+    """
+    from ovseg_cli.evaluation.folder import read_ground_truth
+    from ovseg_cli.evaluation.pairing import pair
+
+    labels = None if label_map is None else read_labelmap(label_map)
+    truth = read_ground_truth(gt, labels, ignore=ignore, source=str(label_map or ""))
+    truth.check_classes(classes)
+    pair(truth.files, {key: Path(key) for key in keys})
 
 
 def _manifest_near(folder: Path) -> Manifest | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from ovseg_cli.errors import LabelError, NoInputError, UsageError
-from ovseg_cli.evaluation.pairing import find_labelmap, find_labels, label_folder
+from ovseg_cli.evaluation.pairing import find_labelmap, find_labels, label_folder, partners
 from ovseg_cli.files.discovery import discover
 from ovseg_cli.files.images import open_image
-from ovseg_cli.files.labels import IGNORE, LabelMap, read_label, read_labelmap
+from ovseg_cli.files.labels import IGNORE, LabelMap, read_label, read_labelmap, read_mask
 from ovseg_cli.prototypes.support import OwnPicture
 
 log = logging.getLogger("ovseg_cli")
@@ -29,11 +30,12 @@ def load_pictures(
 ) -> list[OwnPicture]:
     """The pictures of a folder and its subfolders, with their masks if there are any.
 
-    A mask has its picture's name and place in the folder of masks, in a format without loss. What it means:
+    A mask has its picture's name and place in the folder of masks, in a format without loss. Where that lies in the
+    folder of pictures, it is not searched for pictures. What a mask means:
 
     - Where a ``labelmap.txt`` lies in the folder of masks or beside it, and names the class, the class's id is the
       object, 255 is neither, and everything else is background. Pictures without the class are left out.
-    - Otherwise 0 is background and everything else the object; when 1 and 255 both occur, 255 is neither.
+    - Otherwise 0, or black, is background and everything else the object; when 1 and 255 both occur, 255 is neither.
 
     Args:
         name: The class, to be looked up in a ``labelmap.txt``.
@@ -50,10 +52,11 @@ def load_pictures(
         ImageError: A picture cannot be read.
         UsageError: `folder` is not a folder.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UsageError(f"--from-images names a folder of pictures, and {folder} is none.")
-    images = discover([folder])
-    keys = [Path(image.path).relative_to(folder).with_suffix("").as_posix() for image in images]
+    inside = masks is not None and Path(os.path.realpath(folder)) in Path(os.path.realpath(masks)).parents
+    images = discover([folder], exclude=masks if inside else None)
+    keys = [str(image.key) for image in images]
     if masks is None:
         return [
             OwnPicture(key, np.asarray(_shrunk(open_image(image.path))))
@@ -62,7 +65,8 @@ def load_pictures(
     place = label_folder(masks)
     labelmap = _labelmap_with(name, place)
     files = find_labels(place)
-    lacking = [key for key in keys if key not in files]
+    belonging = partners(keys, files)
+    lacking = [key for key in keys if key not in belonging]
     if lacking:
         some = ", ".join(lacking[:3]) + (" …" if len(lacking) > 3 else "")
     if lacking and skip_unmasked and len(lacking) < len(keys):
@@ -76,7 +80,7 @@ def load_pictures(
             "To leave out pictures without one: --skip-unmasked."
         )
     loaded = [
-        _with_mask(key, open_image(image.path), files[key], name, labelmap)
+        _with_mask(key, open_image(image.path), files[belonging[key]], name, labelmap)
         for key, image in zip(keys, images, strict=True)
     ]
     found = [picture for picture in loaded if picture is not None]
@@ -109,13 +113,13 @@ def _labelmap_with(name: str, place: Path) -> LabelMap | None:
 
 def _with_mask(key: str, picture: Image.Image, file: Path, name: str, labelmap: LabelMap | None) -> OwnPicture | None:
     """One picture with its mask; None when the mask does not show the class."""
-    ids = read_label(file, labelmap)
+    ids = read_mask(file) if labelmap is None else read_label(file, labelmap)
     if ids.shape != (picture.height, picture.width):
         raise LabelError(
             f"The mask {file} has {ids.shape[1]} x {ids.shape[0]} pixels, and its picture {picture.width} x "
             f"{picture.height}. They must be of one size."
         )
-    foreground, neither = _object_in(ids, file, None if labelmap is None else labelmap.id_of(name))
+    foreground, neither = _object_in(ids, file, () if labelmap is None else labelmap.ids_of(name))
     if not foreground.any():
         return None
     shrunk = _shrunk(picture)
@@ -126,10 +130,10 @@ def _with_mask(key: str, picture: Image.Image, file: Path, name: str, labelmap: 
     return OwnPicture(key, np.asarray(shrunk), small, background & ~small)
 
 
-def _object_in(ids: npt.NDArray[np.int32], file: Path, class_id: int | None) -> tuple[Mask, Mask]:
+def _object_in(ids: npt.NDArray[np.int32], file: Path, class_ids: tuple[int, ...]) -> tuple[Mask, Mask]:
     """Which pixels are the object, and which are neither object nor background."""
-    if class_id is not None:
-        return ids == class_id, ids == IGNORE if class_id != IGNORE else np.zeros(ids.shape, np.bool_)
+    if class_ids:
+        return np.isin(ids, class_ids), (ids == IGNORE) & (IGNORE not in class_ids)
     values = set(np.unique(ids).tolist()) - {0}
     if values == {1, IGNORE}:
         return ids == 1, ids == IGNORE

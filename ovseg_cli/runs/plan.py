@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from ovseg_cli.choices import SegmentOptions
 from ovseg_cli.errors import ImageError, OutputError, UsageError
 from ovseg_cli.files.discovery import InputImage, discover, expanded, picture_id
 from ovseg_cli.files.image_classes import ImageClasses, ImageLine, Matched
+from ovseg_cli.files.text import special_kind
 from ovseg_cli.runs.journal import JOURNAL_NAME, Entry, is_intact, read_journal
 from ovseg_cli.runs.manifest import MANIFEST_NAME, Manifest, read_manifest
 from ovseg_cli.store.names import listed_names
@@ -64,7 +66,7 @@ class PlanItem:
         output: its label map, relative to the output folder.
         overlay: its drawing, likewise; None when none is wanted.
         explain: its explanation, likewise.
-        key: its resume key; empty when the file cannot even be looked at.
+        key: its resume key; empty when the file cannot even be read.
         action: `segment`; `explain` when the label map is there and the explanation missing; `draw` when only the
             overlay is missing; `skip` when all is there.
         entry: what the journal says, when that still holds.
@@ -283,7 +285,7 @@ def _match(images: Sequence[InputImage], request: Request) -> Matched:
 
 
 def resume_key(path: Path, request: Request, classes: Sequence[str] | None = None) -> str:
-    """A digest that changes with the picture (size, time of change) and with what decides its label map.
+    """A digest that changes with the picture, byte for byte, and with what decides its label map.
 
     Args:
         path: the picture.
@@ -291,15 +293,17 @@ def resume_key(path: Path, request: Request, classes: Sequence[str] | None = Non
         classes: the classes that may be in this picture, None when nobody says.
 
     Raises:
-        ImageError: the file cannot be looked at.
+        ImageError: the file cannot be read.
     """
+    if special_kind(path) is not None:
+        raise ImageError("is no file")
     try:
-        status = path.stat()
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}") from error
     parts: list[Any] = [
-        status.st_size,
-        status.st_mtime_ns,
+        content,
         request.classes,
         request.method,
         request.options.background,
@@ -316,7 +320,7 @@ def check_output(inputs: Sequence[str], output: Path) -> None:
     Raises:
         UsageError: it is so.
     """
-    target = output.resolve()
+    target = Path(os.path.realpath(output))
     for given in inputs:
         if given == "-":
             continue
@@ -329,14 +333,14 @@ def check_output(inputs: Sequence[str], output: Path) -> None:
 def _fixed_part(given: str) -> Path:
     """The path of an input, up to its first wildcard."""
     path = expanded(given)
-    if not path.exists() and glob.has_magic(given):
+    if not os.path.exists(path) and glob.has_magic(given):
         fixed: list[str] = []
         for part in path.parts:
             if glob.has_magic(part):
                 break
             fixed.append(part)
         path = Path(*fixed)
-    return path.resolve()
+    return Path(os.path.realpath(path))  # unlike `Path.resolve`, this bears links in circles
 
 
 def _state_of(folder: Path, *, overwrite: bool) -> tuple[Manifest | None, dict[str, Entry]]:
@@ -409,7 +413,7 @@ def _check_collisions(items: Iterable[PlanItem], others: Iterable[Entry], output
     owners = {entry.output: entry.path for entry in others if entry.output is not None}
     for item in items:
         owner = owners.get(item.output)
-        if owner is not None and not overwrite and Path(owner).exists():
+        if owner is not None and not overwrite and os.path.exists(owner):
             raise UsageError(
                 f"{output / item.output} belongs to {owner} and would be replaced by that of {item.image.path}. "
                 "Choose another folder with -o, or add --overwrite."

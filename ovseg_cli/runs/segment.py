@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -341,6 +343,10 @@ class _Run:
             entry = work()
         except ImageError as error:
             return self._failed(item, error)
+        except OutputError as error:
+            if not _too_long(error):
+                raise
+            return self._failed(item, ImageError(f"{item.image.path} has too long a name for its results. {error}"))
         return self._counted(item, entry)
 
     def _counted(self, item: PlanItem, entry: Entry) -> Entry:
@@ -422,7 +428,7 @@ class _Run:
         if item.overlay is None:
             raise ValueError(f"nothing to draw for {item.image.path}")
         image = open_image(item.image.path)
-        ids = read_label(self.plan.output / item.output)
+        ids = read_label(self.plan.output / item.output, self.labelmap)
         write_image(self.plan.output / item.overlay, draw_overlay(image, ids, self.shown))
         return replace(entry, overlay=item.overlay)
 
@@ -681,8 +687,13 @@ def _write_list(output: Path, entries: list[Entry]) -> None:
 def _remove_inside(output: Path, name: str) -> None:
     """Remove a file that the journal names; never one outside the output folder, whatever the journal says."""
     path = (output / name).resolve()
-    if output.resolve() in path.parents:
+    if output.resolve() in path.parents and os.path.lexists(path):  # False also for names that are too long
         path.unlink(missing_ok=True)
+
+
+def _too_long(error: OutputError) -> bool:
+    """Whether a file could not be written because of its name, which is that of its picture."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENAMETOOLONG
 
 
 @contextmanager

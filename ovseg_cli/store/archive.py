@@ -18,6 +18,7 @@ from typing import BinaryIO, Self
 
 from ovseg_cli.errors import BundleError
 from ovseg_cli.files.atomic import atomic_path
+from ovseg_cli.files.text import special_kind
 
 MAX_BYTES = 2**31 - 1
 """Largest archive: what fits without the Zip64 extension."""
@@ -89,6 +90,8 @@ class ArchiveReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if (kind := special_kind(path)) is not None:
+            raise BundleError(f"{path} is {kind}; save it as a file")
         try:
             self._file: BinaryIO = path.open("rb")
         except OSError as error:

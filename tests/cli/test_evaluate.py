@@ -11,6 +11,7 @@ from PIL import Image
 from ovseg_cli.errors import StoreReadOnlyError
 from ovseg_cli.evaluation.report import ClassScore, Report
 from ovseg_cli.evaluation.tables import as_markdown
+from ovseg_cli.figures import figure_beside
 from ovseg_cli.files.labels import write_label, write_labelmap
 from ovseg_cli.runs.segment import labelmap_of
 
@@ -89,6 +90,24 @@ def test_fail_under_that_is_not_met(cli, segmented, gt, here):
     assert result.exit_code == 4
     assert "below --fail-under 0.9" in result.error
     assert result.data["miou"] < 0.9, "the report comes all the same"
+
+
+def test_a_figure_beside_its_limit_has_enough_digits():
+    assert figure_beside(0.47754, 0.4776) == ("0.4775", "0.4776")
+    assert figure_beside(0.31, 0.5) == ("0.310", "0.5")
+    assert figure_beside(0.1 + 0.2, 0.3) == ("0.30000000000000004", "0.3")
+
+
+@pytest.mark.parametrize("fault", ["no label map", "other names", "other classes"])
+def test_labels_are_looked_at_before_pictures_are_segmented(cli, photos, gt, monkeypatch, fault):
+    if fault == "no label map":
+        (gt / "labelmap.txt").unlink()
+    elif fault == "other names":
+        (gt / "a.png").rename(gt / "z.png")
+        (gt / "sub" / "b.png").unlink()
+    monkeypatch.setattr("ovseg_cli.cli.evaluate.run_segmentation", lambda *_, **__: pytest.fail("segmented first"))
+    classes = "zebra" if fault == "other classes" else "cat"
+    assert cli("eval", "--gt", "labels", "--images", "photos", "-c", classes).exit_code == 2
 
 
 def test_classes_to_count(cli, segmented, gt):

@@ -12,6 +12,7 @@ from PIL import Image
 from ovseg_cli.errors import ImageError, LabelError
 from ovseg_cli.evaluation.arrays import evaluate_arrays
 from ovseg_cli.evaluation.folder import evaluate_folders
+from ovseg_cli.evaluation.pairing import partners
 from ovseg_cli.evaluation.report import Report
 from ovseg_cli.files.labels import LabelMap, colourise, write_label, write_labelmap
 
@@ -214,6 +215,17 @@ class TestPairing:
             folders.score()
 
 
+def test_partners():
+    decomposed = "cafe\u0301"
+    assert partners(["a", "café", "A", "x"], ["a.jpg", "A.jpg", decomposed, "x.jpg", "x.png"]) == {
+        "a": "a.jpg",
+        "A": "A.jpg",
+        "café": decomposed,
+    }
+    assert partners(["shot.2024", "p.jpg"], ["shot.2024", "shot", "p"]) == {"shot.2024": "shot.2024", "p.jpg": "p"}
+    assert partners(["a", "a.jpg"], ["a.jpg"]) == {"a.jpg": "a.jpg"}, "the same name comes first"
+
+
 class TestNames:
     def test_no_map(self, folders):
         folders.truth("a", [[0]])
@@ -226,7 +238,7 @@ class TestNames:
     def test_true_id_without_a_name(self, folders):
         folders.truth("a", [[0, 3, 3]])
         folders.predict("a", [[0, 1, 1]])
-        labels = LabelMap.from_classes(["horse"])
+        labels = LabelMap.from_classes(["horse", "dog"])
         with pytest.raises(LabelError, match=r"gt/a\.png holds the id 3 \(2 pixels\).*--label-map.*--ignore 3"):
             folders.score(gt_labels=labels)
 
@@ -249,6 +261,28 @@ class TestNames:
         report = folders.score(gt_labels=LabelMap((name, "cat"), (1, 2)), requested=["cat"])
         assert scores(report) == {"background": 1.0, "cat": 1.0}
 
+    def test_id_0_beside_a_background_elsewhere_is_told(self, folders):
+        folders.truth("a", [[0, 1, 2]])
+        folders.predict("a", [[0, 0, 1]])
+        labels = LabelMap(("background", "cat"), (1, 2))
+        with pytest.raises(LabelError, match=r"holds the id 0 .*does not name \(the background is 1\).*--ignore 0"):
+            folders.score(gt_labels=labels)
+        assert folders.score(gt_labels=labels, ignore=0, requested=["cat"]).miou == 1.0
+
+    def test_several_ids_of_one_name_are_one_class(self, folders):
+        folders.truth("a", [[0, 1, 2, 3]])
+        folders.predict("a", [[0, 1, 1, 2]])
+        labels = LabelMap(("background", "cat", "Cat", "dog"), (0, 1, 2, 3))
+        assert folders.score(gt_labels=labels).miou == 1.0
+
+    def test_a_map_of_other_labels_is_an_error_and_named(self, folders):
+        folders.truth("a", [[0, 1]])
+        folders.predict("a", [[0, 1]])
+        with pytest.raises(
+            LabelError, match=r"names none of the classes to score \(cat, dog\); it names background, x"
+        ):
+            folders.score(gt_labels=LabelMap.from_classes(["x", "y"]))
+
     def test_case_and_unicode_form(self, folders):
         folders.truth("a", [[1]], LabelMap.from_classes(["Cre\u0300me  Brûlée"]))
         predicted = LabelMap.from_classes(["crème brûlée"])
@@ -260,7 +294,7 @@ class TestNames:
         folders.predict("a", [[0, 1]])
         report = folders.score(requested=["cat", "zebra"])
         assert scores(report)["zebra"] is None
-        assert any(w.startswith("not in ground truth labels: zebra") for w in report.warnings)
+        assert any(w.startswith("not in the label map of the ground truth: zebra") for w in report.warnings)
         assert any(w.startswith("not in the predictions' label map: zebra") for w in report.warnings)
 
     def test_colour_labels(self, folders):
@@ -284,6 +318,19 @@ class TestIgnore:
         folders.truth("a", [[0, 1, 2]], labels)
         folders.predict("a", [[0, 1, 2]])
         report = folders.score()
+        assert (report.miou, report.ignored_pixels) == (1.0, 1)
+
+    @pytest.mark.parametrize("name", ["unlabeled", "__ignore__", "No data"])
+    def test_void_in_any_dress_may_be_255(self, folders, name):
+        folders.truth("a", [[0, 1, 255]])
+        folders.predict("a", [[0, 1, 1]])
+        report = folders.score(gt_labels=LabelMap(("background", "cat", name), (0, 1, 255)))
+        assert (report.miou, report.ignored_pixels) == (1.0, 1)
+
+    def test_255_of_a_class_is_left_out_if_one_says_so(self, folders):
+        folders.truth("a", [[0, 1, 255]])
+        folders.predict("a", [[0, 1, 1]])
+        report = folders.score(gt_labels=LabelMap(("background", "cat", "cow"), (0, 1, 255)), ignore=255)
         assert (report.miou, report.ignored_pixels) == (1.0, 1)
 
     def test_255_with_a_class_name_is_a_contradiction(self, folders):

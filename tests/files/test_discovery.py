@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ovseg_cli.errors import ImageError, NoInputError
+from ovseg_cli.files.atomic import make_folder
 from ovseg_cli.files.discovery import InputImage, _unique_keys, discover, natural_key
 from ovseg_cli.files.images import open_image
 
@@ -57,20 +60,20 @@ def test_content_counts_when_the_name_does_not_tell(tree):
     for name in ("in/scan", "in/photo.data"):
         picture(Path(name))
     Path("in/BMW.info").write_text("BM is how a bitmap begins, and this text")
-    assert keys("in") == ["photo", "scan"]
+    assert keys("in") == ["photo.data", "scan"]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"])
 def test_every_format_is_known_by_its_content(tree, kind):
     tree("in/other.xyz")
     Image.new("RGB", (8, 8)).save(Path("in/x.unknown"), format=kind)
-    assert keys("in") == ["x"]
+    assert keys("in") == ["x.unknown"]
 
 
 def test_explicit_file_is_always_taken(tree):
     tree("text.jpg", ".hidden.png", "x.dat")
     Path("text.jpg").write_text("no picture")
-    assert keys("text.jpg", ".hidden.png", "x.dat") == ["text", ".hidden", "x"]
+    assert keys("text.jpg", ".hidden.png", "x.dat") == ["text", ".hidden", "x.dat"]
     with pytest.raises(ImageError, match=r"text\.jpg"):
         open_image(discover(["text.jpg"])[0].path)
 
@@ -79,7 +82,7 @@ def test_picture_named_txt_is_a_picture(tree):
     tree()
     picture(Path("really.txt"))
     (found,) = discover(["really.txt"])
-    assert found == InputImage(Path("really.txt"), PurePosixPath("really"))
+    assert found == InputImage(Path("really.txt"), PurePosixPath("really.txt"))
     assert open_image(found.path).size == (2, 2)
 
 
@@ -259,6 +262,38 @@ class TestLists:
         with pytest.raises(NoInputError, match=r"No image found in l\.txt"):
             discover(["l.txt"])
 
+    def test_names_separated_by_nul_are_literal(self, tree):
+        tree("# a.png", " b.png", "c.png ")
+        Path("l.txt").write_bytes(b"# a.png\0 b.png\0c.png \0")
+        assert [str(item.path) for item in discover(["l.txt"])] == ["# a.png", " b.png", "c.png "]
+
+    def test_utf_16(self, tree):
+        tree("ä.png")
+        for encoding in ("utf-16", "utf-8-sig"):
+            Path("l.txt").write_bytes("ä.png\r\n".encode(encoding))
+            assert keys("l.txt") == ["ä"]
+        Path("l.txt").write_bytes("a.png\n".encode("utf-16-le"))
+        with pytest.raises(NoInputError, match=r"list l\.txt is not UTF-8 text; save it as UTF-8"):
+            discover(["l.txt"])
+
+
+def test_a_suffix_is_one_of_pictures(tree):
+    tree("in/shot.2024-05-01", "in/x.v2.jpg")
+    picture(Path("in/shot.2024-05-01"))
+    assert keys("in") == ["shot.2024-05-01", "x.v2"]
+
+
+def test_many_folders_in_each_other(tree):
+    folder = tree()
+    deep = folder.joinpath("in", *["d"] * 1500)
+    try:
+        make_folder(deep)
+        (deep / "z.png").touch()
+        for item in ("in", "in/**/*.png"):
+            assert len(discover([item], exclude=folder / "out")) == 1
+    finally:
+        subprocess.run(["rm", "-rf", str(folder / "in")], check=True)  # too deep for the one who tidies up
+
 
 class TestExclude:
     def test_output_folder_inside_the_input(self, tree):
@@ -309,16 +344,19 @@ class TestNothing:
         with pytest.raises(NoInputError, match="No input was given"):
             discover([])
 
-    def test_special_file(self, tree):
-        tree()
+    def test_special_file_fails_alone(self, tree):
+        tree("a.png")
         os.mkfifo("pipe.png")
-        with pytest.raises(NoInputError, match="neither a file nor a folder"):
-            discover(["pipe.png"])
+        assert keys("pipe.png", "a.png") == ["pipe", "a"]
+        with pytest.raises(ImageError, match=r"pipe\.png is a pipe"):
+            open_image("pipe.png")
 
-    def test_special_file_in_a_folder(self, tree):
+    def test_special_file_in_a_folder_is_told(self, tree, caplog):
         tree("in/a.png")
         os.mkfifo("in/pipe.png")
         assert keys("in") == ["a"]
+        assert keys("in/**/*") == ["a"]
+        assert caplog.text.count("passed over in/pipe.png, which is a pipe") == 2, "once for each search"
 
     def test_one_empty_folder_among_others_is_told(self, tree, caplog):
         tree("in/a.png", "empty/.keep")
@@ -341,6 +379,35 @@ class TestNothing:
         assert "in/locked: Permission denied" in caplog.text
         with pytest.raises(NoInputError, match="Cannot read the folder"):
             discover(["in/locked"])
+
+
+def test_entries_that_may_not_be_looked_at(tree, monkeypatch, caplog):
+    """Links into a folder without permission, or to themselves: what is called like a picture fails on opening."""
+
+    class Locked:
+        def __init__(self, name):
+            self.name = name
+
+        def is_dir(self):
+            raise PermissionError(13, "Permission denied", self.name)
+
+    folder = tree("in/a.png")
+    (folder / "in/self.png").symlink_to("self.png")
+    (folder / "in/self").symlink_to("self")
+    scandir = os.scandir
+
+    @contextlib.contextmanager
+    def with_locked(path):
+        with scandir(path) as entries:
+            yield [*entries, Locked("locked.jpg"), Locked("locked")]
+
+    monkeypatch.setattr(os, "scandir", with_locked)
+    for pattern in ("in/*", "in/**/*"):
+        assert keys(pattern) == ["a", "locked", "self"]
+    assert "passed over in/locked: Permission denied" in caplog.text
+    assert "passed over in/self: Too many levels of symbolic links" in caplog.text
+    with pytest.raises(ImageError, match=r"self\.png cannot be read: Too many levels"):
+        open_image(folder / "in/self.png")
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "img"]), st.integers(0, 10**6)), max_size=20))

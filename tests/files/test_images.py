@@ -250,12 +250,69 @@ def test_truncated(tmp_path, suffix, share):
         open_image(path)
 
 
-def png_of_size(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def chunk(kind: bytes, data: bytes, *, damaged: bool = False) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data) ^ damaged)
 
+
+def png_of_size(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+LARGE = zlib.compress(bytes(3_000_000))
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"zTXt", b"Comment\0\0" + LARGE),
+        chunk(b"iTXt", b"Comment\0\1\0\0\0" + LARGE),
+        chunk(b"tEXt", b"Comment\0" + b"x" * 3_000_000),
+        chunk(b"iCCP", b"profile\0\0" + LARGE),
+        chunk(b"tEXt", b"Comment\0hello", damaged=True),
+        chunk(b"tIME", bytes([7, 230, 1, 1, 0, 0, 0]), damaged=True),
+        chunk(b"zTXt", b"Comment\0\0no zlib data"),
+    ],
+    ids=["zTXt", "iTXt", "tEXt", "iCCP", "text checksum", "time checksum", "no zlib"],
+)
+def test_what_a_png_holds_beside_its_pixels_does_not_matter(tmp_path, extra, place):
+    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    cut = 33 if place == "before" else len(data) - 12
+    (tmp_path / "a.png").write_bytes(data[:cut] + extra + data[cut:])
+    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), PHOTO)
+    (tmp_path / "a.png").write_bytes(data[:33] + extra + data[33 : len(data) // 2])
+    with pytest.raises(ImageError, match=r"a\.png is damaged"):
+        open_image(tmp_path / "a.png")
+
+
+def test_small_texts_of_a_png_are_kept_as_they_may_say_what_is_up(tmp_path):
+    xmp = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'
+    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    broken = chunk(b"tEXt", b"Comment\0hello", damaged=True)
+    (tmp_path / "a.png").write_bytes(data[:33] + chunk(b"iTXt", xmp) + broken + data[33:])
+    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), SHOWN[6](PHOTO))
+
+
+def test_sizes_that_are_no_pictures(tmp_path):
+    (tmp_path / "a.png").write_bytes(png_of_size(1, 178_000_000))
+    with pytest.raises(ImageError, match=r"1 x 178000000 pixels; a side may have 1000000"):
+        open_image(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes(png_of_size(1000, 170_000))
+    with pytest.raises(ImageError, match=r"damaged or incomplete: it is too short for the 1000 x 170000 pixels"):
+        open_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("kind", ["16-bit", "float"])
+def test_white_is_zero_in_deep_tiff(tmp_path, kind, turned):
+    shown = np.array([[0, 257, 32639, 65535]])
+    stored = 65535 - shown if turned else shown
+    values = stored.astype(np.uint16) if kind == "16-bit" else (stored / 65535).astype(np.float32)
+    Image.fromarray(values).save(tmp_path / "a.tif", tiffinfo={262: int(not turned)})
+    assert pixels(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 1, 127, 255]
 
 
 def test_decompression_bomb(tmp_path):

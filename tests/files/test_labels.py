@@ -15,14 +15,17 @@ from ovseg_cli.files.labels import (
     LabelMap,
     colourise,
     is_background,
+    is_void,
     name_key,
     read_label,
     read_labelmap,
+    read_mask,
     voc_colour,
     voc_palette,
     write_label,
     write_labelmap,
 )
+from tests.files.test_images import chunk
 
 RNG = np.random.default_rng(3)
 ALL_IDS = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -68,13 +71,17 @@ class TestLabelMap:
 
     def test_contradictions(self):
         with pytest.raises(LabelError, match="both 'cat' and 'Cat'"):
-            LabelMap(("cat", "Cat"), (1, 2))
+            LabelMap.from_classes(["cat", "Cat"])
         with pytest.raises(LabelError, match="id 1 to two names"):
             LabelMap(("cat", "dog"), (1, 1))
         with pytest.raises(LabelError, match="70000"):
             LabelMap(("cat",), (70000,))
         with pytest.raises(ValueError, match="2 names, 1 ids"):
             LabelMap(("cat", "dog"), (1,))
+
+    def test_several_ids_of_one_name(self):
+        labels = LabelMap(("cat", "dog", "Cat"), (1, 2, 7))
+        assert (labels.ids_of("CAT"), labels.id_of("cat"), labels.ids_of("cow")) == ((1, 7), 1, ())
 
     def test_background_is_taken(self):
         with pytest.raises(LabelError, match="'Background' is the name of label 0"):
@@ -86,6 +93,16 @@ class TestLabelMap:
     )
     def test_is_background(self, name, expected):
         assert is_background(name) is expected
+
+    @pytest.mark.parametrize(
+        "name", ["void", "Unlabeled", "__ignore__", "unlabelled", "no_data", "No Data", "<ignored>"]
+    )
+    def test_is_void(self, name):
+        assert is_void(name)
+
+    @pytest.mark.parametrize("name", ["background", "avoid", "ignorance", "label", "data"])
+    def test_is_not_void(self, name):
+        assert not is_void(name)
 
 
 class TestLabelMapFile:
@@ -129,11 +146,55 @@ class TestLabelMapFile:
             "0\tbackground\n1\tcat\n2\tdog\n",
             "2,dog,0,128,0\n1,cat,128,0,0\n0,background,0,0,0",
             "background\ncat\ndog\n",
+            "background:0,0,0::\n#bird:128,0,0::\ncat:128,0,0::\ndog:0,128,0::",
+            "name,r,g,b\nbackground,0,0,0\ncat,128,0,0\ndog,0,128,0\n",
+            "Pixel Value, Class\n0, background\n1, cat\n2, dog\n",
+            "value;name\n0;background\n1;cat\n2;dog\n",
+            "Idx\tRatio\tTrain\tName\n0\t0.1\t7\tbackground\n1\t0.15\t11664\tcat\n2\t0.1\t6046\tdog\n",
+            "0 0 0\tbackground\n128 0 0\tcat\n0 128 0\tdog\n",
+            "0 0 0 background\n128 0 0 cat\n0 128 0 dog\n",
+            "background 0 0 0\ncat 128 0 0\ndog 0 128 0\n",
+            "background:#000000::\ncat:#800000::\ndog:#008000::\n",
+            "background,#000000\ncat,#800000\ndog,#008000\n",
+            "0 background\n1 cat\n2 dog\n",
+            "0:background:0,0,0\n1:cat:128,0,0\n2:dog:0,128,0\n",
+            "background=0\ncat=1\ndog=2\n",
+            "background: 0\ncat: 1\ndog: 2\n",
+            '0,"background"\n1,"cat"\n2,"dog"\n',
+            "path: x\nnc: 3\nnames:\n  0: background\n  1: cat\n  2: dog\n",
+            "names: [background, cat, dog]\n",
+            "names:\n- background\n- cat\n- dog\n",
+            '{"id2label": {"0": "background", "1": "cat", "2": "dog"}}',
+            '{"background": 0, "cat": 1, "dog": 2}',
+            'item {\n id: 0\n name: "background" }\nitem {\n name: \'cat\'\n id: 1 # }\n}\nitem { id: 2 name: "dog" }',
         ],
     )
     def test_forms(self, tmp_path, text):
         labels = self.read(tmp_path, text)
         assert {(i, name, colour) for i, name, colour in labels} == set(ANIMALS)
+
+    def test_lists_of_labelme_begin_below_0(self, tmp_path):
+        labels = self.read(tmp_path, "__ignore__\n_background_\ncat\n")
+        assert [(i, name) for i, name, _ in labels] == [(255, "__ignore__"), (0, "_background_"), (1, "cat")]
+        assert self.read(tmp_path, "void\nbackground\ncat\n").id_of("cat") == 2
+
+    def test_several_ids_of_one_name(self, tmp_path):
+        assert self.read(tmp_path, "1: wall\n2: Wall\n3: door\n").ids_of("wall") == (1, 2)
+
+    def test_words_of_yaml_are_names(self, tmp_path):
+        assert self.read(tmp_path, "names:\n  0: no\n  1: 007\n  2: null\n").names == ("no", "007", "null")
+
+    def test_names_of_several_words_with_numbers(self, tmp_path):
+        assert self.read(tmp_path, "0 class 1\n1 class 2\n").names == ("class 1", "class 2")
+        assert self.read(tmp_path, "class 1\nclass 2\n").ids == (0, 1)
+
+    def test_utf_16_with_a_mark(self, tmp_path):
+        (tmp_path / "m.txt").write_bytes("0: background\r\n1: Hündchen\r\n".encode("utf-16"))
+        assert read_labelmap(tmp_path / "m.txt").id_of("hündchen") == 1
+
+    def test_colours_that_nobody_gave_are_known(self, tmp_path):
+        assert self.read(tmp_path, "cat\ndog\n").given_colours == {}
+        assert self.read(tmp_path, "cat:9,9,9::\ndog:::\n").given_colours == {(9, 9, 9): (0,)}
 
     def test_ids_need_not_run(self, tmp_path):
         labels = self.read(tmp_path, "7: cat\n300: dog, small\n")
@@ -150,6 +211,14 @@ class TestLabelMapFile:
             ("0: a\n99999: b\n", "line 2.*out of range"),
             ("0: a\n0: b\n", "contradictory.*id 0 to two names"),
             ("cat\nCat\n", "contradictory.*'cat' and 'Cat'"),
+            ("a,b,c\nd,e,f\n", "line 1: 'a,b,c' is not of a known form: write name:R,G,B"),
+            ("cat, dog, bird\n", "not of a known form"),
+            ("0 0 0 0 1 2 3 cat\n", "line 1.*not of a known form"),
+            ("cat\n3\tdog\n", "line 1: 'cat' is not of the form id, name"),
+            ("name,r,g,b\ncat,1,2\n", "line 2.*3 columns, and the first line names 4"),
+            ("names:\n  0: a\n  x: b\n", "line 3 gives no name to an id"),
+            ("names: [a, b\n", "no YAML or JSON"),
+            ('item { id: x name: "a" }', "line 1.*not of the form item"),
             ("# nothing\n\n", "names no label"),
             ("", "names no label"),
         ],
@@ -243,9 +312,6 @@ class TestLabelFile:
         """A grey PNG of 4 bits holds 0..15; decoders spread them to 0..255."""
         ids = np.arange(2**bits, dtype=np.uint8)[None].repeat(2, axis=0)
 
-        def chunk(kind: bytes, data: bytes) -> bytes:
-            return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
         def packed(row: np.ndarray) -> bytes:
             unpacked = np.unpackbits(row[:, None], axis=1)[:, 8 - bits :]
             return b"\0" + np.packbits(unpacked.ravel()).tobytes()
@@ -290,6 +356,127 @@ class TestLabelFile:
             read_label(tmp_path / "a.png")
         with pytest.raises(ImageError, match="does not exist"):
             read_label(tmp_path / "b.png")
+
+
+SHADES = LabelMap(
+    ("background", "cat", "dog", "cow"), (0, 1, 2, 3), ((0, 0, 0), (255, 255, 255), (9, 9, 9), (128, 0, 0))
+)
+
+
+class TestPalettesInAnotherOrder:
+    IDS = np.array([[0, 1, 2, 2], [2, 1, 0, 255]], dtype=np.uint8)
+
+    def save(self, path: Path, indices: object, colours: list, **options: object) -> Path:
+        image = Image.fromarray(np.array(indices, dtype=np.uint8))
+        image.putpalette([value for colour in colours for value in colour])
+        image.save(path, **options)
+        return path
+
+    @pytest.mark.parametrize("bits", [2, 4, 8])
+    @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2)])
+    def test_the_colours_of_the_map_count(self, tmp_path, bits, order):
+        places = {0: order[0], 1: order[1], 2: order[2], 255: order[3]}
+        colours = [voc_colour(i) for i in sorted(places, key=places.get)]
+        indices = np.vectorize(places.get)(self.IDS)
+        path = self.save(tmp_path / "a.png", indices, colours, bits=bits)
+        np.testing.assert_array_equal(read_label(path, ANIMALS), self.IDS)
+
+    def test_what_other_tools_make_of_our_files(self, tmp_path):
+        write_label(tmp_path / "a.png", self.IDS, ANIMALS)
+        with Image.open(tmp_path / "a.png") as image:
+            image.convert("RGB").quantize(16).save(tmp_path / "quantised.png")
+            image.convert("RGB").save(tmp_path / "rgb.png")
+            image.convert("RGBA").save(tmp_path / "rgba.png")
+        for name in ("quantised", "rgb", "rgba"):
+            np.testing.assert_array_equal(read_label(tmp_path / f"{name}.png", ANIMALS), self.IDS, name)
+
+    def test_without_colours_in_the_map_it_is_refused(self, tmp_path):
+        path = self.save(tmp_path / "a.png", [[0, 1]], [voc_colour(2), voc_colour(1)])
+        with pytest.raises(LabelError, match=r"contradicts .* \(0, 128, 0\), which is that of 'dog'.*save it in grey"):
+            read_label(path, LabelMap(("cat", "dog"), (1, 2)))
+
+    def test_colours_of_nothing_known_are_refused(self, tmp_path):
+        path = self.save(tmp_path / "a.png", [[0, 1, 2]], [(0, 0, 0), (50, 60, 70), (0, 128, 0)])
+        with pytest.raises(
+            LabelError, match=r"a\.png: the palette contradicts .*calls 1 'cat' with the colour \(128, 0, 0"
+        ):
+            read_label(path, ANIMALS)
+
+    @pytest.mark.parametrize(
+        ("colours", "labels"),
+        [
+            ([(50, 60, 70), (1, 200, 3), (0, 9, 0)], LabelMap(("cat", "dog"), (1, 2))),
+            ([(0, 0, 0), (128, 0, 0), (0, 128, 0)], LabelMap(("cat", "dog"), (1, 2))),
+            ([(0, 0, 0), (1, 1, 1), (2, 2, 2)], ANIMALS),
+            (
+                [(0, 0, 0), (128, 0, 0), (0, 128, 0)],
+                LabelMap(("a", "b", "c"), (0, 1, 2), ((5, 5, 5), (6, 0, 0), (7, 7, 0))),
+            ),
+        ],
+        ids=["colours of no meaning", "VOC and no colours", "ramp of greys", "VOC for a map of other colours"],
+    )
+    def test_palettes_of_those_who_count_in_ids(self, tmp_path, colours, labels):
+        path = self.save(tmp_path / "a.png", [[0, 1, 2, 0]], colours)
+        assert read_label(path, labels).tolist() == [[0, 1, 2, 0]]
+
+    def test_ignore_may_have_any_colour(self, tmp_path):
+        """The palette of this file ends before 255, which viewers show black: that of the background."""
+        header = struct.pack(">IIBBBBB", 3, 1, 8, 3, 0, 0, 0)
+        parts = [(b"IHDR", header), (b"PLTE", voc_palette(2).tobytes()), (b"IDAT", zlib.compress(b"\0\0\1\xff"))]
+        (tmp_path / "a.png").write_bytes(
+            b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in (*parts, (b"IEND", b"")))
+        )
+        assert read_label(tmp_path / "a.png", ANIMALS).tolist() == [[0, 1, 255]]
+
+    def test_two_indices_of_one_colour_are_not_merged(self, tmp_path):
+        path = self.save(tmp_path / "a.png", [[0, 1, 7]], [voc_colour(i) if i < 7 else (0, 0, 0) for i in range(8)])
+        assert read_label(path, ANIMALS).tolist() == [[0, 1, 7]], "7 is for who reads on: ignored, or without a name"
+
+    def test_greys_of_the_map(self, tmp_path):
+        Image.fromarray(np.array([[0, 255, 9]], dtype=np.uint8)).save(tmp_path / "grey.png")
+        assert read_label(tmp_path / "grey.png", SHADES).tolist() == [[0, 1, 2]]
+        Image.fromarray(np.array([[0, 3, 2]], dtype=np.uint8)).save(tmp_path / "ids.png")
+        assert read_label(tmp_path / "ids.png", SHADES).tolist() == [[0, 3, 2]]
+        Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).save(tmp_path / "both.png")
+        with pytest.raises(LabelError, match=r"both\.png is grey, and its values \(0, 255\) are ids .* as well"):
+            read_label(tmp_path / "both.png", SHADES)
+
+    @pytest.mark.parametrize("bits", [8, 16])
+    def test_white_is_zero(self, tmp_path, bits):
+        top = 2**bits - 1
+        ids = np.array([[0, 1, 2]])
+        stored = (top - ids).astype(np.uint16 if bits == 16 else np.uint8)
+        Image.fromarray(stored).save(tmp_path / "a.tif", tiffinfo={262: 0})
+        with Image.open(tmp_path / "a.tif") as image:
+            assert image.tag_v2[262] == 0
+        if bits == 8:  # Pillow turns these around while it writes
+            stored = ids.astype(np.uint8)
+            Image.fromarray(stored).save(tmp_path / "a.tif", tiffinfo={262: 0})
+        np.testing.assert_array_equal(read_label(tmp_path / "a.tif"), ids)
+
+
+class TestMasks:
+    def test_black_and_one_other_colour(self, tmp_path):
+        for white in ((255, 255, 255), (0, 200, 3)):
+            Image.fromarray(np.array([[[0, 0, 0], white]], dtype=np.uint8)).save(tmp_path / "a.png")
+            assert read_mask(tmp_path / "a.png").tolist() == [[0, 1]]
+
+    def test_more_colours_say_what_to_do(self, tmp_path):
+        Image.fromarray(np.array([[[0, 0, 0], [1, 1, 1], [2, 2, 2]]], dtype=np.uint8)).save(tmp_path / "a.png")
+        with pytest.raises(
+            LabelError, match=r"has 3 colours.*labelmap\.txt with the colour.*black \(background\)"
+        ) as error:
+            read_mask(tmp_path / "a.png")
+        assert "--label-map" not in str(error.value)
+
+    def test_black_behind_another_colour_of_a_palette(self, tmp_path):
+        image = Image.fromarray(np.array([[0, 1, 1]], dtype=np.uint8))
+        image.putpalette([255, 255, 255, 0, 0, 0])
+        image.save(tmp_path / "a.png")
+        assert read_mask(tmp_path / "a.png").tolist() == [[1, 0, 0]]
+        image.putpalette([0, 0, 0, 255, 255, 255])
+        image.save(tmp_path / "a.png")
+        assert read_mask(tmp_path / "a.png").tolist() == [[0, 1, 1]]
 
 
 class TestColourLabels:

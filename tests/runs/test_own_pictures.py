@@ -75,6 +75,26 @@ def test_a_labelmap_says_which_id_is_the_class_and_pictures_without_it_are_left_
         load_pictures("bird", photos, masks)
 
 
+def test_masks_in_black_and_white_and_names_in_another_form(tmp_path):
+    save(tmp_path / "photos" / "cafe\u0301.png", np.zeros((6, 8, 3), np.uint8))
+    white = np.repeat(block((6, 8), 255)[..., None], 3, axis=2)
+    save(tmp_path / "masks" / "caf\u00e9.png", white)
+    (picture,) = load_pictures("cat", tmp_path / "photos", tmp_path / "masks")
+    np.testing.assert_array_equal(picture.foreground, block((6, 8), 1).astype(bool))
+
+
+def test_masks_below_the_pictures_are_no_pictures(photos):
+    save(photos / "masks" / "a.png", block((6, 8), 1))
+    save(photos / "masks" / "more" / "b.png", block((5, 4), 1))
+    assert [p.name for p in load_pictures("cat", photos, photos / "masks")] == ["a", "more/b"]
+
+
+def test_a_class_of_several_ids(photos, tmp_path):
+    masks = masks_for(tmp_path, block((6, 8), 2), block((5, 4), 1))
+    (masks / "labelmap.txt").write_text("0: background\n1: cat\n2: Cat\n")
+    assert [p.foreground.sum() for p in load_pictures("cat", photos, masks)] == [4, 4]
+
+
 def test_masks_without_the_class_anywhere_are_an_error(photos, tmp_path):
     masks = masks_for(tmp_path, np.zeros((6, 8)), np.zeros((5, 4)))
     with pytest.raises(NoInputError, match="None of the 2 masks"):
