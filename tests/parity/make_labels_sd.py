@@ -1,0 +1,217 @@
+"""Makes tests/parity/golden/labels-*.npz: label maps that published code makes of photographs as files (no test).
+
+    python -m tests.parity.make_labels_sd directions SIZE
+    python -m tests.parity.make_labels_sd METHOD CASE... --code DIR [--clip DIR] [--dino DIR] [--environment DIR]
+
+with DIR a checkout of the method's code (see `README.md`); `--environment` is a folder with the packages that are not
+installed: einops, compel 1.2, torch_kmeans 0.2 and open_clip 2.23. None of the code is here. Scripts run as a whole, on
+a data set of two photographs that lie where the real one would; their own code opens the files, resizes them and makes
+labels. What is changed:
+
+- Networks are those of `file_inputs_sd`, in float32 on a CPU; what asks for half precision or for a GPU gets neither.
+- Noise is drawn as `ovseg` draws it: standard normal (1, 4, 64, 64) of a seeded generator on the CPU.
+- Lists of classes and of words for the background are those of `file_inputs_sd`.
+- Packages for drawing and for tables are empty names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import gc
+import runpy
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tests.parity import file_inputs_sd as made
+from tests.parity.file_inputs_sd import photographs, write_photograph
+from tests.parity.inputs import GOLDEN, write_golden
+from tests.parity.make_golden import module, replaced
+
+NOISE_SEED = 42
+"""`GeneratorSpec.seed` of the profile sd15."""
+
+NUMBERS = {"chelsea": "2007_000033", "astronaut": "2007_000042"}
+"""Names of the photographs in the data sets."""
+
+
+def add_to_golden(piece: str, values: dict[str, Any]) -> None:
+    """Keep label maps beside those that are there."""
+    path = GOLDEN / f"labels-{piece}.npz"
+    before = dict(np.load(path)) if path.exists() else {}
+    write_golden(f"labels-{piece}", before | values)
+    for name, labels in values.items():
+        found, counts = np.unique(labels, return_counts=True)
+        shares = {int(i): round(float(c / labels.size), 3) for i, c in zip(found, counts, strict=True)}
+        print(piece, name, labels.shape, shares, flush=True)
+
+
+@contextlib.contextmanager
+def voc_folder(images: str = "JPEGImages", masks: str = "SegmentationClassAug") -> Iterator[Path]:
+    """A data set of the photographs, in the folders of PASCAL VOC 2012; masks are empty."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "VOCdevkit" / "VOC2012"
+        for each in (images, masks):
+            (root / each).mkdir(parents=True)
+        for name, number in NUMBERS.items():
+            write_photograph(name, root / images / f"{number}.jpg")  # Pillow goes by the content
+            Image.new("L", photographs()[name].shape[1::-1]).save(root / masks / f"{number}.png")
+        (root / "list.txt").write_text("".join(f"{number}\n" for number in NUMBERS.values()))
+        yield root
+
+
+# --------------------------------------------------------------------------- CLIPer
+
+
+@functools.cache
+def openai_clip(size: made.ClipSize) -> Any:
+    """OpenAI's CLIP with known weights."""
+    from clip.model import CLIP
+
+    sizes = made.CLIP_SIZES[size]
+    seen, read = sizes["vision_cfg"], sizes["text_cfg"]
+    model = CLIP(
+        sizes["embed_dim"],
+        seen["image_size"],
+        seen["layers"],
+        seen["width"],
+        seen["patch_size"],
+        read["context_length"],
+        read["vocab_size"],
+        read["width"],
+        read["heads"],
+        read["layers"],
+    )
+    made.fill_clip(model, size)
+    known: dict[bytes, Any] = {}
+    encode = model.encode_text
+
+    def once(tokens: Any) -> Any:
+        key = tokens.numpy().tobytes()
+        if key not in known:
+            known[key] = encode(tokens)
+        return known[key].clone()
+
+    model.encode_text = once  # no text is embedded twice, which takes minutes
+    return model
+
+
+CLIPER_CASES: dict[str, tuple[made.ClipSize, str, bool, bool]] = {
+    "b16-voc21": ("b16", "voc21", False, False),
+    "b16-voc20": ("b16", "voc20", False, False),
+    "b16-context": ("b16", "context", True, False),
+    "b16-context59": ("b16", "context59", True, False),
+    "b16-voc21-windows": ("b16", "voc21", False, True),
+    "l14-voc21": ("l14", "voc21", False, False),
+}
+"""Tower, configuration, whether there are 60 classes, and whether with the sliding windows that stand in the file."""
+
+
+def cliper(cases: list[str], code: Path, *, refinements: tuple[str, ...] = ("None", "SFSA")) -> None:
+    """`ovs/main_ovs.py` with one of its configurations, from the files to the label maps that it scores."""
+    module("texttable", Texttable=None)
+    module("cv2", imwrite=None)
+    import clip
+    import diffusers
+    from clip.clip import _transform
+
+    sys.path.insert(0, str(code))
+    import diffusion_model.stable_diffusion as diffusion_model
+    import yaml
+    from data.voc import voc_datasets
+    from ovs import pipeline
+    from util import miou
+
+    sd: list[Any] = []
+
+    def stable_diffusion(*_arguments: Any, **_settings: Any) -> Any:
+        if not sd:
+            sd.append(made.sd_pipeline("2.1"))
+        return sd[0]
+
+    def noise(shape: tuple[int, ...], *, dtype: torch.dtype, **_settings: Any) -> Any:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(NOISE_SEED)).to(dtype)
+
+    diffusers.StableDiffusionPipeline.from_pretrained = stable_diffusion
+    diffusion_model.randn_tensor = noise
+    theirs = pipeline.diffusion
+    pipeline.diffusion = lambda **settings: theirs(**{**settings, "dtype": torch.float32})
+    torch.cuda.synchronize = lambda: None  # type: ignore[assignment,misc]
+    for case, refinement in product(cases, refinements):
+        size, configuration, many, windows = CLIPER_CASES[case]
+        model = openai_clip(size)
+        clip.load = lambda *_arguments, model=model, **_settings: (model, _transform(224))
+        answers: list[Any] = []
+        classes = made.SIXTY if many else made.FIVE
+        words = "background" if configuration.startswith("context") else ", ".join(made.WORDS)
+        text = yaml.safe_load((code / f"scripts/config/vit-{size[0]}-{size[1:]}/ovs_{configuration}.yaml").read_text())
+        with voc_folder() as root:
+            # Which of the lists is taken follows from the name of the folder.
+            lists = {"VOC2012_CAT_NAME": [words, *classes], "VOC_CONTEXT_NAME": [words, *classes]}
+            text |= {"label_dir": str(root / "SegmentationClassAug"), "voc12_root": str(root)}
+            text |= {"img_name_list_path": str(root / "list.txt")}
+            if not windows:
+                text["sliding_crop_size"] = 0
+            (root / "settings.yaml").write_text(yaml.safe_dump(text))
+            arguments = ["--cfg-path", root / "settings.yaml", "--refinement", refinement, "--log-path", root]
+            with (
+                replaced(voc_datasets, **lists),
+                replaced(
+                    miou.ShowSegmentResult,
+                    add_prediction=lambda _self, _truth, found, answers=answers: answers.append(found.copy()),
+                    calculate=lambda _self: {"mIoU": 0},
+                ),
+                replaced(sys, argv=["main_ovs.py", *map(str, arguments)]),
+                contextlib.chdir(code / "ovs"),
+                torch.no_grad(),
+            ):
+                runpy.run_path(str(code / "ovs/main_ovs.py"), run_name="__main__")
+        kind = "cliper-coarse" if refinement == "None" else "cliper"
+        add_to_golden(kind, {f"{case}-{name}": a.astype(np.uint8) for name, a in zip(NUMBERS, answers, strict=True)})
+        gc.collect()
+
+
+# --------------------------------------------------------------------------- langseg
+
+LANGSEG_CASES = {"voc": "notebooks/clip/voc2012.ipynb", "context": "notebooks/clip/pascal_context.ipynb"}
+"""Notebooks by case: five classes and the background, or sixty without."""
+
+
+def main() -> None:
+    """Make the label maps of one method."""
+    parser = argparse.ArgumentParser(description="Make label maps by running the published code.")
+    parser.add_argument("method", choices=[*METHODS, "directions"])
+    parser.add_argument("cases", nargs="+")
+    for name in ("code", "clip", "dino", "environment"):
+        parser.add_argument(f"--{name}", type=Path)
+    arguments = parser.parse_args()
+    if arguments.environment is not None and arguments.method in ("langseg", "aggsd"):
+        sys.path.insert(0, str(arguments.environment))
+    elif arguments.environment is not None:
+        sys.path.append(str(arguments.environment))  # its open_clip is old
+    if arguments.clip is not None:
+        sys.path.insert(0, str(arguments.clip))
+    if arguments.method == "directions":
+        for size in arguments.cases:
+            write_golden(f"labels-directions-{size}", dict(made.common_directions(size)))
+    else:
+        METHODS[arguments.method](arguments)
+
+
+METHODS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "cliper": lambda given: cliper(given.cases, given.code.absolute()),
+    "cliper-coarse": lambda given: cliper(given.cases, given.code.absolute(), refinements=("None",)),
+}
+
+if __name__ == "__main__":
+    main()
