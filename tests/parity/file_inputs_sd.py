@@ -56,6 +56,14 @@ SIXTY = (
     *("water", "window", "wood", "umbrella"),
 )
 
+SEGMENTER_FIVE = ("boat", "bottle", "cow", "dog", "train")
+"""Classes that DiffSegmenter's script knows by these names, each of one token."""
+
+SEGMENTER_PLACES = {"boat": 3, "bottle": 4, "cow": 9, "dog": 11, "train": 18}
+"""Their places among its twenty."""
+
+TWENTY = (*FIVE, *[name for name in SIXTY if name not in FIVE][:15])
+
 # --------------------------------------------------------------------------- CLIP
 
 ClipSize = Literal["b16", "l14"]
@@ -192,6 +200,8 @@ def sd_parts(version: SdVersion) -> dict[str, Any]:
                 module.to_q.weight.mul_(2)
         fill(vae, "vae.")
         vae.quant_conv.weight.mul_(10)
+        vae.quant_conv.weight[4:] = 0  # without a spread, so that a sample is the mean
+        vae.quant_conv.bias[4:] = -30
         fill(getattr(text, "text_model", text), "text.")
     scheduler = PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
@@ -242,7 +252,9 @@ def common_directions(size: ClipSize, count: int = 12) -> dict[str, Floats]:
         means += [model.visual.ln_post(tokens)[0, 1:].mean(dim=0) for tokens in (*streams, blocks[-1].outputs)]
     kept: list[Tensor] = []
     model.ln_final.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
-    tokens = clip.tokenizer([f"a photo of a {name}." for name in ("cat", "person", "rocket", "flag", "table", *SIXTY, *WORDS)])
+    tokens = clip.tokenizer(
+        [f"a photo of a {name}." for name in ("cat", "person", "rocket", "flag", "table", *SIXTY, *WORDS)]
+    )
     model.encode_text(tokens)
     ends = kept[0][torch.arange(len(tokens)), tokens.argmax(dim=1)]
     _, _, patches = torch.linalg.svd(torch.stack(means), full_matrices=False)

@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import functools
 import gc
+import json
 import runpy
 import sys
 import tempfile
@@ -183,8 +184,173 @@ def cliper(cases: list[str], code: Path, *, refinements: tuple[str, ...] = ("Non
 
 # --------------------------------------------------------------------------- langseg
 
-LANGSEG_CASES = {"voc": "notebooks/clip/voc2012.ipynb", "context": "notebooks/clip/pascal_context.ipynb"}
-"""Notebooks by case: five classes and the background, or sixty without."""
+NOTEBOOKS = {
+    "clip-voc": ("notebooks/clip/voc2012.ipynb", (4, 5, 9)),
+    "clip-context": ("notebooks/clip/pascal_context.ipynb", (4, 5, 9)),
+    "sd-voc": ("notebooks/diffusion/voc2012.ipynb", (3, 4, 6)),
+    "sd-context": ("notebooks/diffusion/pascal_context.ipynb", (3, 4, 5)),
+}
+"""Notebooks, and which of their cells are run after the first three (imports, settings, data set)."""
+
+
+@contextlib.contextmanager
+def langseg_folder() -> Iterator[Path]:
+    """Both of its data sets; a mask has a stripe of each of the five classes, as AggSD is told which are there."""
+    with voc_folder(masks="SegmentationClass") as root:
+        (root / "SegmentationClassContext").mkdir()
+        for name, number in NUMBERS.items():
+            height, width = photographs()[name].shape[:2]
+            stripes = np.tile(np.arange(width) * len(made.FIVE) // width, (height, 1))
+            for folder, classes in (("SegmentationClass", made.TWENTY), ("SegmentationClassContext", made.SIXTY)):
+                values = np.array([classes.index(each) + 1 for each in made.FIVE], np.uint8)
+                Image.fromarray(values[stripes]).save(root / folder / f"{number}.png")
+        for folder in ("Segmentation", "SegmentationContext"):
+            (root / "ImageSets" / folder).mkdir(parents=True)
+            for split in ("train", "val"):
+                (root / "ImageSets" / folder / f"{split}.txt").write_text((root / "list.txt").read_text())
+        yield root
+
+
+class OursKMeans:
+    """Stands for `torch_kmeans.KMeans`: its starts are random, so the clusters are those of `ovseg`'s k-means."""
+
+    def __init__(self, *, n_clusters: int, **_settings: Any) -> None:
+        self._count = n_clusters
+
+    def __call__(self, points: torch.Tensor) -> SimpleNamespace:
+        """Clusters of (1, N, D)."""
+        from ovseg_cli.prototypes.pooling import kmeans
+
+        return SimpleNamespace(labels=torch.from_numpy(kmeans(points[0].numpy(), self._count, seed=0)[1])[None])
+
+
+def langseg(cases: list[str], code: Path) -> None:
+    """Notebooks from the files to the label maps that they score, 320 x 320."""
+    module("cv2", putText=None, getTextSize=None, FONT_HERSHEY_SIMPLEX=None)
+    module("matplotlib", pyplot=module("matplotlib.pyplot"))
+    module("igraph")
+    import diffusers.models.attention_processor as attention_processor
+
+    attention_processor.USE_PEFT_BACKEND = True
+    sys.path.insert(0, str(code))
+    import diffusers
+    import open_clip
+    from datasets import pascal_context, voc2012
+    from methods import diffusion_seg
+    from torchvision.datasets.voc import _VOCBase
+    from utils import metrics
+
+    pipeline = made.sd_pipeline("1.5")
+    pipeline.to = lambda *_arguments: pipeline
+    diffusers.StableDiffusionPipeline.from_pretrained = lambda *_arguments, **_settings: pipeline
+    open_clip.create_model = lambda *_arguments, **_settings: made.open_clip_model("b16")
+    diffusion_seg.KMeans = OursKMeans
+    for case in cases:
+        path, cells = NOTEBOOKS[case]
+        sources = ["".join(cell["source"]) for cell in json.loads((code / path).read_text())["cells"]]
+        answers: list[Any] = []
+        begin = _VOCBase.__init__
+        space: dict[str, Any] = module("notebook").__dict__
+        with (
+            langseg_folder() as root,
+            replaced(voc2012, voc2012_categories=["background", *made.TWENTY]),
+            replaced(pascal_context, pascal_context_categories=[*made.SIXTY]),
+            replaced(
+                _VOCBase,
+                __init__=lambda own, _root, root=root, begin=begin, **settings: begin(own, root.parents[1], **settings),
+            ),
+            replaced(
+                metrics.RunningScore,
+                update=lambda _self, _truths, found, answers=answers: answers.append(found),
+                get_scores=lambda _self: ({"Mean IoU": 0.0}, {}),
+            ),
+            torch.no_grad(),
+        ):
+            for number in (0, 1, 2, *cells):
+                if number == 2:
+                    space["args"].dir_dataset = str(root)
+                if number == 5 and case.startswith("clip") or number == 3:
+                    space["configure_ldm"] = lambda _pipeline: None  # asks for no gradients
+                lines = [line for line in sources[number].splitlines() if not line.startswith("%")]
+                exec(compile("\n".join(lines), f"{path}:{number}", "exec"), space)
+        each = len(answers) // len(NUMBERS)
+        kinds = {0: "agggem", 2: "gem", 5: "diffsegclust", 6: "specclust"} if case.startswith("clip") else {0: "aggsd"}
+        for place, kind in kinds.items():
+            maps = {name: answers[i * each + place].reshape(320, 320) for i, name in enumerate(NUMBERS)}
+            short = case.partition("-")[2]
+            add_to_golden(kind, {f"{short}-{name}": labels.astype(np.uint8) for name, labels in maps.items()})
+
+
+# --------------------------------------------------------------------------- DiffSegmenter
+
+SEGMENTER_BACKGROUND = 0.5
+"""Theirs tries 0.30 to 0.74 and reports the best on the evaluated pictures."""
+
+
+def diffsegmenter(code: Path) -> None:
+    """`voc12/ptp_stable_best.py` from the files to the maps, and `evaluation_voc12.py`'s rule from there to labels.
+
+    Heads are averaged as soon as their attention is stored: all together take 8 GB.
+    """
+    import diffusers
+    import scipy.io
+    import transformers
+    from diffusers import DDIMScheduler
+
+    from tests.parity.make_attention import Caption
+
+    module("cv2")
+    module("IPython")
+    module("IPython.display", display=None)
+    sys.path.insert(0, str(code))
+    pipeline = made.sd_pipeline("1.5")
+    pipeline.unet.__dict__["in_channels"] = 4
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    loaded = {
+        diffusers.StableDiffusionPipeline: pipeline,
+        diffusers.DDIMScheduler: scheduler,
+        transformers.BlipProcessor: Caption(),
+        transformers.BlipForConditionalGeneration: Caption(),
+    }
+    for owner, stand_in in loaded.items():
+        owner.from_pretrained = lambda *_arguments, stand_in=stand_in, **_settings: stand_in
+    text = (code / "open_vocabulary/voc12/ptp_stable_best.py").read_text()
+    for before, after in (
+        ("self.step_store[key].append(attn)", "self.step_store[key].append(attn.mean(0, keepdim=True))"),
+        ("dtype = torch.float16", "dtype = torch.float32"),
+    ):
+        if text.count(before) != 1:
+            raise SystemExit(f"the script is another one: {before}")
+        text = text.replace(before, after)
+
+    def noise(size: Any) -> torch.Tensor:
+        return draw(size, generator=torch.Generator().manual_seed(NOISE_SEED))
+
+    draw = torch.randn
+    found = {f"{number}.jpg": list(made.SEGMENTER_FIVE) for number in NUMBERS.values()}
+    with voc_folder() as root, contextlib.chdir(root.parents[1]):
+        lists = Path("dataset/voc12")
+        lists.mkdir(parents=True)
+        (lists / "val_id.txt").write_text((root / "list.txt").read_text())
+        (lists / "predict_syn_txt_0.8_img_0.97.json").write_text(
+            json.dumps({"image_similarity": found, "text_similarity": {name: [] for name in found}})
+        )
+        script = Path("ptp_stable_best.py")
+        script.write_text(text)
+        # Generators of theirs are for another device, and unused.
+        with replaced(torch, randn=noise, Generator=generator_or_none(torch.Generator)):
+            runpy.run_path(str(script), run_name="__main__")
+        for name, number in NUMBERS.items():
+            maps = scipy.io.loadmat(f"output/voc12_wo_sy_norm/images/{number}.mat")
+            places = {made.SEGMENTER_PLACES[each]: each for each in made.SEGMENTER_FIVE}
+            stacked = np.stack([maps[str(place)] for place in places]) / 255
+            scores = np.concatenate([np.full_like(stacked[:1], SEGMENTER_BACKGROUND), stacked])
+            add_to_golden("diffsegmenter", {f"voc-{name}": scores.argmax(axis=0).astype(np.uint8)})
+
+
+def generator_or_none(cls: type[torch.Generator]) -> Callable[..., Any]:
+    """Makes generators of torch, but none of a number."""
+    return lambda *arguments: None if arguments and isinstance(arguments[0], int) else cls(*arguments)
 
 
 def main() -> None:
@@ -195,7 +361,7 @@ def main() -> None:
     for name in ("code", "clip", "dino", "environment"):
         parser.add_argument(f"--{name}", type=Path)
     arguments = parser.parse_args()
-    if arguments.environment is not None and arguments.method in ("langseg", "aggsd"):
+    if arguments.environment is not None and arguments.method == "langseg":
         sys.path.insert(0, str(arguments.environment))
     elif arguments.environment is not None:
         sys.path.append(str(arguments.environment))  # its open_clip is old
@@ -210,6 +376,8 @@ def main() -> None:
 
 METHODS: dict[str, Callable[[argparse.Namespace], None]] = {
     "cliper": lambda given: cliper(given.cases, given.code.absolute()),
+    "diffsegmenter": lambda given: diffsegmenter(given.code.absolute()),
+    "langseg": lambda given: langseg(given.cases, given.code.absolute()),
     "cliper-coarse": lambda given: cliper(given.cases, given.code.absolute(), refinements=("None",)),
 }
 
