@@ -97,13 +97,20 @@ def openai_clip(size: made.ClipSize) -> Any:
     known: dict[bytes, Any] = {}
     encode = model.encode_text
 
+    positions, mask = model.positional_embedding.data, model.transformer.resblocks[0].attn_mask
+
     def once(tokens: Any) -> Any:
         key = tokens.numpy().tobytes()
         if key not in known:
-            known[key] = encode(tokens)
+            read = int(tokens.argmax(dim=-1).max()) + 1
+            model.positional_embedding.data = positions[:read]
+            for block in model.transformer.resblocks:
+                block.attn_mask = mask[:read, :read]
+            known[key] = encode(tokens[:, :read])
         return known[key].clone()
 
-    model.encode_text = once  # no text is embedded twice, which takes minutes
+    # No text is embedded twice, and what stands behind the end of a text, which nothing looks at, is left out: minutes.
+    model.encode_text = once
     return model
 
 
@@ -269,7 +276,7 @@ def langseg(cases: list[str], code: Path) -> None:
             for number in (0, 1, 2, *cells):
                 if number == 2:
                     space["args"].dir_dataset = str(root)
-                if number == 5 and case.startswith("clip") or number == 3:
+                if (number == 5 and case.startswith("clip")) or number == 3:
                     space["configure_ldm"] = lambda _pipeline: None  # asks for no gradients
                 lines = [line for line in sources[number].splitlines() if not line.startswith("%")]
                 exec(compile("\n".join(lines), f"{path}:{number}", "exec"), space)
