@@ -125,7 +125,7 @@ CLIPER_CASES: dict[str, tuple[made.ClipSize, str, bool, bool]] = {
 """Tower, configuration, whether there are 60 classes, and whether with the sliding windows that stand in the file."""
 
 
-def cliper(cases: list[str], code: Path, *, refinements: tuple[str, ...] = ("None", "SFSA")) -> None:
+def cliper(cases: list[str], code: Path, *, refinements: tuple[str, ...]) -> None:
     """`ovs/main_ovs.py` with one of its configurations, from the files to the label maps that it scores."""
     module("texttable", Texttable=None)
     module("cv2", imwrite=None)
@@ -382,7 +382,7 @@ def main() -> None:
 
 
 METHODS: dict[str, Callable[[argparse.Namespace], None]] = {
-    "cliper": lambda given: cliper(given.cases, given.code.absolute()),
+    "cliper": lambda given: cliper(given.cases, given.code.absolute(), refinements=("SFSA",)),
     "diffsegmenter": lambda given: diffsegmenter(given.code.absolute()),
     "langseg": lambda given: langseg(given.cases, given.code.absolute()),
     "cliper-coarse": lambda given: cliper(given.cases, given.code.absolute(), refinements=("None",)),

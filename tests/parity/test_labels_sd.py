@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from ovseg_cli.models import Models
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.profiles.specs import CliperThresholds
 from tests.parity import file_inputs_sd as made
-from tests.parity.inputs import golden
+from tests.parity.inputs import GOLDEN, golden
 
 AGREE = 0.995
 """Share of the pixels that have the published label."""
@@ -59,11 +60,10 @@ class KnownModels(Models):
         return other
 
 
-@pytest.fixture(scope="module", params=["b16", "l14"])
-def cliper_models(request):
+@functools.cache
+def cliper_models(size: made.ClipSize) -> KnownModels:
     """CLIPer's set: Stable Diffusion 2.1-base beside a CLIP."""
-    yield KnownModels(request.param, "2.1")
-    gc.collect()
+    return KnownModels(size, "2.1")
 
 
 @pytest.fixture(scope="module")
@@ -106,13 +106,19 @@ CLIPER = {
 """By case: which of the published settings, the classes, and the words for the background."""
 
 
-@pytest.mark.parametrize("method", ["cliper-coarse", "cliper"])
-@pytest.mark.parametrize("case", CLIPER)
-def test_cliper(cliper_models, store, photograph, method, case, tell):
-    name, image = photograph
-    size = cliper_models._clip
-    if f"{size}-{case}-{name}" not in golden(f"labels-{method}"):
-        pytest.skip("was not made")
+MADE = [
+    (method, *key.split("-", 1))
+    for method in ("cliper-coarse", "cliper")
+    if (GOLDEN / f"labels-{method}.npz").exists()
+    for key in golden(f"labels-{method}")
+]
+"""Method, size of CLIP, and case with photograph, of every label map that was made."""
+
+
+@pytest.mark.parametrize(("method", "size", "which"), MADE, ids=map("-".join, MADE))
+def test_cliper(store, tmp_path, method, size, which, tell):
+    case, name = which.rsplit("-", 1)
+    image = open_image(made.write_photograph(name, tmp_path / f"{name}.png"))
     dataset, classes, words = CLIPER[case]
     settings = cliper.PUBLISHED["ViT-B/16" if size == "b16" else "ViT-L/14", dataset]
     thresholds = CliperThresholds(score=settings.score_threshold, background=settings.background_threshold)
@@ -122,7 +128,7 @@ def test_cliper(cliper_models, store, photograph, method, case, tell):
         logit_scale=settings.logit_scale,
         threshold=settings.background_threshold,
     )
-    models = cliper_models.like(cliper=thresholds)
+    models = cliper_models(size).like(cliper=thresholds)
     ids = Segmenter(models, store, classes, method=method, options=options).segment(image).ids
     check(tell, method, f"{size}-{case}-{name}", ids)
 
