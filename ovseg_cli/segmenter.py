@@ -58,6 +58,8 @@ class Segmentation:
         kept: The classes that took part where not all of them did: those that the pre-filter left, each with its
             cosine to the picture (None for stuff, which is not filtered), or those that were named for this picture
             (all None); None where all took part.
+        unfamiliar: Whether the image looks like nothing that the models were trained on, so that its labels mean
+            little; None where they know photographs.
     """
 
     ids: npt.NDArray[np.uint16]
@@ -66,6 +68,7 @@ class Segmentation:
     shares: dict[str, float]
     mean_scores: dict[str, float]
     kept: dict[str, float | None] | None = None
+    unfamiliar: bool | None = None
 
     def mask(self, name: str) -> npt.NDArray[np.bool_]:
         """Pixels of one class (its name in any case), bool (H, W).
@@ -94,6 +97,7 @@ class Scored:
         scores: float32 (C + 1, h', w'): what decides, a score for the background and each class that takes part.
         features: For each extractor by its name, if they were to be kept: the crops, each with its feature maps as
             `Models.feature_maps` gives them, on the CPU.
+        unfamiliar: As `Segmentation` has it.
     """
 
     size: tuple[int, int]
@@ -104,6 +108,7 @@ class Scored:
     fused: Tensor
     scores: Tensor
     features: Features
+    unfamiliar: bool | None
 
 
 class Segmenter:
@@ -330,6 +335,7 @@ class Segmenter:
             fused=fused,
             scores=scores,
             features=features,
+            unfamiliar=pictures.unfamiliar(place),
         )
 
     def _refined(self, fused: Tensor, whole: Crops) -> Tensor:
@@ -362,6 +368,7 @@ class Segmenter:
             shares={labels[i]: float(decision.shares[i]) for i in present},
             mean_scores={labels[i]: float(decision.mean_scores[i]) for i in present},
             kept=None if kept is None else dict(zip(competing, kept.scores, strict=True)),
+            unfamiliar=scored.unfamiliar,
         )
 
 
@@ -391,6 +398,7 @@ class _Pictures:
         self._resized: dict[int, Tensor] = {}
         self._whole: dict[tuple[int, int], Crops] = {}
         self._filtered: dict[Hashable, Kept] = {}
+        self._unfamiliar: list[bool] | None = None
 
     def at(self, geometry: Geometry) -> Tensor:
         """All of them, float (P, 3, h, w) in [0, 1]."""
@@ -411,6 +419,15 @@ class _Pictures:
     def forget(self, place: int) -> None:
         """Let go of what networks have seen in one of them as a whole."""
         self._whole = {key: whole for key, whole in self._whole.items() if key[0] != place}
+
+    def unfamiliar(self, place: int) -> bool | None:
+        """Whether one of them looks like nothing that the models were trained on; None where they know photographs."""
+        domain = self._models.domain
+        if domain is None:
+            return None
+        if self._unfamiliar is None:
+            self._unfamiliar = (domain.scores(self.at(domain.spec)) > 0).tolist()
+        return self._unfamiliar[place]
 
     def filtered(self, place: int, geometry: Geometry, prefilter: ClassPrefilter, settings: Hashable) -> Kept:
         """What a pre-filter with these settings leaves for one of them."""

@@ -27,6 +27,7 @@ class FakeModels:
 
     device = "cpu"
     dtype = "torch.float32"
+    domain = None
     loaded = 0
 
     def __init__(self, profile):

@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 import ovseg_cli
+from examples.mini_pack.domain import HELD_PHOTOGRAPHS, parts, scikit_image_photographs
 from examples.mini_pack.glyphs import FontError, GlyphSet
 from examples.mini_pack.judge import Judge, per_class_accuracy
 from examples.mini_pack.vocabulary import LABEL_IDS, LABEL_NAMES, STUFF_NAMES, THING_NAMES, find_thing
@@ -70,6 +71,9 @@ GEM_PICTURES: Final = 40
 PROTOTYPE_PICTURES: Final = 24
 """Pictures per seed."""
 SUPPORT_IMAGES: Final = 16
+UNFAMILIAR_PICTURES: Final = 100
+PHOTOGRAPH_PARTS: Final = 12
+"""Of each photograph, per seed."""
 SPEED_CLASS: Final = "chocolate glazed donut"
 
 SEGMENTED: Final = (
@@ -227,8 +231,15 @@ def pack_profile(folder: Path) -> Profile:
         # an absolute path stays what it is when it is looked up below the package's own folder
         return replace(weights, bundled=str(part), revision=bundled_revision(part))
 
+    domain = None
+    if (
+        MINI.domain is not None
+        and (folder / Path(str(MINI.domain.weights.bundled)).name / MINI.domain.weights.marker).is_file()
+    ):
+        domain = replace(MINI.domain, weights=located(MINI.domain.weights))
     return replace(
         MINI,
+        domain=domain,
         generator=replace(MINI.generator, weights=located(MINI.generator.weights)),
         clip=replace(MINI.clip, weights=located(MINI.clip.weights)),
         extractors=tuple(replace(item, weights=located(item.weights)) for item in MINI.extractors),
@@ -481,6 +492,44 @@ def speed(setup: Setup) -> list[Figure]:
     return [over_seeds(what, runs, "seconds")]
 
 
+def unfamiliar(setup: Setup) -> list[Figure]:
+    """Share of photographs, of scenes and of pictures with another font's glyphs that are called unfamiliar.
+
+    The photographs are some of scikit-image's, none of which the classifier was fitted to, whole and in parts; the
+    scenes are small ones, as in training, and larger ones.
+    """
+    domain = setup.models.domain
+    if domain is None:
+        raise ValueError(f"{setup.pack} has no domain; make it with python -m examples.mini_pack.domain {setup.pack}")
+    photographs = scikit_image_photographs(HELD_PHOTOGRAPHS)
+
+    def called(images: Iterable[Any]) -> tuple[float, dict[str, float | None]]:
+        return statistics.fmean(domain.unfamiliar(image) for image in images), {}
+
+    def cut(seed: int) -> Iterator[Image.Image]:
+        rng = np.random.default_rng(_PICTURE_SEED + seed)
+        for photograph in photographs:
+            yield from parts(photograph, PHOTOGRAPH_PARTS, rng)
+
+    def scenes(seed: int) -> Iterator[ByteArray]:
+        world, first = _world(setup, seed), _SCENE_SEED + seed * _SEED_STEP
+        return (world.scene(first + index, captions=0).image for index in range(UNFAMILIAR_PICTURES))
+
+    def pictures(glyphs: GlyphSet, seed: int) -> Iterator[ByteArray]:
+        return (picture.image for picture in _pictures(glyphs, UNFAMILIAR_PICTURES, seed, THING_NAMES))
+
+    seeds = range(setup.seeds)
+    return [
+        over_seeds("called unfamiliar: photographs", [called(photographs)]),
+        over_seeds("called unfamiliar: parts of photographs", (called(cut(seed)) for seed in seeds)),
+        over_seeds("called unfamiliar: small scenes", (called(scenes(seed)) for seed in seeds)),
+        over_seeds("called unfamiliar: pictures", (called(pictures(setup.glyphs, seed)) for seed in seeds)),
+        over_seeds(
+            "called unfamiliar: second font's pictures", (called(pictures(setup.second, seed)) for seed in seeds)
+        ),
+    ]
+
+
 LINES: Final[dict[str, Callable[[Setup], list[Figure]]]] = {
     "judge": judge,
     "attention": attention,
@@ -490,6 +539,7 @@ LINES: Final[dict[str, Callable[[Setup], list[Figure]]]] = {
     "hybrid": hybrid,
     "transfer": transfer,
     "speed": speed,
+    "unfamiliar": unfamiliar,
 }
 """Every measurement by its name on the command line."""
 

@@ -426,7 +426,7 @@ def run_segmentation(
             bars.update(bar, done=step.done, text=step.path.name)
 
         try:
-            return run_folder(
+            summary = run_folder(
                 plan,
                 load,
                 store,
@@ -441,6 +441,10 @@ def run_segmentation(
             if recorded:
                 common.out.note("what is done is kept; run the same command to go on")
             raise
+    if profile.domain is not None and summary.unfamiliar:
+        mapped, their = summary.done + summary.skipped, "its" if summary.unfamiliar == 1 else "their"
+        common.out.warning(profile.domain.remark(summary.unfamiliar, mapped, f"{their} label maps mean little"))
+    return summary
 
 
 def summary_data(summary: RunSummary) -> dict[str, Any]:
@@ -450,6 +454,7 @@ def summary_data(summary: RunSummary) -> dict[str, Any]:
         "method": summary.method,
         "prefilter": summary.prefilter,
         "given": summary.given,
+        "unfamiliar": summary.unfamiliar,
         "images": summary.images,
         **{key: value for key, value in summary.counts().items()},
         "failures": [{"path": failure.path, "reason": failure.reason} for failure in summary.failed],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from ovseg_cli.prototypes.support import OwnPicture
     from ovseg_cli.store import Store
     from ovseg_cli.store.records import ClassInfo
+
+log = logging.getLogger("ovseg_cli")
 
 IfExists = Literal["error", "skip", "replace", "extend"]
 
@@ -143,6 +146,8 @@ def add_classes(
         )
     from ovseg_cli.prototypes.build import build_class
 
+    if pictures and plan.build:
+        _tell_unfamiliar(models, pictures)
     for name in plan.build:
         started = time.perf_counter()
 
@@ -159,3 +164,12 @@ def add_classes(
             expected_generation=None if before is None else before.generation,
         )
         yield Added(info, time.perf_counter() - started)
+
+
+def _tell_unfamiliar(models: Models, pictures: Sequence[OwnPicture]) -> None:
+    """Say how many of the user's own pictures look like nothing that the models were trained on."""
+    domain = models.domain
+    if domain is None:
+        return
+    if count := sum(domain.unfamiliar(picture.image) for picture in pictures):
+        log.warning("%s", domain.spec.remark(count, len(pictures), "what is learned from such pictures means little"))
