@@ -108,7 +108,7 @@ class Scored:
     fused: Tensor
     scores: Tensor
     features: Features
-    unfamiliar: bool | None
+    unfamiliar: bool | None = None
 
 
 class Segmenter:

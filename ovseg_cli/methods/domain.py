@@ -37,7 +37,8 @@ def domain_tokens(clip: ClipBackbone, clip_spec: ClipSpec, spec: DomainSpec, ima
     Returns:
         float32 (B, D).
     """
-    crops = all_crops(*images.shape[-2:], spec.windows, whole_image=spec.whole_image)
+    height, width = images.shape[-2:]
+    crops = all_crops(height, width, spec.windows, whole_image=spec.whole_image)
     size = (clip_spec.input_size, clip_spec.input_size)
     seen = torch.cat([resize(crop.cut(images), size) for crop in crops])
     means = []

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ovseg_cli.errors import DiskFullError, OutputError, StoreReadOnlyError
 from ovseg_cli.files.labels import read_labelmap
+from ovseg_cli.profiles import get_profile
 from ovseg_cli.runs import segment as runs_segment
 from ovseg_cli.runs.journal import read_journal
 from ovseg_cli.runs.manifest import read_manifest
@@ -364,3 +365,51 @@ def test_progress_is_told_for_every_picture(run, photos):
     run(progress=steps.append)
     assert [(s.done, s.total, s.path.name) for s in steps] == [(1, 3, "a.png"), (2, 3, "b.png"), (3, 3, "c.png")]
     assert [s.error is None for s in steps] == [False, True, True]
+
+
+# ------------------------------------------------------------------ pictures that the models know nothing of
+
+
+class Strange(Factory):
+    """Calls pictures without a class unfamiliar."""
+
+    def __call__(self):
+        loaded = super().__call__()
+        segment = loaded.segmenter.segment
+
+        def judged(image, classes=None):
+            result = segment(image, classes)
+            return replace(result, unfamiliar=set(result.shares) == {"background"})
+
+        loaded.segmenter.segment = judged
+        return loaded
+
+
+def test_unfamiliar_pictures_are_counted_and_noted_run_after_run(run, out, store, profile):
+    for segmented in (3, 0):
+        factory = Strange(store, profile, request())
+        summary, _ = run(factory=factory)
+        assert factory.segmented == segmented
+        assert summary.unfamiliar == 1
+        assert {path[-5:]: entry.unfamiliar for path, entry in read_journal(out).items()} == {
+            "a.png": False,
+            "b.png": False,
+            "c.png": True,
+        }
+        assert read_manifest(out).unfamiliar == 1
+
+
+def test_only_pictures_of_the_run_count(run, store, profile):
+    run(factory=Strange(store, profile, request()))
+    summary, _ = run(factory=Strange(store, profile, request()), inputs=("photos/a.png",))
+    assert summary.unfamiliar == 0
+
+
+def test_models_that_know_photographs_say_nothing(photos, store, out):
+    profile = get_profile("sd15")
+    wanted = request()
+    plan = plan_run(["photos"], out, wanted)
+    summary = run_folder(plan, Factory(store, profile, wanted), store, profile)
+    assert summary.unfamiliar is None
+    assert read_manifest(out).unfamiliar is None
+    assert {entry.unfamiliar for entry in read_journal(out).values()} == {None}
