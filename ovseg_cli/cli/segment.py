@@ -442,8 +442,8 @@ def run_segmentation(
                 common.out.note("what is done is kept; run the same command to go on")
             raise
     if profile.domain is not None and summary.unfamiliar:
-        mapped, their = summary.done + summary.skipped, "its" if summary.unfamiliar == 1 else "their"
-        common.out.warning(profile.domain.remark(summary.unfamiliar, mapped, f"{their} label maps mean little"))
+        so = "its label map means little" if summary.unfamiliar == 1 else "their label maps mean little"
+        common.out.warning(profile.domain.remark(summary.unfamiliar, summary.done + summary.skipped, so))
     return summary
 
 

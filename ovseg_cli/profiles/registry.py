@@ -63,7 +63,7 @@ _MINI_DOMAIN = Weights(
     files=("**",),
     marker="domain.safetensors",
     licence="Apache-2.0",
-    nbytes=1_200,
+    nbytes=1_000,
 )
 
 MINI = Profile(

@@ -108,7 +108,7 @@ def test_a_damaged_file_is_refused(tmp_path):
 def test_weights_for_tokens_of_another_length_are_refused(tmp_path):
     write_domain(tmp_path / DOMAIN_FILE, torch.ones(3), 0.0, look(MINI.clip, MINI.domain))
     domain = Domain(mini_models().clip, MINI.clip, MINI.domain, tmp_path)
-    with pytest.raises(WeightsError, match="3 weights.*192 numbers"):
+    with pytest.raises(WeightsError, match=r"3 weights.*192 numbers"):
         domain.unfamiliar(example_scene(0))
 
 
