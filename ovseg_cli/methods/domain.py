@@ -8,6 +8,7 @@ averaged over the picture, is all there is to it; `examples/mini_pack/domain.py`
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ def write_domain(path: Path, weight: Tensor, bias: float, made_for: dict[str, st
     from safetensors.torch import save_file
 
     tensors = {"weight": weight.float().contiguous(), "bias": torch.tensor([bias])}
-    save_file(tensors, path, metadata=made_for)
+    # One value: the order of several is another each time, and the same classifier is to be the same file.
+    save_file(tensors, path, metadata={"made_for": json.dumps(made_for, sort_keys=True)})
 
 
 def read_domain(path: Path, made_for: dict[str, str]) -> tuple[Tensor, float]:
@@ -141,9 +143,9 @@ def read_domain(path: Path, made_for: dict[str, str]) -> tuple[Tensor, float]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            found = file.metadata() or {}
+            found = json.loads((file.metadata() or {}).get("made_for", "{}"))
             weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read ({error}). Reinstall ovseg.") from error
     if weight.ndim != 1 or bias.shape != (1,) or not (weight.isfinite().all() and bias.isfinite().all()):
         raise WeightsError(f"{path} holds no classifier of pictures. Reinstall ovseg.")

@@ -58,7 +58,7 @@ _MINI_DINO = Weights(
 
 _MINI_DOMAIN = Weights(
     part="domain",
-    revision="sha256:500f0a5889fd54a9",
+    revision="sha256:806abca53f6fefe0",
     bundled="mini/domain",
     files=("**",),
     marker="domain.safetensors",

@@ -73,6 +73,8 @@ def test_what_is_written_is_read(tmp_path):
     weight, bias = read_domain(tmp_path / "a", made_for)
     assert weight.tolist() == [0, 1, 2]
     assert bias == -0.5
+    write_domain(tmp_path / "b", torch.arange(3.0), -0.5, dict(reversed(made_for.items())))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_a_file_for_another_model_is_refused(tmp_path):
@@ -96,7 +98,7 @@ def test_a_damaged_file_is_refused(tmp_path):
     path.write_bytes((MINI_FOLDER / "domain" / DOMAIN_FILE).read_bytes()[:-100])
     with pytest.raises(WeightsError, match="cannot be read"):
         read_domain(path, made_for)
-    save_file({"weight": torch.ones(3)}, path, metadata=made_for)
+    save_file({"weight": torch.ones(3)}, path)
     with pytest.raises(WeightsError, match="cannot be read"):
         read_domain(path, made_for)
     for weight in (torch.ones(3, 3), torch.full((3,), torch.nan)):
