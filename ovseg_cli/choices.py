@@ -462,6 +462,8 @@ def plan_settings(
             "std": list(profile.clip.std),
             "stuff": list(resolved.stuff),
         }
+    if profile.domain is not None:  # part of the answer: whether the models know such pictures
+        settings["domain"] = profile.domain.weights.revision
     if precision != "auto":  # what "auto" comes to is a matter of the device, and devices differ by rounding alone
         settings["precision"] = precision
     return dict(json.loads(json.dumps(settings)))

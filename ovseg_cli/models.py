@@ -14,6 +14,7 @@ from ovseg_cli.backbones.diffusion import DiffusionBackbone
 from ovseg_cli.backbones.sam import SamBackbone
 from ovseg_cli.backbones.vit import VitBackbone
 from ovseg_cli.errors import UsageError, WeightsError
+from ovseg_cli.methods.domain import Domain
 from ovseg_cli.precision import Precision, choose_precision
 from ovseg_cli.profiles import ExtractorSpec, Profile, Weights, require_weights
 
@@ -46,6 +47,7 @@ class Models:
         self.device = device
         self.precision = precision
         self.dtype = choose_precision(precision, device)
+        self._domain: Domain | None = None
         self._loaded: dict[tuple[type, Weights], ClipBackbone | DiffusionBackbone | SamBackbone | VitBackbone] = {}
 
     @property
@@ -57,6 +59,19 @@ class Models:
     def clip(self) -> ClipBackbone:
         """The profile's CLIP."""
         return self._get(ClipBackbone, self.profile.clip.weights)
+
+    @property
+    def domain(self) -> Domain | None:
+        """What tells pictures that the models know from others; None for models that know photographs.
+
+        Raises:
+            WeightsError: See `Domain`.
+        """
+        spec = self.profile.domain
+        if spec is not None and self._domain is None:
+            folder = require_weights(spec.weights)
+            self._domain = Domain(self.clip, self.profile.clip, spec, folder)
+        return self._domain
 
     def sam(self, weights: Weights) -> SamBackbone:
         """A SAM or SAM 2, which not every profile has (`RegionSpec.sam`)."""

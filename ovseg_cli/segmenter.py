@@ -62,6 +62,8 @@ class Segmentation:
         kept: The classes that took part where not all of them did: those that the pre-filter left, each with its
             cosine to the picture (None for stuff, which is not filtered), or those that were named for this picture
             (all None); None where all took part.
+        unfamiliar: Whether the image looks like nothing that the models were trained on, so that its labels mean
+            little; None where they know photographs.
     """
 
     ids: npt.NDArray[np.uint16]
@@ -70,6 +72,7 @@ class Segmentation:
     shares: dict[str, float]
     mean_scores: dict[str, float]
     kept: dict[str, float | None] | None = None
+    unfamiliar: bool | None = None
 
     def mask(self, name: str) -> npt.NDArray[np.bool_]:
         """Pixels of one class (its name in any case), bool (H, W).
@@ -100,6 +103,7 @@ class Scored:
         enlargement: How they are enlarged.
         features: For each extractor by its name, if they were to be kept: the crops, each with its feature maps as
             `Models.feature_maps` gives them, on the CPU.
+        unfamiliar: As `Segmentation` has it.
     """
 
     size: tuple[int, int]
@@ -111,6 +115,7 @@ class Scored:
     head: Head | None
     enlargement: Enlargement
     features: Features
+    unfamiliar: bool | None = None
 
 
 class Segmenter:
@@ -353,6 +358,7 @@ class Segmenter:
             head=head,
             enlargement=enlargement,
             features=features,
+            unfamiliar=pictures.unfamiliar(place),
         )
 
     def _join(self, prototypes: Tensor, maps: WordMaps, known: Sequence[int]) -> Tensor:
@@ -386,6 +392,7 @@ class Segmenter:
             shares={labels[i]: float(decision.shares[i]) for i in present},
             mean_scores={labels[i]: float(decision.mean_scores[i]) for i in present},
             kept=None if kept is None else dict(zip(competing, kept.scores, strict=True)),
+            unfamiliar=scored.unfamiliar,
         )
 
 
@@ -432,6 +439,7 @@ class _Pictures:
         self._models = models
         self._resized: dict[tuple[tuple[int, int], Resampling], Tensor] = {}
         self._filtered: dict[Hashable, Kept] = {}
+        self._unfamiliar: list[bool] | None = None
 
     def picture(self, place: int) -> Picture:
         """One of them, as it came."""
@@ -452,6 +460,15 @@ class _Pictures:
     def forget(self, place: int) -> None:
         """Let go of what networks have seen in one of them as a whole."""
         self._pictures[place].forget()
+
+    def unfamiliar(self, place: int) -> bool | None:
+        """Whether one of them looks like nothing that the models were trained on; None where they know photographs."""
+        domain = self._models.domain
+        if domain is None:
+            return None
+        if self._unfamiliar is None:
+            self._unfamiliar = (domain.scores(self.at(domain.spec)) > 0).tolist()
+        return self._unfamiliar[place]
 
     def filtered(self, place: int, geometry: Geometry, prefilter: ClassPrefilter, settings: Hashable) -> Kept:
         """What a pre-filter with these settings leaves for one of them."""

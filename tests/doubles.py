@@ -28,6 +28,7 @@ class FakeModels:
     device = "cpu"
     dtype = "torch.float32"
     clip = None
+    domain = None
     loaded = 0
 
     def __init__(self, profile):

@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 import ovseg_cli
+from examples.mini_pack import domain as mini_domain
 from examples.mini_pack.glyphs import FontError, GlyphSet
 from examples.mini_pack.judge import Judge, per_class_accuracy
 from examples.mini_pack.vocabulary import LABEL_IDS, LABEL_NAMES, STUFF_NAMES, THING_NAMES, find_thing
@@ -46,6 +47,8 @@ from ovseg_cli.backbones.pixels import to_tensor
 from ovseg_cli.errors import OvsegError
 from ovseg_cli.evaluation.report import Report
 from ovseg_cli.files.atomic import atomic_path, write_json
+from ovseg_cli.files.discovery import discover
+from ovseg_cli.files.images import open_image
 from ovseg_cli.methods.prefilter import ClassPrefilter
 from ovseg_cli.models import Models, load_models
 from ovseg_cli.profiles import Profile, Weights, get_profile
@@ -70,6 +73,8 @@ GEM_PICTURES: Final = 40
 PROTOTYPE_PICTURES: Final = 24
 """Pictures per seed."""
 SUPPORT_IMAGES: Final = 16
+UNFAMILIAR_PICTURES: Final = 100
+"""Pictures of each kind, per seed."""
 SPEED_CLASS: Final = "chocolate glazed donut"
 
 SEGMENTED: Final = (
@@ -200,6 +205,7 @@ class Setup:
         second: Another font.
         seeds: Number of seeds.
         images: Generated images per class that the judge sees.
+        photographs: A folder of pictures that `unfamiliar` looks at too.
     """
 
     pack: Path
@@ -208,6 +214,7 @@ class Setup:
     second: GlyphSet
     seeds: int
     images: int
+    photographs: Path | None = None
 
 
 def pack_profile(folder: Path) -> Profile:
@@ -227,8 +234,15 @@ def pack_profile(folder: Path) -> Profile:
         # an absolute path stays what it is when it is looked up below the package's own folder
         return replace(weights, bundled=str(part), revision=bundled_revision(part))
 
+    domain = None
+    if (
+        MINI.domain is not None
+        and (folder / Path(str(MINI.domain.weights.bundled)).name / MINI.domain.weights.marker).is_file()
+    ):
+        domain = replace(MINI.domain, weights=located(MINI.domain.weights))
     return replace(
         MINI,
+        domain=domain,
         generator=replace(MINI.generator, weights=located(MINI.generator.weights)),
         clip=replace(MINI.clip, weights=located(MINI.clip.weights)),
         extractors=tuple(replace(item, weights=located(item.weights)) for item in MINI.extractors),
@@ -482,6 +496,50 @@ def speed(setup: Setup) -> list[Figure]:
     return [over_seeds(what, runs, "seconds")]
 
 
+def unfamiliar(setup: Setup) -> list[Figure]:
+    """Share of pictures that are called unfamiliar: of photographs, of the world's scenes, of another font's pictures.
+
+    The classifier was fitted to parts of the photographs that scikit-image and scikit-learn bring along, so each of
+    them is judged, whole and in parts, by one that is fitted to the others alone. All else is judged by the pack's own:
+    small scenes as in training, larger pictures, and the photographs of `Setup.photographs`.
+    """
+    models, domain = setup.models, setup.models.domain
+    if domain is None:
+        raise ValueError(f"{setup.pack} has no domain; make it: python -m examples.mini_pack.domain {setup.pack}")
+    seen = mini_domain.look_at_all(models, domain.spec, setup.glyphs)
+    whole, cut = [], []
+    for place, photograph in enumerate(mini_domain.photographs()):
+        others = [one for index, one in enumerate(seen.photographs) if index != place]
+        weight, bias = mini_domain.fit(replace(seen, photographs=others))
+        whole.append(bool(mini_domain.tokens(models, domain.spec, [photograph])[0] @ weight + bias > 0))
+        cut.append(float((seen.photographs[place] @ weight + bias > 0).mean()))
+
+    def called(images: Iterable[Any]) -> tuple[float, dict[str, float | None]]:
+        return statistics.fmean(domain.unfamiliar(image) for image in images), {}
+
+    def scenes(seed: int) -> Iterator[ByteArray]:
+        world, first = _world(setup, seed), _SCENE_SEED + seed * _SEED_STEP
+        return (world.scene(first + index, captions=0).image for index in range(UNFAMILIAR_PICTURES))
+
+    def pictures(glyphs: GlyphSet, seed: int) -> Iterator[ByteArray]:
+        return (picture.image for picture in _pictures(glyphs, UNFAMILIAR_PICTURES, seed, THING_NAMES))
+
+    seeds = range(setup.seeds)
+    figures = [
+        over_seeds("called unfamiliar: photographs", [(statistics.fmean(whole), {})]),
+        over_seeds("called unfamiliar: parts of photographs", [(statistics.fmean(cut), {})]),
+        over_seeds("called unfamiliar: small scenes", (called(scenes(seed)) for seed in seeds)),
+        over_seeds("called unfamiliar: pictures", (called(pictures(setup.glyphs, seed)) for seed in seeds)),
+        over_seeds(
+            "called unfamiliar: second font's pictures", (called(pictures(setup.second, seed)) for seed in seeds)
+        ),
+    ]
+    if setup.photographs is not None:
+        found = (open_image(image.path) for image in discover([setup.photographs]))
+        figures.append(over_seeds(f"called unfamiliar: {setup.photographs}", [called(found)]))
+    return figures
+
+
 LINES: Final[dict[str, Callable[[Setup], list[Figure]]]] = {
     "judge": judge,
     "attention": attention,
@@ -491,6 +549,7 @@ LINES: Final[dict[str, Callable[[Setup], list[Figure]]]] = {
     "hybrid": hybrid,
     "transfer": transfer,
     "speed": speed,
+    "unfamiliar": unfamiliar,
 }
 """Every measurement by its name on the command line."""
 
@@ -619,6 +678,7 @@ def _run(options: argparse.Namespace) -> int:
         second=GlyphSet(options.font),
         seeds=options.seeds,
         images=options.images,
+        photographs=options.photographs,
     )
     figures: list[Figure] = []
     for name in dict.fromkeys(options.what):
@@ -682,6 +742,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--font", type=Path, default=TWEMOJI, help="font or folder of PNG files for transfer (default: %(default)s)"
     )
+    parser.add_argument("--photographs", type=Path, help="folder of pictures that unfamiliar looks at too")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--floors", type=Path, help="JSON file of least figures; fail when one is below")

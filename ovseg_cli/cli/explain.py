@@ -171,6 +171,8 @@ def explain(
         entry = None if run is None else _entry_of(run, image)
         present = list(entry.kept or ()) if entry is not None and entry.kept_by == "image-classes" else None
         segmentation, explanations = Explainer(segmenter, store).explain(picture, points or None, present)
+    if segmentation.unfamiliar and models.profile.domain is not None:
+        common.out.warning(models.profile.domain.remark(1, 1, "its labels mean little"))
     was = None if run is None or manifest is None else _labels_of_run(common, run, manifest, image, entry, explanations)
     labels = for_display(labelmap_of(asked.names))
     sheet = draw(picture, segmentation.ids, labels, explanations, note="" if points else HOW_CHOSEN)
@@ -184,6 +186,7 @@ def explain(
         "threshold": asked.options.threshold,
         "refine": asked.options.refine,
         "kept": None if segmentation.kept is None else list(segmentation.kept),
+        "unfamiliar": segmentation.unfamiliar,
         "picture": str(target),
         "points": [
             as_data(explanation) | ({} if was is None else {"label_in_run": was[i]})

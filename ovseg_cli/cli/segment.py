@@ -486,7 +486,7 @@ def run_segmentation(
             bars.update(bar, done=step.done, text=step.path.name)
 
         try:
-            return run_folder(
+            summary = run_folder(
                 plan,
                 load,
                 store,
@@ -501,6 +501,10 @@ def run_segmentation(
             if recorded:
                 common.out.note("what is done is kept; run the same command to go on")
             raise
+    if profile.domain is not None and summary.unfamiliar:
+        so = "its label map means little" if summary.unfamiliar == 1 else "their label maps mean little"
+        common.out.warning(profile.domain.remark(summary.unfamiliar, summary.done + summary.skipped, so))
+    return summary
 
 
 def summary_data(summary: RunSummary) -> dict[str, Any]:
@@ -510,6 +514,7 @@ def summary_data(summary: RunSummary) -> dict[str, Any]:
         "method": summary.method,
         "prefilter": summary.prefilter,
         "given": summary.given,
+        "unfamiliar": summary.unfamiliar,
         "images": summary.images,
         **{key: value for key, value in summary.counts().items()},
         "failures": [{"path": failure.path, "reason": failure.reason} for failure in summary.failed],

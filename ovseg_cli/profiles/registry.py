@@ -13,6 +13,7 @@ from ovseg_cli.profiles.specs import (
     CliperThresholds,
     ClipSpec,
     DenseDefaults,
+    DomainSpec,
     ExtractorSpec,
     GeneratorSpec,
     InferenceSpec,
@@ -53,6 +54,16 @@ _MINI_DINO = Weights(
     marker="model.safetensors",
     licence="Apache-2.0 (trained on Noto Color Emoji glyphs, SIL OFL 1.1)",
     nbytes=3_800_000,
+)
+
+_MINI_DOMAIN = Weights(
+    part="domain",
+    revision="sha256:806abca53f6fefe0",
+    bundled="mini/domain",
+    files=("**",),
+    marker="domain.safetensors",
+    licence="Apache-2.0",
+    nbytes=1_000,
 )
 
 _MINI_BACKGROUND = ("grass", "sand", "water", "sky", "snow", "brick wall", "wood", "road")
@@ -164,6 +175,14 @@ MINI = Profile(
         ),
     ),
     proxy="dino",
+    domain=DomainSpec(
+        weights=_MINI_DOMAIN,
+        knows="44 pictograms on 8 textures, no photographs",
+        instead="For photographs: ovseg pull --profile sd15, then ovseg --profile sd15 --store DIR …",
+        block=2,
+        short_side=192,
+        windows=((128, 64),),
+    ),
     inference=InferenceSpec(short_side=192, windows=((128, 64), (96, 48), (64, 32))),
     prefilter=PrefilterSpec(
         input_size=64,

@@ -364,6 +364,39 @@ class HybridSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DomainSpec(Geometry):
+    """The pictures that models know, where that is less than photographs (see `ovseg_cli.methods.domain`).
+
+    Attributes:
+        weights: A folder with what tells these pictures from others.
+        knows: For people: what the models were trained on.
+        instead: For people: what to do with other pictures.
+        block: Which of CLIP's blocks is read, from the front.
+    """
+
+    weights: Weights
+    knows: str
+    instead: str
+    block: int
+    whole_image: bool = True
+
+    def remark(self, unfamiliar: int, of: int, so: str) -> str:
+        """What people are told when some of their pictures are none of these.
+
+        Args:
+            unfamiliar: How many, at least one.
+            of: How many pictures there are.
+            so: What follows from that.
+        """
+        whose = "the picture looks" if of == 1 else f"{unfamiliar} of {of} pictures {_look(unfamiliar)}"
+        return f"{whose} like nothing that the models were trained on ({self.knows}), so {so}. {self.instead}"
+
+
+def _look(number: int) -> str:
+    return "looks" if number == 1 else "look"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """A named set of models and their settings.
 
@@ -379,6 +412,7 @@ class Profile:
         prefilter: How prototypes are filtered by class, None for never.
         hybrid: How prototypes and words are weighed where some classes have prototypes and others do not.
         proxy: Name of the extractor whose network lends its features to ProxyCLIP; None for a profile without one.
+        domain: What the models know where that is less than photographs; None for models that know these.
     """
 
     name: str
@@ -392,6 +426,7 @@ class Profile:
     prefilter: PrefilterSpec | None = None
     hybrid: HybridSpec = HybridSpec()
     proxy: str | None = None
+    domain: DomainSpec | None = None
 
     @property
     def weights(self) -> tuple[Weights, ...]:

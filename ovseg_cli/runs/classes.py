@@ -167,6 +167,8 @@ def add_classes(
         )
     from ovseg_cli.prototypes.build import build_class
 
+    if pictures and plan.build:
+        _tell_unfamiliar(models, pictures)
     for name in plan.build:
         started = time.perf_counter()
 
@@ -213,3 +215,12 @@ def _unseen(name: str, pictures: Sequence[OwnPicture], existing: ClassRecord | N
 
 def _digest(image: NDArray[np.uint8]) -> str:
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+
+
+def _tell_unfamiliar(models: Models, pictures: Sequence[OwnPicture]) -> None:
+    """Say how many of the user's own pictures look like nothing that the models were trained on."""
+    domain = models.domain
+    if domain is None:
+        return
+    if count := sum(domain.unfamiliar(picture.image) for picture in pictures):
+        log.warning("%s", domain.spec.remark(count, len(pictures), "what is learned from such pictures means little"))

@@ -40,6 +40,8 @@ class Entry:
         kept: the classes that took part: those that the pre-filter left, each with its cosine to the picture (None for
             stuff, which is not filtered), or those that the user's file names (each with None); None for all.
         kept_by: what decided so, `prefilter` or `image-classes`; None where nothing did.
+        unfamiliar: whether the picture looks like nothing that the models were trained on; None where they know
+            photographs, and where there is no label map.
         ms: milliseconds from the file to its label map; in a batch, an equal share of what its pictures took together.
         error: why it failed.
         key: changes with the picture and with everything that decides its label map (see `plan.resume_key`).
@@ -58,6 +60,7 @@ class Entry:
     scores: dict[str, float] = field(default_factory=dict)
     kept: dict[str, float | None] | None = None
     kept_by: Literal["prefilter", "image-classes"] | None = None
+    unfamiliar: bool | None = None
     ms: float | None = None
     error: str | None = None
     key: str

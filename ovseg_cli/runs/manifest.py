@@ -50,6 +50,8 @@ class Manifest:
         libraries: versions of the libraries below.
         store: `path` and `vector_revision` of the store.
         counts: images by outcome.
+        unfamiliar: how many of the label maps are of pictures that look like nothing that the models were trained on;
+            None where they know photographs, and until the run is over. `predictions.jsonl` says which.
     """
 
     format: int = FORMAT
@@ -77,6 +79,7 @@ class Manifest:
     libraries: Mapping[str, str]
     store: Mapping[str, Any]
     counts: Mapping[str, int] = field(default_factory=dict)
+    unfamiliar: int | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -88,6 +88,10 @@ class SegmentationLike(Protocol):
     def kept(self) -> dict[str, float | None] | None:
         """The classes that took part, with the pre-filter's cosines if it chose them; None for all."""
 
+    @property
+    def unfamiliar(self) -> bool | None:
+        """Whether the models were trained on nothing like it; None where they know photographs."""
+
 
 class SegmenterLike(Protocol):
     """What a run needs of a segmenter."""
@@ -139,6 +143,8 @@ class RunSummary:
         images_with: in how many of these pictures each class is.
         prefilter: whether classes were ruled out per picture first.
         given: for how many pictures of the plan the user said which classes may be in it.
+        unfamiliar: how many pictures of the plan with a label map look like nothing that the models were trained on,
+            whichever run made it; None where they know photographs.
     """
 
     output: Path
@@ -154,6 +160,7 @@ class RunSummary:
     images_with: dict[str, int] = field(default_factory=dict)
     prefilter: bool = False
     given: int = 0
+    unfamiliar: int | None = None
 
     def counts(self) -> dict[str, int]:
         """Images by outcome."""
@@ -267,6 +274,7 @@ class _Run:
             images=len(plan.items),
             given=sum(item.classes is not None for item in plan.items),
         )
+        self.profile = profile
         self.manifest = _manifest(plan, store, profile, argv, self.labelmap, self.record.id)
         self.entries = {entry.path: entry for entry in plan.kept}
 
@@ -417,6 +425,7 @@ class _Run:
             scores={name: round(float(score), 6) for name, score in result.mean_scores.items()},
             kept=_rounded(result.kept),
             kept_by=None if result.kept is None else "prefilter" if item.classes is None else "image-classes",
+            unfamiliar=result.unfamiliar,
             ms=round(1000 * (time.perf_counter() - begun), 1),
             key=item.key,
             nbytes=nbytes,
@@ -477,7 +486,10 @@ class _Run:
         summary = self.summary
         summary.remaining = summary.images - summary.done - summary.skipped - len(summary.failed)
         summary.seconds = time.perf_counter() - started
-        _add_shares(summary, [self.entries.get(picture_id(item.image.path)) for item in self.plan.items])
+        entries = [self.entries.get(picture_id(item.image.path)) for item in self.plan.items]
+        _add_shares(summary, entries)
+        if self.profile.domain is not None:
+            summary.unfamiliar = sum(entry is not None and entry.unfamiliar is True for entry in entries)
         try:
             ordered = sorted(self.entries.values(), key=lambda entry: (entry.output or "", entry.path))
             write_journal(self.plan.output, ordered)
@@ -487,6 +499,7 @@ class _Run:
                 status=status,
                 finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
                 counts=summary.counts(),
+                unfamiliar=summary.unfamiliar,
             ).write(self.plan.output)
             self.record.finish(status)
         except OvsegError as error:

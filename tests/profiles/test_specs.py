@@ -140,7 +140,7 @@ def test_pinned_revisions_are_whole_commit_hashes():
         assert weights.repo.count("/") == 1
 
 
-BUNDLED = MINI.weights_for((*MINI.extractors, *MINI.extra_extractors))
+BUNDLED = (*MINI.weights_for((*MINI.extractors, *MINI.extra_extractors)), MINI.domain.weights)
 
 
 @pytest.mark.parametrize("weights", BUNDLED, ids=lambda w: w.part)

@@ -472,3 +472,51 @@ class TestColoursOfClasses:
             with Image.open(out / "SegmentationClass" / "a.png") as image:
                 assert image.getpalette()[3 * place : 3 * place + 3] == list(voc_colour(place)), "label maps keep VOC's"
         assert seen == [True, True], "the legend shows it as it is"
+
+
+# ------------------------------------------------------------------ pictures that the models know nothing of
+
+
+class Strange(Factory):
+    """Calls pictures without a class unfamiliar."""
+
+    def __call__(self):
+        loaded = super().__call__()
+        segment = loaded.segmenter.segment
+
+        def judged(image, classes=None):
+            result = segment(image, classes)
+            return replace(result, unfamiliar=set(result.shares) == {"background"})
+
+        loaded.segmenter.segment = judged
+        return loaded
+
+
+def test_unfamiliar_pictures_are_counted_and_noted_run_after_run(run, out, store, profile):
+    for segmented in (3, 0):
+        factory = Strange(store, profile, request())
+        summary, _ = run(factory=factory)
+        assert factory.segmented == segmented
+        assert summary.unfamiliar == 1
+        assert {path[-5:]: entry.unfamiliar for path, entry in read_journal(out).items()} == {
+            "a.png": False,
+            "b.png": False,
+            "c.png": True,
+        }
+        assert read_manifest(out).unfamiliar == 1
+
+
+def test_only_pictures_of_the_run_count(run, store, profile):
+    run(factory=Strange(store, profile, request()))
+    summary, _ = run(factory=Strange(store, profile, request()), inputs=("photos/a.png",))
+    assert summary.unfamiliar == 0
+
+
+def test_models_that_know_photographs_say_nothing(photos, store, out):
+    profile = get_profile("sd15")
+    wanted = request()
+    plan = plan_run(["photos"], out, wanted)
+    summary = run_folder(plan, Factory(store, profile, wanted), store, profile)
+    assert summary.unfamiliar is None
+    assert read_manifest(out).unfamiliar is None
+    assert {entry.unfamiliar for entry in read_journal(out).values()} == {None}
