@@ -37,8 +37,8 @@ Labels = tuple[Tensor, Tensor]
 Run = Callable[[Path], Labels]
 """From a file."""
 
-CONTEXT = 24
-"""Places of a text that the towers have; the longest text needs 18. What stands behind its end changes nothing."""
+CONTEXT = 16
+"""Places of a text that the towers have; the longest text needs 14. What stands behind its end changes nothing."""
 
 
 def main() -> None:
@@ -58,6 +58,8 @@ def main() -> None:
         photographs = write_photographs(folder)
         weights = folder / "ViT-B-16.pt"
         torch.save(clip_state(CONTEXT), weights)
+        for loaded in [name for name in sys.modules if name.partition(".")[0] == "open_clip"]:
+            del sys.modules[loaded]  # methods bring their own
         texts = Texts(arguments.texts)
         published = METHODS[arguments.method](arguments, folder, weights, texts)
         for case, make in published.items():
@@ -93,7 +95,7 @@ class Texts:
         self._known: dict[bytes, Tensor] = {}
         if path is not None and path.exists():
             self._known = torch.load(path)
-        self._fresh = False
+        self._fresh = 0
 
     def teach(self, model: Any) -> Any:
         """Let a model's `encode_text` look here first."""
@@ -110,7 +112,9 @@ class Texts:
                 self._known.update(
                     zip((key for key, there in zip(keys, known, strict=True) if not there), found, strict=True)
                 )
-                self._fresh = True
+                self._fresh += 1
+                if self._fresh % 10 == 0:
+                    self.keep()
             elif not hasattr(model, "compared"):
                 model.compared = float((encode(rows[:8]) - torch.stack([self._known[k] for k in keys[:8]])).abs().max())
                 print("texts differ by", model.compared, flush=True)
@@ -123,7 +127,7 @@ class Texts:
         """Leave them for the next method."""
         if self._path is not None and self._fresh:
             torch.save(self._known, self._path)
-        self._fresh = False
+        self._fresh = 0
 
 
 # --------------------------------------------------------------------------- mmsegmentation 1
@@ -133,6 +137,9 @@ def install_mmseg() -> None:
     """mmsegmentation, without the compiled part of mmcv, which nothing of this needs."""
     module("mmcv.ops", __getattr__=lambda _name: None)
     import mmseg.datasets.transforms  # noqa: F401  (registers them)
+    from mmengine.registry import init_default_scope
+
+    init_default_scope("mmseg")
 
 
 def class_file(path: Path, classes: Sequence[str], background: Sequence[str], mark: str) -> Path:
@@ -194,6 +201,11 @@ def openai_load(clip: Any, weights: Path, texts: Texts) -> None:
     """Let `clip.load` of a copy of OpenAI's package load a file, whatever the name it is asked for."""
     original = clip.load
     cache: list[Any] = []
+
+    def no_archive(*_arguments: Any, **_settings: Any) -> Any:
+        raise RuntimeError("not an archive of torch.jit; it is not read, so that it is not left at its end")
+
+    torch.jit.load = no_archive
 
     def load_weights(*_arguments: Any, **_settings: Any) -> tuple[Any, Any]:
         if not cache:
