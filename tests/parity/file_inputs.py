@@ -1,8 +1,8 @@
 """What both sides of `test_labels.py` are fed with: photographs as files, lists of classes, and networks.
 
-Weights follow from their names, as in `inputs.py`, but are shaped. With plain random weights all texts are alike, and so
-are all patches: rounding would decide the labels. Here the words of a text and the colours of a patch do. All weights
-are numbers of half precision, as the published ones are, so that code which converts them loses nothing.
+Weights follow from their names, as in `inputs.py`, but are shaped. With plain random weights all texts are alike, and
+so are all patches: rounding would decide the labels. Here the words of a text and the colours of a patch do. All
+weights are numbers of half precision, as the published ones are, so that code which converts them loses nothing.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def _text_parameter(name: str, shape: tuple[int, ...]) -> Floats:
     """The end token sees the words, and rare words more than common ones.
 
     The first half of the channels says where a token is and that it is there, the second what it means; values and the
-    projection read the second. The first block gathers the words, the others change little: as attention is nearly even,
-    blocks of equal strength would make all texts one.
+    projection read the second. The first block gathers the words, the others change little: as attention is nearly
+    even, blocks of equal strength would make all texts one.
     """
     values = parameter(name, shape)
     half = shape[-1] // 2

@@ -16,7 +16,6 @@ import os
 import runpy
 import sys
 import tempfile
-import types
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -246,7 +245,7 @@ def clearclip(arguments: argparse.Namespace, folder: Path, weights: Path, texts:
     module("BLIP.models")
     module("BLIP.models.blip_retrieval", blip_retrieval=None)
     module("gem")
-    segmentor = open_clip_segmentor(arguments, "clearclip_segmentor", "create_model", weights, texts)
+    segmentor = open_clip_segmentor(arguments, "clearclip_segmentor", weights, texts)
     changes = {"model_type": "ClearCLIP"}
     cases = [(name, name, changes) for name in ("voc21", "context60", "voc20")]
     return mmseg_cases(arguments.code, folder, segmentor.ClearCLIPSegmentation, cases, ",")
@@ -261,24 +260,22 @@ def proxyclip(arguments: argparse.Namespace, folder: Path, weights: Path, texts:
     module("mae.pos_embed", interpolate_pos_embed=None)
     module("openpyxl")
     nn.Module.half = lambda network: network  # type: ignore[method-assign,assignment]
-    segmentor = open_clip_segmentor(arguments, "proxyclip_segmentor", "create_model", weights, texts)
+    segmentor = open_clip_segmentor(arguments, "proxyclip_segmentor", weights, texts)
     sys.path.insert(0, str(arguments.dino))
     network = load("dino_transformer", arguments.dino / "vision_transformer.py").vit_base(patch_size=8, num_classes=0)
     fill_dino(network)
     torch.hub.load = lambda *_arguments, **_settings: network
-    cases: list[tuple[str, str, dict[str, Any]]] = [("voc21", "voc21", {}), ("voc20", "voc20", {})]
+    cases: list[tuple[str, str, dict[str, Any]]] = [(name, name, {}) for name in ("voc21", "context60", "voc20")]
     return mmseg_cases(arguments.code, folder, segmentor.ProxyCLIPSegmentation, cases, "; ")
 
 
-def open_clip_segmentor(
-    arguments: argparse.Namespace, name: str, create: str, weights: Path, texts: Texts
-) -> Any:
+def open_clip_segmentor(arguments: argparse.Namespace, name: str, weights: Path, texts: Texts) -> Any:
     """A segmentor on a copy of open_clip 2.2x, whose "download" is a file, in float32."""
     sys.path[:0] = [str(arguments.code), *([str(arguments.environment)] if arguments.environment else [])]
     openai = importlib.import_module("open_clip.openai")
     openai.download_pretrained_from_url = lambda *_arguments, **_settings: str(weights)
     segmentor = importlib.import_module(name)
-    original = getattr(segmentor, create)
+    original = segmentor.create_model
     cache: list[Any] = []
 
     def make(*args: Any, **settings: Any) -> Any:
@@ -286,7 +283,7 @@ def open_clip_segmentor(
             cache.append(texts.teach(original(*args, **(settings | {"precision": "fp32"}))))
         return cache[0]
 
-    setattr(segmentor, create, make)
+    segmentor.create_model = make
     return segmentor
 
 

@@ -30,6 +30,7 @@ CASES: dict[tuple[str, str], dict[str, Any]] = {
     ("clearclip", "context60"): {"background_words": ("background",), "threshold": 0.15},
     ("clearclip", "voc20"): PLAIN,
     ("proxyclip", "voc21"): VOC21,
+    ("proxyclip", "context60"): {"background_words": ("background",), "threshold": 0.15},
     ("proxyclip", "voc20"): PLAIN,
     ("maskclip", "voc20"): PLAIN,
     ("maskclip", "context59"): PLAIN,
