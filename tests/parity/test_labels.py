@@ -1,0 +1,79 @@
+"""From file to label map: `ovseg segment` against the published scripts, on the same weights and files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ovseg_cli.choices import SegmentOptions
+from ovseg_cli.files.images import open_image
+from ovseg_cli.segmenter import Segmenter
+from ovseg_cli.store import Store
+from tests.parity.file_inputs import BACKGROUND, LISTS, LabelModels, synonyms_of, write_photographs
+from tests.parity.inputs import golden
+
+AGREE = 0.995
+"""Share of the pixels that have the same label."""
+
+VOC21 = {"background_words": BACKGROUND}
+PLAIN = {"background": False}
+
+CASES: dict[tuple[str, str], dict[str, Any]] = {
+    ("sclip", "plain"): VOC21,
+    ("sclip", "voc20"): PLAIN | {"logit_scale": 40.0},
+    ("naclip", "voc21"): VOC21 | {"refine": "pamr"},
+    ("naclip", "plain"): VOC21,
+    ("naclip", "voc20"): PLAIN,
+    ("naclip", "context59"): PLAIN | {"windows": ((224, 112),)},
+    ("clearclip", "voc21"): {"background_words": ("background",)},
+    ("clearclip", "context60"): {"background_words": ("background",), "threshold": 0.15},
+    ("clearclip", "voc20"): PLAIN,
+    ("proxyclip", "voc21"): VOC21,
+    ("proxyclip", "context60"): {"background_words": ("background",), "threshold": 0.15},
+    ("proxyclip", "voc20"): PLAIN,
+    ("maskclip", "voc20"): PLAIN,
+    ("maskclip", "context59"): PLAIN,
+    ("gem", "cosine"): PLAIN,
+    ("clipsurgery", "cosine"): PLAIN,
+}
+"""What `segment` is asked for besides the method, to do as the published configuration does."""
+
+SHORT_SIDES = {("maskclip", "context59", "chelsea"): 346, ("maskclip", "context59", "astronaut"): 389}
+"""Where the published one is another for each picture: the long side becomes 520 pixels."""
+
+ONE_WORD = ("maskclip", "gem", "clipsurgery")
+"""Methods whose code has one word for each class."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """The models, an empty store and the photographs."""
+    folder = tmp_path_factory.mktemp("labels")
+    return LabelModels(), Store.open(folder / "store", profile="sd15"), write_photographs(folder)
+
+
+MAPS = [
+    pytest.param(method, case, name, id=f"{method}-{case}-{name}")
+    for method, case in CASES
+    for name in golden(f"labels-{method}-{case}")
+    if not name.endswith("-sure")
+]
+"""Photographs and lists of classes, such as "chelsea-60"."""
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(("method", "case", "name"), MAPS)
+def test_labels_of_a_file(method, case, name, world, tell):
+    """Every pixel of a photograph, by 5 classes or by 60."""
+    models, store, files = world
+    photograph, _, count = name.partition("-")
+    classes = LISTS[count]
+    synonyms = () if method in ONE_WORD else synonyms_of(classes)
+    side = SHORT_SIDES.get((method, case, photograph))
+    options = SegmentOptions(**CASES[method, case], synonyms=synonyms, short_side=side)
+    segmenter = Segmenter(models, store, classes, method=method, options=options)
+    ours = segmenter.segment(open_image(files[photograph])).ids
+    same = float((ours == golden(f"labels-{method}-{case}")[name]).mean())
+    tell("other labels", 1 - same)
+    assert same >= AGREE, f"{same:.4f} of the labels are the same"
