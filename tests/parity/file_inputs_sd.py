@@ -10,25 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from tests.benchmarks.sd15_models import clip_tokenizer
 from tests.mini import SD15_UNET
+from tests.parity.file_inputs import photographs
 from tests.parity.inputs import Floats, fill, golden, noise, parameter
 
-Picture = npt.NDArray[np.uint8]
-
 # --------------------------------------------------------------------------- photographs and classes
-
-
-def photographs() -> dict[str, Picture]:
-    """Two photographs of odd sizes, uint8 (H, W, 3): one lies, one stands; no side is a multiple of 14 or 16."""
-    from skimage import data
-
-    return {"chelsea": data.chelsea(), "astronaut": np.ascontiguousarray(data.astronaut()[:501, 60:435])}
 
 
 def write_photograph(name: str, path: Path) -> Path:
@@ -39,13 +30,6 @@ def write_photograph(name: str, path: Path) -> Path:
 
 FIVE = ("table", "cat", "cow", "bicycle", "mouse")
 """Those of sixty that these weights see most of in the photographs."""
-
-WORDS = (
-    *("ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea", "railway"),
-    *("railroad", "keyboard", "helmet", "cloud", "house", "mountain", "ocean", "road", "rock", "street", "valley"),
-    *("bridge", "sign"),
-)
-"""Words for the background that compete in CLIPer."""
 
 SIXTY = (
     *("aeroplane", "bag", "bed", "bedclothes", "bench", "bicycle", "bird", "boat", "book", "bottle", "building"),

@@ -34,8 +34,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ovseg_cli.methods.background import CLIPER_VOC_WORDS
 from tests.parity import file_inputs_sd as made
-from tests.parity.file_inputs_sd import photographs, write_photograph
+from tests.parity.file_inputs import photographs
+from tests.parity.file_inputs_sd import write_photograph
 from tests.parity.inputs import GOLDEN, write_golden
 from tests.parity.make_golden import module, replaced
 
@@ -161,7 +163,7 @@ def cliper(cases: list[str], code: Path, *, refinements: tuple[str, ...]) -> Non
         clip.load = lambda *_arguments, model=model, **_settings: (model, _transform(224))
         answers: list[Any] = []
         classes = made.SIXTY if many else made.FIVE
-        words = "background" if configuration.startswith("context") else ", ".join(made.WORDS)
+        words = "background" if configuration.startswith("context") else ", ".join(CLIPER_VOC_WORDS)
         text = yaml.safe_load((code / f"scripts/config/vit-{size[0]}-{size[1:]}/ovs_{configuration}.yaml").read_text())
         with voc_folder() as root:
             # Which of the lists is taken follows from the name of the folder.
