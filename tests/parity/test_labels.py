@@ -16,6 +16,9 @@ from tests.parity.inputs import golden
 AGREE = 0.995
 """Share of the pixels that have the same label."""
 
+AGREE_GELU = 0.994
+"""The same for MaskCLIP, whose code has GELU in the place of QuickGELU, which CLIP was trained with and ours has."""
+
 CASES: dict[tuple[str, str], dict[str, Any]] = {
     ("sclip", "voc21"): {},
     ("sclip", "voc20"): {},
@@ -70,4 +73,4 @@ def test_labels_of_a_file(method, case, name, world, tell):
     ours = segmenter.segment(open_image(files[photograph])).ids
     same = float((ours == golden(f"labels-{method}-{case}")[name]).mean())
     tell("other labels", 1 - same)
-    assert same >= AGREE, f"{same:.4f} of the labels are the same"
+    assert same >= (AGREE_GELU if method == "maskclip" else AGREE), f"{same:.4f} of the labels are the same"
