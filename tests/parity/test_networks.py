@@ -169,10 +169,13 @@ def test_features_of_dino(models, size, side, monkeypatch, tell):
 
 
 def kept_classes(models, names, number, limit):
+    """Joint prompts name the classes in the order of `names`, as the published code's do; ours have the alphabet's."""
     spec = replace(get_profile("sd15").prefilter, limit=limit)
-    return ClassPrefilter(models.clip, models.profile.clip, spec, names)(
-        as_tensor(picture(f"prefilter/{number}", 224, 224))
-    )
+    place = {name: f"{index:03}" for index, name in enumerate(names)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ovseg_cli.methods.prefilter.class_key", place.__getitem__)
+        prefilter = ClassPrefilter(models.clip, models.profile.clip, spec, names)
+    return prefilter(as_tensor(picture(f"prefilter/{number}", 224, 224)))
 
 
 def test_which_classes_the_prefilter_keeps(models, size, tell):
@@ -189,8 +192,9 @@ def test_which_classes_the_prefilter_keeps(models, size, tell):
 
 
 def test_which_of_too_many_candidates_the_prefilter_keeps(models, size):
-    """Where candidates are cut to the limit, the published code names them in joint prompts by falling probability,
-    and ours in the order of the list. For a list in that order the answers are the same.
+    """Where candidates are cut to the limit, the published code names them in joint prompts by falling probability.
+
+    In that order the answers are the same.
     """
     theirs = golden(f"prefilter-{size}")
     for number in range(len(theirs["kept_3"])):

@@ -186,6 +186,7 @@ def segmenter():
         profile=profile,
         device="cpu",
         precision="auto",
+        domain=None,
         feature_maps=lambda spec, crops: [scenes.colour_features(crops, spec.name, *EXTRACTORS[spec.name])],
     )
     return Segmenter(
@@ -199,7 +200,7 @@ def test_scores_and_labels_of_a_photograph(segmenter, mode, kept, monkeypatch, t
     if mode == "filtered":
         monkeypatch.setattr(segmenter, "_prefilter", lambda _picture: Kept(kept, (0.3, None)))
     scored = segmenter.score(scenes.photo())
-    result, scores = segmenter.label(scored), scored.scores
+    result, scores = segmenter.label(scored), scored.values
     theirs = golden("scores")
     everything = torch.full((len(scenes.CLASSES) + 1, *scores.shape[1:]), -1.0)
     everything[[0, *(place + 1 for place in kept)]] = scores.cpu()
