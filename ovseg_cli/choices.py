@@ -18,6 +18,7 @@ from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import ExtractorSpec, Profile, get_profile
 from ovseg_cli.profiles.prompts import TEMPLATE_SETS, TemplateSet
 from ovseg_cli.profiles.specs import DenseDefaults, InferenceSpec, PrefilterSpec, digest_of
+from ovseg_cli.prototypes.kinds import listed_kind
 from ovseg_cli.store.names import MAX_NAME_LENGTH, class_key, listed_names, shown_name
 from ovseg_cli.store.records import PrototypeKind
 
@@ -225,6 +226,8 @@ class Resolved:
     Attributes:
         prefilter: How classes are filtered before they compete; None for not at all.
         stuff: Which of the asked classes are stuff, as the store spells them.
+        unfiltered: Which of them the pre-filter always keeps: these, and what the word list calls stuff among those
+            without prototypes.
         known: Classes with prototypes that take part, in the order asked; empty for a method without prototypes.
         extractors: Whose scores are averaged; likewise.
         prototypes: Which kinds are matched; likewise.
@@ -240,6 +243,7 @@ class Resolved:
 
     prefilter: PrefilterSpec | None = None
     stuff: tuple[str, ...] = ()
+    unfiltered: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
     extractors: tuple[ExtractorSpec, ...] = ()
     prototypes: tuple[PrototypeKind, ...] = ()
@@ -275,7 +279,11 @@ def resolve_options(
     named = [name for name in classes if with_prototypes and (not with_words or store.has_class(name))]
     infos = [store.get_class(name) for name in named]
     stuff = tuple(info.name for info in infos if info.kind == "stuff")
-    resolved = Resolved(prefilter=_resolve_prefilter(profile, choice, options), stuff=stuff)
+    resolved = Resolved(
+        prefilter=_resolve_prefilter(profile, choice, options),
+        stuff=stuff,
+        unfiltered=(*stuff, *_listed_stuff(classes, infos, choice)),
+    )
     if with_prototypes:
         resolved = replace(
             resolved,
@@ -321,6 +329,16 @@ def _notes(resolved: Resolved, classes: Sequence[str], choice: MethodChoice, opt
         yield f"The class file's words for the background are not used: with {choice.method}, {why}."
     if resolved.vocabulary is not None and options.background and not resolved.known:
         yield from _notes_of_background(resolved, choice, options)
+
+
+def _listed_stuff(classes: Sequence[str], infos: Sequence[ClassInfo], choice: MethodChoice) -> Iterator[str]:
+    """Classes without prototypes that the word list calls stuff.
+
+    Methods that find every class somewhere are left out: they would paint all of it into every picture.
+    """
+    known = {class_key(info.name) for info in infos}
+    if KNOWN_METHODS[choice.method].background != "own":
+        yield from (name for name in classes if class_key(name) not in known and listed_kind(name) == "stuff")
 
 
 def _notes_of_background(resolved: Resolved, choice: MethodChoice, options: SegmentOptions) -> Iterator[str]:
@@ -460,7 +478,7 @@ def plan_settings(
             "revision": weights.revision,
             "mean": list(profile.clip.mean),
             "std": list(profile.clip.std),
-            "stuff": list(resolved.stuff),
+            "stuff": list(resolved.unfiltered),
         }
     if profile.domain is not None:  # part of the answer: whether the models know such pictures
         settings["domain"] = profile.domain.weights.revision

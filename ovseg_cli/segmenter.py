@@ -192,8 +192,10 @@ class Segmenter:
             if not resolved.known and options.background and options.threshold is None:
                 self.threshold = self._dense.threshold
         spec = resolved.prefilter
-        self._prefilter = None if spec is None else _class_prefilter(models, store, self.names, resolved.stuff, spec)
-        self._filters_by = (spec, resolved.stuff, self.names)
+        self._prefilter = (
+            None if spec is None else _class_prefilter(models, store, self.names, resolved.unfiltered, spec)
+        )
+        self._filters_by = (spec, resolved.unfiltered, self.names)
 
     @property
     def method(self) -> str:

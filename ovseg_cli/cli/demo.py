@@ -84,6 +84,8 @@ def demo(
     labels = gt or pictures.parent / "labels"
     if gt is not None and not gt.is_dir():
         raise LabelError(f"There is no folder {gt} with labels. Name it with --gt, or leave that out to score nothing.")
+    if common.options.store is not None:
+        common.out.note(f"the demo keeps a store of its own in {folder}; --dir names another folder")
     common.options = replace(common.options, store=folder / "store", profile=common.options.profile or "mini")
     output, sheet = folder / "ovseg-out", folder / "contact-sheet.png"
     found = discover([str(pictures)])  # complains now, not after a minute of making classes

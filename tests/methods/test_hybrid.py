@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ovseg_cli.choices import SegmentOptions
+from ovseg_cli.choices import SegmentOptions, resolve_method, resolve_options
 from ovseg_cli.methods.hybrid import hybrid_scores
 from ovseg_cli.methods.prefilter import Kept
 from ovseg_cli.profiles import get_profile
@@ -239,3 +239,17 @@ def test_what_weighs_the_two_is_part_of_the_digest(store):
     assert [name for name, _ in settings["prototypes"]] == ["cat", "apple"]
     assert settings["words"]["classes"] == list(MIXES["half"])
     assert "hybrid" not in segmenter(store, MIXES["half"], "gem").settings
+
+
+def test_stuff_without_prototypes_passes_the_filter_too(store):
+    """By the bundled list: what a text says of a picture is seldom the sky that is in it."""
+    names = ["cat", "sky", "dog"]
+    assert store.has_class("cat")
+    assert not store.has_class("sky")
+    for method, kept in (("hybrid", True), ("gem", True), ("aggsd", False)):
+        choice = resolve_method(store, names, method)
+        resolved = resolve_options(store, MINI, names, choice, SegmentOptions(prefilter=True))
+        assert ("sky" in resolved.unfiltered) == kept
+        assert "cat" not in resolved.unfiltered
+    ours = segmenter(store, names, prefilter=True).segment(example_scene(SCENE))
+    assert "sky" in ours.kept

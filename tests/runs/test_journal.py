@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ovseg_cli.errors import OutputError
+from ovseg_cli.runs import journal
 from ovseg_cli.runs.journal import JOURNAL_NAME, Entry, Journal, is_intact, read_journal, write_journal, written
 
 shares = st.dictionaries(st.text(), st.floats(0, 1), max_size=3)
@@ -175,3 +177,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / JOURNAL_NAME).mkdir()
     with pytest.raises(OutputError, match="Cannot write"):
         Journal(tmp_path, [])
+
+
+def test_every_field_of_an_entry_is_checked():
+    assert set(journal._CHECKS) == {field.name for field in fields(Entry)}
