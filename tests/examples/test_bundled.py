@@ -55,7 +55,8 @@ def test_each_label_fits_its_picture(image: Path) -> None:
 
 def test_the_label_map_is_that_of_the_renderer() -> None:
     stored = read_labelmap(FOLDER / "labels" / "labelmap.txt")
-    assert stored == label_map()
+    made = label_map()
+    assert (stored.names, stored.ids, stored.colours) == (made.names, made.ids, made.colours)
     assert len(stored.names) == 1 + len(THING_NAMES) + len(STUFF_NAMES)
     assert set(FOCUS) <= set(stored.names)
 

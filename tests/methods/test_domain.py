@@ -46,7 +46,7 @@ def test_any_size_gets_an_answer(size):
 
 def test_models_that_know_photographs_say_nothing():
     assert SD15.domain is None
-    assert Models(SD15, "cpu", offline=True).domain is None
+    assert Models(SD15, "cpu").domain is None
 
 
 def test_a_batch_gets_the_answers_of_its_pictures():
