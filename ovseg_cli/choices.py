@@ -320,7 +320,8 @@ def resolve_options(
 
 def _notes(resolved: Resolved, classes: Sequence[str], choice: MethodChoice, options: SegmentOptions) -> Iterator[str]:
     """What people may not expect, besides what the vocabulary says."""
-    if choice.method == "prototype" and len(classes) == 1 and not options.background:
+    told = resolved.vocabulary is not None and 0 not in resolved.vocabulary.owner  # by the vocabulary
+    if len(classes) == 1 and not options.background and not told:
         yield f"Nothing competes with {shown_name(classes[0])}, so all of a picture becomes it: add classes."
     if options.background_words and not options.background:
         yield "The class file's words for the background are not used, as no pixel may belong to it (--no-background)."

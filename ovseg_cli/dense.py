@@ -121,7 +121,7 @@ def _own_settings(profile: Profile, method: str, own: DenseDefaults, *, backgrou
     if SCORERS[method] is PhraseScorer:
         # Windows are for CLIP. A diffusion model that looks for classes finds every one in every window.
         side = _phrase_side(profile.generator)
-        return replace(own, windows=(), whole_image=True, short_side=side, squash=side)
+        own = replace(own, windows=(), whole_image=True, short_side=side, squash=side)
     if SCORERS[method] is CliperScorer:
         published, tuned = published_rows(profile, method)["voc21" if background else "voc20"], profile.clip.cliper
         settings = replace(
