@@ -99,7 +99,9 @@ def test_many_writers_lose_nothing(tmp_path: Path) -> None:
         writer.stdin.flush()
     for writer in writers:
         output, errors = writer.communicate(timeout=60)
-        assert (writer.returncode, errors) == (0, "")
+        # On a busy machine one may wait so long that it says so.
+        unexpected = [line for line in errors.splitlines() if "waiting for another ovseg process" not in line]
+        assert (writer.returncode, unexpected) == (0, [])
         said.append(output)
     assert "".join(said).count("exists shared") == 2
     with Store.open(path) as store:
