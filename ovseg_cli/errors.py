@@ -17,6 +17,7 @@
     │   ├── ClassChangedError       another process changed the class meanwhile
     │   └── StoreReadOnlyError
     ├── WeightsError                a profile's weights are not here and cannot be fetched
+    ├── MethodError                 a method of another package that cannot be run
     ├── GenerationError             the generator gave no usable support set
     ├── ImageError                  one image that cannot be read
     ├── BundleError                 a file of exported classes that cannot be read or written
@@ -101,6 +102,10 @@ class StoreReadOnlyError(StoreError):
 
 class WeightsError(OvsegError):
     """The weights of a profile are not on this machine and could not be fetched."""
+
+
+class MethodError(OvsegError):
+    """A method whose code cannot be imported, or is none."""
 
 
 class GenerationError(OvsegError):

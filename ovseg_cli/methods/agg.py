@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -17,28 +16,7 @@ from torch.nn import functional as F
 
 from ovseg_cli.backbones.diffusion import PhrasedPrompt
 from ovseg_cli.methods.diffusion_defaults import DiffusionDefaults
-from ovseg_cli.profiles.specs import IMAGENET_MEAN, IMAGENET_STD, DenseDefaults
-
-_GEM = DenseDefaults(short_side=448, whole_image=True, squash=448, templates="single", logit_scale=100.0)
-
-ROWS: Mapping[str, DenseDefaults] = MappingProxyType(
-    {
-        "voc21": replace(_GEM, logit_scale=10.0),
-        "context59": _GEM,
-        "coco-stuff": _GEM,
-        "cityscapes": _GEM,
-    }
-)
-"""The settings of `notebooks/clip/*.ipynb` of langseg, with MetaCLIP-400M ViT-B/16 (section 4.1), for AggGEM,
-DiffSegClust and SpecClust. On VOC the temperature is 0.1, and the background is `doubt_background`, without words; the
-other data sets have none. Labels are measured at 320 x 320 pixels there."""
-
-WHOLE = DenseDefaults(short_side=512, whole_image=True, squash=512)
-"""The geometry of methods that look for classes with the diffusion model: the picture squashed to its square."""
-
-AGGSD_ROWS: Mapping[str, DenseDefaults] = MappingProxyType(
-    dict.fromkeys(("voc21", "context59", "coco-stuff", "cityscapes"), WHOLE)
-)
+from ovseg_cli.profiles.specs import IMAGENET_MEAN, IMAGENET_STD
 
 AGGGEM_DIFFUSION = DiffusionDefaults(padded=False, noise_seed=0, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 """Stable Diffusion 1.5, an empty prompt of two tokens, t = 100, every self-attention layer of at most 64 x 64 tokens.

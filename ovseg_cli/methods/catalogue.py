@@ -1,157 +1,343 @@
-"""The methods by name, for people and for the command line. Nothing heavy is imported here."""
+"""All facts of every method, for people and for the program. Nothing heavy is imported here.
+
+A method is one record (`Method`) and the class that its `scorer` names, which is imported when the method is run. What
+the command line, the help texts, the explanations and the documentation say of methods follows from the records.
+
+Other packages add methods under the entry-point group `ovseg.methods`: the entry's name is the method's, and it points
+to a record. A record's module is imported to list the methods, so it should bring no torch; the scorer's may.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module, metadata
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
-from ovseg_cli.errors import UsageError
+from ovseg_cli.errors import MethodError, UsageError
+from ovseg_cli.methods import published
+from ovseg_cli.profiles.specs import DenseDefaults
+
+GROUP = "ovseg.methods"
+"""The entry-point group of methods from other packages."""
+
+log = logging.getLogger("ovseg_cli")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MethodInfo:
-    """What people should know of a method.
+class Method:
+    """What is to be known of a method before it is run.
 
     Attributes:
         title: Its name as its authors write it.
         source: The paper.
         gist: How it works, in half a sentence.
-        prefilter: Whether the class pre-filter is part of it, so that it is on unless the profile or the user says no.
-        explained: Whether `ovseg explain` can take its scores apart.
+        reads: What pictures are compared with: prototypes of the store ("prototypes"); words, by CLIP ("words");
+            prototypes of the classes that have some and words for the others ("both"); class names, by the diffusion
+            model in a prompt of the method's own ("names").
+        networks: What it needs of a profile besides its extractors: CLIP ("clip"), the diffusion model ("generator"),
+            and a self-supervised network that lends its features ("proxy").
+        scorer: "module:class", the class a `ovseg_cli.scorers.words.WordScorer`; empty for methods that read
+            prototypes.
+        settings: Published settings by data set, for ViT-B/16. Those of "voc21" are taken where nobody names a data
+            set, without background those of "voc20" or "context59", and where there is none of them, the first.
+        settings_large: The same for ViT-L/14; empty where they are the same.
         background: How pixels become background: by background prototypes ("prototypes"); by words for it and by a
             threshold on probabilities ("words"); where in addition no class is probable ("doubt"); by a map or a
             score of its own ("own").
+        prefilter: Whether the class pre-filter is part of it, so that it is on unless the profile or the user says no.
+        explained: Whether `ovseg explain` can take its scores apart: those of prototypes, and of words those whose
+            scorer is a `ovseg_cli.scorers.tokens.TokenScorer`.
     """
 
     title: str
     source: str
     gist: str
+    reads: Literal["prototypes", "words", "both", "names"] = "words"
+    networks: tuple[Literal["clip", "generator", "proxy"], ...] = ("clip",)
+    scorer: str = ""
+    settings: Mapping[str, DenseDefaults] = field(default_factory=dict)
+    settings_large: Mapping[str, DenseDefaults] = field(default_factory=dict)
+    background: Literal["prototypes", "words", "doubt", "own"] = "words"
     prefilter: bool = False
     explained: bool = False
-    background: Literal["prototypes", "words", "doubt", "own"] = "words"
+
+    def __post_init__(self) -> None:
+        if self.reads_words and not (self.scorer and self.settings):
+            raise ValueError(f"{self.title} reads words, so it needs a scorer and settings")
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether it needs nothing of the store."""
+        return self.reads in ("words", "names")
+
+    @property
+    def matches_prototypes(self) -> bool:
+        """Whether it looks for prototypes in the store."""
+        return self.reads in ("prototypes", "both")
+
+    def rows(self, *, large: bool = False) -> Mapping[str, DenseDefaults]:
+        """Its published settings by data set, for a size of CLIP."""
+        return self.settings_large if large and self.settings_large else self.settings
 
 
-METHODS = MappingProxyType(
+_TOKENS = "ovseg_cli.scorers.tokens:"
+_LE = "Le, EPFL 2023"
+_DIFFUSION: tuple[Literal["clip", "generator"], ...] = ("clip", "generator")
+
+_OWN: Mapping[str, Method] = MappingProxyType(
     {
-        "prototype": MethodInfo(
-            explained=True,
-            background="prototypes",
+        "prototype": Method(
             title="OVDiff",
             source="Karazija et al., ECCV 2024",
             gist="nearest prototype of the store",
-            prefilter=True,
-        ),
-        "hybrid": MethodInfo(
+            reads="prototypes",
             background="prototypes",
+            prefilter=True,
+            explained=True,
+        ),
+        "hybrid": Method(
             title="hybrid",
             source="ours",
             gist="prototypes and a dense CLIP method together, for any mix of classes with and without prototypes",
+            reads="both",
+            background="prototypes",
             prefilter=True,
         ),
-        "maskclip": MethodInfo(
-            explained=True,
+        "maskclip": Method(
             title="MaskCLIP",
             source="Zhou et al., ECCV 2022",
             gist="each patch keeps its own value in CLIP's last block",
-        ),
-        "clipsurgery": MethodInfo(
+            scorer=_TOKENS + "MaskClip",
+            settings=published.MASKCLIP,
             explained=True,
+        ),
+        "clipsurgery": Method(
             title="CLIP Surgery",
             source="Li et al., Pattern Recognition 2025",
             gist="value-value attention in a second stream over the last blocks",
-        ),
-        "sclip": MethodInfo(
+            scorer=_TOKENS + "ClipSurgery",
+            settings=published.CLIP_SURGERY,
             explained=True,
+        ),
+        "sclip": Method(
             title="SCLIP",
             source="Wang et al., ECCV 2024",
             gist="query-query and key-key attention in the last block",
-        ),
-        "clearclip": MethodInfo(
+            scorer=_TOKENS + "Sclip",
+            settings=published.SCLIP,
             explained=True,
+        ),
+        "clearclip": Method(
             title="ClearCLIP",
             source="Lan et al., ECCV 2024",
             gist="query-query attention, without residual and feed-forward part",
-        ),
-        "naclip": MethodInfo(
+            scorer=_TOKENS + "ClearClip",
+            settings=published.CLEARCLIP,
             explained=True,
+        ),
+        "naclip": Method(
             title="NACLIP",
             source="Hajimiri et al., WACV 2025",
             gist="key-key attention that favours a patch's neighbours",
-        ),
-        "gem": MethodInfo(
+            scorer=_TOKENS + "Naclip",
+            settings=published.NACLIP,
             explained=True,
+        ),
+        "gem": Method(
             title="GEM",
             source="Bousselham et al., CVPR 2024",
             gist="self-self attention in a second stream over the last blocks",
-        ),
-        "proxyclip": MethodInfo(
+            scorer=_TOKENS + "Gem",
+            settings=published.GEM,
             explained=True,
+        ),
+        "proxyclip": Method(
             title="ProxyCLIP",
             source="Lan et al., ECCV 2024",
             gist="the affinity of DINO's features as CLIP's last attention",
+            networks=("clip", "proxy"),
+            scorer=_TOKENS + "ProxyClip",
+            settings=published.PROXYCLIP,
+            explained=True,
         ),
-        "cliper-coarse": MethodInfo(
+        "cliper-coarse": Method(
             title="CLIPer without refinement",
             source="Sun et al., ICCV 2025",
             gist="early layers' embeddings and attention through the last block",
+            scorer="ovseg_cli.scorers.cliper:CoarseCliper",
+            settings=published.CLIPER,
+            settings_large=published.CLIPER_LARGE,
         ),
-        "cliper": MethodInfo(
+        "cliper": Method(
             title="CLIPer",
             source="Sun et al., ICCV 2025",
             gist="the same, sharpened by the diffusion model's self-attention",
+            networks=_DIFFUSION,
+            scorer="ovseg_cli.scorers.cliper:Cliper",
+            settings=published.CLIPER,
+            settings_large=published.CLIPER_LARGE,
         ),
-        "agggem": MethodInfo(
-            background="doubt",
+        "agggem": Method(
             title="AggGEM",
-            source="Le, EPFL 2023",
+            source=_LE,
             gist="GEM's maps spread by the diffusion model's self-attention",
-        ),
-        "diffsegclust": MethodInfo(
-            background="doubt", title="DiffSegClust", source="Le, EPFL 2023", gist="DiffSeg's regions, labelled by GEM"
-        ),
-        "specclust": MethodInfo(
+            networks=_DIFFUSION,
+            scorer="ovseg_cli.scorers.spread:AggGem",
+            settings=published.LANGSEG,
             background="doubt",
-            title="SpecClust",
-            source="Le, EPFL 2023",
-            gist="spectral clusters of self-attention, labelled by GEM",
         ),
-        "aggsd": MethodInfo(
-            background="own",
+        "diffsegclust": Method(
+            title="DiffSegClust",
+            source=_LE,
+            gist="DiffSeg's regions, labelled by GEM",
+            networks=_DIFFUSION,
+            scorer="ovseg_cli.scorers.spread:DiffSegClust",
+            settings=published.LANGSEG,
+            background="doubt",
+        ),
+        "specclust": Method(
+            title="SpecClust",
+            source=_LE,
+            gist="spectral clusters of self-attention, labelled by GEM",
+            networks=_DIFFUSION,
+            scorer="ovseg_cli.scorers.spread:SpecClust",
+            settings=published.LANGSEG,
+            background="doubt",
+        ),
+        "aggsd": Method(
             title="AggSD",
-            source="Le, EPFL 2023",
+            source=_LE,
             gist="the diffusion model's own cross-attention for the picture's classes",
+            reads="names",
+            networks=("generator",),
+            scorer="ovseg_cli.scorers.phrases:AggSd",
+            settings=published.AGGSD,
+            background="own",
             prefilter=True,
         ),
-        "diffsegmenter": MethodInfo(
-            background="own",
+        "diffsegmenter": Method(
             title="DiffSegmenter",
             source="Wang et al., arXiv 2309.02773",
             gist="cross-attention for one class at a time, completed by self-attention",
+            reads="names",
+            networks=("generator",),
+            scorer="ovseg_cli.scorers.phrases:DiffSegmenter",
+            settings=published.DIFFSEGMENTER,
+            background="own",
             prefilter=True,
         ),
     }
 )
+
+
+class Catalogue(Mapping[str, Method]):
+    """Methods by name: ovseg's own, and those of other packages, which are looked for when they are first needed."""
+
+    def __init__(self, own: Mapping[str, Method]) -> None:
+        self._own = own
+        self._others: dict[str, tuple[Method, str]] | None = None
+
+    def __getitem__(self, name: str) -> Method:
+        return self._own[name] if name in self._own else self._found()[name][0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._own, *self._found()))
+
+    def __len__(self) -> int:
+        return len(self._own) + len(self._found())
+
+    def origin(self, name: str) -> str | None:
+        """The package and version that a method comes from; None for ovseg's own."""
+        return None if name in self._own else self._found()[name][1]
+
+    def _found(self) -> Mapping[str, tuple[Method, str]]:
+        if self._others is None:
+            self._others = {}
+            for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
+                found = self._load(entry)
+                if found is not None:
+                    self._others[entry.name] = (found, _version_of(entry))
+        return self._others
+
+    def _load(self, entry: metadata.EntryPoint) -> Method | None:
+        """The record of an entry point; None, with a warning, where it cannot be taken: the others work without it."""
+        reason = None
+        if entry.name in self._own or entry.name in (self._others or ()) or entry.name == "auto":
+            reason = "there is another method of this name"
+        else:
+            try:
+                found = entry.load()
+            except Exception as error:  # whatever somebody's module does when it is imported
+                reason = f"{type(error).__name__}: {error}"
+            else:
+                if isinstance(found, Method):
+                    return found
+                reason = f"{entry.value} is no ovseg_cli.methods.catalogue.Method"
+        log.warning("The method %r of %s is left out: %s.", entry.name, _version_of(entry), reason)
+        return None
+
+
+def _version_of(entry: metadata.EntryPoint) -> str:
+    return "an unknown package" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+
+
+METHODS = Catalogue(_OWN)
 """Every method by name."""
 
-DENSE_METHODS = tuple(name for name in METHODS if name not in ("prototype", "hybrid"))
-"""Methods that need words only."""
+
+def word_methods() -> tuple[str, ...]:
+    """Names of the methods that need words only."""
+    return tuple(name for name, method in METHODS.items() if method.reads_words)
 
 
-def check_explained(method: str, why: str = "") -> None:
+def check_method(name: str) -> None:
+    """Refuse a method that there is not.
+
+    Raises:
+        UsageError: It is neither "auto" nor one of `METHODS`.
+    """
+    if name != "auto" and name not in METHODS:
+        raise UsageError(f"Unknown method {name!r}. Methods: auto, {', '.join(METHODS)}.")
+
+
+def check_explained(name: str, why: str = "") -> None:
     """Refuse a method whose scores cannot be taken apart.
 
     Args:
-        method: Its name.
+        name: Its name.
         why: Why it was taken, for the message; empty where it was asked for.
 
     Raises:
         UsageError: It is such a method.
     """
-    if not METHODS[method].explained:
-        able = ", ".join(name for name, info in METHODS.items() if info.explained)
+    if not METHODS[name].explained:
         because = f", which was taken because of {why}," if why else ""
         raise UsageError(
-            f"The scores of {method}{because} cannot be taken apart. Explained can be: {able}; "
-            "segment with one of these as --method."
+            f"The scores of {name}{because} cannot be taken apart. Explained can be: "
+            f"{', '.join(explained_methods())}; segment with one of these as --method."
         )
+
+
+def explained_methods() -> tuple[str, ...]:
+    """Names of the methods whose scores `ovseg explain` can take apart."""
+    return tuple(name for name, method in METHODS.items() if method.explained)
+
+
+def scorer_of(name: str) -> Callable[..., Any]:
+    """The class that makes scores by a method.
+
+    Raises:
+        MethodError: The record names none, or one that cannot be imported.
+    """
+    module, _, attribute = METHODS[name].scorer.partition(":")
+    try:
+        return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+    except (ImportError, AttributeError, ValueError) as error:
+        whose = METHODS.origin(name) or "ovseg"
+        raise MethodError(
+            f"The method {name!r} of {whose} cannot be run: its scorer {METHODS[name].scorer!r} cannot be imported "
+            f"({error}). Install the package anew, or take another --method."
+        ) from error

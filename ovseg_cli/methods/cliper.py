@@ -21,100 +21,19 @@ patches, and all thresholds are for maps at the image's own size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import BlockTrace, attention_matrices, some_heads
-from ovseg_cli.methods.background import CLIPER_OBJECT_WORDS, CLIPER_VOC_WORDS, ONE_WORD
-from ovseg_cli.profiles.specs import DenseDefaults
+from ovseg_cli.methods.published import CliperSettings
 
 TIMESTEP = 101
 """The 46th of the 51 timesteps that a PNDM sampler of 50 steps goes through; the paper's "time-step 45"."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CliperSettings(DenseDefaults):
-    """What CLIPer's code is run with on one data set.
-
-    Background words take part in the softmax whether or not the data set has a background. A class wins where its map
-    reaches `threshold`; a threshold of 0 stands for a background that scores (1 - best class) squared.
-
-    Attributes:
-        layer: The embedding whose map is added once more, multiplied by the fused attention; from the end.
-        attention_threshold: Share of its maximum that an entry has to reach, in that map and in the matrices of
-            Stable Diffusion.
-        score_threshold: Classes that do not score more than this in an image are left out of it.
-        stretch: Whether each class's map is stretched to [0, 1] before it is compared with the others.
-    """
-
-    layer: int = -1
-    attention_threshold: float = 0.1
-    score_threshold: float = 0.0
-    stretch: bool = False
-
-
-def _settings(
-    logit_scale: float,
-    attention: float,
-    score: float,
-    background: float,
-    *,
-    layer: int = -1,
-    templates: Literal["imagenet", "car"] = "car",
-    short_side: int = 336,
-    stretch: bool = False,
-    words: tuple[str, ...] = ONE_WORD,
-) -> CliperSettings:
-    return CliperSettings(
-        short_side=short_side,
-        whole_image=True,
-        templates=templates,
-        logit_scale=logit_scale,
-        background_words=words,
-        threshold=background,
-        positions="bilinear",
-        layer=layer,
-        attention_threshold=attention,
-        score_threshold=score,
-        stretch=stretch,
-    )
-
-
-ROWS: Mapping[str, CliperSettings] = MappingProxyType(
-    {
-        "voc21": _settings(100, 0.1, 0.7, 0.6, stretch=True, words=CLIPER_VOC_WORDS),
-        "voc20": _settings(100, 0.1, 0.0, 0.001, words=CLIPER_VOC_WORDS),
-        "context60": _settings(100, 0.2, 0.45, 0.45),
-        "context59": _settings(100, 0.2, 0.3, 0.3),
-        "coco-object": _settings(50, 0.2, 0.3, 0.3, templates="imagenet", words=CLIPER_OBJECT_WORDS),
-        "coco-stuff": _settings(50, 0.2, 0.1, 0.1),
-        "ade150": _settings(100, 0.2, 0.3, 0.3),
-        "cityscapes": _settings(100, 0.35, 0.0, 0.0001, templates="imagenet", short_side=560),
-    }
-)
-"""Settings of ViT-B/16 by data set: the files ``scripts/config/vit-b-16`` of the published code, without their sliding
-windows (of 336 or 224 on VOC21, Context and COCO-Object, blended half and half). Without windows they make the figures
-of its README, which are above the paper's."""
-
-ROWS_LARGE: Mapping[str, CliperSettings] = MappingProxyType(
-    {
-        "voc21": _settings(50, 0.1, 0.5, 0.4, layer=-2, stretch=True, words=CLIPER_VOC_WORDS),
-        "voc20": _settings(70, 0.2, 0.1, 0.0001, words=CLIPER_VOC_WORDS),
-        "context60": _settings(50, 0.2, 0.3, 0.3, layer=-2, templates="imagenet"),
-        "context59": _settings(100, 0.2, 0.45, 0.45, layer=-2),
-        "coco-object": _settings(50, 0.1, 0.5, 0.5, layer=-2, templates="imagenet", words=CLIPER_OBJECT_WORDS),
-        "coco-stuff": _settings(50, 0.2, 0.2, 0.2, layer=-2, templates="imagenet"),
-        "ade150": _settings(50, 0.2, 0.2, 0.2, templates="imagenet"),
-        "cityscapes": _settings(100, 0.35, 0.0, 0.0001, short_side=448),
-    }
-)
-"""The same of ViT-L/14, ``scripts/config/vit-l-14``."""
 
 # --------------------------------------------------------------------------- texts
 

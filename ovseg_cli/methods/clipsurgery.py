@@ -6,35 +6,16 @@ Li et al., "A Closer Look at the Explainability of Contrastive Language-Image Pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import BlockTrace
-from ovseg_cli.profiles.specs import DenseDefaults
 
 SURGERY_BLOCKS = 6
 """The last blocks that are operated on: the code's comment says 7, and its loop, ``range(1, 7)``, does 6."""
-
-ROWS: Mapping[str, DenseDefaults] = MappingProxyType(
-    {
-        "demo": DenseDefaults(
-            short_side=512,
-            whole_image=True,
-            squash=512,
-            templates="imagenet-scene",
-            logit_scale=100.0,
-            positions="bilinear",
-        )
-    }
-)
-"""The code for segmentation is unpublished. The authors' answers (issues 25 and 32 of the repository) say that a patch
-gets the foreground class of the largest cosine with the new path, without feature surgery. 512 x 512 is the larger size
-of `demo.py`. The logit scale, which does not change the largest, is CLIP's own. There is no background.
-"""
 
 
 def surgery_tokens(blocks: Sequence[BlockTrace]) -> Tensor:

@@ -9,21 +9,14 @@ class pre-filter.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.diffusion import PhrasedPrompt
-from ovseg_cli.methods.agg import WHOLE, min_max, stretch
+from ovseg_cli.methods.agg import min_max, stretch
 from ovseg_cli.methods.diffusion_defaults import DiffusionDefaults
-from ovseg_cli.profiles.specs import DenseDefaults
-
-ROWS: Mapping[str, DenseDefaults] = MappingProxyType(
-    dict.fromkeys(("voc21", "context60", "coco-object"), replace(WHOLE, resample="bilinear"))
-)
 
 DIFFUSION = DiffusionDefaults(emphasis=1.1**2, finest_self_attention=True)
 """The settings of `open_vocabulary/*/ptp_stable_*.py`: Stable Diffusion 1.5, t = 100, one pass for each class.

@@ -6,25 +6,16 @@ Where the paper and its published code differ, this follows the code, which made
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import BlockTrace
-from ovseg_cli.profiles.specs import DenseDefaults
 
 GEM_BLOCKS = 6
 """The last blocks that carry the stream: ``range(1, gem_depth)`` with ``gem_depth = 7`` in the published code."""
-
-ROWS: Mapping[str, DenseDefaults] = MappingProxyType(
-    {"demo": DenseDefaults(short_side=448, whole_image=True, squash=448, templates="single", logit_scale=100.0)}
-)
-"""The settings of WalBouss/GEM. Its evaluation is unpublished; `batched_forward` multiplies cosines by 100. Its maps
-are stretched to [0, 1] for each class, which is for single maps; here classes compete by their probabilities. There is
-no background."""
 
 
 def self_self_attention(features: Tensor, values: Tensor, temperature: Tensor, *, iterations: int = 1) -> Tensor:

@@ -20,116 +20,11 @@ text space by `ClipBackbone.embed`. Attention matrices are never held for all he
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import BlockTrace
-from ovseg_cli.methods.background import ONE_WORD, SCLIP_WORDS
-from ovseg_cli.profiles.specs import IMAGENET_MEAN, IMAGENET_STD, DenseDefaults
-
-# Settings by data set: the configurations of the published code. mmcv resizes pictures with OpenCV, and no side becomes
-# longer than 2048 pixels.
-
-_MMCV: dict[str, Any] = {"long_side": 2048, "resample": "bilinear", "patches": "floor"}
-
-MASKCLIP_ROWS: Mapping[str, DenseDefaults] = MappingProxyType(
-    {
-        name: DenseDefaults(
-            short_side=short_side,
-            long_side=long_side,
-            resample="bilinear",
-            whole_image=True,
-            patches="pad",
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            templates="imagenet-scene",
-            logit_scale=100.0,
-            positions="bicubic-sharp",
-        )
-        for name, short_side, long_side in (
-            ("voc20", 512, 2048),
-            ("context59", 520, 520),
-            ("coco-stuff", 512, 2048),
-        )
-    }
-)
-"""chongzhou96/MaskCLIP, `configs/maskclip/maskclip_vit16_*.py`.
-
-It has no background. Pictures are normalised with ImageNet's numbers, and padded to whole patches. Cosines are
-multiplied by 100 where it needs probabilities (`maskclip_head.py`).
-"""
-
-_SCLIP: dict[str, Any] = {**_MMCV, "windows": ((224, 112),), "positions": "bicubic-tenth"}
-
-SCLIP_ROWS: Mapping[str, DenseDefaults] = MappingProxyType(
-    {
-        "voc21": DenseDefaults(
-            **_SCLIP,
-            short_side=336,
-            logit_scale=65.0,
-            background_words=SCLIP_WORDS,
-            threshold=0.1,
-            area_threshold=0.1,
-        ),
-        "voc20": DenseDefaults(**_SCLIP, short_side=336),
-        "context60": DenseDefaults(
-            **_SCLIP, short_side=336, logit_scale=50.0, background_words=ONE_WORD, threshold=0.1
-        ),
-        "context59": DenseDefaults(**_SCLIP, short_side=336),
-        "coco-object": DenseDefaults(
-            **_SCLIP, short_side=336, logit_scale=50.0, background_words=SCLIP_WORDS, threshold=0.1
-        ),
-        "coco-stuff": DenseDefaults(**_SCLIP, short_side=448),
-        "ade150": DenseDefaults(**_SCLIP, short_side=336),
-        "cityscapes": DenseDefaults(**_SCLIP, short_side=560),
-    }
-)
-"""wangf3014/SCLIP, `configs/cfg_*.py`. On VOC, classes that cover less than a tenth of the foreground are dropped."""
-
-_CLEARCLIP: dict[str, Any] = {
-    **_MMCV,
-    "short_side": 448,
-    "windows": ((448, 224),),
-    "logit_scale": 50.0,
-    "positions": "bicubic-tenth",
-}
-
-CLEARCLIP_ROWS: Mapping[str, DenseDefaults] = MappingProxyType(
-    {
-        "voc21": DenseDefaults(**_CLEARCLIP, background_words=ONE_WORD, threshold=0.5),
-        "voc20": DenseDefaults(**_CLEARCLIP),
-        "context60": DenseDefaults(**_CLEARCLIP, background_words=ONE_WORD, threshold=0.15),
-        "context59": DenseDefaults(**_CLEARCLIP),
-        "coco-object": DenseDefaults(**_CLEARCLIP, background_words=ONE_WORD, threshold=0.4),
-        "coco-stuff": DenseDefaults(**_CLEARCLIP),
-        "ade150": DenseDefaults(**_CLEARCLIP),
-        "cityscapes": DenseDefaults(**_CLEARCLIP | {"windows": ((224, 224),)}),
-    }
-)
-"""mc-lan/ClearCLIP, `clearclip_segmentor.py` and `configs/cfg_*.py`."""
-
-_NACLIP: dict[str, Any] = {**_MMCV, "positions": "bicubic-tenth", "refine": "pamr"}
-_NACLIP_WINDOWS: dict[str, Any] = {**_NACLIP, "short_side": 336, "windows": ((224, 112),)}
-_NACLIP_WHOLE: dict[str, Any] = {**_NACLIP, "short_side": 336, "whole_image": True}
-
-NACLIP_ROWS: Mapping[str, DenseDefaults] = MappingProxyType(
-    {
-        "voc21": DenseDefaults(**_NACLIP_WHOLE, background_words=SCLIP_WORDS, threshold=0.1),
-        "voc20": DenseDefaults(**_NACLIP_WHOLE),
-        "context60": DenseDefaults(**_NACLIP_WINDOWS, background_words=ONE_WORD, threshold=0.1),
-        "context59": DenseDefaults(**_NACLIP_WINDOWS),
-        "coco-object": DenseDefaults(**_NACLIP_WINDOWS, background_words=SCLIP_WORDS, threshold=0.1),
-        "coco-stuff": DenseDefaults(**_NACLIP_WINDOWS),
-        "ade150": DenseDefaults(**_NACLIP_WINDOWS),
-        "cityscapes": DenseDefaults(**_NACLIP_WINDOWS | {"short_side": 560}),
-    }
-)
-"""sinahmr/NACLIP, `naclip.py` and `configs/cfg_*.py`. Its numbers are after PAMR, which is on by default."""
 
 NACLIP_STD = 5.0
 """Standard deviation of NACLIP's neighbourhood in patches (`gaussian_std`)."""

@@ -6,49 +6,18 @@ published code, mc-lan/ProxyCLIP.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import BlockTrace
-from ovseg_cli.methods.background import ONE_WORD, PROXYCLIP_OBJECT_WORDS, SCLIP_WORDS
-from ovseg_cli.profiles.specs import DenseDefaults, PositionMode
+from ovseg_cli.profiles.specs import PositionMode
 
 BETA = 1.2
 """Similarities below this times their mean are no affinity (`proxyclip_segmentor.py`)."""
 
 GAMMA = 3.0
 """What similarities are multiplied by before the softmax (`proxyclip_segmentor.py`)."""
-
-_SHARED: dict[str, Any] = {
-    "long_side": 2048,
-    "resample": "bilinear",
-    "windows": ((336, 112),),
-    "positions": "bicubic-tenth",
-}
-
-ROWS: Mapping[str, DenseDefaults] = MappingProxyType(
-    {
-        "voc21": DenseDefaults(**_SHARED, short_side=336, background_words=SCLIP_WORDS, threshold=0.2),
-        "voc20": DenseDefaults(**_SHARED, short_side=336),
-        "context60": DenseDefaults(**_SHARED, short_side=336, background_words=ONE_WORD, threshold=0.15),
-        "context59": DenseDefaults(**_SHARED, short_side=336),
-        "coco-object": DenseDefaults(
-            **_SHARED, short_side=336, background_words=PROXYCLIP_OBJECT_WORDS, threshold=0.25
-        ),
-        "coco-stuff": DenseDefaults(**_SHARED, short_side=336),
-        "ade150": DenseDefaults(**_SHARED, short_side=448),
-        "cityscapes": DenseDefaults(**_SHARED | {"windows": ((224, 112),)}, short_side=448),
-    }
-)
-"""mc-lan/ProxyCLIP, `proxyclip_segmentor.py` and `configs/cfg_*.py`, with DINO ViT-B/8.
-
-Windows that are not whole multiples of 56 are padded with zeros there; those of the settings are.
-"""
 
 PROXY_POSITIONS: PositionMode = "bicubic-tenth"
 """How DINO's code resizes its position embeddings (`interpolate_pos_encoding`)."""

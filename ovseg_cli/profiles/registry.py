@@ -10,7 +10,6 @@ from ovseg_cli.profiles.specs import (
     CLIP_STD,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    CliperThresholds,
     ClipSpec,
     DenseDefaults,
     DomainSpec,
@@ -20,6 +19,7 @@ from ovseg_cli.profiles.specs import (
     PrefilterSpec,
     Profile,
     RegionSpec,
+    Tuning,
     Weights,
 )
 
@@ -122,7 +122,9 @@ MINI = Profile(
         ),
         streams=2,
         gem_temperature=10.0,
-        cliper=CliperThresholds(score=0.9, background=0.5),  # measured as above
+        tuned=(  # measured as above
+            Tuning(methods=("cliper", "cliper-coarse"), values=(("score_threshold", 0.9), ("threshold", 0.5))),
+        ),
     ),
     extractors=(
         ExtractorSpec(

@@ -115,6 +115,16 @@ class GeneratorSpec:
     read_size: int | None = None
     phrase_size: int | None = None
 
+    @property
+    def reading_side(self) -> int:
+        """Side of the square at which it reads given pictures."""
+        return self.read_size or self.image_size
+
+    @property
+    def phrase_side(self) -> int:
+        """Side of the square at which it looks for class names."""
+        return self.phrase_size or self.reading_side
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionSpec:
@@ -252,16 +262,16 @@ class DenseDefaults(Geometry):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CliperThresholds:
-    """What CLIPer tunes for every data set and size of CLIP (see `ovseg_cli.methods.cliper.CliperSettings`).
+class Tuning:
+    """Numbers that a method has tuned for every data set and size of CLIP, and that a profile has to tune again.
 
     Attributes:
-        score: Classes that do not score more than this in a picture are left out of it.
-        background: Where no class reaches this, there is background.
+        methods: Of which methods.
+        values: Fields of their settings (`ovseg_cli.methods.published`), each with its number.
     """
 
-    score: float
-    background: float
+    methods: tuple[str, ...]
+    values: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,7 +293,7 @@ class ClipSpec:
         streams: How many of the last blocks carry the second stream of GEM and CLIP Surgery.
         gem_temperature: GEM's inverse temperature; None takes the published adaptive one, which fits the widths of
             the published models and is far too soft for very narrow ones.
-        cliper: CLIPer's thresholds; None for those published for PASCAL VOC with background.
+        tuned: Beside `dense`: what single methods are run with where there is a background.
         quick_gelu: Whether the model must have been built with QuickGELU, as OpenAI's were trained; None to take it as
             it is. With the other activation everything runs, and every answer is a little wrong.
     """
@@ -299,7 +309,7 @@ class ClipSpec:
     large: bool = False
     streams: int = 6
     gem_temperature: float | None = None
-    cliper: CliperThresholds | None = None
+    tuned: tuple[Tuning, ...] = ()
     quick_gelu: bool | None = None
 
 
@@ -442,6 +452,11 @@ class Profile:
     def known_extractors(self) -> tuple[ExtractorSpec, ...]:
         """Those of the default ensemble and the others."""
         return (*self.extractors, *self.extra_extractors)
+
+    @property
+    def proxy_extractor(self) -> ExtractorSpec | None:
+        """The extractor whose network lends its features to ProxyCLIP; None for a profile without one."""
+        return next((extractor for extractor in self.known_extractors if extractor.name == self.proxy), None)
 
     def pick_extractors(self, names: Sequence[str] | None) -> tuple[ExtractorSpec, ...]:
         """The extractors of an ensemble.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -48,6 +49,7 @@ class Database:
     def __init__(self, file: Path, mode: Mode) -> None:
         self.file = file
         self.mode = mode
+        self._reading = threading.local()
         self._immutable = mode == "ro" and self._needs_immutable()
         self._reader: Engine = create_engine("sqlite://", creator=self._connect_to_read, poolclass=NullPool)
         writer = create_engine("sqlite://", creator=self._connect, poolclass=NullPool)
@@ -60,11 +62,21 @@ class Database:
     def read(self) -> Iterator[Session]:
         """Read one consistent state, however long it takes and whoever writes meanwhile.
 
+        Inside such a block of the same thread, a further one reads the same state.
+
         Raises:
             StoreError: In its kinds; see `database_errors`.
         """
+        outer: Session | None = getattr(self._reading, "session", None)
+        if outer is not None:
+            yield outer
+            return
         with database_errors(self.file), Session(self._reader) as session:
-            yield session
+            self._reading.session = session
+            try:
+                yield session
+            finally:
+                self._reading.session = None
 
     @contextmanager
     def write(self, *, foreign_keys: bool = True, patient: bool = True) -> Iterator[Session]:

@@ -445,6 +445,12 @@ class Store:
 
     # Prototypes
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let everything that is read inside the block be of one moment, whoever writes meanwhile."""
+        with self._database.read():
+            yield
+
     def prototypes(self, names: Sequence[str] | None, extractor: str) -> PrototypeBlock:
         """Read the prototypes that one extractor made for some classes.
 

@@ -18,7 +18,6 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +30,7 @@ from ovseg_cli.labeling.windows import Crop
 from ovseg_cli.profiles.prompts import fill_prompt
 from ovseg_cli.profiles.specs import ClipSpec, PrefilterSpec, digest_of
 from ovseg_cli.store.names import class_key, listed_names
+from ovseg_cli.text.embedding import TextCache
 
 MAX_CACHED = 2**15
 """Joint prompts kept in memory: 64 MB for CLIP ViT-B/16, where a prompt is 512 numbers."""
@@ -117,18 +117,6 @@ def overlapping_crops(height: int, width: int, grids: Sequence[int]) -> list[Cro
         for top, bottom in spans(height, n)
         for left, right in spans(width, n)
     ]
-
-
-class TextCache(Protocol):
-    """Keeps embeddings of texts from one run to the next; a `Store` is one."""
-
-    def cached_texts(self, model: str, texts: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
-        """Those of the texts that are kept for a model, each float32 (E,)."""
-        ...
-
-    def keep_texts(self, model: str, vectors: Mapping[str, npt.NDArray[np.float32]]) -> None:
-        """Keep embeddings, each float32 (E,), by text."""
-        ...
 
 
 class ClassPrefilter:

@@ -1,0 +1,1 @@
+"""What gives crops of pictures a score per class, and the networks that scorers share."""

@@ -1,0 +1,127 @@
+"""Scores of prototypes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ovseg_cli.methods.prototype import prototype_cosines_at, prototype_scores
+from ovseg_cli.methods.stuff_filter import stuff_filter
+from ovseg_cli.profiles import ExtractorSpec
+from ovseg_cli.scorers.scorer import Crops, Scorer
+
+if TYPE_CHECKING:
+    from ovseg_cli.models import Models
+    from ovseg_cli.store.records import PrototypeBlock, PrototypeKind
+
+
+class PrototypeScorer(Scorer):
+    """Cosine to the nearest prototype, for one extractor.
+
+    Args:
+        models: The profile's models.
+        extractor: Which features.
+        block: The prototypes of the classes that take part, by this extractor.
+        kinds: Which of them are matched.
+        stuff: Names of the classes that are stuff.
+        stuff_similarity: Cosine to a stuff prototype from which a thing's background prototype is left out; None for
+            no stuff filter.
+
+    Attributes:
+        extractor: Which features.
+        ids: int64 (P,), the prototypes as the store knows them.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        extractor: ExtractorSpec,
+        block: PrototypeBlock,
+        *,
+        kinds: Sequence[PrototypeKind],
+        stuff: Sequence[str] = (),
+        stuff_similarity: float | None = None,
+    ) -> None:
+        self._models = models
+        self.extractor = extractor
+        self.sees = ("prototype", extractor.digest)
+        self.keeps = extractor.name
+        self.channels = len(block.classes) + 1
+        owner = block.class_index
+        stays = np.isin(np.array(block.kind), kinds)
+        if stuff_similarity is not None:
+            stays &= _not_stuff(block, stuff, stuff_similarity, among=stays, device=models.device)
+        channel = np.where(block.role_is_fg, owner + 1, 0)
+        self.ids = torch.from_numpy(block.ids[stays])
+        self._owner = torch.from_numpy(owner[stays]).to(models.device)
+        self._channel = torch.from_numpy(channel[stays]).to(models.device)
+        self._vectors = torch.from_numpy(block.vectors[stays]).to(models.device)
+
+    def only(self, classes: Sequence[int]) -> PrototypeScorer:
+        """The same for some of the classes, which become channels 1, 2, ... in the order given.
+
+        The other classes' background prototypes go with them, as in the published code: what surrounds a class that
+        is not there says nothing about the picture.
+        """
+        place = torch.full((self.channels - 1,), -1, device=self._owner.device)
+        place[list(classes)] = torch.arange(len(classes), device=place.device)
+        stays = place[self._owner] >= 0
+        narrowed = copy.copy(self)
+        narrowed.channels = len(classes) + 1
+        narrowed.ids = self.ids[stays.cpu()]
+        narrowed._owner = place[self._owner[stays]]
+        narrowed._channel = torch.where(self._channel[stays] > 0, narrowed._owner + 1, 0)
+        narrowed._vectors = self._vectors[stays]
+        return narrowed
+
+    def pixels(self, size: tuple[int, int]) -> int:
+        """Those of the square that every crop is squashed to."""
+        return self.extractor.input_size**2
+
+    def features(self, crops: Crops) -> list[Tensor]:
+        """Feature maps of crops, layer by layer."""
+        return self._models.feature_maps(self.extractor, crops.images)
+
+    def compare(self, features: Sequence[Tensor]) -> Tensor:
+        """The best cosine of each class's foreground prototypes, and of all background prototypes in channel 0."""
+        return prototype_scores(features, self._vectors, self._channel, self.channels)
+
+    @property
+    def channel(self) -> Tensor:
+        """Which channel each prototype scores for, int64 (P,): 0 for the background."""
+        return self._channel
+
+    def vector(self, place: int) -> Tensor:
+        """The unit vector of one prototype, float32 (D,)."""
+        return self._vectors[place]
+
+    def cosines_at(self, maps: Sequence[Tensor], cells: Tensor) -> Tensor:
+        """Cosines of all prototypes with some cells of one crop, float32 (P, N).
+
+        Args:
+            maps: Feature maps of the crop, as `features` gives them, on any device.
+            cells: int64 (N, 2): row and column on the finest grid.
+        """
+        device = self._vectors.device
+        return prototype_cosines_at([layer.to(device) for layer in maps], self._vectors, cells.to(device))[0]
+
+
+def _not_stuff(
+    block: PrototypeBlock, stuff: Sequence[str], similarity: float, *, among: npt.NDArray[np.bool_], device: str
+) -> npt.NDArray[np.bool_]:
+    """Which prototypes the stuff filter leaves, bool (N,), when only those of `among` are matched."""
+    of_stuff = np.isin(block.class_index, [i for i, name in enumerate(block.classes) if name in stuff])
+    stays = stuff_filter(
+        torch.from_numpy(block.vectors).to(device),
+        background=torch.from_numpy(~block.role_is_fg),
+        of_stuff=torch.from_numpy(of_stuff),
+        against=torch.from_numpy(block.role_is_fg & of_stuff & among),
+        threshold=similarity,
+    )
+    return stays.cpu().numpy()

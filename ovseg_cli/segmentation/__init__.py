@@ -1,0 +1,1 @@
+"""What a run is asked for, what that comes to, and how images are segmented by it."""

@@ -1,0 +1,76 @@
+"""Images of one size that are segmented together, resized as they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ovseg_cli.backbones.pixels import picture_size
+from ovseg_cli.profiles.geometry import Geometry, Resampling
+from ovseg_cli.scorers.scorer import Picture
+from ovseg_cli.text.prefilter import ClassPrefilter, Kept
+
+if TYPE_CHECKING:
+    from ovseg_cli.models import Models
+
+Image = Any
+"""A PIL image in mode RGB, or a uint8 array (H, W, 3)."""
+
+
+def common_size(images: Sequence[Image]) -> tuple[int, int]:
+    """(height, width) of all of them, or ValueError."""
+    sizes = {picture_size(image) for image in images}
+    if len(sizes) != 1:
+        raise ValueError(f"images of one size are wanted, got {len(images)} images of {len(sizes)} sizes")
+    return sizes.pop()
+
+
+class Images:
+    """Images of one size, and what networks have seen in each."""
+
+    def __init__(self, images: Sequence[Image], models: Models) -> None:
+        self.size = common_size(images)
+        self._pictures = [Picture(image, models.device) for image in images]
+        self._models = models
+        self._resized: dict[tuple[tuple[int, int], Resampling], Tensor] = {}
+        self._filtered: dict[Hashable, Kept] = {}
+        self._unfamiliar: list[bool] | None = None
+
+    def picture(self, place: int) -> Picture:
+        """One of them, as it came."""
+        return self._pictures[place]
+
+    def view(self, geometry: Geometry) -> tuple[tuple[int, int], Resampling]:
+        """At which size they are worked at, and how they are brought to it."""
+        patch = self._models.clip.patch if geometry.in_patches else 1
+        return geometry.working_size(*self.size, patch), geometry.resample
+
+    def at(self, geometry: Geometry) -> Tensor:
+        """All of them, float (P, 3, h, w) in [0, 1]."""
+        view = self.view(geometry)
+        if view not in self._resized:
+            self._resized[view] = torch.cat([picture.at(*view) for picture in self._pictures])
+        return self._resized[view]
+
+    def forget(self, place: int) -> None:
+        """Let go of what networks have seen in one of them as a whole."""
+        self._pictures[place].forget()
+
+    def unfamiliar(self, place: int) -> bool | None:
+        """Whether one of them looks like nothing that the models were trained on; None where they know photographs."""
+        domain = self._models.domain
+        if domain is None:
+            return None
+        if self._unfamiliar is None:
+            self._unfamiliar = (domain.scores(self.at(domain.spec)) > 0).tolist()
+        return self._unfamiliar[place]
+
+    def filtered(self, place: int, geometry: Geometry, prefilter: ClassPrefilter, settings: Hashable) -> Kept:
+        """What a pre-filter with these settings leaves for one of them."""
+        key = (place, self.view(geometry), settings)
+        if key not in self._filtered:
+            self._filtered[key] = prefilter(self.at(geometry)[place : place + 1])
+        return self._filtered[key]

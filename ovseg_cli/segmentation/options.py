@@ -1,0 +1,134 @@
+"""What decides a label map besides the image, the classes and the method. No torch here."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from ovseg_cli.errors import UsageError
+from ovseg_cli.profiles.prompts import TEMPLATE_SETS, TemplateSet
+from ovseg_cli.store.records import PrototypeKind
+
+KINDS: tuple[PrototypeKind, ...] = get_args(PrototypeKind)
+REFINEMENTS = ("none", "pamr")
+
+SETTINGS = ("voc21", "voc20", "context60", "context59", "coco-object", "coco-stuff", "ade150", "cityscapes")
+"""Data sets for which settings are published; which of them a method has, `ovseg methods NAME` shows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentOptions:
+    """What decides a label map besides the picture, the classes and the method.
+
+    Attributes:
+        background: Whether pixels may belong to none of the classes.
+        threshold: A class whose score is below this gives way to the background; None for the method's own rule.
+        prefilter: Whether CLIP first rules out classes that the picture does not show; None for the default of the
+            method and the profile.
+        extractors: With prototypes: names of the feature extractors whose scores are averaged; None for the
+            profile's default ensemble.
+        prototypes: With prototypes: which kinds are matched; None for all of them.
+        stuff_filter: With prototypes: whether background prototypes of things that look like stuff are left out
+            (OVDiff, stuff filter); None for yes.
+        refine: What is done to the scores: "none", or "pamr" (pixel-adaptive mask refinement); None for the method's
+            own, which for most is nothing.
+        settings: With words: the data set whose published settings the method is run with; None for the method's usual
+            ones. The other options take the place of single ones.
+        short_side: The picture is resized so that its short side is this many pixels; None for the method's own.
+        windows: (size, stride) of each sliding-window pass in pixels of the resized picture, and (0, 0) for the whole
+            picture; None for the method's own.
+        templates: With words: the published set of prompt templates that they are put into; None for the method's.
+        logit_scale: With words: factor on cosines before the softmax; None for the method's.
+        synonyms: With words: more words for some classes, as (class name, words) pairs.
+        background_words: With words: words for what is none of the classes; None for the method's.
+
+    Raises:
+        UsageError: A value that cannot be.
+    """
+
+    background: bool = True
+    threshold: float | None = None
+    prefilter: bool | None = None
+    extractors: tuple[str, ...] | None = None
+    prototypes: tuple[PrototypeKind, ...] | None = None
+    stuff_filter: bool | None = None
+    refine: Literal["none", "pamr"] | None = None
+    settings: str | None = None
+    short_side: int | None = None
+    windows: tuple[tuple[int, int], ...] | None = None
+    templates: TemplateSet | None = None
+    logit_scale: float | None = None
+    synonyms: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    background_words: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not self.background:
+            raise UsageError("--threshold needs the background: leave out --no-background, or the threshold.")
+        for kind in self.prototypes or ():
+            if kind not in KINDS:
+                raise UsageError(f"Unknown kind of prototype {kind!r}. Kinds: {', '.join(KINDS)}.")
+        if self.prototypes is not None and len(set(self.prototypes)) != max(1, len(self.prototypes)):
+            raise UsageError(f"--prototypes takes each kind once: {', '.join(KINDS)}.")
+        if self.refine is not None and self.refine not in REFINEMENTS:
+            raise UsageError(f"Unknown refinement {self.refine!r}. Refinements: {', '.join(REFINEMENTS)}.")
+        if self.settings is not None and self.settings not in SETTINGS:
+            raise UsageError(f"Unknown settings {self.settings!r}. Data sets: {', '.join(SETTINGS)}.")
+        if self.templates is not None and self.templates not in TEMPLATE_SETS:
+            raise UsageError(f"Unknown set of prompt templates {self.templates!r}. Sets: {', '.join(TEMPLATE_SETS)}.")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise UsageError(f"--threshold must be a number, got {self.threshold}.")
+        if self.short_side is not None and not 16 <= self.short_side <= 4096:
+            raise UsageError(f"--short-side must be between 16 and 4096 pixels, got {self.short_side}.")
+        if self.logit_scale is not None and not 0 < self.logit_scale <= 10_000:
+            raise UsageError(f"--logit-scale must be above 0 and at most 10000, got {self.logit_scale:g}.")
+        if self.windows == ():
+            raise UsageError("--windows wants at least one SIZE/STRIDE, or whole.")
+        for size, stride in self.windows or ():
+            if (size, stride) != (0, 0) and not 1 <= stride <= size <= 4096:
+                raise UsageError(f"A window is SIZE/STRIDE with 1 <= STRIDE <= SIZE <= 4096, got {size}/{stride}.")
+
+    def record(self) -> dict[str, Any]:
+        """The options as JSON-able values."""
+        return dict(json.loads(json.dumps(asdict(self))))
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> SegmentOptions:
+        """The options of such a record; what this version does not know is an error.
+
+        Raises:
+            UsageError: The record was not made by `record`.
+        """
+
+        def frozen(value: Any) -> Any:
+            return tuple(frozen(item) for item in value) if isinstance(value, list) else value
+
+        try:
+            return cls(**{name: frozen(value) for name, value in record.items()})
+        except TypeError as error:
+            raise UsageError(f"These options were written by another version of ovseg: {error}.") from error
+
+
+def parse_windows(values: Sequence[str]) -> tuple[tuple[int, int], ...] | None:
+    """Windows as they are typed: "448/224" or "whole", several with commas between them; None for none.
+
+    Raises:
+        UsageError: Something else.
+    """
+    windows = []
+    for value in (part.strip() for typed in values for part in typed.split(",")):
+        size, slash, stride = value.partition("/")
+        if value == "whole":
+            windows.append((0, 0))
+        elif slash and size.isdecimal() and stride.isdecimal():
+            if int(size) == 0:  # which stands for the whole picture elsewhere
+                raise UsageError(f"A window is SIZE/STRIDE with 1 <= STRIDE <= SIZE <= 4096, got {value}.")
+            windows.append((int(size), int(stride)))
+        else:
+            raise UsageError(f"A window is written SIZE/STRIDE, such as 448/224, or whole; got {value!r}.")
+    return tuple(windows) or None
