@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ovseg_cli.errors import ClassExistsError, UsageError
 from ovseg_cli.evaluation.arrays import evaluate_arrays as evaluate
+from ovseg_cli.names import check_names
 from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import Profile, get_profile
 from ovseg_cli.runs.classes import IfExists
 from ovseg_cli.store import ClassInfo, Store
-from ovseg_cli.store.names import check_names
 from ovseg_cli.store.records import ClassKind, PrototypeKind
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from ovseg_cli.errors import ProfileMismatchError, UnknownClassError, UsageError
 from ovseg_cli.methods.catalogue import METHODS as KNOWN_METHODS
 from ovseg_cli.methods.words import Vocabulary, make_vocabulary
+from ovseg_cli.names import MAX_NAME_LENGTH, class_key, listed_names, shown_name
 from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import ExtractorSpec, Profile, get_profile
 from ovseg_cli.profiles.prompts import TEMPLATE_SETS, TemplateSet
 from ovseg_cli.profiles.specs import DenseDefaults, InferenceSpec, PrefilterSpec, digest_of
 from ovseg_cli.prototypes.kinds import listed_kind
-from ovseg_cli.store.names import MAX_NAME_LENGTH, class_key, listed_names, shown_name
 from ovseg_cli.store.records import PrototypeKind
 
 if TYPE_CHECKING:

@@ -28,11 +28,11 @@ from ovseg_cli.methods.attention_refine import refine_maps
 from ovseg_cli.methods.catalogue import METHODS
 from ovseg_cli.methods.diffusion_defaults import DiffusionDefaults
 from ovseg_cli.methods.words import Reading, Vocabulary, embed_words, word_scores
+from ovseg_cli.names import class_key, listed_names
 from ovseg_cli.profiles import ExtractorSpec, Profile
 from ovseg_cli.profiles.prompts import TemplateSet, resolve_templates
 from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, DenseDefaults, GeneratorSpec
 from ovseg_cli.scoring import Crops, Picture, Scorer, Walk
-from ovseg_cli.store.names import class_key, listed_names
 
 if TYPE_CHECKING:
     from ovseg_cli.methods.prefilter import TextCache

@@ -28,10 +28,10 @@ from ovseg_cli.labeling.refine import WORD_DILATIONS, pamr
 from ovseg_cli.methods.hybrid import hybrid_scores
 from ovseg_cli.methods.prefilter import ClassPrefilter, Kept
 from ovseg_cli.methods.words import Reading
+from ovseg_cli.names import check_names, class_key, listed_names, shown_name
 from ovseg_cli.profiles.geometry import Geometry, Resampling
 from ovseg_cli.profiles.specs import PrefilterSpec, digest_of
 from ovseg_cli.scoring import Features, Job, Picture, PrototypeScorer, fuse
-from ovseg_cli.store.names import check_names, class_key, listed_names, shown_name
 
 if TYPE_CHECKING:
     from ovseg_cli.models import Models

@@ -42,11 +42,11 @@ from examples.mini_pack.world import World
 from examples.pictograms.render import TWEMOJI
 from examples.pictograms.scenes import Part, Picture, render_set
 from ovseg_cli.api import evaluate
+from ovseg_cli.atomic import atomic_path, write_json
 from ovseg_cli.backbones.diffusion import Generated
 from ovseg_cli.backbones.pixels import to_tensor
 from ovseg_cli.errors import OvsegError
 from ovseg_cli.evaluation.report import Report
-from ovseg_cli.files.atomic import atomic_path, write_json
 from ovseg_cli.files.discovery import discover
 from ovseg_cli.files.images import open_image
 from ovseg_cli.methods.prefilter import ClassPrefilter

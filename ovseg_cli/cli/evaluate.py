@@ -140,8 +140,8 @@ def evaluate(
 
 def _write(report: Report, target: Path) -> None:
     """Write a report in the form that the file's name says; JSON when it says none."""
+    from ovseg_cli.atomic import write_json, write_text
     from ovseg_cli.evaluation.tables import as_csv, as_markdown
-    from ovseg_cli.files.atomic import write_json, write_text
 
     suffix = target.suffix.lower()
     if suffix == ".csv":
@@ -154,8 +154,8 @@ def _write(report: Report, target: Path) -> None:
 
 def _last_run(common: Common, names: tuple[str, ...], background: bool | None) -> Predictions:
     """The label maps of the last run, named on stderr."""
+    from ovseg_cli.names import listed_names
     from ovseg_cli.runs.evaluate import last_predictions
-    from ovseg_cli.store.names import listed_names
 
     store = common.find_store(any_profile=True)
     if store is None:
@@ -233,7 +233,7 @@ def _record(common: Common, run_id: str | None, data: dict[str, Any]) -> None:
 
 def show_report(common: Common, report: Report, written: Path | None = None) -> None:
     """The table of classes, then the figures over all of them and how they are computed."""
-    from ovseg_cli.store.names import short_name
+    from ovseg_cli.names import short_name
 
     out = common.out
     rows = [(short_name(name), *figures) for name, *figures in report.rows()]

@@ -117,9 +117,9 @@ def explain(
     Says which prototype won, against which other, and shows the support image that it comes from.
     Without --classes and --run, all classes of the store are looked for.
     """
+    from ovseg_cli.atomic import write_image
     from ovseg_cli.choices import resolve_method
     from ovseg_cli.explain import HOW_CHOSEN, Explainer, as_data, draw
-    from ovseg_cli.files.atomic import write_image
     from ovseg_cli.files.colours import for_display
     from ovseg_cli.files.images import open_image
     from ovseg_cli.methods.catalogue import check_explained

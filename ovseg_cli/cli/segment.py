@@ -308,7 +308,7 @@ def _instead(choice: MethodChoice, profile: Profile) -> str:
 
 def _add_class(missing: Sequence[str]) -> str:
     """How to make prototypes of the first of these classes that can have some."""
-    from ovseg_cli.store.names import MAX_NAME_LENGTH
+    from ovseg_cli.names import MAX_NAME_LENGTH
 
     named = [name for name in missing if len(name) <= MAX_NAME_LENGTH][:_MOST_NAMED]
     dashes = ["--"] if any(name.startswith("-") for name in named) else []
@@ -317,7 +317,7 @@ def _add_class(missing: Sequence[str]) -> str:
 
 def _near(store: Store, missing: Sequence[str]) -> str:
     """A hint at the stored names that missing ones may be misspellings of."""
-    from ovseg_cli.store.names import class_key
+    from ovseg_cli.names import class_key
 
     known = {class_key(name): name for name in store.class_names()}
     near = {m: difflib.get_close_matches(class_key(m), known, n=1, cutoff=0.75) for m in missing[:_MOST_NAMED]}
@@ -351,9 +351,9 @@ def plan_segmentation(
     """
     from ovseg_cli.choices import SegmentOptions, plan_digest, resolve_method, resolve_options
     from ovseg_cli.methods.catalogue import check_explained
+    from ovseg_cli.names import listed_names
     from ovseg_cli.runs.classes import stored_names
     from ovseg_cli.runs.plan import Request, plan_run
-    from ovseg_cli.store.names import listed_names
 
     options = options or SegmentOptions()
     if classes or image_classes is None:
@@ -565,7 +565,7 @@ def show_summary(common: Common, summary: RunSummary, *, overlay: bool, explain:
 
 def _show_classes(common: Common, summary: RunSummary, mapped: int) -> None:
     """The table of classes, those of most pixels first; of many, only those that one of the `mapped` pictures shows."""
-    from ovseg_cli.store.names import short_name
+    from ovseg_cli.names import short_name
 
     found = sorted(summary.classes, key=lambda name: -summary.shares.get(name, 0.0))
     if len(found) > _ALL_SHOWN:
@@ -591,7 +591,7 @@ def short_path(path: Path) -> str:
 
 
 def _show_plan(common: Common, plan: Plan) -> None:
-    from ovseg_cli.store.names import short_name
+    from ovseg_cli.names import short_name
 
     out, request = common.out, plan.request
     actions = {

@@ -24,7 +24,7 @@ from pathlib import Path
 from ovseg_cli.errors import ClassNameError, UsageError
 from ovseg_cli.files.labels import is_background
 from ovseg_cli.files.text import read_text
-from ovseg_cli.store.names import class_key, listed_names, normalise_class_name, short_name, shown_name
+from ovseg_cli.names import class_key, listed_names, normalise_class_name, short_name, shown_name
 
 MANY_WORDS = 10
 """Words in the first line from which it is rather the background than a class (published: 17 to 26, and up to 8)."""

@@ -28,9 +28,9 @@ from torch import Tensor
 from ovseg_cli.backbones.clip import ClipBackbone
 from ovseg_cli.backbones.pixels import resize
 from ovseg_cli.labeling.windows import Crop
+from ovseg_cli.names import class_key, listed_names
 from ovseg_cli.profiles.prompts import fill_prompt
 from ovseg_cli.profiles.specs import ClipSpec, PrefilterSpec, digest_of
-from ovseg_cli.store.names import class_key, listed_names
 
 MAX_CACHED = 2**15
 """Joint prompts kept in memory: 64 MB for CLIP ViT-B/16, where a prompt is 512 numbers."""

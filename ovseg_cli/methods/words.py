@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ovseg_cli.errors import UsageError
+from ovseg_cli.names import class_key, listed_names, shown_name
 from ovseg_cli.profiles.prompts import fill_prompts
 from ovseg_cli.profiles.specs import Weights, digest_of
-from ovseg_cli.store.names import class_key, listed_names, shown_name
 
 # No torch at module level: what a run is going to do is told without it.
 if TYPE_CHECKING:

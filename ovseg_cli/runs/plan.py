@@ -16,9 +16,9 @@ from ovseg_cli.errors import ImageError, OutputError, UsageError
 from ovseg_cli.files.discovery import InputImage, discover, expanded, picture_id
 from ovseg_cli.files.image_classes import ImageClasses, ImageLine, Matched
 from ovseg_cli.files.text import special_kind
+from ovseg_cli.names import listed_names
 from ovseg_cli.runs.journal import JOURNAL_NAME, Entry, is_intact, read_journal
 from ovseg_cli.runs.manifest import MANIFEST_NAME, Manifest, read_manifest
-from ovseg_cli.store.names import listed_names
 
 MASK_FOLDER = "SegmentationClass"
 OVERLAY_FOLDER = "overlay"

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
+from ovseg_cli.atomic import make_folder, write_image, write_text
 from ovseg_cli.errors import (
     DiskFullError,
     ImageError,
@@ -25,7 +26,6 @@ from ovseg_cli.errors import (
     StoreReadOnlyError,
     UsageError,
 )
-from ovseg_cli.files.atomic import make_folder, write_image, write_text
 from ovseg_cli.files.colours import for_display
 from ovseg_cli.files.discovery import picture_id
 from ovseg_cli.files.images import open_image
