@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ovseg_cli.api import add_class, compare, evaluate, segment
-    from ovseg_cli.choices import SegmentOptions
-    from ovseg_cli.segmenter import Segmentation, Segmenter
+    from ovseg_cli.segmentation.options import SegmentOptions
+    from ovseg_cli.segmentation.segmenter import Segmentation, Segmenter
     from ovseg_cli.store import Store
 
 __all__ = ["SegmentOptions", "Segmentation", "Segmenter", "Store", "add_class", "compare", "evaluate", "segment"]
 
 _HOMES = {
-    "SegmentOptions": "ovseg_cli.choices",
-    "Segmentation": "ovseg_cli.segmenter",
-    "Segmenter": "ovseg_cli.segmenter",
+    "SegmentOptions": "ovseg_cli.segmentation.options",
+    "Segmentation": "ovseg_cli.segmentation.segmenter",
+    "Segmenter": "ovseg_cli.segmentation.segmenter",
     "Store": "ovseg_cli.store",
     "add_class": "ovseg_cli.api",
     "compare": "ovseg_cli.api",

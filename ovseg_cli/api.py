@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ovseg_cli.errors import ClassExistsError, UsageError
 from ovseg_cli.evaluation.arrays import evaluate_arrays as evaluate
+from ovseg_cli.names import check_names
 from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import Profile, get_profile
 from ovseg_cli.runs.classes import IfExists
 from ovseg_cli.store import ClassInfo, Store
-from ovseg_cli.store.names import check_names
 from ovseg_cli.store.records import ClassKind, PrototypeKind
 
 if TYPE_CHECKING:
-    from ovseg_cli.choices import SegmentOptions
     from ovseg_cli.models import Models
     from ovseg_cli.profiles.prompts import TemplateSet
     from ovseg_cli.prototypes.build import Progress
     from ovseg_cli.prototypes.masks import MaskMethod
-    from ovseg_cli.segmenter import Segmentation
+    from ovseg_cli.segmentation.options import SegmentOptions
+    from ovseg_cli.segmentation.segmenter import Segmentation
 
 __all__ = ["add_class", "compare", "evaluate", "segment"]
 
@@ -187,8 +187,8 @@ def segment(
         ClassNameError: A name that no class can have.
         ValueError: An array that is not an RGB picture of 8 bits per channel.
     """
-    from ovseg_cli.choices import SegmentOptions
-    from ovseg_cli.segmenter import Segmenter
+    from ovseg_cli.segmentation.options import SegmentOptions
+    from ovseg_cli.segmentation.segmenter import Segmenter
 
     check_names("image_classes", image_classes)
     names = _names(store, classes)
@@ -254,12 +254,12 @@ def compare(
         ClassNameError: As `segment`.
         ValueError: As `segment`.
     """
-    from ovseg_cli.methods.catalogue import DENSE_METHODS
-    from ovseg_cli.segmenter import Segmenter, segment_together
+    from ovseg_cli.methods.catalogue import word_methods
+    from ovseg_cli.segmentation.segmenter import Segmenter, segment_together
 
     check_names("methods", methods)
     check_names("image_classes", image_classes)
-    wanted = DENSE_METHODS if methods is None else tuple(methods)
+    wanted = word_methods() if methods is None else tuple(methods)
     if not wanted or len(set(wanted)) < len(wanted):
         raise UsageError(f"methods must name at least one method, and none twice; got {list(wanted)!r}.")
     names = _names(store, classes)

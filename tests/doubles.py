@@ -43,7 +43,7 @@ class PaintSegmenter(segmenter.Segmenter):
 
     def __init__(self, models, store, classes, *, method="auto", options=None, progress=None):
         self.models = models
-        self.choice = choices.resolve_method(store, classes, method)
+        self.choice = choices.choose_method(store, classes, method)
         self.names = tuple(classes)
         options = options or choices.SegmentOptions()
         resolved = choices.resolve_options(store, models.profile, classes, self.choice, options)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ovseg_cli.dense import DenseScorer
 from ovseg_cli.labeling.decide import enlarge_rows
-from ovseg_cli.scoring import Picture
-from ovseg_cli.segmenter import Scored
+from ovseg_cli.scorers.scorer import Picture
+from ovseg_cli.scorers.words import DenseScorer
+from ovseg_cli.segmentation.segmenter import Scored
 
 
 def class_scores(scored: Scored) -> Tensor:

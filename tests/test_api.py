@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from ovseg_cli import Store, add_class, compare, evaluate, segment
-from ovseg_cli.choices import SegmentOptions
 from ovseg_cli.errors import ClassExistsError, ClassNameError, UnknownClassError, UsageError
+from ovseg_cli.segmentation.options import SegmentOptions
 from tests.mini import example_labels, example_names, example_scene
 
 SCENE = 8  # a cat, an apple and a soccer ball

@@ -10,32 +10,25 @@ import math
 import numpy as np
 import pytest
 import torch
+from ovseg_cli.dense import PUBLISHED, SCORERS, TOKEN_METHODS, CliperScorer, make_scorer
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import ClipBackbone
-from ovseg_cli.choices import SegmentOptions, plan_digest, resolve_method, resolve_options
-from ovseg_cli.dense import (
-    PUBLISHED,
-    SCORERS,
-    TOKEN_METHODS,
-    CliperScorer,
-    dense_settings,
-    make_scorer,
-    narrow,
-    templates_for,
-    whole_patches,
-)
 from ovseg_cli.errors import ImageError, UsageError
 from ovseg_cli.labeling.decide import enlarge_rows
-from ovseg_cli.methods import cliper, clipsurgery, gem, last_layer, proxyclip
-from ovseg_cli.methods.catalogue import DENSE_METHODS
+from ovseg_cli.methods import cliper, clipsurgery, gem, last_layer, proxyclip, published
+from ovseg_cli.methods.catalogue import word_methods
 from ovseg_cli.methods.domain import Domain
-from ovseg_cli.methods.prefilter import Kept
-from ovseg_cli.methods.words import make_vocabulary
+from ovseg_cli.methods.settings import dense_settings, templates_for
 from ovseg_cli.profiles import get_profile
-from ovseg_cli.scoring import Crops, Walk
-from ovseg_cli.segmenter import Segmenter
+from ovseg_cli.scorers.scorer import Crops, Walk
+from ovseg_cli.scorers.words import narrow, whole_patches
+from ovseg_cli.segmentation.options import SegmentOptions
+from ovseg_cli.segmentation.recipe import choose_method, plan_digest, resolve_options
+from ovseg_cli.segmentation.segmenter import Segmenter
 from ovseg_cli.store import Store
+from ovseg_cli.text.prefilter import Kept
+from ovseg_cli.text.vocabulary import make_vocabulary
 from tests.mini import example_labels, example_names, example_scene, mini_models, random_pictures
 from tests.scores import class_scores, finished
 
@@ -89,11 +82,11 @@ class Fixed:
 
 
 def test_every_dense_method_has_a_scorer_and_settings():
-    assert set(DENSE_METHODS) == set(SCORERS) == set(PUBLISHED)
+    assert set(word_methods()) == set(SCORERS) == set(PUBLISHED)
 
 
 @pytest.mark.parametrize("background", [True, False])
-@pytest.mark.parametrize("method", DENSE_METHODS)
+@pytest.mark.parametrize("method", word_methods())
 def test_a_picture_is_segmented_and_the_same_way_again(store, method, background):
     picture = example_scene(SCENE)[60:180, 100:256]
     ours = segmenter(store, method, background=background)
@@ -124,7 +117,7 @@ def test_objects_get_their_names(store, method):
 
 
 @pytest.mark.parametrize(
-    ("method", "background"), [*((method, True) for method in DENSE_METHODS), ("gem", False), ("cliper-coarse", False)]
+    ("method", "background"), [*((method, True) for method in word_methods()), ("gem", False), ("cliper-coarse", False)]
 )
 def test_what_the_filter_drops_was_never_asked_for(store, method, background):
     picture = example_scene(SCENE)[60:180, 100:256]
@@ -160,7 +153,7 @@ def test_a_crop_thinner_than_a_patch_has_a_row_of_patches(method):
 # --------------------------------------------------------------------------- words
 
 
-@pytest.mark.parametrize("method", [m for m in DENSE_METHODS if m not in PHRASES])
+@pytest.mark.parametrize("method", [m for m in word_methods() if m not in PHRASES])
 def test_a_name_longer_than_clip_reads_is_told_and_counts_by_its_beginning(store, method, caplog):
     long = " ".join(["tabby"] * 300)
     picture = example_scene(SCENE)[60:120, 100:160]
@@ -191,7 +184,7 @@ def test_more_classes_than_a_prompt_holds_fail_for_the_picture(store):
 SIXTY = [f"{kind} {thing}" for kind in ("red", "small", "old") for thing in map("thing {}".format, range(20))]
 
 
-@pytest.mark.parametrize("method", DENSE_METHODS)
+@pytest.mark.parametrize("method", word_methods())
 def test_sixty_classes_at_once(store, method):
     ours = segmenter(store, method, SIXTY)
     scored = ours.score(example_scene(SCENE)[60:120, 100:160])
@@ -199,7 +192,7 @@ def test_sixty_classes_at_once(store, method):
     assert ours.label(scored).ids.max() <= 60
 
 
-@pytest.mark.parametrize("method", DENSE_METHODS)
+@pytest.mark.parametrize("method", word_methods())
 def test_names_in_other_scripts(store, method):
     names = ["猫", "Äpfel", "كرة قدم", "🐈"]
     result = segmenter(store, method, names, background=False).segment(example_scene(SCENE)[60:120, 100:160])
@@ -207,7 +200,7 @@ def test_names_in_other_scripts(store, method):
     assert set(result.shares) <= set(names)
 
 
-@pytest.mark.parametrize("method", DENSE_METHODS)
+@pytest.mark.parametrize("method", word_methods())
 def test_one_class_without_background_is_everywhere(store, method):
     result = segmenter(store, method, ["cat"], background=False).segment(example_scene(SCENE)[60:100, 100:160])
     assert result.shares == {"cat": 1.0}
@@ -263,7 +256,7 @@ def test_some_classes_keep_their_words_and_those_of_the_background():
 )
 def test_what_a_method_does_not_read_is_refused(store, method, asked):
     """The diffusion model reads one name per class, in prompts of its own, and no cosines."""
-    choice = resolve_method(store, NAMES, method)
+    choice = choose_method(store, NAMES, method)
     with pytest.raises(UsageError, match=next(iter(asked)).replace("_", "-").removesuffix("s")):
         resolve_options(store, MINI, NAMES, choice, SegmentOptions(**asked))
 
@@ -307,7 +300,7 @@ def with_other_dino():
     ],
 )
 def test_whatever_changes_the_answer_changes_the_digest(store, method, changed):
-    choice = resolve_method(store, NAMES, method)
+    choice = choose_method(store, NAMES, method)
     before, after = (plan_digest(store, p, NAMES, choice, SegmentOptions()) for p in (MINI, changed))
     assert before != after
 
@@ -507,8 +500,8 @@ def test_the_coarse_maps_are_those_of_the_methods_functions():
         classes=2,
         grid=(8, 8),
         logit_scale=spec.dense.logit_scale,
-        layer=cliper.ROWS["voc21"].layer,
-        threshold=cliper.ROWS["voc21"].attention_threshold,
+        layer=published.CLIPER["voc21"].layer,
+        threshold=published.CLIPER["voc21"].attention_threshold,
     )
     torch.testing.assert_close(ours, maps, atol=1e-5, rtol=1e-5)
 
@@ -564,9 +557,9 @@ def test_the_background_of_aggsd_is_what_attracts_idle_attention():
 
 
 def test_cliper_takes_the_thresholds_of_the_profile():
-    vocabulary, published = make_vocabulary(["cat"]), cliper.ROWS["voc21"]
-    assert scorer("cliper", vocabulary).threshold == MINI.clip.cliper.background
-    assert scorer("cliper", vocabulary, models_with(cliper=None)).threshold == published.threshold
+    vocabulary, row = make_vocabulary(["cat"]), published.CLIPER["voc21"]
+    assert scorer("cliper", vocabulary).threshold == dict(MINI.clip.tuned[0].values)["threshold"]
+    assert scorer("cliper", vocabulary, models_with(tuned=())).threshold == row.threshold
     assert scorer("cliper", vocabulary, threshold=0.2).threshold == 0.2
 
 

@@ -29,14 +29,15 @@ from ovseg_cli.explain.weights import cell_weights, taps
 from ovseg_cli.explain.words import headline, remarks
 from ovseg_cli.files.labels import LabelMap
 from ovseg_cli.labeling.windows import Crop, ScoreCanvas, all_crops
-from ovseg_cli.methods.prefilter import Kept
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.profiles.geometry import short_side_size
 from ovseg_cli.prototypes.build import SupportSettings, build_class
 from ovseg_cli.prototypes.support import OwnPicture
-from ovseg_cli.segmenter import Scored, Segmenter, SegmentOptions
+from ovseg_cli.segmentation.options import SegmentOptions
+from ovseg_cli.segmentation.segmenter import Scored, Segmenter
 from ovseg_cli.store import Store
 from ovseg_cli.store.records import ClassRecord, ExtractorRecord, PrototypeRecord, SupportRecord
+from ovseg_cli.text.prefilter import Kept
 from tests.mini import example_labels, example_names, example_scene, mini_models
 
 MINI = get_profile("mini")

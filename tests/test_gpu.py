@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from ovseg_cli.choices import SegmentOptions
 from ovseg_cli.methods.catalogue import METHODS
 from ovseg_cli.models import load_models
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.prototypes.build import SupportSettings, build_class
 from ovseg_cli.prototypes.support import OwnPicture
-from ovseg_cli.segmenter import Segmenter, score_together
+from ovseg_cli.segmentation.options import SegmentOptions
+from ovseg_cli.segmentation.segmenter import Segmenter
+from ovseg_cli.segmentation.together import score_together
 from ovseg_cli.store import Store
 from tests.mini import example_scene, mini_class, mini_models, random_pictures
 

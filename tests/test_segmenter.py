@@ -8,19 +8,13 @@ import pytest
 from PIL import Image
 
 from ovseg_cli import scoring as module
-from ovseg_cli.choices import (
-    MethodChoice,
-    SegmentOptions,
-    parse_windows,
-    plan_digest,
-    resolve_method,
-    resolve_options,
-)
 from ovseg_cli.errors import UnknownClassError, UsageError
-from ovseg_cli.methods.prefilter import Kept
 from ovseg_cli.profiles import get_profile
-from ovseg_cli.segmenter import Segmenter
+from ovseg_cli.segmentation.options import SegmentOptions, parse_windows
+from ovseg_cli.segmentation.recipe import Choice, choose_method, plan_digest, resolve_options
+from ovseg_cli.segmentation.segmenter import Segmenter
 from ovseg_cli.store import Store
+from ovseg_cli.text.prefilter import Kept
 from tests.mini import example_labels, example_names, example_scene, mini_class, mini_models
 
 MINI = get_profile("mini")
@@ -198,26 +192,26 @@ def test_a_background_word_that_is_asked_for_is_no_background(store):
 
 
 def test_auto_takes_prototypes_when_every_class_has_them(store):
-    choice = resolve_method(store, ["cat", "apple"])
+    choice = choose_method(store, ["cat", "apple"])
     assert (choice.method, choice.asked, choice.missing) == ("prototype", "auto", ())
 
 
 def test_auto_falls_back_and_says_for_which_classes(store):
-    choice = resolve_method(store, ["cat", "dog", "sky"])
+    choice = choose_method(store, ["cat", "dog", "sky"])
     assert (choice.method, choice.missing) == ("hybrid", ("dog", "sky"))
-    assert resolve_method(store, ["dog"]).method == MINI.clip.best
+    assert choose_method(store, ["dog"]).method == MINI.clip.best
     assert "dog, sky" in choice.reason
 
 
 def test_an_asked_method_is_taken(store):
-    assert resolve_method(store, ["cat"], "gem").method == "gem"
-    assert resolve_method(store, ["cat"], "prototype").method == "prototype"
+    assert choose_method(store, ["cat"], "gem").method == "gem"
+    assert choose_method(store, ["cat"], "prototype").method == "prototype"
 
 
 @pytest.mark.parametrize(("name", "near"), [("aple", "apple"), ("Catt", "cat"), ("CAR", "cat")])
 def test_an_unknown_class_under_prototype_suggests_the_nearest(store, name, near):
     with pytest.raises(UnknownClassError) as caught:
-        resolve_method(store, ["cat", name], "prototype")
+        choose_method(store, ["cat", name], "prototype")
     assert repr(name) in str(caught.value)
     assert f"Did you mean '{near}'?" in str(caught.value)
     assert f'ovseg add-class "{name}"' in str(caught.value)
@@ -225,21 +219,21 @@ def test_an_unknown_class_under_prototype_suggests_the_nearest(store, name, near
 
 def test_an_unknown_class_that_is_like_none_gets_no_suggestion(store):
     with pytest.raises(UnknownClassError) as caught:
-        resolve_method(store, ["zzzzzz"], "prototype")
+        choose_method(store, ["zzzzzz"], "prototype")
     assert "Did you mean" not in str(caught.value)
 
 
 @pytest.mark.parametrize("classes", [["cat", "cat"], ["cat", "apple", "CAT"]])
 def test_a_class_given_twice_is_refused(store, classes):
     with pytest.raises(UsageError, match="twice"):
-        resolve_method(store, classes)
+        choose_method(store, classes)
 
 
 def test_no_class_and_no_such_method_are_refused(store):
     with pytest.raises(UsageError, match="No classes"):
-        resolve_method(store, [])
+        choose_method(store, [])
     with pytest.raises(UsageError, match=r"'magic'.*auto, prototype, hybrid, maskclip"):
-        resolve_method(store, ["cat"], "magic")
+        choose_method(store, ["cat"], "magic")
 
 
 def test_a_threshold_without_background_is_refused():
@@ -251,7 +245,7 @@ def test_a_threshold_without_background_is_refused():
 
 
 def digest(store, classes=("cat", "apple"), method="auto", background=True, threshold=None, profile=MINI):
-    choice = resolve_method(store, list(classes), method)
+    choice = choose_method(store, list(classes), method)
     options = SegmentOptions(background=background, threshold=threshold)
     return plan_digest(store, profile, list(classes), choice, options)
 
@@ -282,7 +276,7 @@ def test_whatever_changes_the_answer_changes_the_digest(store):
 
 
 def test_why_a_method_was_chosen_does_not_change_the_digest(store):
-    asked = MethodChoice("prototype", "prototype", (), "asked for")
+    asked = Choice("prototype", "prototype", (), "asked for")
     assert plan_digest(store, MINI, ["cat", "apple"], asked, SegmentOptions()) == digest(store)
 
 
@@ -301,7 +295,7 @@ def test_a_class_made_anew_changes_the_digest_of_its_prototypes_and_not_of_gem(t
 def test_a_class_removed_meanwhile_is_told(tmp_path):
     with Store.open(tmp_path / "store", profile="mini") as own:
         own.add_class(mini_class("cat"))
-        choice = resolve_method(own, ["cat"])
+        choice = choose_method(own, ["cat"])
         own.remove_classes(["cat"])
         with pytest.raises(UnknownClassError):
             Segmenter(mini_models(), own, ["cat"], method=choice)
@@ -399,7 +393,7 @@ def test_stuff_passes_the_filter(tmp_path):
 
 
 def planned(store, profile, prefilter, method="auto"):
-    choice = resolve_method(store, ["cat", "apple"], method)
+    choice = choose_method(store, ["cat", "apple"], method)
     return plan_digest(store, profile, ["cat", "apple"], choice, SegmentOptions(prefilter=prefilter))
 
 
@@ -432,10 +426,10 @@ ONLY_PROTOTYPES = (
 def test_what_only_prototypes_have_is_refused_with_gem(store, asked):
     option = "--" + next(iter(asked)).replace("_", "-")
     options = SegmentOptions(**asked)
-    gem = resolve_method(store, ["cat"], "gem")
+    gem = choose_method(store, ["cat"], "gem")
     with pytest.raises(UsageError, match=rf"{option}.*not with gem.*--method prototype"):
         resolve_options(store, MINI, ["cat"], gem, options)
-    fallen_back = resolve_method(store, ["dog"])
+    fallen_back = choose_method(store, ["dog"])
     with pytest.raises(UsageError, match=rf"{option}.*no prototypes for dog.*ovseg add-class"):
         resolve_options(store, MINI, ["dog"], fallen_back, options)
 
@@ -445,14 +439,14 @@ ONLY_WORDS = ({"templates": "single"}, {"logit_scale": 10.0}, {"synonyms": (("ca
 
 @pytest.mark.parametrize("asked", ONLY_WORDS, ids=lambda asked: next(iter(asked)))
 def test_what_only_words_have_is_refused_with_prototypes(store, asked):
-    choice = resolve_method(store, ["cat"])
+    choice = choose_method(store, ["cat"])
     with pytest.raises(UsageError, match=r"Prototypes are matched without words .*would have no effect.*--method"):
         resolve_options(store, MINI, ["cat"], choice, SegmentOptions(**asked))
 
 
 def test_a_profile_without_a_filter_filters_only_when_asked_and_then_complains(store):
     without = dataclasses.replace(MINI, prefilter=None)
-    choice = resolve_method(store, ["cat"])
+    choice = choose_method(store, ["cat"])
     with pytest.raises(UsageError, match="'mini' has no pre-filter"):
         resolve_options(store, without, ["cat"], choice, SegmentOptions(prefilter=True))
     assert resolve_options(store, without, ["cat"], choice, SegmentOptions()).prefilter is None
@@ -461,19 +455,19 @@ def test_a_profile_without_a_filter_filters_only_when_asked_and_then_complains(s
 def test_the_users_short_side_and_windows_take_the_place_of_the_methods(store):
     options = SegmentOptions(short_side=96, windows=((64, 32), (0, 0)))
     for method in ("prototype", "gem", "hybrid"):
-        resolved = resolve_options(store, MINI, ["cat"], resolve_method(store, ["cat"], method), options)
+        resolved = resolve_options(store, MINI, ["cat"], choose_method(store, ["cat"], method), options)
         for geometry in (resolved.inference, resolved.dense_settings):
             if geometry is not None:
                 assert (geometry.short_side, geometry.windows, geometry.whole_image) == (96, ((64, 32),), True)
     only_windows = SegmentOptions(windows=((64, 32),))
-    resolved = resolve_options(store, MINI, ["cat"], resolve_method(store, ["cat"]), only_windows)
+    resolved = resolve_options(store, MINI, ["cat"], choose_method(store, ["cat"]), only_windows)
     assert not resolved.inference.whole_image
     assert resolved.inference.short_side == MINI.inference.short_side
 
 
 def test_a_published_method_is_run_with_its_published_settings(store):
     large = dataclasses.replace(MINI, clip=dataclasses.replace(MINI.clip, dense=None))
-    choice = resolve_method(store, ["cat"], "sclip")
+    choice = choose_method(store, ["cat"], "sclip")
     settings = resolve_options(store, large, ["cat"], choice, SegmentOptions()).dense_settings
     assert (settings.short_side, settings.windows, settings.logit_scale) == (336, ((224, 112),), 65.0)
     assert resolve_options(store, MINI, ["cat"], choice, SegmentOptions()).dense_settings == MINI.clip.dense
@@ -482,7 +476,7 @@ def test_a_published_method_is_run_with_its_published_settings(store):
 def published(method, names=("cat",), store=None, **options):
     """What a method comes to with CLIP ViT-B/16 and no prototypes."""
     asked = SegmentOptions(**options)
-    return resolve_options(store, get_profile("sd15"), names, MethodChoice(method, method, (), ""), asked)
+    return resolve_options(store, get_profile("sd15"), names, Choice(method, method, (), ""), asked)
 
 
 OF_VOC21 = {
@@ -536,7 +530,7 @@ def test_the_settings_of_a_data_set_can_be_asked_for_and_single_ones_changed():
 
 
 def test_a_profile_with_settings_of_its_own_has_no_data_sets(store):
-    choice = resolve_method(store, ["cat"], "sclip")
+    choice = choose_method(store, ["cat"], "sclip")
     with pytest.raises(UsageError, match=r"'mini' has settings of its own.*--settings"):
         resolve_options(store, MINI, ["cat"], choice, SegmentOptions(settings="voc20"))
 

@@ -12,15 +12,16 @@ import torch
 from ovseg_cli import segmenter as module
 from ovseg_cli.backbones.clip import ClipBackbone
 from ovseg_cli.backbones.diffusion import DiffusionBackbone
-from ovseg_cli.choices import METHODS, SegmentOptions
 from ovseg_cli.errors import UnknownClassError, UsageError
 from ovseg_cli.explain import Explainer
 from ovseg_cli.explain.words import as_data, describe
-from ovseg_cli.methods.catalogue import DENSE_METHODS
+from ovseg_cli.methods.catalogue import METHODS, word_methods
 from ovseg_cli.methods.domain import Domain
-from ovseg_cli.methods.prefilter import ClassPrefilter
-from ovseg_cli.segmenter import Segmenter, score_together, segment_together
+from ovseg_cli.segmentation.options import SegmentOptions
+from ovseg_cli.segmentation.segmenter import Segmenter, segment_together
+from ovseg_cli.segmentation.together import score_together
 from ovseg_cli.store import Store
+from ovseg_cli.text.prefilter import ClassPrefilter
 from tests.mini import example_scene, mini_class, mini_models
 from tests.scores import class_scores
 
@@ -148,7 +149,7 @@ def test_other_models_are_refused(store):
 # --------------------------------------------------------------------------- batches
 
 
-@pytest.mark.parametrize("method", ["prototype", "hybrid", *DENSE_METHODS])
+@pytest.mark.parametrize("method", ["prototype", "hybrid", *word_methods()])
 def test_a_batch_gives_what_its_pictures_give_alone(store, method):
     ours = segmenter(store, method)
     for answer, picture in zip(ours.segment_batch(PICTURES), PICTURES, strict=True):
@@ -221,7 +222,7 @@ def test_each_picture_of_a_batch_has_its_own_classes(store):
 # --------------------------------------------------------------------------- classes of a picture
 
 
-@pytest.mark.parametrize("method", ["prototype", "hybrid", *DENSE_METHODS])
+@pytest.mark.parametrize("method", ["prototype", "hybrid", *word_methods()])
 def test_only_classes_that_are_named_for_a_picture_compete(store, method, calls):
     ours = segmenter(store, method)
     answer = ours.segment(PICTURES[0], ["Apple"])

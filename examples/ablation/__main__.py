@@ -18,8 +18,8 @@ from examples.ablation.measure import PICTURES, RENDERED, Plan, measure
 from examples.ablation.rows import GROUP_NAMES
 from examples.ablation.supports import RememberingModels
 from examples.ablation.table import markdown
+from ovseg_cli.atomic import write_json, write_text
 from ovseg_cli.errors import OvsegError
-from ovseg_cli.files.atomic import write_json, write_text
 from ovseg_cli.models import choose_device
 from ovseg_cli.profiles import get_profile
 

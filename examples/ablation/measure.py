@@ -21,9 +21,9 @@ from examples.pictograms.scenes import Part, render_set
 from ovseg_cli.evaluation.confusion import ConfusionMatrix
 from ovseg_cli.evaluation.metrics import class_iou, mean_iou
 from ovseg_cli.files.labels import read_label
-from ovseg_cli.methods.prefilter import ClassPrefilter
 from ovseg_cli.models import Models
 from ovseg_cli.profiles.specs import PrefilterSpec
+from ovseg_cli.text.prefilter import ClassPrefilter
 
 CLASSES: Final = Classes(things=FOCUS, stuff=STUFF_NAMES)
 PICTURES: Final = ("bundled", "large")

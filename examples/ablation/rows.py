@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from ovseg_cli.choices import KINDS
 from ovseg_cli.profiles import Profile
 from ovseg_cli.profiles.specs import PrefilterSpec
 from ovseg_cli.prototypes.masks import MaskMethod
+from ovseg_cli.segmentation.options import KINDS
 from ovseg_cli.store.records import PrototypeKind
 
 Clustering = Literal["euclidean", "spherical"]

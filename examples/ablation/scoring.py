@@ -1,6 +1,6 @@
 """Label maps of one picture under many settings at once.
 
-What `ovseg_cli.segmenter` does to a picture, from the same pure functions, in another order. Every prototype of an
+What `ovseg_cli.segmentation` does to a picture, from the same pure functions, in another order. Every prototype of an
 extractor is compared with the picture once. Prototypes of one class and role that compete in exactly the same settings
 form a group, and only the best cosine of each group is kept: the score of a class under a setting is the best of its
 groups. Whatever the product can do comes out the same; a test sees to it.

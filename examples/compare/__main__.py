@@ -20,9 +20,9 @@ from examples.compare.measure import compare, enter
 from examples.compare.sheet import comparison_sheet
 from examples.compare.table import markdown
 from examples.compare.truth import Truth
+from ovseg_cli.atomic import make_folder, write_image, write_json, write_text
 from ovseg_cli.errors import LabelError, NoInputError, OvsegError, UsageError
 from ovseg_cli.evaluation.report import convention
-from ovseg_cli.files.atomic import make_folder, write_image, write_json, write_text
 from ovseg_cli.files.images import discover
 from ovseg_cli.files.labels import LabelMap
 from ovseg_cli.models import load_models

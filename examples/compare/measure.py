@@ -12,16 +12,16 @@ import numpy.typing as npt
 from PIL import Image
 
 from examples.compare.truth import LEFT_OUT, Truth
-from ovseg_cli.choices import METHODS, SegmentOptions
 from ovseg_cli.errors import ImageError, LabelError, UnknownClassError, UsageError
 from ovseg_cli.evaluation.confusion import ConfusionMatrix
 from ovseg_cli.evaluation.report import Report, build_report
 from ovseg_cli.files.images import InputImage, open_image
 from ovseg_cli.files.labels import BACKGROUND
-from ovseg_cli.methods.catalogue import DENSE_METHODS
+from ovseg_cli.methods.catalogue import METHODS, word_methods
 from ovseg_cli.methods.catalogue import METHODS as CATALOGUE
 from ovseg_cli.models import Models
-from ovseg_cli.segmenter import Segmenter, segment_together
+from ovseg_cli.segmentation.options import SegmentOptions
+from ovseg_cli.segmentation.segmenter import Segmenter, segment_together
 from ovseg_cli.store import Store
 
 Tell = Callable[[str], None]
@@ -118,7 +118,7 @@ def choose_methods(store: Store, names: Sequence[str]) -> tuple[str, ...]:
     """
     there = [store.has_class(name) for name in names]
     with_prototypes = [*(["prototype"] if all(there) else []), *(["hybrid"] if any(there) else [])]
-    return (*with_prototypes, *DENSE_METHODS)
+    return (*with_prototypes, *word_methods())
 
 
 def enter(

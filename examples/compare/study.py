@@ -24,8 +24,8 @@ from examples.compare.measure import Contestant, compare, enter
 from examples.compare.truth import Truth
 from examples.pictograms.render import FOCUS, PRESETS, render_folder
 from examples.pictograms.scenes import Part
+from ovseg_cli.atomic import write_json, write_text
 from ovseg_cli.errors import OvsegError
-from ovseg_cli.files.atomic import write_json, write_text
 from ovseg_cli.files.images import InputImage, discover
 from ovseg_cli.models import Models, load_models
 from ovseg_cli.profiles import get_profile

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from examples.mini_pack.glyphs import GlyphSet, Jitter
 from examples.mini_pack.world import World
 from examples.mini_pack.world_tensor import TensorWorld
-from ovseg_cli.files.atomic import write_json
+from ovseg_cli.atomic import write_json
 
 ByteArray = npt.NDArray[np.uint8]
 _Chunk = tuple[ByteArray, ByteArray, ByteArray, list[tuple[str, ...]]]

@@ -27,8 +27,8 @@ from examples.mini_pack.glyphs import GlyphSet
 from examples.mini_pack.vocabulary import THING_NAMES
 from examples.mini_pack.world import World
 from examples.pictograms.scenes import Part, render_set
+from ovseg_cli.atomic import atomic_path
 from ovseg_cli.backbones.pixels import to_working_tensor
-from ovseg_cli.files.atomic import atomic_path
 from ovseg_cli.methods.domain import DOMAIN_FILE, domain_tokens, look, write_domain
 from ovseg_cli.models import Models, load_models
 from ovseg_cli.profiles import get_profile

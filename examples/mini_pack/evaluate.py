@@ -42,14 +42,13 @@ from examples.mini_pack.world import World
 from examples.pictograms.render import TWEMOJI
 from examples.pictograms.scenes import Part, Picture, render_set
 from ovseg_cli.api import evaluate
+from ovseg_cli.atomic import atomic_path, write_json
 from ovseg_cli.backbones.diffusion import Generated
 from ovseg_cli.backbones.pixels import to_tensor
 from ovseg_cli.errors import OvsegError
 from ovseg_cli.evaluation.report import Report
-from ovseg_cli.files.atomic import atomic_path, write_json
 from ovseg_cli.files.discovery import discover
 from ovseg_cli.files.images import open_image
-from ovseg_cli.methods.prefilter import ClassPrefilter
 from ovseg_cli.models import Models, load_models
 from ovseg_cli.profiles import Profile, Weights, get_profile
 from ovseg_cli.profiles.prompts import fill_prompt
@@ -57,8 +56,10 @@ from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, bundled_revision
 from ovseg_cli.prototypes.build import SupportSettings, build_class
 from ovseg_cli.prototypes.kinds import resolve_kind
 from ovseg_cli.prototypes.masks import class_thresholds, masks_from_attribution, minmax, normalise_attribution
-from ovseg_cli.segmenter import Segmenter, SegmentOptions
+from ovseg_cli.segmentation.options import SegmentOptions
+from ovseg_cli.segmentation.segmenter import Segmenter
 from ovseg_cli.store import Store
+from ovseg_cli.text.prefilter import ClassPrefilter
 
 MINI: Final = get_profile("mini")
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from examples.mini_pack.dataset import Dataset, DatasetSpec, render_dataset
 from examples.mini_pack.training import Clock, Schedule, Stopped, train
 from examples.mini_pack.vocabulary import LABEL_IDS, THING_NAMES
-from ovseg_cli.files.atomic import atomic_path, write_json
+from ovseg_cli.atomic import atomic_path, write_json
 
 FOLDER: Final = Path(__file__).resolve().parent / "judge"
 """Where the trained judge is kept."""

@@ -21,7 +21,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from ovseg_cli.files.atomic import atomic_path
+from ovseg_cli.atomic import atomic_path
 
 _CHECKPOINT_SECONDS: Final = 240.0
 _LOG_STEPS: Final = 50

@@ -11,16 +11,9 @@ import typer
 from ovseg_cli.cli.classes import build_planned, class_data, write_contact_sheet
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.evaluate import show_report
+from ovseg_cli.cli.folder import EXIT_SOME_FAILED, run_with_progress, show_summary, summary_data
 from ovseg_cli.cli.options import CountOpt
-from ovseg_cli.cli.output import amount
-from ovseg_cli.cli.segment import (
-    EXIT_SOME_FAILED,
-    plan_segmentation,
-    run_segmentation,
-    short_path,
-    show_summary,
-    summary_data,
-)
+from ovseg_cli.cli.output import amount, short_path
 from ovseg_cli.errors import LabelError, NoInputError, UsageError
 
 if TYPE_CHECKING:
@@ -79,6 +72,7 @@ def demo(
     Uses the bundled models, which know pictograms, not photographs. The second time, what is done is skipped.
     """
     from ovseg_cli.files.discovery import discover
+    from ovseg_cli.runs.folder import plan_folder
 
     pictures = images or bundled_pictures()
     labels = gt or pictures.parent / "labels"
@@ -96,8 +90,7 @@ def demo(
         which = f"the first {limit} of the {len(found)} pictures in " if some else ""
         _heading(common, 2, f"Segmenting {which}{pictures}")
         try:
-            plan = plan_segmentation(
-                common,
+            planned = plan_folder(
                 store,
                 [str(pictures)],
                 output,
@@ -105,10 +98,13 @@ def demo(
                 method="prototype",
                 overlay=True,
                 limit=limit,
+                precision=common.precision,
             )
         except UsageError as error:
             raise UsageError(f"{error} (In the demo: another --dir.)") from error
-        summary = run_segmentation(common, store, plan)
+        for note in planned.notes:
+            common.out.note(note)
+        summary = run_with_progress(common, store, planned)
         if common.out.mode == "human":
             show_summary(common, summary, overlay=False)
         report = _score(common, store, labels, partly=some)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovseg_cli.cli.common import Common, command
-from ovseg_cli.cli.options import BackgroundOpt, ClassesOpt, LabelMapOpt, split_names
+from ovseg_cli.cli.folder import EXIT_SOME_FAILED, run_with_progress
+from ovseg_cli.cli.options import ImageClassesOpt, LabelMapOpt, Query, with_query
 from ovseg_cli.cli.output import amount, percent, table
-from ovseg_cli.cli.segment import EXIT_SOME_FAILED, plan_segmentation, run_segmentation
 from ovseg_cli.errors import LabelError, NoDefaultStoreError, NoInputError, OvsegError, UsageError
 from ovseg_cli.figures import figure_beside
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EXIT_BELOW = 4
 _FORMS = ("", ".json", ".csv", ".md")
+_OF_LABEL_MAPS = ("--classes", "--background", "--no-background")  # say which of the label maps' classes count
 _MOST_NAMED = 3
 
 
@@ -38,6 +39,7 @@ def register(app: typer.Typer) -> None:
     )(evaluate)
 
 
+@with_query
 def evaluate(
     common: Common,
     gt: Annotated[Path, typer.Option("--gt", metavar="DIR", help="Folder of ground-truth labels.", show_default=False)],
@@ -56,7 +58,9 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    classes: ClassesOpt = None,
+    *,
+    query: Query,
+    image_classes: ImageClassesOpt = None,
     label_map: LabelMapOpt = None,
     ignore: Annotated[
         int | None,
@@ -69,7 +73,6 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    background: BackgroundOpt = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -91,6 +94,7 @@ def evaluate(
     """Score label maps against ground truth.
 
     Gives IoU per class, mIoU and pixel accuracy. Without --pred and --images, the last run is scored.
+    With --images, the options of ovseg segment say how pictures are segmented.
     Ground truth and label maps are paired by file name and their ids by class name.
     Exit code 3: some labelled pictures have no prediction; 4: --fail-under.
     """
@@ -103,11 +107,17 @@ def evaluate(
         raise UsageError("--pred and --images exclude each other: name label maps, or pictures to segment.")
     if not os.path.isdir(gt):
         raise LabelError(f"There is no folder {gt} with ground truth. Name it with --gt.")
-    names = split_names(classes)
+    names, background = query.classes, query.background
     run_id = None
     if images is not None:
-        report = _score_images(common, images, gt, names, background, label_map, ignore)
+        report = _score_images(common, images, gt, query, image_classes, label_map, ignore)
     else:
+        beside = [flag for flag in query.given if flag not in _OF_LABEL_MAPS]
+        if beside or image_classes is not None:
+            raise UsageError(
+                f"{', '.join([*beside, *([] if image_classes is None else ['--image-classes'])])} would change how "
+                "pictures are segmented, and these label maps are there already: name the pictures with --images."
+            )
         if pred is not None:
             found = predictions_in(pred, label_map=label_map, classes=names, background=background)
         else:
@@ -140,8 +150,8 @@ def evaluate(
 
 def _write(report: Report, target: Path) -> None:
     """Write a report in the form that the file's name says; JSON when it says none."""
+    from ovseg_cli.atomic import write_json, write_text
     from ovseg_cli.evaluation.tables import as_csv, as_markdown
-    from ovseg_cli.files.atomic import write_json, write_text
 
     suffix = target.suffix.lower()
     if suffix == ".csv":
@@ -154,8 +164,8 @@ def _write(report: Report, target: Path) -> None:
 
 def _last_run(common: Common, names: tuple[str, ...], background: bool | None) -> Predictions:
     """The label maps of the last run, named on stderr."""
+    from ovseg_cli.names import listed_names
     from ovseg_cli.runs.evaluate import last_predictions
-    from ovseg_cli.store.names import listed_names
 
     store = common.find_store(any_profile=True)
     if store is None:
@@ -187,32 +197,38 @@ def _score_images(
     common: Common,
     images: Path,
     gt: Path,
-    names: tuple[str, ...],
-    background: bool | None,
+    query: Query,
+    image_classes: Path | None,
     label_map: Path | None,
     ignore: int | None,
 ) -> Report:
     """Segment into a folder that is thrown away, then score."""
-    from ovseg_cli.choices import SegmentOptions
+    from ovseg_cli.files.image_classes import read_image_classes
     from ovseg_cli.runs.evaluate import check_ground_truth, predictions_in
+    from ovseg_cli.runs.folder import plan_folder
     from ovseg_cli.runs.plan import find_images
 
+    shown = None if image_classes is None else read_image_classes(image_classes)
     with tempfile.TemporaryDirectory(prefix="ovseg-eval-") as scratch:
         output = Path(scratch) / "ovseg-out"
         found = find_images([str(images)], output)  # complains now, not after a store is made
         with common.open_store() as store:
-            plan = plan_segmentation(
-                common,
+            planned = plan_folder(
                 store,
                 [str(images)],
                 output,
                 images=found,
-                classes=names,
-                options=SegmentOptions(background=background is not False),
+                classes=query.classes,
+                method=query.method,
+                options=query.options,
+                image_classes=shown,
+                precision=common.precision,
             )
-            keys = [str(item.image.key) for item in plan.items]
-            check_ground_truth(gt, keys, plan.request.classes, label_map=label_map, ignore=ignore)
-            summary = run_segmentation(common, store, plan, recorded=False)
+            for note in (*query.notes, *planned.notes):
+                common.out.note(note)
+            keys = [str(item.image.key) for item in planned.plan.items]
+            check_ground_truth(gt, keys, planned.recipe.classes, label_map=label_map, ignore=ignore)
+            summary = run_with_progress(common, store, planned, recorded=False)
         if summary.failed and not summary.done:
             raise NoInputError(f"None of the pictures in {images} could be read.")
         return _score(common, predictions_in(output), gt, label_map, ignore)
@@ -233,7 +249,7 @@ def _record(common: Common, run_id: str | None, data: dict[str, Any]) -> None:
 
 def show_report(common: Common, report: Report, written: Path | None = None) -> None:
     """The table of classes, then the figures over all of them and how they are computed."""
-    from ovseg_cli.store.names import short_name
+    from ovseg_cli.names import short_name
 
     out = common.out
     rows = [(short_name(name), *figures) for name, *figures in report.rows()]

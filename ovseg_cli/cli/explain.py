@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ovseg_cli.cli.common import Common, command
-from ovseg_cli.cli.complete import complete_method
-from ovseg_cli.cli.options import (
-    BackgroundOpt,
-    ClassesOpt,
-    ExtractorsOpt,
-    PrefilterOpt,
-    PrototypesOpt,
-    RefineOpt,
-    StuffFilterOpt,
-    ThresholdOpt,
-    segment_options,
-    split_names,
-)
+from ovseg_cli.cli.options import Query, with_query
+from ovseg_cli.cli.output import short_path
 from ovseg_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from ovseg_cli.choices import SegmentOptions
     from ovseg_cli.explain import Explanation
     from ovseg_cli.precision import Precision
     from ovseg_cli.runs.journal import Entry
     from ovseg_cli.runs.manifest import Manifest
-    from ovseg_cli.segmenter import Segmentation
+    from ovseg_cli.segmentation.options import SegmentOptions
+    from ovseg_cli.segmentation.segmenter import Segmentation
     from ovseg_cli.store import Store
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -50,15 +38,7 @@ def register(app: typer.Typer) -> None:
     )(explain)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """What is to be explained: the classes, the method, and everything else that decides a label map."""
-
-    names: tuple[str, ...]
-    method: str
-    options: SegmentOptions
-
-
+@with_query
 def explain(
     common: Common,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture.")],
@@ -82,18 +62,8 @@ def explain(
             show_default=False,
         ),
     ] = None,
-    classes: ClassesOpt = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method",
-            metavar="METHOD",
-            autocompletion=complete_method,
-            help="auto, prototype, or one of CLIP's patches: maskclip, clipsurgery, sclip, clearclip, naclip, gem, "
-            "proxyclip.",
-            show_default=False,
-        ),
-    ] = None,
+    *,
+    query: Query,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -104,69 +74,44 @@ def explain(
             show_default=False,
         ),
     ] = None,
-    background: BackgroundOpt = None,
-    threshold: ThresholdOpt = None,
-    prefilter: PrefilterOpt = None,
-    stuff_filter: StuffFilterOpt = None,
-    extractors: ExtractorsOpt = None,
-    prototypes: PrototypesOpt = None,
-    refine: RefineOpt = None,
 ) -> None:
     """Explain why pixels got their classes.
 
-    Says which prototype won, against which other, and shows the support image that it comes from.
-    Without --classes and --run, all classes of the store are looked for.
+    Says which prototype won, against which other, and shows the support image that it comes from; with words, which
+    of them are most probable. Without --classes and --run, all classes of the store are looked for.
     """
-    from ovseg_cli.choices import resolve_method
+    from ovseg_cli.atomic import write_image
     from ovseg_cli.explain import HOW_CHOSEN, Explainer, as_data, draw
-    from ovseg_cli.files.atomic import write_image
     from ovseg_cli.files.colours import for_display
     from ovseg_cli.files.images import open_image
     from ovseg_cli.methods.catalogue import check_explained
     from ovseg_cli.runs.segment import labelmap_of
-    from ovseg_cli.segmenter import Segmenter
+    from ovseg_cli.segmentation.recipe import make_recipe
+    from ovseg_cli.segmentation.segmenter import Segmenter
 
     points = [_point(text) for text in at or ()]
     target = _target(image, output)
-    given = {
-        "--classes": classes,
-        "--method": method,
-        "--background": background,
-        "--threshold": threshold,
-        "--prefilter": prefilter,
-        "--stuff-filter": stuff_filter,
-        "--extractors": extractors,
-        "--prototypes": prototypes,
-        "--refine": refine,
-    }
-    options = segment_options(
-        background=background,
-        threshold=threshold,
-        prefilter=prefilter,
-        extractors=extractors,
-        prototypes=prototypes,
-        stuff_filter=stuff_filter,
-        refine=refine,
-    )
-    manifest = None if run is None else _manifest(run, given)
+    manifest = None if run is None else _manifest(run, query)
     picture = open_image(image)
     _check_points(points, picture.size)
     with common.open_store(create=manifest is None) as store:
-        if manifest is not None:
-            asked = _as_in(manifest)
-            _compare_store(common, store, manifest)
-        else:
-            asked = _Asked(names=_names(store, split_names(classes)), method=method or "auto", options=options)
-        choice = resolve_method(store, asked.names, asked.method)
-        check_explained(choice.method, choice.reason if choice.asked == "auto" else "")
         precision: Precision = common.precision
-        if manifest is not None and common.options.precision is None:
-            precision = manifest.settings.get("precision", "auto")
-        models = common.load_models(common.profile_of(store), precision=precision)
-        segmenter = Segmenter(models, store, asked.names, method=choice, options=asked.options)
-        if segmenter.choice.asked == "auto" and segmenter.choice.missing:
-            common.out.note(f"{segmenter.choice.reason}: explained is {segmenter.method}")
-        for note in segmenter.notes if manifest is None else ():
+        if manifest is not None:
+            names, method, options = manifest.class_names, str(manifest.method["used"]), _options_of(manifest)
+            _compare_store(common, store, manifest)
+            if common.options.precision is None:
+                precision = manifest.settings.get("precision", "auto")
+        else:
+            names, method, options = _names(store, query.classes), query.method, query.options
+        profile = common.profile_of(store)
+        recipe = make_recipe(store, profile, names, method=method, options=options, precision=precision)
+        choice = recipe.choice
+        check_explained(choice.method, choice.reason if choice.asked == "auto" else "")
+        models = common.load_models(profile, precision=precision)
+        segmenter = Segmenter.by_recipe(models, recipe, texts=store)
+        if choice.asked == "auto" and choice.missing:
+            common.out.note(f"{choice.reason}: explained is {choice.method}")
+        for note in (*query.notes, *recipe.notes) if manifest is None else ():
             common.out.note(note)
         entry = None if run is None else _entry_of(run, image)
         present = list(entry.kept or ()) if entry is not None and entry.kept_by == "image-classes" else None
@@ -174,17 +119,17 @@ def explain(
     if segmentation.unfamiliar and models.profile.domain is not None:
         common.out.warning(models.profile.domain.remark(1, 1, "its labels mean little"))
     was = None if run is None or manifest is None else _labels_of_run(common, run, manifest, image, entry, explanations)
-    labels = for_display(labelmap_of(asked.names))
+    labels = for_display(labelmap_of(names))
     sheet = draw(picture, segmentation.ids, labels, explanations, note="" if points else HOW_CHOSEN)
     write_image(target, sheet)
     data = {
         "image": str(image),
         "size": list(picture.size),
         "method": segmentation.method,
-        "classes": list(asked.names),
-        "background": asked.options.background,
-        "threshold": asked.options.threshold,
-        "refine": asked.options.refine,
+        "classes": list(names),
+        "background": options.background,
+        "threshold": options.threshold,
+        "refine": options.refine,
         "kept": None if segmentation.kept is None else list(segmentation.kept),
         "unfamiliar": segmentation.unfamiliar,
         "picture": str(target),
@@ -197,7 +142,6 @@ def explain(
 
 
 def _show(common: Common, explanations: Sequence[Explanation], segmentation: Segmentation, target: Path) -> None:
-    from ovseg_cli.cli.segment import short_path
     from ovseg_cli.explain import describe
 
     out = common.out
@@ -255,7 +199,7 @@ def _names(store: Store, classes: Sequence[str]) -> tuple[str, ...]:
 # ---------------------------------------------------------------------- as in an earlier run
 
 
-def _manifest(run: Path, given: dict[str, Any]) -> Manifest:
+def _manifest(run: Path, query: Query) -> Manifest:
     """What made an output folder.
 
     Raises:
@@ -263,9 +207,8 @@ def _manifest(run: Path, given: dict[str, Any]) -> Manifest:
     """
     from ovseg_cli.runs.manifest import MANIFEST_NAME, read_manifest
 
-    beside = [name for name, value in given.items() if value not in (None, [])]
-    if beside:
-        raise UsageError(f"--run takes everything from that folder: leave out {', '.join(beside)}, or --run.")
+    if query.given:
+        raise UsageError(f"--run takes everything from that folder: leave out {', '.join(query.given)}, or --run.")
     manifest = read_manifest(run)
     if manifest is None:
         raise UsageError(f"{run} is no output folder of ovseg segment: it has no {MANIFEST_NAME}.")
@@ -274,12 +217,11 @@ def _manifest(run: Path, given: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def _as_in(manifest: Manifest) -> _Asked:
-    """The classes, the method and the options of a run."""
-    from ovseg_cli.choices import SegmentOptions
+def _options_of(manifest: Manifest) -> SegmentOptions:
+    """The options of a run."""
+    from ovseg_cli.segmentation.options import SegmentOptions
 
-    options = SegmentOptions.from_record(manifest.options)
-    return _Asked(names=manifest.class_names, method=str(manifest.method["used"]), options=options)
+    return SegmentOptions.from_record(manifest.options)
 
 
 def _compare_store(common: Common, store: Store, manifest: Manifest) -> None:

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.output import table
-from ovseg_cli.methods.catalogue import DENSE_METHODS, METHODS
+from ovseg_cli.methods.catalogue import METHODS, check_method
 
 if TYPE_CHECKING:
     from ovseg_cli.profiles.specs import DenseDefaults
@@ -52,7 +52,11 @@ def _data(name: str) -> dict[str, Any]:
         "gist": info.gist,
         "source": info.source,
         "prefilter": info.prefilter,
-        "prototypes": name in ("prototype", "hybrid"),
+        "reads": info.reads,
+        "networks": list(info.networks),
+        "prototypes": info.matches_prototypes,
+        "explained": info.explained,
+        "package": METHODS.origin(name),
     }
 
 
@@ -62,10 +66,8 @@ def _show_one(common: Common, method: str) -> None:
     Raises:
         UsageError: There is no such method.
     """
-    from ovseg_cli.choices import check_method
-
     check_method(method)
-    published = list(_published(method)) if method in DENSE_METHODS else []
+    published = list(_published(method))
     data = _data(method) | {
         "settings": [{"settings": row, "clip": clip, **asdict(settings)} for row, clip, settings in published]
     }
@@ -74,14 +76,8 @@ def _show_one(common: Common, method: str) -> None:
 
 def _published(method: str) -> Iterator[tuple[str, str, DenseDefaults]]:
     """Data set, size of CLIP's vision transformer, and what the method is run with."""
-    from ovseg_cli.dense import PUBLISHED  # brings torch
-    from ovseg_cli.methods import cliper
-
-    for row, settings in PUBLISHED[method].items():
-        yield row, "B/16", settings
-    if PUBLISHED[method] is cliper.ROWS:
-        for row, settings in cliper.ROWS_LARGE.items():
-            yield row, "L/14", settings
+    for size, rows in (("B/16", METHODS[method].settings), ("L/14", METHODS[method].settings_large)):
+        yield from ((row, size, settings) for row, settings in rows.items())
 
 
 def _described(method: str, published: list[tuple[str, str, DenseDefaults]]) -> RenderableType:

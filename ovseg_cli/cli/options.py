@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ovseg_cli.cli.complete import complete_classes
+from ovseg_cli.cli.complete import complete_classes, complete_method
+from ovseg_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from ovseg_cli.choices import SegmentOptions
-    from ovseg_cli.files.class_file import ClassFile
+    from ovseg_cli.segmentation.options import SegmentOptions
 
 WITH_PROTOTYPES = "With prototypes"
 WITH_WORDS = "With words"
@@ -117,6 +121,128 @@ RefineOpt = Annotated[
     ),
 ]
 
+MethodOpt = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        metavar="METHOD",
+        autocompletion=complete_method,
+        help="prototype, hybrid, a method that reads words (gem, sclip, cliper, ...: see ovseg methods), or auto: "
+        "prototypes if all classes have them, hybrid if some have, else the profile's best.",
+    ),
+]
+
+ClassFileOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--class-file",
+        metavar="FILE",
+        help="Classes to look for, one per line, with synonyms behind semicolons.",
+        show_default=False,
+    ),
+]
+
+BackgroundLineOpt = Annotated[
+    Literal["named", "first"],
+    typer.Option(
+        "--background-line",
+        rich_help_panel=WITH_WORDS,
+        help="Which line of the class file lists words for none of the classes: one that begins with background, "
+        "or the first, as in published files of Pascal VOC.",
+    ),
+]
+
+ImageClassesOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--image-classes",
+        metavar="FILE",
+        help="Which classes each picture shows, in the pre-filter's place: one picture per line, "
+        "sub/photo.jpg: cat; dog",
+        show_default=False,
+    ),
+]
+
+SynonymsOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--synonym",
+        metavar="CLASS=WORD",
+        rich_help_panel=WITH_WORDS,
+        help="With words: another word for a class; may be given several times.",
+        show_default=False,
+    ),
+]
+
+SettingsOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--settings",
+        rich_help_panel=WITH_WORDS,
+        metavar="DATASET",
+        help="With words: the method's published settings for voc21, voc20, context60, context59, coco-object, "
+        "coco-stuff, ade150 or cityscapes; other options take the place of single ones. (default: voc21, or "
+        "voc20 with --no-background)",
+        show_default=False,
+    ),
+]
+
+TemplatesOpt = Annotated[
+    Literal["single", "short", "car", "imagenet", "imagenet-scene"] | None,
+    typer.Option(
+        "--templates",
+        rich_help_panel=WITH_WORDS,
+        help="With words: the prompts that each is read in: 1, 7, 15, 80 or 85. (default: the method's)",
+        show_default=False,
+    ),
+]
+
+LogitScaleOpt = Annotated[
+    float | None,
+    typer.Option(
+        "--logit-scale",
+        metavar="X",
+        rich_help_panel=WITH_WORDS,
+        help="With words: how sharply they compete. (default: the method's)",
+        show_default=False,
+    ),
+]
+
+ShortSideOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--short-side",
+        metavar="N",
+        rich_help_panel=PICTURES,
+        help="Pixels of the short side that pictures are worked at. (default: the method's)",
+        show_default=False,
+    ),
+]
+
+WindowsOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--windows",
+        metavar="SIZE/STRIDE",
+        rich_help_panel=PICTURES,
+        help="Sliding windows of that size in pixels, or whole; may be given several times. (default: the method's)",
+        show_default=False,
+    ),
+]
+
+BatchOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--batch",
+        min=1,
+        max=1024,
+        metavar="N",
+        rich_help_panel=RUNNING,
+        help="Pictures of one size that are segmented together. (default: 8 on a GPU, 1 on a CPU)",
+        show_default=False,
+    ),
+]
+
 CountOpt = Annotated[
     int | None,
     typer.Option(
@@ -152,61 +278,130 @@ def split_names(values: Iterable[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def segment_options(
-    *,
-    background: bool | None,
-    threshold: float | None,
-    prefilter: bool | None,
-    extractors: Iterable[str] | None,
-    prototypes: Iterable[str] | None,
-    stuff_filter: bool | None,
-    refine: Literal["none", "pamr"] | None,
-    settings: str | None = None,
-    templates: Literal["single", "short", "car", "imagenet", "imagenet-scene"] | None = None,
-    logit_scale: float | None = None,
-    short_side: int | None = None,
-    windows: list[str] | None = None,
-    synonyms: list[str] | None = None,
-    listed: ClassFile | None = None,
-) -> SegmentOptions:
-    """What was typed, as what decides label maps.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """What is looked for in images, and how: what the options say that `with_query` gives a command.
 
-    Args:
-        background: `BackgroundOpt`.
-        threshold: Class score below which a pixel is background.
-        prefilter: `PrefilterOpt`.
-        extractors: `ExtractorsOpt`.
-        prototypes: `PrototypesOpt`.
-        stuff_filter: `StuffFilterOpt`.
-        refine: `RefineOpt`.
-        settings: Data set whose published settings are taken.
-        templates: Set of prompt templates.
-        logit_scale: Factor on cosines.
-        short_side: In pixels.
-        windows: Each SIZE/STRIDE or whole.
-        synonyms: Each CLASS=WORD.
-        listed: A class file with more synonyms, and perhaps words for the background.
+    Attributes:
+        classes: Class names as typed, or those of the class file; none when nobody named any.
+        method: What `--method` says.
+        options: What else decides label maps.
+        background: What `--background` or `--no-background` says; None where neither is given.
+        given: The options that were given, as typed.
+        notes: Sentences for people about what they may not expect.
+    """
+
+    classes: tuple[str, ...]
+    method: str
+    options: SegmentOptions
+    background: bool | None
+    given: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _query(
+    classes: ClassesOpt = None,
+    class_file: ClassFileOpt = None,
+    method: MethodOpt = "auto",
+    background: BackgroundOpt = None,
+    threshold: ThresholdOpt = None,
+    prefilter: PrefilterOpt = None,
+    stuff_filter: StuffFilterOpt = None,
+    extractors: ExtractorsOpt = None,
+    prototypes: PrototypesOpt = None,
+    settings: SettingsOpt = None,
+    synonyms: SynonymsOpt = None,
+    background_line: BackgroundLineOpt = "named",
+    templates: TemplatesOpt = None,
+    logit_scale: LogitScaleOpt = None,
+    short_side: ShortSideOpt = None,
+    windows: WindowsOpt = None,
+    refine: RefineOpt = None,
+) -> Query:
+    """What these options say; its parameters are those of every command that segments.
 
     Raises:
         UsageError: Something that cannot be.
     """
-    from ovseg_cli.choices import SegmentOptions, parse_windows
-    from ovseg_cli.methods.words import merge_synonyms, parse_synonyms
+    from ovseg_cli.methods.catalogue import check_method
+    from ovseg_cli.segmentation.options import SegmentOptions, parse_windows
+    from ovseg_cli.text.vocabulary import merge_synonyms, parse_synonyms
 
+    values = dict(locals())
+    check_method(method)
+    names = split_names(classes)
+    listed, notes = None, []
+    if background_line != "named" and class_file is None:
+        raise UsageError("--background-line belongs to --class-file: name the file too.")
+    if class_file is not None:
+        if names:
+            raise UsageError("--class-file and --classes exclude each other: name the classes in one place.")
+        from ovseg_cli.files.class_file import read_class_file
+        from ovseg_cli.names import is_background
+
+        listed = read_class_file(class_file, first_is_background=background_line == "first")
+        names = listed.classes
+        if listed.background is not None and all(map(is_background, listed.background)):
+            notes.append(
+                f"{class_file} has a line {listed.background[0]!r} without words, so that one word stands for what is "
+                "none of the classes, in place of the profile's own. Leave the line out to keep those."
+            )
     merged = merge_synonyms({} if listed is None else listed.synonyms, parse_synonyms(synonyms or []))
-    return SegmentOptions(
-        background=background is not False,
-        threshold=threshold,
-        prefilter=prefilter,
-        extractors=split_names(extractors) or None,
-        prototypes=split_names(prototypes) or None,  # type: ignore[arg-type]  # checked by the class itself
-        stuff_filter=stuff_filter,
-        refine=refine,
-        settings=settings,
-        templates=templates,
-        logit_scale=logit_scale,
-        short_side=short_side,
-        windows=parse_windows(windows or []),
-        synonyms=tuple(merged.items()),
-        background_words=None if listed is None else listed.background,
+    return Query(
+        classes=names,
+        method=method,
+        options=SegmentOptions(
+            background=background is not False,
+            threshold=threshold,
+            prefilter=prefilter,
+            extractors=split_names(extractors) or None,
+            prototypes=split_names(prototypes) or None,  # type: ignore[arg-type]  # checked by the class itself
+            stuff_filter=stuff_filter,
+            refine=refine,
+            settings=settings,
+            templates=templates,
+            logit_scale=logit_scale,
+            short_side=short_side,
+            windows=parse_windows(windows or []),
+            synonyms=tuple(merged.items()),
+            background_words=None if listed is None else listed.background,
+        ),
+        background=background,
+        given=_given(values),
+        notes=tuple(notes),
     )
+
+
+def _given(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Which options were given, as typed."""
+    found = []
+    for name, parameter in inspect.signature(_query).parameters.items():
+        value = values.get(name)
+        if value == parameter.default or value == []:
+            continue
+        flag = {"synonyms": "--synonym"}.get(name, f"--{name.replace('_', '-')}")
+        found.append(flag if value is not False else f"--no-{name.replace('_', '-')}")
+    return tuple(found)
+
+
+def with_query(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command's body the options that say what to look for, in the place of its parameter `query`."""
+    hints = typing.get_type_hints(_query, include_extras=True)
+    asking = [
+        parameter.replace(annotation=hints[name]) for name, parameter in inspect.signature(_query).parameters.items()
+    ]
+    own = typing.get_type_hints(function, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        parameters += asking if name == "query" else [parameter.replace(annotation=own[name])]
+
+    @functools.wraps(function)
+    def body(common: Any, **values: Any) -> None:
+        query = _query(**{parameter.name: values.pop(parameter.name) for parameter in asking})
+        function(common, query=query, **values)
+
+    # Typed values with defaults may stand before others: the command line takes all of them by name.
+    typed = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters[1:]]
+    body.__signature__ = inspect.Signature([parameters[0], *typed])  # type: ignore[attr-defined]
+    body.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return body

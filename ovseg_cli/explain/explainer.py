@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.pixels import resize, to_tensor
-from ovseg_cli.dense import TokenScorer
 from ovseg_cli.errors import ClassChangedError, ImageError, LabelError, UsageError
 from ovseg_cli.explain.points import choose_points, enlarged, scores_at
 from ovseg_cli.explain.records import Explanation, Match, Region, Rule, Source, Standing, Word
@@ -24,11 +23,12 @@ from ovseg_cli.files.images import open_image
 from ovseg_cli.files.labels import BACKGROUND, read_label
 from ovseg_cli.methods.catalogue import check_explained
 from ovseg_cli.methods.prototype import finest_grid, prototype_scores
+from ovseg_cli.scorers.tokens import TokenScorer
 
 if TYPE_CHECKING:
     from ovseg_cli.profiles import ExtractorSpec
-    from ovseg_cli.scoring import PrototypeScorer
-    from ovseg_cli.segmenter import Scored, Segmentation, Segmenter
+    from ovseg_cli.scorers.prototypes import PrototypeScorer
+    from ovseg_cli.segmentation.segmenter import Scored, Segmentation, Segmenter
     from ovseg_cli.store import Store
     from ovseg_cli.store.records import PrototypeInfo, Role, StoredSupport
 

@@ -12,7 +12,7 @@ from skimage.measure import label as connected_regions
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ovseg_cli.segmenter import Scored
+    from ovseg_cli.segmentation.segmenter import Scored
 
 MOST_POINTS = 12
 """Classes of a picture that are explained when no points are named, the largest first."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from ovseg_cli.errors import ClassNameError, UsageError
 from ovseg_cli.files.labels import is_background
 from ovseg_cli.files.text import read_text
-from ovseg_cli.store.names import class_key, listed_names, normalise_class_name, short_name, shown_name
+from ovseg_cli.names import class_key, listed_names, normalise_class_name, short_name, shown_name
 
 MANY_WORDS = 10
 """Words in the first line from which it is rather the background than a class (published: 17 to 26, and up to 8)."""
@@ -57,7 +57,7 @@ def read_class_file(path: str | Path, *, first_is_background: bool = False) -> C
 
     Returns:
         The classes, at least one. Words are as in the file, but for spaces; whether they are the same as others is
-        left to `ovseg_cli.methods.words.make_vocabulary`.
+        left to `ovseg_cli.text.vocabulary.make_vocabulary`.
 
     Raises:
         UsageError: The file is missing, not text, names no class, has two lines for the background, or a line that

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import replace
 
 from ovseg_cli.files.labels import Colour, LabelMap, is_background
-from ovseg_cli.store.names import class_key
+from ovseg_cli.names import class_key
 
 # Of the salts below 600 the one whose nearest pair of colours is farthest apart, also for those who cannot tell red
 # from green, in each of these: VOC's classes, Cityscapes', the first of COCO's, and those of the demo.

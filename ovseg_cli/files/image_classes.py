@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from ovseg_cli.errors import ClassNameError, UsageError
 from ovseg_cli.files.discovery import InputImage, natural_key
 from ovseg_cli.files.text import read_text
-from ovseg_cli.store.names import class_key, listed_names, normalise_class_name, shown_name
+from ovseg_cli.names import class_key, listed_names, normalise_class_name, shown_name
 
 _MOST_NAMED = 3
 

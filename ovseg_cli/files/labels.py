@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ovseg_cli.atomic import write_image, write_text
 from ovseg_cli.errors import LabelError
-from ovseg_cli.files.atomic import write_image, write_text
 from ovseg_cli.files.images import MOST_OF_16_BITS, decoding, upright, white_is_zero
 from ovseg_cli.files.label_names import (
     BACKGROUND,

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from ovseg_cli.errors import MethodError, UsageError
 from ovseg_cli.methods import published
+from ovseg_cli.names import unknown_choice
 from ovseg_cli.profiles.specs import DenseDefaults
 
 GROUP = "ovseg.methods"
@@ -300,7 +301,7 @@ def check_method(name: str) -> None:
         UsageError: It is neither "auto" nor one of `METHODS`.
     """
     if name != "auto" and name not in METHODS:
-        raise UsageError(f"Unknown method {name!r}. Methods: auto, {', '.join(METHODS)}.")
+        raise unknown_choice("method", name, ("auto", *METHODS), heading="Methods")
 
 
 def check_explained(name: str, why: str = "") -> None:
@@ -334,7 +335,7 @@ def scorer_of(name: str) -> Callable[..., Any]:
     """
     module, _, attribute = METHODS[name].scorer.partition(":")
     try:
-        return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+        return getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         whose = METHODS.origin(name) or "ovseg"
         raise MethodError(

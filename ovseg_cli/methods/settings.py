@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from typing import Any
 
 from ovseg_cli.errors import UsageError
 from ovseg_cli.methods.catalogue import METHODS, Method
+from ovseg_cli.names import did_you_mean
 from ovseg_cli.profiles import Profile
 from ovseg_cli.profiles.prompts import TemplateSet, resolve_templates
 from ovseg_cli.profiles.specs import DenseDefaults
@@ -39,7 +41,9 @@ def dense_settings(profile: Profile, method: str, row: str | None = None, *, bac
     if row is None:
         return _usual(rows, background=background)
     if row not in rows:
-        raise UsageError(f"{info.title} has no published settings {row!r}. It has: {', '.join(rows)}.")
+        raise UsageError(
+            f"{info.title} has no published settings {row!r}.{did_you_mean(row, rows)} It has: {', '.join(rows)}."
+        )
     return rows[row]
 
 
@@ -61,8 +65,11 @@ def _own_settings(profile: Profile, method: str, own: DenseDefaults, *, backgrou
         settings = own if background else replace(own, background_words=(), threshold=None)
     else:  # what it has beyond the others stays as published, and so does a threshold on scores of another kind
         settings = replace(published, **{name: getattr(own, name) for name in _COMMON - {"threshold"}})
-    tuned = [tuning for tuning in profile.clip.tuned if method in tuning.methods and background]
-    return replace(settings, **{name: value for tuning in tuned for name, value in tuning.values})
+    tuned: dict[str, Any] = {}
+    for tuning in profile.clip.tuned:
+        if method in tuning.methods and background:
+            tuned |= dict(tuning.values)
+    return replace(settings, **tuned)
 
 
 def templates_for(profile: Profile, settings: DenseDefaults, asked: TemplateSet | None) -> tuple[str, ...]:

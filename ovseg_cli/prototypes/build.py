@@ -176,7 +176,7 @@ def build_class(
 
     Args:
         models: The profile's models.
-        name: A class name that the store accepts (see `ovseg_cli.store.names`).
+        name: A class name that the store accepts (see `ovseg_cli.names`).
         settings: Overrides of the profile's defaults.
         progress: Told about every step; an exception raised inside it ends the build, and nothing is kept.
         pictures: The user's own pictures, which take the place of generated ones.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from ovseg_cli.names import class_key
 from ovseg_cli.prototypes.kinds import listed_kind, listed_words
-from ovseg_cli.store.names import class_key
 
 if TYPE_CHECKING:
     from ovseg_cli.backbones.clip import ClipBackbone

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ovseg_cli.errors import ClassExistsError, ClassNameError, StoreReadOnlyError, UsageError
-from ovseg_cli.store.names import class_key, listed_names, normalise_class_name, shown_name
+from ovseg_cli.names import class_key, listed_names, normalise_class_name, shown_name
 
 if TYPE_CHECKING:
     import numpy as np

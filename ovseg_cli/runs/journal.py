@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
 
+from ovseg_cli.atomic import write_text
 from ovseg_cli.errors import DiskFullError, OutputError, OvsegError
-from ovseg_cli.files.atomic import write_text
 from ovseg_cli.files.discovery import picture_id
 
 log = logging.getLogger("ovseg_cli")

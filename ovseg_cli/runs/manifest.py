@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from ovseg_cli.atomic import write_json
 from ovseg_cli.errors import OutputError
-from ovseg_cli.files.atomic import write_json
 
 MANIFEST_NAME = "run.json"
 FORMAT = 1

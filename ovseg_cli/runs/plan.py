@@ -9,16 +9,19 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ovseg_cli.choices import SegmentOptions
 from ovseg_cli.errors import ImageError, OutputError, UsageError
 from ovseg_cli.files.discovery import InputImage, discover, expanded, picture_id
 from ovseg_cli.files.image_classes import ImageClasses, ImageLine, Matched
 from ovseg_cli.files.text import special_kind
+from ovseg_cli.names import listed_names
 from ovseg_cli.runs.journal import JOURNAL_NAME, Entry, is_intact, read_journal
 from ovseg_cli.runs.manifest import MANIFEST_NAME, Manifest, read_manifest
-from ovseg_cli.store.names import listed_names
+from ovseg_cli.segmentation.options import SegmentOptions
+
+if TYPE_CHECKING:
+    from ovseg_cli.segmentation.recipe import Recipe
 
 MASK_FOLDER = "SegmentationClass"
 OVERLAY_FOLDER = "overlay"
@@ -55,6 +58,24 @@ class Request:
     overlay: bool = False
     explain: bool = False
     image_classes: ImageClasses | None = None
+
+    @classmethod
+    def by(
+        cls, recipe: Recipe, *, overlay: bool = False, explain: bool = False, image_classes: ImageClasses | None = None
+    ) -> Request:
+        """What a recipe makes."""
+        return cls(
+            classes=recipe.classes,
+            method=recipe.method,
+            asked=recipe.choice.asked,
+            reason=recipe.choice.reason,
+            options=recipe.options,
+            prefilter=recipe.prefilter is not None,
+            digest=recipe.digest,
+            overlay=overlay,
+            explain=explain,
+            image_classes=image_classes,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
+from ovseg_cli.atomic import make_folder, write_image, write_text
 from ovseg_cli.errors import (
     DiskFullError,
     ImageError,
@@ -25,7 +26,6 @@ from ovseg_cli.errors import (
     StoreReadOnlyError,
     UsageError,
 )
-from ovseg_cli.files.atomic import make_folder, write_image, write_text
 from ovseg_cli.files.colours import for_display
 from ovseg_cli.files.discovery import picture_id
 from ovseg_cli.files.images import open_image
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from ovseg_cli.explain import Explainer
     from ovseg_cli.profiles import Profile
-    from ovseg_cli.segmenter import Segmenter
+    from ovseg_cli.segmentation.segmenter import Segmenter
     from ovseg_cli.store import Store
 
 log = logging.getLogger("ovseg_cli")
@@ -66,7 +66,7 @@ BATCH_ON_GPU = 8
 
 
 class SegmentationLike(Protocol):
-    """The result for one picture, as `ovseg_cli.segmenter.Segmentation` has it."""
+    """The result for one picture, as `ovseg_cli.segmentation.segmenter.Segmentation` has it."""
 
     @property
     def ids(self) -> NDArray[np.integer[Any]]:

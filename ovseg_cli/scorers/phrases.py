@@ -15,10 +15,10 @@ from ovseg_cli.errors import ImageError, UsageError
 from ovseg_cli.labeling.decide import Head, extremes
 from ovseg_cli.methods import agg, diffsegmenter
 from ovseg_cli.methods.diffusion_defaults import DiffusionDefaults
+from ovseg_cli.names import ClassList, listed_names
 from ovseg_cli.profiles.specs import DenseDefaults
 from ovseg_cli.scorers.scorer import Crops, Picture
 from ovseg_cli.scorers.words import WordMaps, WordScorer, narrow
-from ovseg_cli.store.names import class_key, listed_names
 from ovseg_cli.text.embedding import Reading, TextCache
 from ovseg_cli.text.vocabulary import Vocabulary
 
@@ -139,7 +139,7 @@ class AggSd(PhraseScorer):
         """Cross-attention of all classes in one prompt, spread by self-attention."""
         names = self.vocabulary.classes
         # In the order of the names, as in the code, where it is that of VOC's list; not in that of the question.
-        order = sorted(range(len(names)), key=lambda place: class_key(names[place]))
+        order = ClassList(names).by_alphabet()
         (seen,) = self._attend(image, [agg.list_classes([names[place] for place in order])], agg.AGGSD_DIFFUSION)
         cross = {side: maps[0] for side, maps in seen.cross.items()}
         if self._padded:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from ovseg_cli.errors import UsageError
+from ovseg_cli.names import unknown_choice
 from ovseg_cli.profiles.prompts import TEMPLATE_SETS, TemplateSet
 from ovseg_cli.store.records import PrototypeKind
 
@@ -69,15 +70,15 @@ class SegmentOptions:
             raise UsageError("--threshold needs the background: leave out --no-background, or the threshold.")
         for kind in self.prototypes or ():
             if kind not in KINDS:
-                raise UsageError(f"Unknown kind of prototype {kind!r}. Kinds: {', '.join(KINDS)}.")
+                raise unknown_choice("kind of prototype", kind, KINDS, heading="Kinds")
         if self.prototypes is not None and len(set(self.prototypes)) != max(1, len(self.prototypes)):
             raise UsageError(f"--prototypes takes each kind once: {', '.join(KINDS)}.")
         if self.refine is not None and self.refine not in REFINEMENTS:
-            raise UsageError(f"Unknown refinement {self.refine!r}. Refinements: {', '.join(REFINEMENTS)}.")
+            raise unknown_choice("refinement", self.refine, REFINEMENTS, heading="Refinements")
         if self.settings is not None and self.settings not in SETTINGS:
-            raise UsageError(f"Unknown settings {self.settings!r}. Data sets: {', '.join(SETTINGS)}.")
+            raise unknown_choice("settings", self.settings, SETTINGS, heading="Data sets")
         if self.templates is not None and self.templates not in TEMPLATE_SETS:
-            raise UsageError(f"Unknown set of prompt templates {self.templates!r}. Sets: {', '.join(TEMPLATE_SETS)}.")
+            raise unknown_choice("set of prompt templates", self.templates, TEMPLATE_SETS, heading="Sets")
         self._check_numbers()
 
     def _check_numbers(self) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -13,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from ovseg_cli.errors import ProfileMismatchError, UnknownClassError, UsageError
 from ovseg_cli.methods.catalogue import METHODS, Method, check_method
 from ovseg_cli.methods.settings import dense_settings, templates_for
+from ovseg_cli.names import MAX_NAME_LENGTH, ClassList, check_names, did_you_mean, listed_names, shown_name
 from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import ExtractorSpec, Profile, get_profile
 from ovseg_cli.profiles.specs import DenseDefaults, InferenceSpec, PrefilterSpec, digest_of
 from ovseg_cli.prototypes.kinds import listed_kind
 from ovseg_cli.segmentation.options import KINDS, SegmentOptions
-from ovseg_cli.store.names import MAX_NAME_LENGTH, check_names, class_key, listed_names, shown_name
 from ovseg_cli.text.vocabulary import Vocabulary, make_vocabulary
 
 if TYPE_CHECKING:
@@ -61,10 +59,7 @@ def choose_method(store: Store, classes: Sequence[str], method: str = "auto") ->
     check_method(method)
     if not classes:
         raise UsageError('No classes to segment. Name some with --classes, or add one: ovseg add-class "cat".')
-    for name, times in Counter(class_key(name) for name in classes).items():
-        if times > 1:
-            raise UsageError(f"The class {shown_name(name)} is given twice.")
-    missing = tuple(name for name in classes if not store.has_class(name))
+    missing = tuple(name for name in ClassList(classes) if not store.has_class(name))
     if method != "auto" and METHODS[method].reads == "prototypes" and missing:
         raise UnknownClassError(_unknown_message(missing[0], store.class_names()))
     if method != "auto":
@@ -77,10 +72,9 @@ def choose_method(store: Store, classes: Sequence[str], method: str = "auto") ->
 
 
 def _unknown_message(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name.casefold(), [k.casefold() for k in known], n=1)
-    hint = next((f" Did you mean {k!r}?" for k in known if close and k.casefold() == close[0]), "")
     if len(name) > MAX_NAME_LENGTH:
         return f"The store has no class {shown_name(name)}, nor can it: such a name is too long. Use --method auto."
+    hint = did_you_mean(name, known)
     return f'The store has no class {name!r}.{hint} Add it with: ovseg add-class "{name}" (or use --method auto).'
 
 
@@ -101,7 +95,7 @@ class PrototypePart:
     """
 
     classes: tuple[str, ...]
-    generations: tuple[int, ...]
+    generations: tuple[str, ...]
     extractors: tuple[ExtractorSpec, ...]
     blocks: tuple[PrototypeBlock, ...]
     kinds: tuple[PrototypeKind, ...]
@@ -308,9 +302,9 @@ def _listed_stuff(classes: Sequence[str], infos: Sequence[ClassInfo], choice: Ch
 
     Methods that find every class somewhere are left out: they would paint all of it into every picture.
     """
-    known = {class_key(info.name) for info in infos}
+    known = ClassList.distinct(info.name for info in infos)
     if METHODS[choice.method].background != "own":
-        yield from (name for name in classes if class_key(name) not in known and listed_kind(name) == "stuff")
+        yield from (name for name in known.lacking(classes) if listed_kind(name) == "stuff")
 
 
 Settings = TypeVar("Settings", InferenceSpec, DenseDefaults)
@@ -326,9 +320,7 @@ def _with_geometry(settings: Settings, options: SegmentOptions) -> Settings:
     return settings
 
 
-def _extractors(
-    profile: Profile, infos: Sequence[ClassInfo], asked: Sequence[str] | None
-) -> tuple[ExtractorSpec, ...]:
+def _extractors(profile: Profile, infos: Sequence[ClassInfo], asked: Sequence[str] | None) -> tuple[ExtractorSpec, ...]:
     wanted = profile.pick_extractors(asked)
     for info in infos:
         lacking = [spec.name for spec in wanted if spec.digest not in info.extractors]

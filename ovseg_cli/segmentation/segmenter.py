@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg_cli.errors import UnknownClassError, UsageError
+from ovseg_cli.errors import UsageError
 from ovseg_cli.labeling.decide import Enlargement, Head, decide, enlarge_rows
 from ovseg_cli.labeling.refine import WORD_DILATIONS, pamr
 from ovseg_cli.methods.catalogue import scorer_of
 from ovseg_cli.methods.hybrid import hybrid_scores
 from ovseg_cli.names import ClassList, check_names
-from ovseg_cli.scorers.prototypes import PrototypeScorer
-from ovseg_cli.scorers.scorer import Features
 from ovseg_cli.profiles.geometry import Geometry
 from ovseg_cli.profiles.specs import HybridSpec
+from ovseg_cli.scorers.prototypes import PrototypeScorer
+from ovseg_cli.scorers.scorer import Features
 from ovseg_cli.scorers.words import WordMaps, WordScorer
 from ovseg_cli.segmentation.images import Image, Images, common_size
 from ovseg_cli.segmentation.options import SegmentOptions
-from ovseg_cli.segmentation.recipe import Choice, Recipe, make_recipe
+from ovseg_cli.segmentation.recipe import Choice, FilterPart, Recipe, make_recipe
 from ovseg_cli.segmentation.task import Task
 from ovseg_cli.segmentation.together import Fused, named_for, score_together
 from ovseg_cli.text.embedding import Reading, TextCache
@@ -131,7 +131,7 @@ class Segmenter:
         notes: Sentences for people about what they may not expect.
 
     Raises:
-        UnknownClassError: See `resolve_method`.
+        UnknownClassError: See `choose_method`.
         UsageError: `classes` is no list of names; and see `resolve_options`.
         ProfileMismatchError: See `resolve_options`.
     """
@@ -146,9 +146,7 @@ class Segmenter:
         options: SegmentOptions | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        recipe = make_recipe(
-            store, models.profile, classes, method=method, options=options, precision=models.precision
-        )
+        recipe = make_recipe(store, models.profile, classes, method=method, options=options, precision=models.precision)
         self._prepare(models, recipe, store, progress)
 
     @classmethod
@@ -216,7 +214,8 @@ class Segmenter:
             # An image of a mixed run keeps the run's, also where none of its classes has prototypes.
             if not matched and recipe.options.background and recipe.options.threshold is None:
                 self.threshold = self._dense.threshold
-        self._prefilter = None if recipe.prefilter is None else _class_prefilter(models, recipe, texts)
+        part = recipe.prefilter
+        self._prefilter = None if part is None else _class_prefilter(models, recipe, part, texts)
 
     @property
     def choice(self) -> Choice:
@@ -518,22 +517,10 @@ def _prototype_scorers(models: Models, recipe: Recipe) -> list[PrototypeScorer]:
     if len(part.blocks) != len(part.extractors):
         raise ValueError("a recipe that only plans has no prototypes to segment by")
     return [
-        PrototypeScorer(
-            models, spec, block, kinds=part.kinds, stuff=part.stuff, stuff_similarity=part.stuff_similarity
-        )
+        PrototypeScorer(models, spec, block, kinds=part.kinds, stuff=part.stuff, stuff_similarity=part.stuff_similarity)
         for spec, block in zip(part.extractors, part.blocks, strict=True)
     ]
 
 
-def _class_prefilter(models: Models, recipe: Recipe, texts: TextCache | None) -> ClassPrefilter:
-    part, classes = recipe.prefilter, ClassList(recipe.classes)
-    assert part is not None
-    stuff = {classes.place(name) for name in part.stuff}
-    return ClassPrefilter(
-        models.clip,
-        models.profile.clip,
-        part.spec,
-        recipe.classes,
-        stuff=[name for place, name in enumerate(recipe.classes) if place in stuff],
-        cache=texts,
-    )
+def _class_prefilter(models: Models, recipe: Recipe, part: FilterPart, texts: TextCache | None) -> ClassPrefilter:
+    return ClassPrefilter(models.clip, models.profile.clip, part.spec, recipe.classes, stuff=part.stuff, cache=texts)

@@ -38,9 +38,7 @@ class Participant(Protocol[Answer_co]):
     def models(self) -> Models:
         """The networks, the same for all."""
 
-    def share(
-        self, images: Images, named: Sequence[Sequence[str] | None], *, keep_features: bool
-    ) -> Share[Answer_co]:
+    def share(self, images: Images, named: Sequence[Sequence[str] | None], *, keep_features: bool) -> Share[Answer_co]:
         """What it wants of images.
 
         Args:
@@ -50,7 +48,9 @@ class Participant(Protocol[Answer_co]):
         """
 
 
-def named_for(images: Sequence[Image], classes: Sequence[Sequence[str] | None] | None) -> Sequence[Sequence[str] | None]:
+def named_for(
+    images: Sequence[Image], classes: Sequence[Sequence[str] | None] | None
+) -> Sequence[Sequence[str] | None]:
     """What may be in each of them, or ValueError."""
     named = [None] * len(images) if classes is None else classes
     if len(named) != len(images):

@@ -1,8 +1,8 @@
 """The on-disk store of classes and their prototypes."""
 
+from ovseg_cli.names import class_key, normalise_class_name, slugify
 from ovseg_cli.places import default_store_path
 from ovseg_cli.store.health import IndexHealth, StoreHealth
-from ovseg_cli.store.names import class_key, normalise_class_name, slugify
 from ovseg_cli.store.records import (
     ClassInfo,
     ClassRecord,

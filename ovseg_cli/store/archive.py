@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from ovseg_cli.atomic import atomic_path
 from ovseg_cli.errors import BundleError
-from ovseg_cli.files.atomic import atomic_path
 from ovseg_cli.files.text import special_kind
 
 MAX_BYTES = 2**31 - 1

@@ -32,10 +32,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ovseg_cli.errors import BundleError, ClassNameError
+from ovseg_cli.names import class_key, normalise_class_name
 from ovseg_cli.store import support
 from ovseg_cli.store.archive import ArchiveReader, ArchiveWriter, unfit, write_archive
 from ovseg_cli.store.classes import VECTOR_DTYPE, half_and_norm, raw_vector
-from ovseg_cli.store.names import class_key, normalise_class_name
 from ovseg_cli.store.records import ClassRecord, ExtractorRecord, PrototypeRecord, SupportRecord, have_unit_length
 
 FORMAT = "ovseg classes"

@@ -15,8 +15,8 @@ from sqlalchemy import delete, exists, func, insert, select
 from sqlalchemy.orm import Session
 
 from ovseg_cli.errors import ClassChangedError, ClassExistsError, StoreCorruptError
+from ovseg_cli.names import class_key, slugify
 from ovseg_cli.store import digests, support
-from ovseg_cli.store.names import class_key, slugify
 from ovseg_cli.store.records import (
     ClassInfo,
     ClassKind,

@@ -30,6 +30,7 @@ from ovseg_cli.errors import (
     UnknownClassError,
     UsageError,
 )
+from ovseg_cli.names import class_key, normalise_class_name, slugify
 from ovseg_cli.places import DATABASE_NAME, default_store_path
 from ovseg_cli.store import classes, digests, health, journal, schema, support, vector_index
 from ovseg_cli.store import texts as text_cache
@@ -37,7 +38,6 @@ from ovseg_cli.store.database import Database, Mode, corrupt
 from ovseg_cli.store.disk import is_writable, os_errors, read_only, refuse_links
 from ovseg_cli.store.health import StoreHealth
 from ovseg_cli.store.lock import write_lock
-from ovseg_cli.store.names import class_key, normalise_class_name, slugify
 from ovseg_cli.store.records import (
     ClassInfo,
     ClassKind,

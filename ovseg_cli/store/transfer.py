@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ovseg_cli.errors import BundleError, ClassExistsError, ProfileMismatchError, UsageError
+from ovseg_cli.names import class_key
 from ovseg_cli.store.bundle import DEFAULT_IMAGE_SIDE, Bundle, Origin, write_bundle
-from ovseg_cli.store.names import class_key
 from ovseg_cli.store.records import ClassInfo, ClassRecord, ExtractorRecord
 from ovseg_cli.store.store import Store, ovseg_version
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ovseg_cli.names import listed_names
 from ovseg_cli.profiles.prompts import fill_prompts
 from ovseg_cli.profiles.specs import Weights, digest_of
-from ovseg_cli.store.names import listed_names
 
 if TYPE_CHECKING:
     from ovseg_cli.backbones.clip import ClipBackbone

@@ -42,7 +42,7 @@ def segmenting(size: tuple[int, int], overlay: bool, device: str) -> Job:
     from ovseg_cli.models import load_models
     from ovseg_cli.profiles import get_profile
     from ovseg_cli.runs.segment import labelmap_of
-    from ovseg_cli.segmenter import Segmenter
+    from ovseg_cli.segmentation.segmenter import Segmenter
     from tests.benchmarks.stores import RandomPrototypes
     from tests.mini import example_scene, random_pictures
 

@@ -16,8 +16,8 @@ def one_picture(device: str, classes: int) -> Job:
 
     import torch
 
-    from ovseg_cli.methods.prefilter import ClassPrefilter
     from ovseg_cli.profiles import get_profile
+    from ovseg_cli.text.prefilter import ClassPrefilter
     from tests.benchmarks.texts import random_clip
 
     profile = get_profile("sd15")

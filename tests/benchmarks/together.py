@@ -9,7 +9,7 @@ import numpy as np
 from tests.benchmarks.harness import Benchmark, Case, DisagreementError, Job
 
 if TYPE_CHECKING:
-    from ovseg_cli.segmenter import Segmenter
+    from ovseg_cli.segmentation.segmenter import Segmenter
 
 NAMES = ("cat", "dog", "car", "apple", "tree")
 
@@ -25,7 +25,7 @@ def segmenters(device: str, *methods: str) -> list[Segmenter]:
 
     from ovseg_cli.models import load_models
     from ovseg_cli.profiles import get_profile
-    from ovseg_cli.segmenter import Segmenter
+    from ovseg_cli.segmentation.segmenter import Segmenter
     from ovseg_cli.store import Store
 
     models = load_models(get_profile("mini"), device=device)
@@ -41,7 +41,7 @@ def apart(device: str) -> Job:
 
 
 def together(device: str) -> Job:
-    from ovseg_cli.segmenter import segment_together
+    from ovseg_cli.segmentation.segmenter import segment_together
     from tests.mini import example_scene
 
     work, scene = segmenters(device, *METHODS), example_scene(0)

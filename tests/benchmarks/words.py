@@ -19,9 +19,9 @@ CLASSES = [f"{kind} {thing}" for kind, thing in itertools.product(KINDS, THINGS)
 
 def fresh(device: str) -> Job:
     from ovseg_cli.backbones.clip import ClipBackbone
-    from ovseg_cli.methods.words import embed_words
     from ovseg_cli.profiles import get_profile
     from ovseg_cli.profiles.prompts import prompt_templates
+    from ovseg_cli.text.embedding import embed_words
 
     loaded = random_clip(device)
     weights, templates = get_profile("sd15").clip.weights, prompt_templates("imagenet")
@@ -34,10 +34,10 @@ def fresh(device: str) -> Job:
 
 
 def kept(device: str) -> Job:
-    from ovseg_cli.methods.words import embed_words
     from ovseg_cli.profiles import get_profile
     from ovseg_cli.profiles.prompts import prompt_templates
     from ovseg_cli.store import Store
+    from ovseg_cli.text.embedding import embed_words
 
     backbone = random_clip(device)
     profile, templates = get_profile("sd15"), prompt_templates("imagenet")

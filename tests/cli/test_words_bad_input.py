@@ -170,7 +170,7 @@ class TestManyClasses:
 
     def test_reading_them_is_told_and_kept_when_it_is_interrupted(self, segment, monkeypatch):
         names = ["cat", LONG, *(f"kind {i}" for i in range(18))]
-        monkeypatch.setattr("ovseg_cli.methods.words.TEXTS_AT_ONCE", 240)  # three words
+        monkeypatch.setattr("ovseg_cli.text.embedding.TEXTS_AT_ONCE", 240)  # three words
         arguments = ("--method", "gem", "--templates", "imagenet", "--no-background")
         embed, read = ClipBackbone.embed_names, []
 

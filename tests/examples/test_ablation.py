@@ -17,11 +17,11 @@ from examples.ablation.scoring import Choice, Study, competing, extract, filtere
 from examples.ablation.supports import COMPANIONS, Classes, Pool, RememberingModels, build_pools
 from examples.ablation.table import markdown, spread
 from examples.mini_pack.evaluate import SEGMENTED
-from ovseg_cli.choices import SegmentOptions
-from ovseg_cli.methods.prefilter import Kept
 from ovseg_cli.prototypes.build import SupportSettings, build_class
-from ovseg_cli.segmenter import Segmenter
+from ovseg_cli.segmentation.options import SegmentOptions
+from ovseg_cli.segmentation.segmenter import Segmenter
 from ovseg_cli.store import Store
+from ovseg_cli.text.prefilter import Kept
 from tests.mini import example_scene, mini_models
 
 SMALL = Classes(things=("cat", "dog"), stuff=("grass",))

@@ -16,13 +16,13 @@ from examples.compare.measure import Compared, Panel, choose_methods, enter
 from examples.compare.sheet import comparison_sheet
 from examples.compare.table import markdown
 from examples.compare.truth import LEFT_OUT, Truth
-from ovseg_cli.dense import PhraseScorer
 from ovseg_cli.errors import ImageError, LabelError, UsageError
 from ovseg_cli.evaluation.folder import evaluate_folders
 from ovseg_cli.files.images import InputImage
 from ovseg_cli.files.labels import LabelMap, write_label, write_labelmap
-from ovseg_cli.methods.catalogue import DENSE_METHODS, METHODS
-from ovseg_cli.segmenter import Segmentation, Segmenter
+from ovseg_cli.methods.catalogue import METHODS, word_methods
+from ovseg_cli.scorers.phrases import PhraseScorer
+from ovseg_cli.segmentation.segmenter import Segmentation, Segmenter
 from ovseg_cli.store import Store
 from tests.mini import EXAMPLES, mini_class, mini_models
 
@@ -223,10 +223,10 @@ class TestFailures:
 class TestMethods:
     def test_by_default_all_that_read_words_and_prototypes_where_there_are_some(self, tmp_path: Path):
         with Store.open(tmp_path / "store", profile="mini") as store:
-            assert choose_methods(store, CLASSES) == DENSE_METHODS
+            assert choose_methods(store, CLASSES) == word_methods()
             store.add_class(mini_class("cat"))
-            assert choose_methods(store, CLASSES) == ("hybrid", *DENSE_METHODS)
-            assert choose_methods(store, ["cat"]) == ("prototype", "hybrid", *DENSE_METHODS)
+            assert choose_methods(store, CLASSES) == ("hybrid", *word_methods())
+            assert choose_methods(store, ["cat"]) == ("prototype", "hybrid", *word_methods())
 
     def test_what_cannot_run_is_left_out_unless_it_was_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         really = Segmenter.__init__
@@ -242,7 +242,7 @@ class TestMethods:
             entered = enter(mini_models(), store, CLASSES, None, told.append)
             with pytest.raises(UsageError, match="names no network"):
                 enter(mini_models(), store, CLASSES, ["proxyclip"], told.append)
-        assert [item.segmenter.method for item in entered] == [name for name in DENSE_METHODS if name != "proxyclip"]
+        assert [item.segmenter.method for item in entered] == [name for name in word_methods() if name != "proxyclip"]
         assert told == ["proxyclip is left out: The profile names no network for it."]
         assert "|        0 |" in markdown(entered, [])  # nothing was measured yet
 

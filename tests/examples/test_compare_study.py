@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from examples.compare import study
-from ovseg_cli.dense import PhraseScorer
 from ovseg_cli.errors import ImageError
 from ovseg_cli.methods.catalogue import METHODS
+from ovseg_cli.scorers.phrases import PhraseScorer
 from ovseg_cli.store import Store
 from tests.mini import mini_class, mini_models
 

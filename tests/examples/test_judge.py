@@ -21,7 +21,7 @@ from examples.mini_pack.judge import (
 )
 from examples.mini_pack.training import Clock, Schedule, Stopped
 from examples.mini_pack.vocabulary import LABEL_IDS, LABEL_NAMES, STUFF_NAMES, THING_NAMES
-from ovseg_cli.files.atomic import write_json
+from ovseg_cli.atomic import write_json
 
 TINY = JudgeSpec(channels=(8, 8, 16, 16), layers=(1, 1, 1, 1), stem_width=8)
 RECORD = {

@@ -4,7 +4,7 @@ import pytest
 
 from ovseg_cli.errors import ClassNameError, UsageError
 from ovseg_cli.files.class_file import read_class_file
-from ovseg_cli.methods.words import make_vocabulary
+from ovseg_cli.text.vocabulary import make_vocabulary
 from tests.files import published_classes as published
 
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ovseg_cli.atomic import make_folder
 from ovseg_cli.errors import ImageError, NoInputError
-from ovseg_cli.files.atomic import make_folder
 from ovseg_cli.files.discovery import InputImage, _unique_keys, discover, natural_key
 from ovseg_cli.files.images import open_image
 

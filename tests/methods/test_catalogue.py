@@ -7,17 +7,18 @@ import sys
 
 import pytest
 
-from ovseg_cli.choices import METHODS as CHOICES
-from ovseg_cli.choices import SegmentOptions, plan_digest, resolve_method, resolve_options
-from ovseg_cli.methods.catalogue import DENSE_METHODS, METHODS
+from ovseg_cli.methods.catalogue import METHODS, word_methods
+from ovseg_cli.methods.catalogue import METHODS as CHOICES
 from ovseg_cli.profiles import PROFILES, get_profile
+from ovseg_cli.segmentation.options import SegmentOptions
+from ovseg_cli.segmentation.recipe import choose_method, plan_digest, resolve_options
 from ovseg_cli.store import Store
 
 MINI = get_profile("mini")
 
 
 def test_dense_methods_are_those_that_read_words_alone():
-    assert CHOICES == tuple(METHODS) == ("prototype", "hybrid", *DENSE_METHODS)
+    assert CHOICES == tuple(METHODS) == ("prototype", "hybrid", *word_methods())
     assert "auto" not in METHODS
 
 
@@ -37,7 +38,7 @@ def test_no_two_methods_have_one_title():
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=list(PROFILES))
 def test_the_best_method_of_a_profile_is_one_that_it_can_run(profile):
-    assert profile.clip.best in DENSE_METHODS
+    assert profile.clip.best in word_methods()
     if profile.clip.best == "proxyclip":
         assert profile.proxy is not None
 
@@ -56,7 +57,7 @@ def store(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "prototype"])
 def test_a_method_that_reads_words_can_be_asked_for_without_any_prototypes(store, name):
-    choice = resolve_method(store, ["cat", "dog"], name)
+    choice = choose_method(store, ["cat", "dog"], name)
     assert (choice.method, choice.asked, choice.missing) == (name, name, ("cat", "dog"))
     resolved = resolve_options(store, MINI, ["cat", "dog"], choice, SegmentOptions())
     assert resolved.dense == (MINI.clip.best if name == "hybrid" else name)
@@ -69,7 +70,7 @@ def test_a_method_that_reads_words_can_be_asked_for_without_any_prototypes(store
 def test_every_method_has_a_digest_of_its_own(store):
     names = [name for name in METHODS if name != "prototype"]
     digests = {
-        plan_digest(store, MINI, ["cat"], resolve_method(store, ["cat"], name), SegmentOptions(prefilter=False))
+        plan_digest(store, MINI, ["cat"], choose_method(store, ["cat"], name), SegmentOptions(prefilter=False))
         for name in names
     }
     assert len(digests) == len(names)

@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional as F
 
 from ovseg_cli.backbones import clip
-from ovseg_cli.choices import SETTINGS
-from ovseg_cli.methods import cliper
-from ovseg_cli.methods.cliper import CliperSettings
+from ovseg_cli.methods import cliper, published
+from ovseg_cli.methods.published import CliperSettings
 from ovseg_cli.profiles.prompts import prompt_templates
+from ovseg_cli.segmentation.options import SETTINGS
 from tests.mini import mini_models, random_pictures
 
 PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -227,19 +227,19 @@ def test_four_hundred_classes_and_one_class():
     ],
 )
 def test_input_size_keeps_the_aspect_in_whole_patches(size, patch, expected):
-    assert cliper.ROWS["voc21"].in_patches
-    assert cliper.ROWS["voc21"].working_size(*size, patch) == expected
+    assert published.CLIPER["voc21"].in_patches
+    assert published.CLIPER["voc21"].working_size(*size, patch) == expected
 
 
 def test_every_published_row_is_there():
-    assert list(cliper.ROWS) == list(cliper.ROWS_LARGE) == list(SETTINGS)
-    for rows, voc in ((cliper.ROWS, (100, 0.7, 0.6)), (cliper.ROWS_LARGE, (50, 0.5, 0.4))):
+    assert list(published.CLIPER) == list(published.CLIPER_LARGE) == list(SETTINGS)
+    for rows, voc in ((published.CLIPER, (100, 0.7, 0.6)), (published.CLIPER_LARGE, (50, 0.5, 0.4))):
         assert (rows["voc21"].logit_scale, rows["voc21"].score_threshold, rows["voc21"].threshold) == voc
         assert all(row.whole_image and not row.windows for row in rows.values())
         assert [name for name, row in rows.items() if row.stretch] == ["voc21"]
         assert rows["voc21"].background_words == rows["voc20"].background_words
         assert [len(rows[name].background_words) for name in ("voc21", "coco-object", "context60")] == [25, 23, 1]
-    assert (cliper.ROWS["voc20"].score_threshold, cliper.ROWS["voc20"].threshold) == (0.0, 0.001)
+    assert (published.CLIPER["voc20"].score_threshold, published.CLIPER["voc20"].threshold) == (0.0, 0.001)
     assert len(set(prompt_templates("car"))) == 15
     assert all(template.count("{name}") == 1 for template in prompt_templates("car"))
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ovseg_cli.choices import SegmentOptions, resolve_method, resolve_options
 from ovseg_cli.methods.hybrid import hybrid_scores
-from ovseg_cli.methods.prefilter import Kept
 from ovseg_cli.profiles import get_profile
-from ovseg_cli.segmenter import Segmenter
+from ovseg_cli.segmentation.options import SegmentOptions
+from ovseg_cli.segmentation.recipe import choose_method, resolve_options
+from ovseg_cli.segmentation.segmenter import Segmenter
 from ovseg_cli.store import Store
+from ovseg_cli.text.prefilter import Kept
 from tests.mini import example_labels, example_names, example_scene, mini_class, mini_models
 from tests.scores import class_scores
 
@@ -247,7 +248,7 @@ def test_stuff_without_prototypes_passes_the_filter_too(store):
     assert store.has_class("cat")
     assert not store.has_class("sky")
     for method, kept in (("hybrid", True), ("gem", True), ("aggsd", False)):
-        choice = resolve_method(store, names, method)
+        choice = choose_method(store, names, method)
         resolved = resolve_options(store, MINI, names, choice, SegmentOptions(prefilter=True))
         assert ("sky" in resolved.unfiltered) == kept
         assert "cat" not in resolved.unfiltered

@@ -12,8 +12,10 @@ import torch
 
 from ovseg_cli.backbones.clip import ClipBackbone
 from ovseg_cli.backbones.pixels import squash
-from ovseg_cli.methods import prefilter as module
-from ovseg_cli.methods.prefilter import (
+from ovseg_cli.profiles import PROFILES, get_profile
+from ovseg_cli.profiles.specs import PrefilterSpec
+from ovseg_cli.text import prefilter as module
+from ovseg_cli.text.prefilter import (
     ClassPrefilter,
     Kept,
     joint_prompt,
@@ -22,8 +24,6 @@ from ovseg_cli.methods.prefilter import (
     overlapping_crops,
     subsets,
 )
-from ovseg_cli.profiles import PROFILES, get_profile
-from ovseg_cli.profiles.specs import PrefilterSpec
 from tests.mini import mini_models, random_pictures
 
 SIDE = 32

@@ -12,19 +12,12 @@ from ovseg_cli.backbones.clip import ClipBackbone
 from ovseg_cli.errors import UsageError
 from ovseg_cli.labeling.decide import decide
 from ovseg_cli.methods import words as module
-from ovseg_cli.methods.words import (
-    Reading,
-    Vocabulary,
-    embed_words,
-    make_vocabulary,
-    merge_synonyms,
-    parse_synonyms,
-    text_key,
-    word_scores,
-)
+from ovseg_cli.methods.words import word_scores
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.profiles.prompts import fill_prompts, prompt_templates
 from ovseg_cli.store import Store
+from ovseg_cli.text.embedding import Reading, embed_words, text_key
+from ovseg_cli.text.vocabulary import Vocabulary, make_vocabulary, merge_synonyms, parse_synonyms
 from tests.files import published_classes as published
 from tests.mini import MINI_FOLDER, mini_models
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ovseg_cli.methods import clipsurgery, gem, last_layer, proxyclip
+from ovseg_cli.methods import published
 from ovseg_cli.methods.clipsurgery import SURGERY_BLOCKS, surgery_similarity, surgery_tokens
 from ovseg_cli.methods.gem import gem_tokens
 from ovseg_cli.methods.last_layer import clearclip_tokens, maskclip_tokens, naclip_tokens, sclip_tokens
@@ -39,13 +39,13 @@ CASES = [
 
 
 DEFAULTS = {
-    "maskclip": last_layer.MASKCLIP_ROWS["voc20"],
-    "sclip": last_layer.SCLIP_ROWS["voc21"],
-    "clearclip": last_layer.CLEARCLIP_ROWS["voc21"],
-    "naclip": last_layer.NACLIP_ROWS["voc21"],
-    "clipsurgery": clipsurgery.ROWS["demo"],
-    "gem": gem.ROWS["demo"],
-    "proxyclip": proxyclip.ROWS["voc21"],
+    "maskclip": published.MASKCLIP["voc20"],
+    "sclip": published.SCLIP["voc21"],
+    "clearclip": published.CLEARCLIP["voc21"],
+    "naclip": published.NACLIP["voc21"],
+    "clipsurgery": published.CLIP_SURGERY["demo"],
+    "gem": published.GEM["demo"],
+    "proxyclip": published.PROXYCLIP["voc21"],
 }
 """They say how position embeddings are resized."""
 

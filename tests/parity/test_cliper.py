@@ -14,7 +14,7 @@ from ovseg_cli.backbones import clip as clip_module
 from ovseg_cli.backbones.diffusion import DiffusionBackbone, attention_probabilities
 from ovseg_cli.backbones.pixels import to_working_tensor
 from ovseg_cli.labeling.decide import extremes
-from ovseg_cli.methods import cliper
+from ovseg_cli.methods import cliper, published
 from ovseg_cli.methods.attention_refine import refine_maps
 from ovseg_cli.profiles import get_profile
 from tests.parity.clip_family import CLIP_NORM, TOWERS, backbone
@@ -39,7 +39,7 @@ AGREE_ROUNDED = 1e-3
 
 
 ROWS = {
-    name: (cliper.ROWS_LARGE if model == "ViT-L/14" else cliper.ROWS)[dataset]
+    name: (published.CLIPER_LARGE if model == "ViT-L/14" else published.CLIPER)[dataset]
     for name, (model, dataset) in SETTINGS.items()
 }
 
@@ -162,7 +162,7 @@ def test_self_attention(walked, tell):
 
 
 def refine(layers):
-    return refine_maps(coarse_maps()[None], layers, threshold=cliper.ROWS["voc21"].attention_threshold)[0]
+    return refine_maps(coarse_maps()[None], layers, threshold=published.CLIPER["voc21"].attention_threshold)[0]
 
 
 def test_refined_maps_of_a_picture(walked, tell):
@@ -192,7 +192,7 @@ def test_refined_maps(refined, tell):
 
 
 def label_settings(background, score, stretch):
-    return replace(cliper.ROWS["voc21"], score_threshold=score, threshold=background, stretch=stretch)
+    return replace(published.CLIPER["voc21"], score_threshold=score, threshold=background, stretch=stretch)
 
 
 LABELS = {

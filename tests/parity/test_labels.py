@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from ovseg_cli.choices import SegmentOptions
 from ovseg_cli.files.images import open_image
-from ovseg_cli.segmenter import Segmenter
+from ovseg_cli.segmentation.options import SegmentOptions
+from ovseg_cli.segmentation.segmenter import Segmenter
 from ovseg_cli.store import Store
 from tests.parity.file_inputs import LISTS, LabelModels, synonyms_of, write_photographs
 from tests.parity.inputs import golden

@@ -13,10 +13,10 @@ import pytest
 from ovseg_cli import Segmenter, Store
 from ovseg_cli.backbones.clip import ClipBackbone
 from ovseg_cli.backbones.diffusion import DiffusionBackbone
-from ovseg_cli.choices import SegmentOptions
 from ovseg_cli.files.images import open_image
 from ovseg_cli.models import Models
 from ovseg_cli.profiles import get_profile
+from ovseg_cli.segmentation.options import SegmentOptions
 from tests.parity import file_inputs_sd as made
 from tests.parity.inputs import GOLDEN, golden
 

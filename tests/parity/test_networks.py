@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from ovseg_cli.backbones import clip as clip_module
-from ovseg_cli.methods.prefilter import ClassPrefilter
 from ovseg_cli.models import concatenate_maps
 from ovseg_cli.profiles import get_profile
+from ovseg_cli.text.prefilter import ClassPrefilter
 from tests.parity.inputs import as_tensor, difference, golden, picture, sample
 from tests.parity.networks import KnownModels
 
@@ -173,7 +173,7 @@ def kept_classes(models, names, number, limit):
     spec = replace(get_profile("sd15").prefilter, limit=limit)
     place = {name: f"{index:03}" for index, name in enumerate(names)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ovseg_cli.methods.prefilter.class_key", place.__getitem__)
+        patch.setattr("ovseg_cli.text.prefilter.class_key", place.__getitem__)
         prefilter = ClassPrefilter(models.clip, models.profile.clip, spec, names)
     return prefilter(as_tensor(picture(f"prefilter/{number}", 224, 224)))
 

@@ -11,15 +11,16 @@ import torch
 from torch.nn import functional as F
 
 from ovseg_cli.labeling.refine import DILATIONS, ITERATIONS, pamr
-from ovseg_cli.methods.prefilter import Kept
 from ovseg_cli.methods.prototype import prototype_scores
 from ovseg_cli.methods.stuff_filter import stuff_filter
 from ovseg_cli.models import concatenate_maps
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.prototypes.masks import class_thresholds, cut_out, minmax, normalise_attribution
 from ovseg_cli.prototypes.pooling import PrototypePool, masks_to_grid
-from ovseg_cli.segmenter import Segmenter, SegmentOptions
+from ovseg_cli.segmentation.options import SegmentOptions
+from ovseg_cli.segmentation.segmenter import Segmenter
 from ovseg_cli.store.records import PrototypeBlock
+from ovseg_cli.text.prefilter import Kept
 from tests.parity import scenes
 from tests.parity.inputs import difference, golden, noise, picture, sample, uniform
 

@@ -9,7 +9,7 @@ import torch
 
 from ovseg_cli.errors import UsageError
 from ovseg_cli.methods import clipsurgery, gem
-from ovseg_cli.methods.catalogue import DENSE_METHODS
+from ovseg_cli.methods.catalogue import word_methods
 from ovseg_cli.profiles import PROFILES, get_profile
 from ovseg_cli.profiles.prompts import fill_prompt
 from ovseg_cli.profiles.specs import bundled_revision, digest_of
@@ -205,7 +205,7 @@ def test_settings_of_a_profile_fit_together(profile):
     assert len(set(names)) == len(names)
     assert "{name}" in profile.generator.prompt
     assert all("{name}" in prompt for prompt in profile.clip.prompts or ())
-    assert profile.clip.best in DENSE_METHODS
+    assert profile.clip.best in word_methods()
     assert profile.proxy in {extractor.name for extractor in profile.known_extractors}
     assert all(stride <= size for size, stride in profile.inference.windows)
     assert len(set(profile.clip.background_words)) == len(profile.clip.background_words)

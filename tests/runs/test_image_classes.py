@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg_cli.choices import SegmentOptions
 from ovseg_cli.errors import UsageError
 from ovseg_cli.files.image_classes import read_image_classes
 from ovseg_cli.runs.journal import read_journal
 from ovseg_cli.runs.plan import plan_run, resume_key
 from ovseg_cli.runs.segment import run_folder
+from ovseg_cli.segmentation.options import SegmentOptions
 from tests.runs.conftest import Factory, paint, request
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from ovseg_cli.choices import SegmentOptions
 from ovseg_cli.errors import NoInputError, UsageError
 from ovseg_cli.runs.plan import check_output, plan_run, resume_key
 from ovseg_cli.runs.segment import run_folder
+from ovseg_cli.segmentation.options import SegmentOptions
 from tests.runs.conftest import Factory, paint, request
 
 

@@ -284,7 +284,7 @@ class TestProfiles:
 
 
 def test_segmentation_is_the_same_with_imported_classes(tmp_path: Path) -> None:
-    from ovseg_cli.segmenter import Segmenter
+    from ovseg_cli.segmentation.segmenter import Segmenter
     from tests.mini import example_scene, mini_class, mini_models
 
     names = ["cat", "apple"]

@@ -17,8 +17,8 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from ovseg_cli.errors import DiskFullError, StoreReadOnlyError
+from ovseg_cli.names import slugify
 from ovseg_cli.store import ClassRecord, Store, schema, support
-from ovseg_cli.store.names import slugify
 from tests.store.helpers import CLIP, SD, assert_whole, make_class, unit
 
 GENERATIONS = {"cat": "ab" * 16, "dog": "cd" * 16}

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ovseg_cli import atomic
+from ovseg_cli.atomic import atomic_path, make_folder, write_image, write_json, write_text
 from ovseg_cli.errors import DiskFullError, OutputError
-from ovseg_cli.files import atomic
-from ovseg_cli.files.atomic import atomic_path, make_folder, write_image, write_json, write_text
 
 
 def everything(folder: Path) -> list[str]:
@@ -68,7 +68,7 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path):
     elsewhere.write_bytes(b"precious")
     script = (
         "import os, sys\n"
-        "from ovseg_cli.files.atomic import atomic_path\n"
+        "from ovseg_cli.atomic import atomic_path\n"
         "with atomic_path(sys.argv[1]) as path:\n"
         "    path.write_bytes(b'half')\n"
         "    os.kill(os.getpid(), 9)\n"

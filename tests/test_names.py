@@ -8,8 +8,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ovseg_cli.errors import ClassNameError
-from ovseg_cli.store import class_key, normalise_class_name, slugify
-from ovseg_cli.store.names import MAX_QUERY_LENGTH, listed_names, short_name, shown_name
+from ovseg_cli.names import (
+    MAX_QUERY_LENGTH,
+    class_key,
+    listed_names,
+    normalise_class_name,
+    short_name,
+    shown_name,
+    slugify,
+)
 
 any_text = st.text(max_size=100)
 simple_names = st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789 ", min_size=1, max_size=40).filter(str.strip)
