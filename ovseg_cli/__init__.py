@@ -14,12 +14,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ovseg_cli.api import add_class, compare, evaluate, segment
+    from ovseg_cli.api import add_class, compare, evaluate, evaluate_folder, explain, segment, segment_folder
     from ovseg_cli.segmentation.options import SegmentOptions
     from ovseg_cli.segmentation.segmenter import Segmentation, Segmenter
     from ovseg_cli.store import Store
 
-__all__ = ["SegmentOptions", "Segmentation", "Segmenter", "Store", "add_class", "compare", "evaluate", "segment"]
+__all__ = [
+    "SegmentOptions",
+    "Segmentation",
+    "Segmenter",
+    "Store",
+    "add_class",
+    "compare",
+    "evaluate",
+    "evaluate_folder",
+    "explain",
+    "segment",
+    "segment_folder",
+]
 
 _HOMES = {
     "SegmentOptions": "ovseg_cli.segmentation.options",
@@ -29,7 +41,10 @@ _HOMES = {
     "add_class": "ovseg_cli.api",
     "compare": "ovseg_cli.api",
     "evaluate": "ovseg_cli.api",
+    "evaluate_folder": "ovseg_cli.api",
+    "explain": "ovseg_cli.api",
     "segment": "ovseg_cli.api",
+    "segment_folder": "ovseg_cli.api",
 }
 
 

@@ -1,4 +1,4 @@
-"""The command line's three steps as functions on arrays and PIL images."""
+"""What the command line does, as functions: on arrays and PIL images, and on files and folders."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from ovseg_cli.store import ClassInfo, Store
 from ovseg_cli.store.records import ClassKind, PrototypeKind
 
 if TYPE_CHECKING:
+    from ovseg_cli.evaluation.report import Report
+    from ovseg_cli.explain import Explanation
     from ovseg_cli.models import Models
     from ovseg_cli.profiles.prompts import TemplateSet
     from ovseg_cli.prototypes.build import Progress
     from ovseg_cli.prototypes.masks import MaskMethod
+    from ovseg_cli.runs.folder import Listener
+    from ovseg_cli.runs.segment import RunSummary
     from ovseg_cli.segmentation.options import SegmentOptions
     from ovseg_cli.segmentation.segmenter import Segmentation
 
-__all__ = ["add_class", "compare", "evaluate", "segment"]
+__all__ = ["add_class", "compare", "evaluate", "evaluate_folder", "explain", "segment", "segment_folder"]
 
 
 def add_class(
@@ -266,6 +270,168 @@ def compare(
     models = _models(get_profile(store.profile_name), device, precision)
     segmenters = [Segmenter(models, store, names, method=method, options=options) for method in wanted]
     return dict(zip(wanted, segment_together(segmenters, _picture(image), image_classes), strict=True))
+
+
+def segment_folder(
+    store: Store,
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path = "ovseg-out",
+    classes: Sequence[str] | None = None,
+    *,
+    method: str = "auto",
+    options: SegmentOptions | None = None,
+    overlay: bool = False,
+    explain: bool = False,
+    image_classes: str | Path | None = None,
+    overwrite: bool = False,
+    limit: int | None = None,
+    batch: int | None = None,
+    fail_fast: bool = False,
+    device: str = "auto",
+    precision: Precision = "auto",
+    listener: Listener | None = None,
+) -> RunSummary:
+    """Segment files and folders into label maps on the disk: all that ``ovseg segment`` does.
+
+    What is done is skipped the next time. Example:
+        >>> segment_folder(store, "photos", "result", ["cat", "dog"], overlay=True).images_with
+        {'cat': 12, 'dog': 3}
+
+    Args:
+        store: An open store, which also remembers the run.
+        inputs: Files, folders, patterns, or ``.txt`` lists; one or several.
+        output: The output folder.
+        classes: Class names in any case (default: those of `image_classes`, or every class in the store).
+        method: "auto", or one of those that `ovseg methods` lists.
+        options: What else decides the label maps.
+        overlay: Whether the labels are also drawn on the images.
+        explain: Whether it is also shown why each class is where it is.
+        image_classes: A file that says which classes each image shows.
+        overwrite: Whether everything is made again, also for other classes than the folder has.
+        limit: Only the first so many images.
+        batch: Images of one size that go through the networks together (default: 8 on a GPU, 1 on a CPU).
+        fail_fast: Whether to stop at the first image that cannot be read.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision: "auto" (float16 on CUDA, else float32), "float32" or "float16".
+        listener: Is told how far the run is.
+
+    Returns:
+        What was done, and in `notes` what one may not expect. Images that cannot be read are in `failed`.
+
+    Raises:
+        NoInputError: There is no image.
+        UsageError: The folder holds label maps of another kind, or as `segment`.
+        UnknownClassError: As `segment`.
+        ProfileMismatchError: As `segment`.
+        OutputError: The output folder cannot be written.
+    """
+    from ovseg_cli.files.image_classes import read_image_classes
+    from ovseg_cli.runs.folder import plan_folder, run_plan
+
+    check_names("classes", classes)
+    several = [inputs] if isinstance(inputs, str | Path) else inputs
+    planned = plan_folder(
+        store,
+        [str(each) for each in several],
+        Path(output),
+        classes=() if classes is None else tuple(classes),
+        method=method,
+        options=options,
+        overlay=overlay,
+        explain=explain,
+        overwrite=overwrite,
+        limit=limit,
+        image_classes=None if image_classes is None else read_image_classes(Path(image_classes)),
+        precision=precision,
+    )
+    return run_plan(
+        planned,
+        store,
+        lambda: _models(planned.recipe.profile, device, precision),
+        listener=listener,
+        fail_fast=fail_fast,
+        batch=batch,
+    )
+
+
+def evaluate_folder(
+    gt: str | Path,
+    pred: str | Path,
+    classes: Sequence[str] | None = None,
+    *,
+    label_map: str | Path | None = None,
+    ignore: int | None = None,
+    background: bool | None = None,
+) -> Report:
+    """Score label maps on the disk against ground truth: what ``ovseg eval --gt GT --pred PRED`` does.
+
+    Args:
+        gt: Folder of ground truth.
+        pred: An output folder of `segment_folder`, or another folder of label maps.
+        classes: The classes that count (default: all that were looked for).
+        label_map: What the ids of the labels mean, where no ``labelmap.txt`` says so.
+        ignore: Label of pixels that do not count; -1 for none (default: 255).
+        background: Whether the background counts as a class of its own (default: as in the run).
+
+    Raises:
+        LabelError: Labels that cannot be read or paired.
+        UsageError: The label maps were not made for one of the classes.
+    """
+    from ovseg_cli.runs.evaluate import evaluate as score
+    from ovseg_cli.runs.evaluate import predictions_in
+
+    check_names("classes", classes)
+    file = None if label_map is None else Path(label_map)
+    found = predictions_in(Path(pred), label_map=file, classes=tuple(classes or ()), background=background)
+    return score(found, Path(gt), label_map=file, ignore=ignore)
+
+
+def explain(
+    store: Store,
+    image: Any,
+    points: Sequence[tuple[int, int]] | None = None,
+    classes: Sequence[str] | None = None,
+    *,
+    method: str = "auto",
+    options: SegmentOptions | None = None,
+    image_classes: Sequence[str] | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> tuple[Segmentation, list[Explanation]]:
+    """Segment one image, and say why pixels of it have their classes.
+
+    Example:
+        >>> result, (why,) = explain(store, image, [(120, 80)], ["cat", "dog"])
+        >>> why.label, why.score, why.matches[0].source.support
+        ('cat', 0.71, 3)
+
+    Args:
+        store: An open store.
+        image: As `segment` takes it.
+        points: (x, y) of each pixel (default: one in each class that was found).
+        classes: As `segment` takes them.
+        method: A method whose scores can be taken apart, or "auto" where that comes to one.
+        options: What else decides the label map.
+        image_classes: As `segment` takes them.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision: "auto" (float16 on CUDA, else float32), "float32" or "float16".
+
+    Returns:
+        What `segment` gives, and one explanation per point.
+
+    Raises:
+        UsageError: The method's scores cannot be taken apart, or a point is outside the image; or as `segment`.
+        UnknownClassError: As `segment`.
+        ProfileMismatchError: As `segment`.
+    """
+    from ovseg_cli.explain import Explainer
+    from ovseg_cli.segmentation.segmenter import Segmenter
+
+    check_names("image_classes", image_classes)
+    names = _names(store, classes)
+    models = _models(get_profile(store.profile_name), device, precision)
+    segmenter = Segmenter(models, store, names, method=method, options=options)
+    return Explainer(segmenter, store).explain(_picture(image), points, image_classes)
 
 
 def _names(store: Store, classes: Sequence[str] | None) -> Sequence[str]:

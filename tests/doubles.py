@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ovseg_cli import choices, segmenter
 from ovseg_cli.cli.common import Common
 from ovseg_cli.files.labels import voc_colour
+from ovseg_cli.segmentation import segmenter
 from ovseg_cli.store.records import ClassRecord, ExtractorRecord, PrototypeRecord, SupportRecord
 
 DIM = 6
@@ -27,6 +27,7 @@ class FakeModels:
 
     device = "cpu"
     dtype = "torch.float32"
+    precision = "auto"
     clip = None
     domain = None
     loaded = 0
@@ -41,14 +42,11 @@ class PaintSegmenter(segmenter.Segmenter):
 
     calls = 0
 
-    def __init__(self, models, store, classes, *, method="auto", options=None, progress=None):
+    def _prepare(self, models, recipe, texts, progress):
         self.models = models
-        self.choice = choices.choose_method(store, classes, method)
-        self.names = tuple(classes)
-        options = options or choices.SegmentOptions()
-        resolved = choices.resolve_options(store, models.profile, classes, self.choice, options)
-        self.notes = resolved.notes
-        self.settings = choices.plan_settings(store, models.profile, classes, self.choice, options, resolved)
+        self.recipe = recipe
+        self.names = recipe.classes
+        self.settings = dict(recipe.settings)
 
     def segment(self, image, classes=None):
         type(self).calls += 1

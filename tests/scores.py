@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ovseg_cli.labeling.decide import enlarge_rows
 from ovseg_cli.scorers.scorer import Picture
-from ovseg_cli.scorers.words import DenseScorer
+from ovseg_cli.scorers.words import WordScorer
 from ovseg_cli.segmentation.segmenter import Scored
 
 
@@ -16,7 +16,7 @@ def class_scores(scored: Scored) -> Tensor:
 
 
 def finished(
-    scorer: DenseScorer, fused: Tensor, size: tuple[int, int] | None = None, picture: Picture | None = None
+    scorer: WordScorer, fused: Tensor, size: tuple[int, int] | None = None, picture: Picture | None = None
 ) -> Tensor:
     """Class scores of fused ones, at a size or as they are."""
     maps = scorer.combine(fused, picture)  # type: ignore[arg-type]

@@ -10,21 +10,22 @@ import math
 import numpy as np
 import pytest
 import torch
-from ovseg_cli.dense import PUBLISHED, SCORERS, TOKEN_METHODS, CliperScorer, make_scorer
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import ClipBackbone
 from ovseg_cli.errors import ImageError, UsageError
 from ovseg_cli.labeling.decide import enlarge_rows
 from ovseg_cli.methods import cliper, clipsurgery, gem, last_layer, proxyclip, published
-from ovseg_cli.methods.catalogue import word_methods
+from ovseg_cli.methods.catalogue import METHODS, scorer_of, word_methods
 from ovseg_cli.methods.domain import Domain
 from ovseg_cli.methods.settings import dense_settings, templates_for
 from ovseg_cli.profiles import get_profile
+from ovseg_cli.scorers.cliper import CoarseCliper
 from ovseg_cli.scorers.scorer import Crops, Walk
+from ovseg_cli.scorers.tokens import TokenScorer
 from ovseg_cli.scorers.words import narrow, whole_patches
 from ovseg_cli.segmentation.options import SegmentOptions
-from ovseg_cli.segmentation.recipe import choose_method, plan_digest, resolve_options
+from ovseg_cli.segmentation.recipe import choose_method, make_recipe
 from ovseg_cli.segmentation.segmenter import Segmenter
 from ovseg_cli.store import Store
 from ovseg_cli.text.prefilter import Kept
@@ -36,7 +37,7 @@ MINI = get_profile("mini")
 SCENE = 8  # a cat, an apple and a soccer ball
 NAMES = ("cat", "apple", "soccer ball")
 QUICK = {"short_side": 64, "windows": ((48, 24), (0, 0))}
-TOKENS = tuple(TOKEN_METHODS)
+TOKENS = tuple(name for name in word_methods() if scorer_of(name).__module__ == TokenScorer.__module__)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def segmenter(store, method, names=NAMES, **options):
 def scorer(method, vocabulary, models=None, **changes):
     models = models or mini_models()
     settings = dataclasses.replace(dense_settings(models.profile, method), **changes)
-    return make_scorer(models, method, vocabulary, settings, templates_for(models.profile, settings, None))
+    return scorer_of(method)(models, vocabulary, settings, templates_for(models.profile, settings, None))
 
 
 def models_with(**changes):
@@ -79,10 +80,6 @@ class Fixed:
 
 
 # --------------------------------------------------------------------------- every method
-
-
-def test_every_dense_method_has_a_scorer_and_settings():
-    assert set(word_methods()) == set(SCORERS) == set(PUBLISHED)
 
 
 @pytest.mark.parametrize("background", [True, False])
@@ -256,9 +253,9 @@ def test_some_classes_keep_their_words_and_those_of_the_background():
 )
 def test_what_a_method_does_not_read_is_refused(store, method, asked):
     """The diffusion model reads one name per class, in prompts of its own, and no cosines."""
-    choice = choose_method(store, NAMES, method)
+    choice = choose_method(store, MINI, NAMES, method)
     with pytest.raises(UsageError, match=next(iter(asked)).replace("_", "-").removesuffix("s")):
-        resolve_options(store, MINI, NAMES, choice, SegmentOptions(**asked))
+        make_recipe(store, MINI, NAMES, method=choice, options=SegmentOptions(**asked))
 
 
 # --------------------------------------------------------------------------- digests
@@ -300,8 +297,10 @@ def with_other_dino():
     ],
 )
 def test_whatever_changes_the_answer_changes_the_digest(store, method, changed):
-    choice = choose_method(store, NAMES, method)
-    before, after = (plan_digest(store, p, NAMES, choice, SegmentOptions()) for p in (MINI, changed))
+    choice = choose_method(store, MINI, NAMES, method)
+    before, after = (
+        make_recipe(store, p, NAMES, method=choice, options=SegmentOptions()).digest for p in (MINI, changed)
+    )
     assert before != after
 
 
@@ -475,7 +474,7 @@ def test_words_for_the_background_have_no_map_and_become_no_class():
     crops = Crops(random_pictures(1, 64, 64), mini_models())
     vocabulary = make_vocabulary(["cat", "apple"], synonyms={"cat": ["dog"]}, background=["sky", "wood", "sand"])
     ours = scorer("cliper-coarse", vocabulary)
-    assert isinstance(ours, CliperScorer)
+    assert isinstance(ours, CoarseCliper)
     scores = ours.score(crops)
     assert ours.channels == scores.shape[1] == 3
     assert finished(ours, scores[0]).shape[0] == 3  # two classes and the background
@@ -533,7 +532,7 @@ def test_the_diffusion_model_looks_for_classes_in_the_whole_picture(method):
     settings = dense_settings(MINI, method)
     assert MINI.clip.dense.windows
     assert (settings.windows, settings.whole_image) == ((), True)
-    assert dense_settings(get_profile("sd15"), method) == PUBLISHED[method]["voc21"]
+    assert dense_settings(get_profile("sd15"), method) == METHODS[method].settings["voc21"]
 
 
 @pytest.mark.parametrize("method", PHRASES)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg_cli import scoring as module
 from ovseg_cli.errors import UnknownClassError, UsageError
 from ovseg_cli.profiles import get_profile
+from ovseg_cli.segmentation import task as module
 from ovseg_cli.segmentation.options import SegmentOptions, parse_windows
-from ovseg_cli.segmentation.recipe import Choice, choose_method, plan_digest, resolve_options
+from ovseg_cli.segmentation.recipe import Choice, choose_method, make_recipe
 from ovseg_cli.segmentation.segmenter import Segmenter
 from ovseg_cli.store import Store
 from ovseg_cli.text.prefilter import Kept
@@ -192,26 +192,26 @@ def test_a_background_word_that_is_asked_for_is_no_background(store):
 
 
 def test_auto_takes_prototypes_when_every_class_has_them(store):
-    choice = choose_method(store, ["cat", "apple"])
+    choice = choose_method(store, MINI, ["cat", "apple"])
     assert (choice.method, choice.asked, choice.missing) == ("prototype", "auto", ())
 
 
 def test_auto_falls_back_and_says_for_which_classes(store):
-    choice = choose_method(store, ["cat", "dog", "sky"])
+    choice = choose_method(store, MINI, ["cat", "dog", "sky"])
     assert (choice.method, choice.missing) == ("hybrid", ("dog", "sky"))
-    assert choose_method(store, ["dog"]).method == MINI.clip.best
+    assert choose_method(store, MINI, ["dog"]).method == MINI.clip.best
     assert "dog, sky" in choice.reason
 
 
 def test_an_asked_method_is_taken(store):
-    assert choose_method(store, ["cat"], "gem").method == "gem"
-    assert choose_method(store, ["cat"], "prototype").method == "prototype"
+    assert choose_method(store, MINI, ["cat"], "gem").method == "gem"
+    assert choose_method(store, MINI, ["cat"], "prototype").method == "prototype"
 
 
 @pytest.mark.parametrize(("name", "near"), [("aple", "apple"), ("Catt", "cat"), ("CAR", "cat")])
 def test_an_unknown_class_under_prototype_suggests_the_nearest(store, name, near):
     with pytest.raises(UnknownClassError) as caught:
-        choose_method(store, ["cat", name], "prototype")
+        choose_method(store, MINI, ["cat", name], "prototype")
     assert repr(name) in str(caught.value)
     assert f"Did you mean '{near}'?" in str(caught.value)
     assert f'ovseg add-class "{name}"' in str(caught.value)
@@ -219,21 +219,21 @@ def test_an_unknown_class_under_prototype_suggests_the_nearest(store, name, near
 
 def test_an_unknown_class_that_is_like_none_gets_no_suggestion(store):
     with pytest.raises(UnknownClassError) as caught:
-        choose_method(store, ["zzzzzz"], "prototype")
+        choose_method(store, MINI, ["zzzzzz"], "prototype")
     assert "Did you mean" not in str(caught.value)
 
 
 @pytest.mark.parametrize("classes", [["cat", "cat"], ["cat", "apple", "CAT"]])
 def test_a_class_given_twice_is_refused(store, classes):
     with pytest.raises(UsageError, match="twice"):
-        choose_method(store, classes)
+        choose_method(store, MINI, classes)
 
 
 def test_no_class_and_no_such_method_are_refused(store):
     with pytest.raises(UsageError, match="No classes"):
-        choose_method(store, [])
+        choose_method(store, MINI, [])
     with pytest.raises(UsageError, match=r"'magic'.*auto, prototype, hybrid, maskclip"):
-        choose_method(store, ["cat"], "magic")
+        choose_method(store, MINI, ["cat"], "magic")
 
 
 def test_a_threshold_without_background_is_refused():
@@ -245,9 +245,9 @@ def test_a_threshold_without_background_is_refused():
 
 
 def digest(store, classes=("cat", "apple"), method="auto", background=True, threshold=None, profile=MINI):
-    choice = choose_method(store, list(classes), method)
+    choice = choose_method(store, MINI, list(classes), method)
     options = SegmentOptions(background=background, threshold=threshold)
-    return plan_digest(store, profile, list(classes), choice, options)
+    return make_recipe(store, profile, list(classes), method=choice, options=options).digest
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_whatever_changes_the_answer_changes_the_digest(store):
 
 def test_why_a_method_was_chosen_does_not_change_the_digest(store):
     asked = Choice("prototype", "prototype", (), "asked for")
-    assert plan_digest(store, MINI, ["cat", "apple"], asked, SegmentOptions()) == digest(store)
+    assert make_recipe(store, MINI, ["cat", "apple"], method=asked, options=SegmentOptions()).digest == digest(store)
 
 
 def test_a_class_made_anew_changes_the_digest_of_its_prototypes_and_not_of_gem(tmp_path):
@@ -295,7 +295,7 @@ def test_a_class_made_anew_changes_the_digest_of_its_prototypes_and_not_of_gem(t
 def test_a_class_removed_meanwhile_is_told(tmp_path):
     with Store.open(tmp_path / "store", profile="mini") as own:
         own.add_class(mini_class("cat"))
-        choice = choose_method(own, ["cat"])
+        choice = choose_method(own, MINI, ["cat"])
         own.remove_classes(["cat"])
         with pytest.raises(UnknownClassError):
             Segmenter(mini_models(), own, ["cat"], method=choice)
@@ -393,8 +393,10 @@ def test_stuff_passes_the_filter(tmp_path):
 
 
 def planned(store, profile, prefilter, method="auto"):
-    choice = choose_method(store, ["cat", "apple"], method)
-    return plan_digest(store, profile, ["cat", "apple"], choice, SegmentOptions(prefilter=prefilter))
+    choice = choose_method(store, MINI, ["cat", "apple"], method)
+    return make_recipe(
+        store, profile, ["cat", "apple"], method=choice, options=SegmentOptions(prefilter=prefilter)
+    ).digest
 
 
 def with_prefilter(profile, **changes):
@@ -426,12 +428,12 @@ ONLY_PROTOTYPES = (
 def test_what_only_prototypes_have_is_refused_with_gem(store, asked):
     option = "--" + next(iter(asked)).replace("_", "-")
     options = SegmentOptions(**asked)
-    gem = choose_method(store, ["cat"], "gem")
+    gem = choose_method(store, MINI, ["cat"], "gem")
     with pytest.raises(UsageError, match=rf"{option}.*not with gem.*--method prototype"):
-        resolve_options(store, MINI, ["cat"], gem, options)
-    fallen_back = choose_method(store, ["dog"])
+        make_recipe(store, MINI, ["cat"], method=gem, options=options)
+    fallen_back = choose_method(store, MINI, ["dog"])
     with pytest.raises(UsageError, match=rf"{option}.*no prototypes for dog.*ovseg add-class"):
-        resolve_options(store, MINI, ["dog"], fallen_back, options)
+        make_recipe(store, MINI, ["dog"], method=fallen_back, options=options)
 
 
 ONLY_WORDS = ({"templates": "single"}, {"logit_scale": 10.0}, {"synonyms": (("cat", ("kitten",)),)})
@@ -439,44 +441,49 @@ ONLY_WORDS = ({"templates": "single"}, {"logit_scale": 10.0}, {"synonyms": (("ca
 
 @pytest.mark.parametrize("asked", ONLY_WORDS, ids=lambda asked: next(iter(asked)))
 def test_what_only_words_have_is_refused_with_prototypes(store, asked):
-    choice = choose_method(store, ["cat"])
+    choice = choose_method(store, MINI, ["cat"])
     with pytest.raises(UsageError, match=r"Prototypes are matched without words .*would have no effect.*--method"):
-        resolve_options(store, MINI, ["cat"], choice, SegmentOptions(**asked))
+        make_recipe(store, MINI, ["cat"], method=choice, options=SegmentOptions(**asked))
 
 
 def test_a_profile_without_a_filter_filters_only_when_asked_and_then_complains(store):
     without = dataclasses.replace(MINI, prefilter=None)
-    choice = choose_method(store, ["cat"])
+    choice = choose_method(store, MINI, ["cat"])
     with pytest.raises(UsageError, match="'mini' has no pre-filter"):
-        resolve_options(store, without, ["cat"], choice, SegmentOptions(prefilter=True))
-    assert resolve_options(store, without, ["cat"], choice, SegmentOptions()).prefilter is None
+        make_recipe(store, without, ["cat"], method=choice, options=SegmentOptions(prefilter=True))
+    assert make_recipe(store, without, ["cat"], method=choice, options=SegmentOptions()).prefilter is None
 
 
 def test_the_users_short_side_and_windows_take_the_place_of_the_methods(store):
     options = SegmentOptions(short_side=96, windows=((64, 32), (0, 0)))
     for method in ("prototype", "gem", "hybrid"):
-        resolved = resolve_options(store, MINI, ["cat"], choose_method(store, ["cat"], method), options)
-        for geometry in (resolved.inference, resolved.dense_settings):
+        resolved = make_recipe(
+            store, MINI, ["cat"], method=choose_method(store, MINI, ["cat"], method), options=options
+        )
+        for geometry in (
+            resolved.prototypes and resolved.prototypes.geometry,
+            resolved.words and resolved.words.settings,
+        ):
             if geometry is not None:
                 assert (geometry.short_side, geometry.windows, geometry.whole_image) == (96, ((64, 32),), True)
     only_windows = SegmentOptions(windows=((64, 32),))
-    resolved = resolve_options(store, MINI, ["cat"], choose_method(store, ["cat"]), only_windows)
-    assert not resolved.inference.whole_image
-    assert resolved.inference.short_side == MINI.inference.short_side
+    resolved = make_recipe(store, MINI, ["cat"], method=choose_method(store, MINI, ["cat"]), options=only_windows)
+    assert not resolved.prototypes.geometry.whole_image
+    assert resolved.prototypes.geometry.short_side == MINI.inference.short_side
 
 
 def test_a_published_method_is_run_with_its_published_settings(store):
     large = dataclasses.replace(MINI, clip=dataclasses.replace(MINI.clip, dense=None))
-    choice = choose_method(store, ["cat"], "sclip")
-    settings = resolve_options(store, large, ["cat"], choice, SegmentOptions()).dense_settings
+    choice = choose_method(store, MINI, ["cat"], "sclip")
+    settings = make_recipe(store, large, ["cat"], method=choice, options=SegmentOptions()).words.settings
     assert (settings.short_side, settings.windows, settings.logit_scale) == (336, ((224, 112),), 65.0)
-    assert resolve_options(store, MINI, ["cat"], choice, SegmentOptions()).dense_settings == MINI.clip.dense
+    assert make_recipe(store, MINI, ["cat"], method=choice, options=SegmentOptions()).words.settings == MINI.clip.dense
 
 
 def published(method, names=("cat",), store=None, **options):
     """What a method comes to with CLIP ViT-B/16 and no prototypes."""
     asked = SegmentOptions(**options)
-    return resolve_options(store, get_profile("sd15"), names, Choice(method, method, (), ""), asked)
+    return make_recipe(store, get_profile("sd15"), names, method=Choice(method, method, (), ""), options=asked)
 
 
 OF_VOC21 = {
@@ -499,29 +506,29 @@ OF_VOC21 = {
 @pytest.mark.parametrize("method", OF_VOC21)
 def test_words_for_the_background_and_prompts_belong_to_the_method(method):
     found = published(method)
-    settings, words = found.dense_settings, found.vocabulary.owner.count(0)
+    settings, words = found.words.settings, found.words.vocabulary.owner.count(0)
     assert (words, settings.templates, settings.logit_scale, settings.threshold, found.refine) == OF_VOC21[method]
 
 
 def test_sands_are_what_sclip_means():
-    assert "sands" in published("sclip").vocabulary.words
-    assert "sand" not in published("sclip").vocabulary.words
+    assert "sands" in published("sclip").words.vocabulary.words
+    assert "sand" not in published("sclip").words.vocabulary.words
 
 
 def test_without_background_the_settings_of_voc20_are_taken():
-    assert published("sclip", background=False).dense_settings.logit_scale == 40.0
-    assert published("agggem", background=False).dense_settings.logit_scale == 100.0
+    assert published("sclip", background=False).words.settings.logit_scale == 40.0
+    assert published("agggem", background=False).words.settings.logit_scale == 100.0
     found = published("cliper", background=False)
-    settings = found.dense_settings
+    settings = found.words.settings
     assert (settings.score_threshold, settings.threshold, settings.stretch) == (0.0, 0.001, False)
-    assert found.vocabulary.owner.count(0) == 25  # they compete all the same
+    assert found.words.vocabulary.owner.count(0) == 25  # they compete all the same
 
 
 def test_the_settings_of_a_data_set_can_be_asked_for_and_single_ones_changed():
-    found = published("cliper", settings="coco-object", templates="single", short_side=400).dense_settings
+    found = published("cliper", settings="coco-object", templates="single", short_side=400).words.settings
     assert (found.logit_scale, found.attention_threshold, found.score_threshold) == (50, 0.2, 0.3)
     assert (found.short_side, len(found.background_words)) == (400, 23)
-    assert published("naclip", settings="cityscapes").dense_settings.windows == ((224, 112),)
+    assert published("naclip", settings="cityscapes").words.settings.windows == ((224, 112),)
     assert published("naclip", refine="none").refine == "none"
     with pytest.raises(UsageError, match=r"GEM has no published settings 'voc21'. It has: demo"):
         published("gem", settings="voc21")
@@ -530,9 +537,9 @@ def test_the_settings_of_a_data_set_can_be_asked_for_and_single_ones_changed():
 
 
 def test_a_profile_with_settings_of_its_own_has_no_data_sets(store):
-    choice = choose_method(store, ["cat"], "sclip")
+    choice = choose_method(store, MINI, ["cat"], "sclip")
     with pytest.raises(UsageError, match=r"'mini' has settings of its own.*--settings"):
-        resolve_options(store, MINI, ["cat"], choice, SegmentOptions(settings="voc20"))
+        make_recipe(store, MINI, ["cat"], method=choice, options=SegmentOptions(settings="voc20"))
 
 
 def test_where_nothing_can_become_background_it_is_told():

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from ovseg_cli import segmenter as module
 from ovseg_cli.backbones.clip import ClipBackbone
 from ovseg_cli.backbones.diffusion import DiffusionBackbone
 from ovseg_cli.errors import UnknownClassError, UsageError
@@ -17,6 +16,7 @@ from ovseg_cli.explain import Explainer
 from ovseg_cli.explain.words import as_data, describe
 from ovseg_cli.methods.catalogue import METHODS, word_methods
 from ovseg_cli.methods.domain import Domain
+from ovseg_cli.segmentation import images as module
 from ovseg_cli.segmentation.options import SegmentOptions
 from ovseg_cli.segmentation.segmenter import Segmenter, segment_together
 from ovseg_cli.segmentation.together import score_together
@@ -187,7 +187,7 @@ def test_crops_go_together_by_the_pixels_that_the_network_sees(store, calls):
 
 def test_what_networks_have_seen_in_a_picture_goes_when_it_is_done(store, calls, monkeypatch):
     kept = []
-    forget = module._Pictures.forget
+    forget = module.Images.forget
 
     def watched(self, place):
         known = self.picture(place)._known
@@ -195,7 +195,7 @@ def test_what_networks_have_seen_in_a_picture_goes_when_it_is_done(store, calls,
         forget(self, place)
         kept.append((seen, [*known]))
 
-    monkeypatch.setattr(module._Pictures, "forget", watched)
+    monkeypatch.setattr(module.Images, "forget", watched)
     segmenter(store, "agggem", prefilter=False, windows=((0, 0),)).segment_batch(PICTURES)
     assert calls["self-attention"] == [1, 1, 1]
     assert kept == [(["self-attention"], [])] * 3

@@ -145,6 +145,7 @@ class RunSummary:
         given: for how many pictures of the plan the user said which classes may be in it.
         unfamiliar: how many pictures of the plan with a label map look like nothing that the models were trained on,
             whichever run made it; None where they know photographs.
+        notes: sentences for people about what they may not expect.
     """
 
     output: Path
@@ -161,6 +162,7 @@ class RunSummary:
     prefilter: bool = False
     given: int = 0
     unfamiliar: int | None = None
+    notes: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, int]:
         """Images by outcome."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ovseg_cli.errors import ProfileMismatchError, UnknownClassError, UsageError
 from ovseg_cli.methods.catalogue import METHODS, Method, check_method
 from ovseg_cli.methods.settings import dense_settings, templates_for
 from ovseg_cli.names import MAX_NAME_LENGTH, ClassList, check_names, did_you_mean, listed_names, shown_name
 from ovseg_cli.precision import Precision
-from ovseg_cli.profiles import ExtractorSpec, Profile, get_profile
+from ovseg_cli.profiles import ExtractorSpec, Profile
 from ovseg_cli.profiles.specs import DenseDefaults, InferenceSpec, PrefilterSpec, digest_of
 from ovseg_cli.prototypes.kinds import listed_kind
 from ovseg_cli.segmentation.options import KINDS, SegmentOptions
@@ -21,12 +22,30 @@ from ovseg_cli.text.vocabulary import Vocabulary, make_vocabulary
 
 if TYPE_CHECKING:
     from ovseg_cli.store.records import ClassInfo, PrototypeBlock, PrototypeKind
-    from ovseg_cli.store.store import Store
 
 ANSWER_VERSION = 4
 """Raised when the same inputs give another label map than before, so that old results are not taken for new ones."""
 
 _OWN_PROMPT = "the diffusion model reads class names in a prompt of its own"
+
+
+class PrototypeSource(Protocol):
+    """What a recipe needs to know of classes and their prototypes; a `Store` is one."""
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Let everything that is read inside the block be of one moment."""
+
+    def has_class(self, name: str) -> bool:
+        """Whether there is a class of this name, whatever its case."""
+
+    def class_names(self) -> list[str]:
+        """The names of all classes."""
+
+    def get_class(self, name: str) -> ClassInfo:
+        """One class."""
+
+    def prototypes(self, names: Sequence[str] | None, extractor: str) -> PrototypeBlock:
+        """The prototypes of classes by the extractor of a digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +65,11 @@ class Choice:
     reason: str
 
 
-def choose_method(store: Store, classes: Sequence[str], method: str = "auto") -> Choice:
+def choose_method(store: PrototypeSource, profile: Profile, classes: Sequence[str], method: str = "auto") -> Choice:
     """Which method to use; loads no model.
 
     "auto" takes prototypes when every class has them, prototypes and words together ("hybrid") when some have them,
-    and the best dense method of the store's profile when none has.
+    and the best dense method of the profile when none has.
 
     Raises:
         UnknownClassError: "prototype" was asked for and a class has no prototypes.
@@ -67,7 +86,7 @@ def choose_method(store: Store, classes: Sequence[str], method: str = "auto") ->
     if not missing:
         return Choice("prototype", method, (), "every class has prototypes")
     reason = f"no prototypes for {listed_names(missing)}"
-    best = "hybrid" if len(missing) < len(classes) else get_profile(store.profile_name).clip.best
+    best = "hybrid" if len(missing) < len(classes) else profile.clip.best
     return Choice(best, method, missing, reason)
 
 
@@ -180,7 +199,7 @@ class Recipe:
 
 
 def make_recipe(
-    store: Store,
+    store: PrototypeSource,
     profile: Profile,
     classes: Sequence[str],
     *,
@@ -211,7 +230,7 @@ def make_recipe(
     check_names("classes", classes)
     options = options or SegmentOptions()
     with store.snapshot():
-        choice = choose_method(store, classes, method) if isinstance(method, str) else method
+        choice = choose_method(store, profile, classes, method) if isinstance(method, str) else method
         info = METHODS[choice.method]
         _refuse_foreign(choice, options)
         # With prototypes alone, a class that is gone meanwhile is an error.
@@ -242,7 +261,7 @@ def make_recipe(
 
 
 def _prototype_part(
-    store: Store, profile: Profile, infos: Sequence[ClassInfo], options: SegmentOptions, *, planning: bool
+    store: PrototypeSource, profile: Profile, infos: Sequence[ClassInfo], options: SegmentOptions, *, planning: bool
 ) -> PrototypePart:
     """What is matched of the store."""
     names = tuple(info.name for info in infos)

@@ -36,14 +36,14 @@ def adding(batch_size: int | None, device: str) -> Job:
 
 def segmenting(crops_at_once: int | None, device: str) -> Job:
     """Segment one example picture; as many crops at once as shipped for None."""
-    from ovseg_cli import scoring, segmenter
     from ovseg_cli.models import load_models
     from ovseg_cli.profiles import get_profile
+    from ovseg_cli.segmentation import segmenter, task
     from tests.benchmarks.stores import RandomPrototypes
     from tests.mini import example_scene, random_pictures
 
     if crops_at_once is not None:
-        scoring.MAX_CROPS_AT_ONCE = crops_at_once
+        task.MAX_CROPS_AT_ONCE = crops_at_once
     models = load_models(get_profile("mini"), device=device)
     picture = random_pictures(1, 64, 64)
     dims = {e.digest: models.features(e, picture).shape[1] for e in models.profile.extractors}

@@ -120,18 +120,19 @@ def segmenting(crops_at_once: int | None, device: str) -> Job:
     """Segment one photograph with all three extractors; as many crops at once as shipped for None."""
     import torch
 
-    from ovseg_cli import scoring, segmenter
+    from ovseg_cli.segmentation import segmenter, task
+    from ovseg_cli.segmentation.options import SegmentOptions
     from tests.benchmarks.sd15_models import RandomModels
     from tests.benchmarks.stores import RandomPrototypes
     from tests.mini import random_pictures
 
     if crops_at_once is not None:
-        scoring.MAX_CROPS_AT_ONCE = crops_at_once
+        task.MAX_CROPS_AT_ONCE = crops_at_once
     models = RandomModels(device)
     for extractor in models.profile.extractors:
         models.make(extractor)
     dims = {extractor.digest: extractor.dim for extractor in models.profile.extractors}
-    options = segmenter.SegmentOptions(prefilter=False)
+    options = SegmentOptions(prefilter=False)
     work = segmenter.Segmenter(models, RandomPrototypes(NAMES, dims), NAMES, options=options)
     photo = (random_pictures(1, *PHOTO)[0].permute(1, 2, 0) * 255).byte().numpy()
 

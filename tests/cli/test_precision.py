@@ -9,7 +9,7 @@ import pytest
 from ovseg_cli.models import load_models
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.segmentation.options import SegmentOptions
-from ovseg_cli.segmentation.recipe import choose_method, plan_digest
+from ovseg_cli.segmentation.recipe import choose_method, make_recipe
 from ovseg_cli.segmentation.segmenter import Segmenter
 from ovseg_cli.store import Store
 
@@ -35,8 +35,13 @@ def test_the_plan_knows_what_the_segmenter_will_have(tmp_path, precision):
     models = load_models(profile, device="cpu", precision=precision)
     with Store.open(tmp_path / "store", profile="mini") as store:
         ours = Segmenter(models, store, ["cat"], method="gem")
-        choice = choose_method(store, ["cat"], "gem")
-        assert ours.digest == plan_digest(store, profile, ["cat"], choice, SegmentOptions(), precision)
-        other = plan_digest(store, profile, ["cat"], choice, SegmentOptions(), "float32")
+        choice = choose_method(store, profile, ["cat"], "gem")
+        assert (
+            ours.digest
+            == make_recipe(store, profile, ["cat"], method=choice, options=SegmentOptions(), precision=precision).digest
+        )
+        other = make_recipe(
+            store, profile, ["cat"], method=choice, options=SegmentOptions(), precision="float32"
+        ).digest
     assert ours.digest != other
     assert ours.settings.get("precision", "auto") == precision

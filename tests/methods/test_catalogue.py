@@ -8,17 +8,16 @@ import sys
 import pytest
 
 from ovseg_cli.methods.catalogue import METHODS, word_methods
-from ovseg_cli.methods.catalogue import METHODS as CHOICES
 from ovseg_cli.profiles import PROFILES, get_profile
 from ovseg_cli.segmentation.options import SegmentOptions
-from ovseg_cli.segmentation.recipe import choose_method, plan_digest, resolve_options
+from ovseg_cli.segmentation.recipe import choose_method, make_recipe
 from ovseg_cli.store import Store
 
 MINI = get_profile("mini")
 
 
 def test_dense_methods_are_those_that_read_words_alone():
-    assert CHOICES == tuple(METHODS) == ("prototype", "hybrid", *word_methods())
+    assert tuple(METHODS) == ("prototype", "hybrid", *word_methods())
     assert "auto" not in METHODS
 
 
@@ -57,20 +56,26 @@ def store(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "prototype"])
 def test_a_method_that_reads_words_can_be_asked_for_without_any_prototypes(store, name):
-    choice = choose_method(store, ["cat", "dog"], name)
+    choice = choose_method(store, MINI, ["cat", "dog"], name)
     assert (choice.method, choice.asked, choice.missing) == (name, name, ("cat", "dog"))
-    resolved = resolve_options(store, MINI, ["cat", "dog"], choice, SegmentOptions())
-    assert resolved.dense == (MINI.clip.best if name == "hybrid" else name)
+    resolved = make_recipe(store, MINI, ["cat", "dog"], method=choice, options=SegmentOptions())
+    assert resolved.words.method == (MINI.clip.best if name == "hybrid" else name)
     assert (resolved.prefilter is not None) == METHODS[name].prefilter
     for asked in (True, False):
         options = SegmentOptions(prefilter=asked)
-        assert (resolve_options(store, MINI, ["cat", "dog"], choice, options).prefilter is not None) == asked
+        assert (make_recipe(store, MINI, ["cat", "dog"], method=choice, options=options).prefilter is not None) == asked
 
 
 def test_every_method_has_a_digest_of_its_own(store):
     names = [name for name in METHODS if name != "prototype"]
     digests = {
-        plan_digest(store, MINI, ["cat"], choose_method(store, ["cat"], name), SegmentOptions(prefilter=False))
+        make_recipe(
+            store,
+            MINI,
+            ["cat"],
+            method=choose_method(store, MINI, ["cat"], name),
+            options=SegmentOptions(prefilter=False),
+        ).digest
         for name in names
     }
     assert len(digests) == len(names)

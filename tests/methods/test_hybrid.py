@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ovseg_cli.methods.hybrid import hybrid_scores
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.segmentation.options import SegmentOptions
-from ovseg_cli.segmentation.recipe import choose_method, resolve_options
+from ovseg_cli.segmentation.recipe import choose_method, make_recipe
 from ovseg_cli.segmentation.segmenter import Segmenter
 from ovseg_cli.store import Store
 from ovseg_cli.text.prefilter import Kept
@@ -248,9 +248,9 @@ def test_stuff_without_prototypes_passes_the_filter_too(store):
     assert store.has_class("cat")
     assert not store.has_class("sky")
     for method, kept in (("hybrid", True), ("gem", True), ("aggsd", False)):
-        choice = choose_method(store, names, method)
-        resolved = resolve_options(store, MINI, names, choice, SegmentOptions(prefilter=True))
-        assert ("sky" in resolved.unfiltered) == kept
-        assert "cat" not in resolved.unfiltered
+        choice = choose_method(store, MINI, names, method)
+        resolved = make_recipe(store, MINI, names, method=choice, options=SegmentOptions(prefilter=True))
+        assert ("sky" in resolved.prefilter.stuff) == kept
+        assert "cat" not in resolved.prefilter.stuff
     ours = segmenter(store, names, prefilter=True).segment(example_scene(SCENE))
     assert "sky" in ours.kept
