@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from ovseg_cli.errors import ProfileMismatchError, UnknownClassError, UsageError
 from ovseg_cli.methods.catalogue import METHODS as KNOWN_METHODS
 from ovseg_cli.methods.words import Vocabulary, make_vocabulary
-from ovseg_cli.names import MAX_NAME_LENGTH, class_key, listed_names, shown_name
+from ovseg_cli.names import MAX_NAME_LENGTH, ClassList, did_you_mean, listed_names, shown_name, unknown_choice
 from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import ExtractorSpec, Profile, get_profile
 from ovseg_cli.profiles.prompts import TEMPLATE_SETS, TemplateSet
@@ -91,15 +89,15 @@ class SegmentOptions:
             raise UsageError("--threshold needs the background: leave out --no-background, or the threshold.")
         for kind in self.prototypes or ():
             if kind not in KINDS:
-                raise UsageError(f"Unknown kind of prototype {kind!r}. Kinds: {', '.join(KINDS)}.")
+                raise unknown_choice("kind of prototype", kind, KINDS, heading="Kinds")
         if self.prototypes is not None and len(set(self.prototypes)) != max(1, len(self.prototypes)):
             raise UsageError(f"--prototypes takes each kind once: {', '.join(KINDS)}.")
         if self.refine is not None and self.refine not in REFINEMENTS:
-            raise UsageError(f"Unknown refinement {self.refine!r}. Refinements: {', '.join(REFINEMENTS)}.")
+            raise unknown_choice("refinement", self.refine, REFINEMENTS, heading="Refinements")
         if self.settings is not None and self.settings not in SETTINGS:
-            raise UsageError(f"Unknown settings {self.settings!r}. Data sets: {', '.join(SETTINGS)}.")
+            raise unknown_choice("settings", self.settings, SETTINGS, heading="Data sets")
         if self.templates is not None and self.templates not in TEMPLATE_SETS:
-            raise UsageError(f"Unknown set of prompt templates {self.templates!r}. Sets: {', '.join(TEMPLATE_SETS)}.")
+            raise unknown_choice("set of prompt templates", self.templates, TEMPLATE_SETS, heading="Sets")
         self._check_numbers()
 
     def _check_numbers(self) -> None:
@@ -186,10 +184,7 @@ def resolve_method(store: Store, classes: Sequence[str], method: str = "auto") -
     check_method(method)
     if not classes:
         raise UsageError('No classes to segment. Name some with --classes, or add one: ovseg add-class "cat".')
-    for name, times in Counter(class_key(name) for name in classes).items():
-        if times > 1:
-            raise UsageError(f"The class {shown_name(name)} is given twice.")
-    missing = tuple(name for name in classes if not store.has_class(name))
+    missing = tuple(name for name in ClassList(classes) if not store.has_class(name))
     if method == "prototype" and missing:
         raise UnknownClassError(_unknown_message(missing[0], store.class_names()))
     if method != "auto":
@@ -208,14 +203,13 @@ def check_method(method: str) -> None:
         UsageError: It is neither "auto" nor one of `METHODS`.
     """
     if method not in ("auto", *METHODS):
-        raise UsageError(f"Unknown method {method!r}. Methods: auto, {', '.join(METHODS)}.")
+        raise unknown_choice("method", method, ("auto", *METHODS), heading="Methods")
 
 
 def _unknown_message(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name.casefold(), [k.casefold() for k in known], n=1)
-    hint = next((f" Did you mean {k!r}?" for k in known if close and k.casefold() == close[0]), "")
     if len(name) > MAX_NAME_LENGTH:
         return f"The store has no class {shown_name(name)}, nor can it: such a name is too long. Use --method auto."
+    hint = did_you_mean(name, known)
     return f'The store has no class {name!r}.{hint} Add it with: ovseg add-class "{name}" (or use --method auto).'
 
 
@@ -337,9 +331,9 @@ def _listed_stuff(classes: Sequence[str], infos: Sequence[ClassInfo], choice: Me
 
     Methods that find every class somewhere are left out: they would paint all of it into every picture.
     """
-    known = {class_key(info.name) for info in infos}
+    known = ClassList.distinct(info.name for info in infos)
     if KNOWN_METHODS[choice.method].background != "own":
-        yield from (name for name in classes if class_key(name) not in known and listed_kind(name) == "stuff")
+        yield from (name for name in known.lacking(classes) if listed_kind(name) == "stuff")
 
 
 def _notes_of_background(resolved: Resolved, choice: MethodChoice, options: SegmentOptions) -> Iterator[str]:

@@ -28,7 +28,7 @@ from ovseg_cli.methods.attention_refine import refine_maps
 from ovseg_cli.methods.catalogue import METHODS
 from ovseg_cli.methods.diffusion_defaults import DiffusionDefaults
 from ovseg_cli.methods.words import Reading, Vocabulary, embed_words, word_scores
-from ovseg_cli.names import class_key, listed_names
+from ovseg_cli.names import ClassList, did_you_mean, listed_names
 from ovseg_cli.profiles import ExtractorSpec, Profile
 from ovseg_cli.profiles.prompts import TemplateSet, resolve_templates
 from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, DenseDefaults, GeneratorSpec
@@ -112,7 +112,10 @@ def dense_settings(profile: Profile, method: str, row: str | None = None, *, bac
         likely = ("voc21",) if background else ("voc20", "context59")
         row = next((name for name in likely if name in rows), next(iter(rows)))
     if row not in rows:
-        raise UsageError(f"{METHODS[method].title} has no published settings {row!r}. It has: {', '.join(rows)}.")
+        raise UsageError(
+            f"{METHODS[method].title} has no published settings {row!r}.{did_you_mean(row, rows)} "
+            f"It has: {', '.join(rows)}."
+        )
     return rows[row]
 
 
@@ -681,7 +684,7 @@ class PhraseScorer(DenseScorer):
         names = self.vocabulary.classes
         if self._method == "aggsd":
             # In the order of the names, as in the code, where it is that of VOC's list; not in that of the question.
-            order = sorted(range(len(names)), key=lambda place: class_key(names[place]))
+            order = ClassList(names).by_alphabet()
             (seen,) = self._attend(image, [agg.list_classes([names[place] for place in order])], agg.AGGSD_DIFFUSION)
             cross = {side: maps[0] for side, maps in seen.cross.items()}
             if self._padded:

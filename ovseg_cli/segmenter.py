@@ -22,13 +22,13 @@ from ovseg_cli.choices import (
     resolve_options,
 )
 from ovseg_cli.dense import DenseScorer, WordMaps, make_scorer, templates_for
-from ovseg_cli.errors import UnknownClassError, UsageError
+from ovseg_cli.errors import UsageError
 from ovseg_cli.labeling.decide import Enlargement, Head, decide, enlarge_rows
 from ovseg_cli.labeling.refine import WORD_DILATIONS, pamr
 from ovseg_cli.methods.hybrid import hybrid_scores
 from ovseg_cli.methods.prefilter import ClassPrefilter, Kept
 from ovseg_cli.methods.words import Reading
-from ovseg_cli.names import check_names, class_key, listed_names, shown_name
+from ovseg_cli.names import ClassList, check_names
 from ovseg_cli.profiles.geometry import Geometry, Resampling
 from ovseg_cli.profiles.specs import PrefilterSpec, digest_of
 from ovseg_cli.scoring import Features, Job, Picture, PrototypeScorer, fuse
@@ -80,10 +80,7 @@ class Segmentation:
         Raises:
             UnknownClassError: The image was not segmented for this class.
         """
-        keys = [class_key(known) for known in self.names]
-        if class_key(name) not in keys:
-            raise UnknownClassError(f"{shown_name(name)} was not among the classes: {listed_names(self.names)}.")
-        return self.ids == keys.index(class_key(name)) + 1
+        return self.ids == ClassList(self.names).place(name) + 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,8 +164,8 @@ class Segmenter:
         self.refine = resolved.refine
         self._inference = resolved.inference
         self._prototypes = [PrototypeScorer(models, store, spec, resolved) for spec in resolved.extractors]
-        keys = [class_key(name) for name in classes]
-        self._known = tuple(keys.index(class_key(name)) for name in resolved.known)
+        self._classes = ClassList(classes)
+        self._known = tuple(map(self._classes.place, resolved.known))
         self._dense: DenseScorer | None = None
         self._dense_settings = resolved.dense_settings
         self.notes = resolved.notes
@@ -281,11 +278,7 @@ class Segmenter:
                 return None
             return pictures.filtered(place, first, self._prefilter, self._filters_by)
         check_names("the classes of an image", named)
-        keys = [class_key(name) for name in self.names]
-        for name in named:
-            if class_key(name) not in keys:
-                raise UnknownClassError(f"{shown_name(name)} is not among the classes: {listed_names(self.names)}.")
-        places = tuple(sorted({keys.index(class_key(name)) for name in named}))
+        places = tuple(sorted(set(map(self._classes.place, named))))
         if not places and not self.options.background:
             raise UsageError("No class may be in the image, and neither may the background: allow one of them.")
         return Kept(places, (None,) * len(places))
@@ -592,12 +585,4 @@ class _Share:
 def _class_prefilter(
     models: Models, store: Store, names: Sequence[str], stuff: Sequence[str], spec: PrefilterSpec
 ) -> ClassPrefilter:
-    keys = {class_key(name) for name in stuff}
-    return ClassPrefilter(
-        models.clip,
-        models.profile.clip,
-        spec,
-        names,
-        stuff=[name for name in names if class_key(name) in keys],
-        cache=store,
-    )
+    return ClassPrefilter(models.clip, models.profile.clip, spec, names, stuff=stuff, cache=store)

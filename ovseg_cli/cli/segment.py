@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -317,12 +316,12 @@ def _add_class(missing: Sequence[str]) -> str:
 
 def _near(store: Store, missing: Sequence[str]) -> str:
     """A hint at the stored names that missing ones may be misspellings of."""
-    from ovseg_cli.names import class_key
+    from ovseg_cli.names import nearest, question, shown_name
 
-    known = {class_key(name): name for name in store.class_names()}
-    near = {m: difflib.get_close_matches(class_key(m), known, n=1, cutoff=0.75) for m in missing[:_MOST_NAMED]}
-    meant = [f"{known[found[0]]!r} (for {name!r})" for name, found in near.items() if found]
-    return f". Did you mean {', '.join(meant)}?" if meant else ""
+    known = store.class_names()
+    # Most of these are words that only have no prototypes: more alike than where a name must be a slip.
+    near = {name: nearest(name, known, alike=0.75) for name in missing[:_MOST_NAMED]}
+    return question(f"{shown_name(found[0])} (for {shown_name(name)})" for name, found in near.items() if found)
 
 
 def plan_segmentation(
@@ -396,11 +395,11 @@ def plan_segmentation(
     if choice.asked == "auto" and choice.missing:
         common.out.note(
             f"no prototypes for {listed_names(choice.missing)}: {_instead(choice, profile)}."
-            f"{_add_class(choice.missing)}{_near(store, choice.missing)}"
+            f"{_near(store, choice.missing)}{_add_class(choice.missing)}"
         )
     for note in resolved.notes:
         common.out.note(note)
-    for note in _about_image_classes(plan, listed=not classes):
+    for note in _about_image_classes(plan, of_file=not classes):
         common.out.note(note)
     if plan.redone and not overwrite:
         common.out.note(
@@ -409,31 +408,30 @@ def plan_segmentation(
     return plan
 
 
-def _about_image_classes(plan: Plan, *, listed: bool) -> Iterator[str]:
+def _about_image_classes(plan: Plan, *, of_file: bool) -> Iterator[str]:
     """What people should know of how a file of image classes fits the pictures of a run.
 
     Args:
         plan: the run.
-        listed: whether the classes to look for are those of the file.
+        of_file: whether the classes to look for are those of the file.
     """
+    from ovseg_cli.names import listed, listed_names
+
     request, unnamed = plan.request, plan.unnamed
     if request.image_classes is None:
         return
     path = request.image_classes.path
-    if listed:
-        yield f"looking for the {amount(len(request.classes), 'class', 'classes')} of {path}: {_some(request.classes)}"
+    if of_file:
+        count = amount(len(request.classes), "class", "classes")
+        yield f"looking for the {count} of {path}: {listed_names(request.classes)}"
     if unnamed:
         verb = "the pre-filter decides" if request.prefilter else "all classes are looked for"
-        names = _some([str(item.image.path) for item in unnamed])
+        names = listed([str(item.image.path) for item in unnamed])
         yield f"{path} does not name {amount(len(unnamed), 'picture')}, where {verb}: {names}"
     if plan.strays:
-        names = _some([f"{line.picture} (line {line.number})" for line in plan.strays])
+        names = listed([f"{line.picture} (line {line.number})" for line in plan.strays])
         verb = "names" if len(plan.strays) == 1 else "name"
         yield f"{amount(len(plan.strays), 'line')} of {path} {verb} no picture of this run: {names}"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MOST_NAMED]) + (" …" if len(names) > _MOST_NAMED else "")
 
 
 def run_segmentation(

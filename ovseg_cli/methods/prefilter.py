@@ -28,7 +28,7 @@ from torch import Tensor
 from ovseg_cli.backbones.clip import ClipBackbone
 from ovseg_cli.backbones.pixels import resize
 from ovseg_cli.labeling.windows import Crop
-from ovseg_cli.names import class_key, listed_names
+from ovseg_cli.names import ClassList, listed_names
 from ovseg_cli.profiles.prompts import fill_prompt
 from ovseg_cli.profiles.specs import ClipSpec, PrefilterSpec, digest_of
 
@@ -168,15 +168,15 @@ class ClassPrefilter:
         self._clip = clip
         self._spec = spec
         # Stage 1 weighs the things among themselves: C counts only those that can be dropped.
-        places = sorted(range(len(names)), key=lambda place: class_key(names[place]))
-        things = {names[place]: place for place in places if names[place] not in stuff}
-        asked = {name.casefold() for name in things}
-        others = [word for word in clip.background_words if word.casefold() not in asked] if spec.background else []
+        classes = ClassList(names)
+        always = classes.only(stuff)
+        things = {names[place]: place for place in classes.by_alphabet() if names[place] not in always}
+        others = ClassList(things).lacking(clip.background_words) if spec.background else ()
         vectors = self._embed_single([*things, *others], cache) if things else {}
         self.unread = tuple(name for name in things if name not in vectors)
         if self.unread:
             log.warning("Longer than CLIP can read, so the pre-filter always keeps: %s.", listed_names(self.unread))
-        self._always = [place for place, name in enumerate(names) if name in stuff or name in self.unread]
+        self._always = [place for place, name in enumerate(names) if name in always or name in self.unread]
         self._words = tuple(vectors)
         self._places = {index: things[word] for index, word in enumerate(vectors) if word in things}
         self._free = frozenset(range(len(vectors))) - self._places.keys()  # the background words

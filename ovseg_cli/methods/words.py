@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ovseg_cli.errors import UsageError
-from ovseg_cli.names import class_key, listed_names, shown_name
+from ovseg_cli.names import ClassList, class_key, did_you_mean, listed_names, shown_name
 from ovseg_cli.profiles.prompts import fill_prompts
 from ovseg_cli.profiles.specs import Weights, digest_of
 
@@ -92,24 +92,25 @@ def make_vocabulary(
     Raises:
         UsageError: No class, a class twice, synonyms of what is not a class, or a word that is no text.
     """
-    names = [_clean(name) for name in classes]
-    numbers: dict[str, int] = {}
-    for number, name in enumerate(names, start=1):
-        if numbers.setdefault(class_key(name), number) != number:
-            raise UsageError(f"The class {shown_name(name)} is given twice.")
+    names = ClassList(map(_clean, classes))
     if not names:
         raise UsageError("There is no class to look for. Name some.")
     of_class: list[list[str]] = [[] for _ in names]
     for name, others in (synonyms or {}).items():
-        if class_key(name) not in numbers:
-            raise UsageError(f"{shown_name(name)} has synonyms but is not among the classes: {listed_names(names)}.")
-        of_class[numbers[class_key(name)] - 1] += map(_clean, others)
+        place = names.find(name)
+        if place is None:
+            raise UsageError(
+                f"{shown_name(name)} has synonyms but is not among the classes: {names.listed()}."
+                f"{did_you_mean(name, names)}"
+            )
+        of_class[place] += map(_clean, others)
 
     words: list[str] = []
     owner: list[int] = []
     left_out: list[str] = []
     notes: list[str] = []
-    taken = dict(numbers)  # by the key of a word, the number of the class that has it
+    # By the key of a word, the number of the class that has it.
+    taken = {class_key(name): number for number, name in enumerate(names, start=1)}
     for number, name in enumerate(names, start=1):
         fresh = [name]
         for word in of_class[number - 1]:
@@ -134,7 +135,7 @@ def make_vocabulary(
         notes.append(
             f"Nothing competes with {shown_name(names[0])}, so all of a picture becomes it: add words or classes."
         )
-    return Vocabulary(tuple(names), tuple(words), tuple(owner), tuple(left_out), tuple(notes))
+    return Vocabulary(names.names, tuple(words), tuple(owner), tuple(left_out), tuple(notes))
 
 
 def parse_synonyms(values: Sequence[str]) -> dict[str, tuple[str, ...]]:
