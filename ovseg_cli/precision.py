@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
-from ovseg_cli.errors import UsageError
+from ovseg_cli.names import unknown_choice
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,6 @@ def choose_precision(precision: str, device: str) -> torch.dtype:
     import torch
 
     if precision not in PRECISIONS:
-        raise UsageError(f"Unknown precision {precision!r}. Use {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}.")
+        raise unknown_choice("precision", precision, PRECISIONS, heading="Precisions")
     half = precision == "float16" or (precision == "auto" and device.startswith("cuda"))
     return torch.float16 if half else torch.float32

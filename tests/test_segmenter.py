@@ -532,7 +532,7 @@ def test_the_settings_of_a_data_set_can_be_asked_for_and_single_ones_changed():
     assert published("naclip", refine="none").refine == "none"
     with pytest.raises(UsageError, match=r"GEM has no published settings 'voc21'. It has: demo"):
         published("gem", settings="voc21")
-    with pytest.raises(UsageError, match=r"Unknown settings 'voc'. Data sets: voc21, voc20"):
+    with pytest.raises(UsageError, match=r"Unknown settings 'voc'. Did you mean 'voc2\d'\? Data sets: voc21, voc20"):
         published("sclip", settings="voc")
 
 

@@ -20,6 +20,7 @@ from ovseg_cli.files.labels import BACKGROUND
 from ovseg_cli.methods.catalogue import METHODS, word_methods
 from ovseg_cli.methods.catalogue import METHODS as CATALOGUE
 from ovseg_cli.models import Models
+from ovseg_cli.names import unknown_choice
 from ovseg_cli.segmentation.options import SegmentOptions
 from ovseg_cli.segmentation.segmenter import Segmenter, segment_together
 from ovseg_cli.store import Store
@@ -138,7 +139,7 @@ def enter(
     """
     if methods is not None:
         if unknown := [name for name in methods if name not in METHODS]:
-            raise UsageError(f"Unknown method {unknown[0]!r}. Methods: {', '.join(METHODS)}.")
+            raise unknown_choice("method", unknown[0], METHODS, heading="Methods")
         if len(set(methods)) < len(methods):
             raise UsageError(f"A method is given twice: {', '.join(methods)}.")
     contestants = []

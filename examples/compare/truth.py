@@ -17,10 +17,10 @@ from ovseg_cli.files.labels import (
     LabelMap,
     is_background,
     is_void,
-    name_key,
     read_label,
     read_labelmap,
 )
+from ovseg_cli.names import ClassList
 
 LEFT_OUT: Final = -1
 """The value of pixels that do not count."""
@@ -47,7 +47,7 @@ class Truth:
                 "(one line per id, such as cat:64,0,0:: or 1: cat)."
             )
         self._labels: LabelMap = read_labelmap(path)
-        self._numbers = {name_key(name): number for number, name in enumerate(names, start=1)}
+        self._classes = ClassList.distinct(names)
 
     def __contains__(self, key: str) -> bool:
         """Whether there is a label image of this name (relative path without suffix)."""
@@ -78,4 +78,7 @@ class Truth:
             raise LabelError(f"{path} holds the id {label}, which the label map does not name: add a line for it.")
         if name is None or is_background(name):
             return 0
-        return self._numbers.get(name_key(name), LEFT_OUT if is_void(name) else 0)
+        place = self._classes.find(name)
+        if place is not None:
+            return place + 1
+        return LEFT_OUT if is_void(name) else 0

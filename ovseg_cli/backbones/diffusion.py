@@ -23,8 +23,7 @@ from torch.nn import functional as F
 from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
 from ovseg_cli.errors import UsageError, WeightsError
-
-_SHOWN = 60  # characters of a name in a message
+from ovseg_cli.names import shown_name
 
 AttentionSink = Callable[[Tensor, Tensor, int, float], None]
 """Takes one attention block's queries (B, N, heads * d), keys (B, T, heads * d), number of heads and scale."""
@@ -140,7 +139,7 @@ def span_token_positions(tokenizer: Any, prompt: str, spans: Sequence[tuple[int,
             name = prompt[start:end]
             raise UsageError(
                 f"The prompt is longer than the text encoder's {tokenizer.model_max_length} tokens, which cuts off "
-                f"the class name {(name if len(name) <= _SHOWN else name[:_SHOWN] + '…')!r}. {remedy}"
+                f"the class name {shown_name(name)}. {remedy}"
             )
         found.append(positions)
     return found

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ovseg_cli.backbones.quiet import quiet_libraries
 from ovseg_cli.errors import WeightsError
+from ovseg_cli.names import listed
 
 MAX_SIDE = 1024
 """What the published models look at. Masks of a larger picture are made at this size: at the picture's own, a batch of
@@ -52,7 +53,7 @@ class SamBackbone:
         except Exception as error:  # transformers raises whatever its parts raise
             raise WeightsError(f"The SAM in {folder} cannot be loaded: {error}") from error
         if report["missing_keys"]:  # transformers fills these with random numbers
-            lost = ", ".join(sorted(report["missing_keys"])[:3])
+            lost = listed(sorted(report["missing_keys"]), most=3)
             raise WeightsError(f"The SAM in {folder} cannot be loaded: its weights lack {lost}.")
         return cls(model, image_processor, device)
 

@@ -16,6 +16,7 @@ from ovseg_cli.backbones.clip import resize_position_embedding
 from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
 from ovseg_cli.errors import WeightsError
+from ovseg_cli.names import listed
 from ovseg_cli.profiles.specs import PositionMode
 
 ARCHITECTURES = MappingProxyType(
@@ -89,7 +90,7 @@ class VitBackbone:
             raise WeightsError(f"The vision transformer in {folder} cannot be loaded: {error}") from error
         # Weights that are too many are no fault: a masked autoencoder is published with its decoder.
         if report["missing_keys"]:  # transformers fills these with random numbers
-            lost = ", ".join(sorted(report["missing_keys"])[:3])
+            lost = listed(sorted(report["missing_keys"]), most=3)
             raise WeightsError(f"The vision transformer in {folder} cannot be loaded: its weights lack {lost}.")
         return cls(model, device)
 

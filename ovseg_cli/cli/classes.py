@@ -269,13 +269,13 @@ def build_planned(
 
 def _doubt(common: Common, plan: ClassPlan, stored: Sequence[str], clip: ClipBackbone | None) -> None:
     """Say which names of new classes may be slips, before minutes are spent on them."""
+    from ovseg_cli.names import question
     from ovseg_cli.prototypes.doubts import near_words
 
     for name in plan.build:
         near = near_words(name, stored, clip)
         if near:
-            meant = " or ".join(map(repr, near))
-            common.out.note(f"{name!r} is no word that ovseg knows, and near {meant}. Did you mean that? It goes on.")
+            common.out.note(f"{name!r} is no word that ovseg knows.{question(map(repr, near))} It goes on.")
 
 
 def _say(common: Common, text: str) -> None:

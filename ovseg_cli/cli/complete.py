@@ -9,6 +9,7 @@ import typer
 from ovseg_cli.errors import OvsegError
 from ovseg_cli.files.discovery import expanded
 from ovseg_cli.methods.catalogue import METHODS
+from ovseg_cli.names import ClassList, caseless
 from ovseg_cli.places import default_store_path, glance_at_class_names
 
 
@@ -20,7 +21,7 @@ def complete_class(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_classes(ctx: typer.Context, incomplete: str) -> list[str]:
     """The same behind the last comma of a list, without those that are in it."""
     before, comma, last = incomplete.rpartition(",")
-    taken = before.split(",")
+    taken = ClassList.distinct(before.split(","))
     names = _fitting((name for name in _class_names(ctx) if name not in taken), last.lstrip())
     return [f"{before}{comma}{name}" for name in names]
 
@@ -38,7 +39,7 @@ def complete_profile(incomplete: str) -> list[str]:
 
 
 def _fitting(names: Iterable[str], incomplete: str) -> list[str]:
-    return [name for name in names if name.casefold().startswith(incomplete.casefold())]
+    return [name for name in names if caseless(name).startswith(caseless(incomplete))]
 
 
 def _class_names(ctx: typer.Context) -> Iterator[str]:

@@ -91,8 +91,9 @@ def doctor(common: Common) -> None:
 
 def _in_short(problems: list[str]) -> str:
     """The first problems in one line; all of them are in the report."""
-    more = f"; and {len(problems) - _MOST_TOLD} more" if len(problems) > _MOST_TOLD else ""
-    return "; ".join(problems[:_MOST_TOLD]) + more
+    from ovseg_cli.names import listed
+
+    return listed(problems, most=_MOST_TOLD, between="; ")
 
 
 def _section(common: Common, title: str) -> None:

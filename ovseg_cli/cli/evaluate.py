@@ -249,7 +249,7 @@ def _record(common: Common, run_id: str | None, data: dict[str, Any]) -> None:
 
 def show_report(common: Common, report: Report, written: Path | None = None) -> None:
     """The table of classes, then the figures over all of them and how they are computed."""
-    from ovseg_cli.names import short_name
+    from ovseg_cli.names import listed, short_name
 
     out = common.out
     rows = [(short_name(name), *figures) for name, *figures in report.rows()]
@@ -262,10 +262,9 @@ def show_report(common: Common, report: Report, written: Path | None = None) -> 
     )
     out.line((report.convention, "dim"))
     if report.unasked:
-        shown = ", ".join(f"{other.name} {percent(other.share)}" for other in report.unasked[:_MOST_NAMED])
-        more = f", and {len(report.unasked) - _MOST_NAMED} more" if len(report.unasked) > _MOST_NAMED else ""
+        others = [f"{short_name(other.name)} {percent(other.share)}" for other in report.unasked]
         fate = "count as background" if report.background else "are ignored"
-        out.line(f"Not asked for, so they {fate}: {shown}{more}.")
+        out.line(f"Not asked for, so they {fate}: {listed(others, most=_MOST_NAMED)}.")
     if written is not None:
         out.line("report  ", str(written), copyable=True)
 

@@ -226,6 +226,8 @@ def _options_of(manifest: Manifest) -> SegmentOptions:
 
 def _compare_store(common: Common, store: Store, manifest: Manifest) -> None:
     """Say when the store is another than that of the run, or has classes that were made anew since."""
+    from ovseg_cli.names import listed_names
+
     used = manifest.store.get("path")
     if used is not None and Path(used) != store.path:
         common.out.note(f"that run used the store {used}, and this explanation uses {store.path}")
@@ -235,7 +237,7 @@ def _compare_store(common: Common, store: Store, manifest: Manifest) -> None:
         if store.has_class(name) and store.get_class(name).generation != generation
     ]
     if changed:
-        common.out.note(f"made anew since that run, so that its answer may have been another: {', '.join(changed)}")
+        common.out.note(f"made anew since that run, so that its answer may have been another: {listed_names(changed)}")
 
 
 def _entry_of(run: Path, image: Path) -> Entry | None:

@@ -27,10 +27,10 @@ from ovseg_cli.files.labels import (
     is_background,
     is_colour_label,
     is_void,
-    name_key,
     read_label,
     read_labelmap,
 )
+from ovseg_cli.names import ClassList, listed, listed_names
 
 __all__ = ["GroundTruth", "evaluate_folders", "read_ground_truth"]
 
@@ -68,9 +68,9 @@ class GroundTruth:
         if names and not any(self.labels.ids_of(name) for name in names):
             which = "given label map" if self.source == "given" else f"label map {self.source}"
             raise LabelError(
-                f"The {which} names none of the classes to score ({_named(names)}); it names "
-                f"{_named(self.labels.names, 10)}. Check that it is the map of these labels, or ask for classes that "
-                "it names."
+                f"The {which} names none of the classes to score ({listed_names(names)}); it names "
+                f"{listed_names(self.labels.names, most=10)}. Check that it is the map of these labels, or ask for "
+                "classes that it names."
             )
 
 
@@ -138,7 +138,7 @@ def evaluate_folders(
     prediction_folder = label_folder(prediction)
     truth = read_ground_truth(gt, gt_labels, ignore=ignore, source=source)
     names = _distinct(requested) or _distinct(prediction_labels.names)
-    truth.check_classes(names)
+    truth.check_classes(names.names)
     pairs = pair(truth.files, find_labels(prediction_folder))
 
     true_side = _TrueIds(truth.labels, names, background=background, ignore=truth.ignore)
@@ -186,23 +186,20 @@ class _TrueIds:
     """The ground truth: ids of `labels` to matrix indices, with the pixels of what was not requested."""
 
     labels: LabelMap
-    names: Sequence[str]
+    names: ClassList
     background: bool
     ignore: int
     other: Counter[str] = field(default_factory=Counter)
     void: int = 0
     labelled: int = 0
 
-    def __post_init__(self) -> None:
-        self._positions = {name_key(name): i for i, name in enumerate(self.names, start=1)}
-
     def index(self, label: int, pixels: int, path: Path) -> int:
         """The matrix index of a true id that `pixels` pixels of the image `path` have."""
         name = self.labels.name_of(label)
         if name is None and label == 0 and self.labels.background_id is None:
             name = BACKGROUND
-        position = self._positions.get(name_key(name)) if name is not None else None
-        if label == self.ignore or (position is None and name is not None and is_void(name)):
+        place = self.names.find(name) if name is not None else None
+        if label == self.ignore or (place is None and name is not None and is_void(name)):
             self.void += pixels
             return _LEFT_OUT
         if name is None:
@@ -212,8 +209,8 @@ class _TrueIds:
                 f"map with --label-map FILE, or leave it out with --ignore {label}."
             )
         self.labelled += pixels
-        if position is not None:
-            return position
+        if place is not None:
+            return place + 1
         if not is_background(name):
             self.other[name] += pixels
         return _REST if self.background else _LEFT_OUT
@@ -231,12 +228,9 @@ class _PredictedIds:
     """The predictions: ids of `labels` to matrix indices; what was not requested is the rest."""
 
     labels: LabelMap
-    names: Sequence[str]
+    names: ClassList
     other: Counter[str] = field(default_factory=Counter)
     void: int = 0
-
-    def __post_init__(self) -> None:
-        self._positions = {name_key(name): i for i, name in enumerate(self.names, start=1)}
 
     def index(self, label: int, pixels: int, path: Path) -> int:
         """The matrix index of a predicted id that `pixels` pixels of the image `path` have."""
@@ -252,11 +246,11 @@ class _PredictedIds:
             )
         if name is None or is_background(name):
             return _REST
-        position = self._positions.get(name_key(name))
-        if position is None:
+        place = self.names.find(name)
+        if place is None:
             self.other[name] += pixels
             return _REST
-        return position
+        return place + 1
 
 
 def _background_elsewhere(label: int, labels: LabelMap) -> str:
@@ -300,38 +294,34 @@ def _check_default_ignore(labels: LabelMap) -> None:
         )
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
+def _distinct(names: Sequence[str]) -> ClassList:
     """The names without repetitions and without the background."""
-    return list({name_key(name): name for name in names if not is_background(name)}.values())
+    return ClassList.distinct(name for name in names if not is_background(name))
 
 
 def _size(ids: Ids) -> str:
     return f"{ids.shape[1]}x{ids.shape[0]}"
 
 
-def _named(items: Sequence[str], limit: int = 5) -> str:
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + more
-
-
 def _warnings(
-    pairs: Pairs, names: Sequence[str], true: _TrueIds, predicted: _PredictedIds, matrix: ConfusionMatrix
+    pairs: Pairs, names: ClassList, true: _TrueIds, predicted: _PredictedIds, matrix: ConfusionMatrix
 ) -> tuple[str, ...]:
     """What the reader of the figures should know, one sentence each."""
     found = []
     if pairs.missing:
-        found.append(f"{len(pairs.missing)} labelled image(s) have no prediction: {_named(pairs.missing)}")
+        found.append(f"{len(pairs.missing)} labelled image(s) have no prediction: {listed(pairs.missing)}")
     if pairs.extra:
-        found.append(f"{len(pairs.extra)} prediction(s) have no ground truth: {_named(pairs.extra)}")
+        found.append(f"{len(pairs.extra)} prediction(s) have no ground truth: {listed(pairs.extra)}")
     if unknown := [name for name in names if true.labels.id_of(name) is None]:
         found.append(
-            f"not in the label map of the ground truth: {_named(unknown)} (every pixel predicted so counts as wrong)"
+            f"not in the label map of the ground truth: {listed_names(unknown)} "
+            "(every pixel predicted so counts as wrong)"
         )
     if unknown := [name for name in names if predicted.labels.id_of(name) is None]:
-        found.append(f"not in the predictions' label map: {_named(unknown)} (never predicted)")
+        found.append(f"not in the predictions' label map: {listed_names(unknown)} (never predicted)")
     if predicted.other:
         pixels = predicted.other.total()
-        found.append(f"{pixels} pixel(s) predicted as {_named(list(predicted.other))} count as background")
+        found.append(f"{pixels} pixel(s) predicted as {listed_names(list(predicted.other))} count as background")
     if predicted.void:
         found.append(f"{predicted.void} predicted pixel(s) have the value {IGNORE} and count as background")
     if not matrix.counts.sum():

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from ovseg_cli.errors import LabelError
 from ovseg_cli.files.discovery import walk_files, without_picture_suffix
 from ovseg_cli.files.labels import LABELMAP_NAME
+from ovseg_cli.names import listed
 
 __all__ = ["Pairs", "find_labelmap", "find_labels", "label_folder", "pair", "partners"]
 
@@ -142,5 +143,4 @@ def pair(gt: Mapping[str, Path], prediction: Mapping[str, Path]) -> Pairs:
 
 
 def _examples(keys: Mapping[str, Path]) -> str:
-    names = [repr(key) for key in list(keys)[:3]]
-    return ", ".join(names) + (f" ... ({len(keys)} in all)" if len(keys) > 3 else "")
+    return listed([repr(key) for key in keys], most=3)

@@ -8,6 +8,7 @@ from ovseg_cli.explain.records import Explanation, Match, Source, Standing, Word
 from ovseg_cli.figures import figure_beside
 from ovseg_cli.files.labels import BACKGROUND
 from ovseg_cli.methods.catalogue import METHODS
+from ovseg_cli.names import listed_names
 
 
 def describe(explanation: Explanation) -> list[str]:
@@ -49,9 +50,8 @@ def remarks(explanation: Explanation) -> list[str]:
     if next_one is None:
         found.append("Nothing else took part.")
     if e.ruled_out:
-        more = f" and {len(e.ruled_out) - 5} more" if len(e.ruled_out) > 5 else ""
         why = "Not among the classes named" if e.named else "The pre-filter ruled out"
-        found.append(f"{why} for this picture: {', '.join(e.ruled_out[:5])}{more}.")
+        found.append(f"{why} for this picture: {listed_names(e.ruled_out)}.")
     if e.stuff_filter is not None:
         found.append(
             f"Background prototypes of stuff, and those that look like it (cosine above {e.stuff_filter:g}), "

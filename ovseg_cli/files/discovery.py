@@ -23,6 +23,7 @@ from typing import Literal
 from ovseg_cli.errors import NoInputError
 from ovseg_cli.files.formats import FORMAT_NAMES, IMAGE_SUFFIXES, OTHER_PICTURES, is_image_content, is_image_file
 from ovseg_cli.files.text import decoded, special_kind
+from ovseg_cli.names import listed
 
 __all__ = [
     "InputImage",
@@ -37,7 +38,6 @@ __all__ = [
 _logger = logging.getLogger("ovseg_cli")
 _MAGIC = re.compile(r"[*?\[]")
 _LIST_SUFFIX = ".txt"
-_MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class _Search:
         """Say what was looked at when nothing was found."""
         if not inputs:
             return "No input was given: name image files, folders, patterns, a list file or -."
-        named = ", ".join(str(item) for item in inputs[:3]) + (", ..." if len(inputs) > 3 else "")
+        named = listed([*map(str, inputs)], most=3)
         if self.left_out and not self.other:
             return f"All of {named} lies inside the output folder {self.exclude}; choose another --output."
         if self.results and not self.other:
@@ -183,8 +183,7 @@ class _Search:
 
     def named_results(self) -> str:
         """The folders with results that were passed over, for a sentence."""
-        names = [str(path) for path in self.results.values()]
-        return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+        return listed([*map(str, self.results.values())])
 
     def _add_list(self, data: bytes, name: str, folder: Path) -> None:
         for number, line in _list_lines(data, name):

@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from ovseg_cli.errors import ClassNameError, UsageError
 from ovseg_cli.files.discovery import InputImage, natural_key
 from ovseg_cli.files.text import read_text
-from ovseg_cli.names import class_key, listed_names, normalise_class_name, shown_name
+from ovseg_cli.names import ClassList, did_you_mean, listed, normalise_class_name, shown_name
 
 _MOST_NAMED = 3
 
@@ -74,13 +74,11 @@ class ImageClasses:
     @property
     def classes(self) -> tuple[str, ...]:
         """All classes of the file, each once, in natural order: so it does not matter in which order lines stand."""
-        named = {class_key(name): name for line in reversed(self.lines) for name in line.classes}
-        return tuple(sorted(named.values(), key=natural_key))
+        return tuple(sorted(ClassList.distinct(name for line in self.lines for name in line.classes), key=natural_key))
 
     def line_of(self, name: str) -> int:
         """The number of the first line that has this class, which one of them must have."""
-        wanted = class_key(name)
-        return next(line.number for line in self.lines if wanted in map(class_key, line.classes))
+        return next(line.number for line in self.lines if name in ClassList(line.classes))
 
     def among(self, classes: Sequence[str]) -> ImageClasses:
         """The same, with each picture's classes in the spelling and the order of these.
@@ -88,17 +86,16 @@ class ImageClasses:
         Raises:
             UsageError: A line has another class.
         """
-        place = {class_key(name): i for i, name in enumerate(classes)}
+        known = ClassList(classes)
         lines = []
         for line in self.lines:
-            for name in line.classes:
-                if class_key(name) not in place:
-                    raise UsageError(
-                        f"{self.path}, line {line.number}: {shown_name(name)} is not among the classes of this run "
-                        f"({listed_names(classes)}). Name it with --classes too, or take it out of the file."
-                    )
-            places = sorted(place[class_key(name)] for name in line.classes)
-            lines.append(replace(line, classes=tuple(classes[i] for i in places)))
+            for name in known.lacking(line.classes):
+                raise UsageError(
+                    f"{self.path}, line {line.number}: {shown_name(name)} is not among the classes of this run "
+                    f"({known.listed()}).{did_you_mean(name, known)} Name it with --classes too, or take it out of "
+                    "the file."
+                )
+            lines.append(replace(line, classes=known.only(line.classes).names))
         return replace(self, lines=tuple(lines))
 
     def match(self, images: Sequence[InputImage]) -> Matched:
@@ -122,9 +119,10 @@ class ImageClasses:
                 strays.append(line)
                 continue
             if len(found) > 1:
+                several = listed([str(images[i].path) for i in found], most=_MOST_NAMED)
                 raise UsageError(
-                    f"{self.path}, line {line.number}: {line.picture!r} may be "
-                    f"{_some([str(images[i].path) for i in found])}. Write more of the path, or the suffix."
+                    f"{self.path}, line {line.number}: {line.picture!r} may be {several}. Write more of the path, or "
+                    "the suffix."
                 )
             earlier = owners.setdefault(found[0], line)
             if earlier is not line:
@@ -170,15 +168,14 @@ def _parsed(path: Path, number: int, line: str) -> ImageLine:
     picture, colon, listed = line.rpartition(":")
     if not colon or not picture.strip():
         raise UsageError(f"{path}, line {number}: {shown_name(line)} is not written PICTURE: CLASS; CLASS.")
-    names: dict[str, str] = {}
+    names: list[str] = []
     for word in listed.replace(",", ";").split(";"):
         if word.strip():
             try:
-                name = normalise_class_name(word, stored=False)
+                names.append(normalise_class_name(word, stored=False))
             except ClassNameError as error:
                 raise ClassNameError(f"{path}, line {number}: {error}") from error
-            names.setdefault(class_key(name), name)
-    return ImageLine(number, picture.strip(), tuple(names.values()))
+    return ImageLine(number, picture.strip(), ClassList.distinct(names).names)
 
 
 class _Known:
@@ -222,7 +219,3 @@ def _without_suffix(parts: tuple[str, ...]) -> tuple[str, ...]:
 def _relative(image: InputImage) -> PurePosixPath:
     """The path of a picture below the folder that all inputs share, with its suffix."""
     return image.key.with_name(image.path.name)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MOST_NAMED]) + (", …" if len(names) > _MOST_NAMED else "")

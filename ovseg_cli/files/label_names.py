@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg_cli.errors import LabelError
+from ovseg_cli.names import BACKGROUND, class_key, is_background, repeated
 
 __all__ = [
     "BACKGROUND",
@@ -21,15 +21,11 @@ __all__ = [
     "LabelMap",
     "is_background",
     "is_void",
-    "name_key",
     "voc_colour",
     "voc_palette",
 ]
 
 Colour = tuple[int, int, int]
-
-BACKGROUND = "background"
-"""The name of id 0 in the label maps that we write."""
 
 IGNORE = 255
 """The id of pixels that count neither for nor against (VOC's "void")."""
@@ -74,19 +70,9 @@ def voc_palette(n: int = 256) -> npt.NDArray[np.uint8]:
     return np.array([voc_colour(i) for i in range(n)], dtype=np.uint8).reshape(n, 3)
 
 
-def name_key(name: str) -> str:
-    """The form in which two class names are compared: NFC, one space between words, no case."""
-    return unicodedata.normalize("NFC", " ".join(name.split())).casefold()
-
-
-def is_background(name: str) -> bool:
-    """Whether a label name means "none of the classes": ``background``, also in underscores."""
-    return name_key(name).strip("_") == BACKGROUND
-
-
 def is_void(name: str) -> bool:
     """Whether a label name means "does not count": ``void``, ``ignore``, ``unlabeled`` and their like, in any dress."""
-    bare = name_key(name).replace("_", " ").replace("-", " ").replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    bare = class_key(name).replace("_", " ").replace("-", " ").replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     return " ".join(bare.strip(" <>[](){}").split()) in _VOID_NAMES
 
 
@@ -129,10 +115,8 @@ class LabelMap:
         """
         if taken := [name for name in classes if is_background(name)]:
             raise LabelError(f"{taken[0]!r} is the name of label 0 already; leave it out of the classes.")
-        seen: dict[str, str] = {}
-        for name in classes:
-            if (first := seen.setdefault(name_key(name), name)) is not name:
-                raise LabelError(f"Classes cannot be called both {first!r} and {name!r}: one name, one class.")
+        if twice := repeated(classes):
+            raise LabelError(f"Classes cannot be called both {twice[0]!r} and {twice[1]!r}: one name, one class.")
         ids = tuple(range(len(classes) + 1))
         return cls((BACKGROUND, *classes), ids, tuple(voc_colour(i) for i in ids))
 
@@ -140,7 +124,7 @@ class LabelMap:
     def _by_key(self) -> dict[str, tuple[int, ...]]:
         ids: dict[str, tuple[int, ...]] = {}
         for name, i in zip(self.names, self.ids, strict=True):
-            ids[name_key(name)] = (*ids.get(name_key(name), ()), i)
+            ids[class_key(name)] = (*ids.get(class_key(name), ()), i)
         return ids
 
     @cached_property
@@ -156,7 +140,7 @@ class LabelMap:
 
     def ids_of(self, name: str) -> tuple[int, ...]:
         """The ids of a name (case and Unicode form do not matter); none when the map does not hold it."""
-        return self._by_key.get(name_key(name), ())
+        return self._by_key.get(class_key(name), ())
 
     def id_of(self, name: str) -> int | None:
         """The first id of a name (case and Unicode form do not matter), or None."""

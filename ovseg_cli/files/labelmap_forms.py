@@ -16,8 +16,9 @@ from pathlib import Path
 import yaml
 
 from ovseg_cli.errors import LabelError
-from ovseg_cli.files.label_names import HASH_NOTE, IGNORE, MAX_ID, Colour, LabelMap, is_void, name_key, voc_colour
+from ovseg_cli.files.label_names import HASH_NOTE, IGNORE, MAX_ID, Colour, LabelMap, is_void, voc_colour
 from ovseg_cli.files.text import read_text
+from ovseg_cli.names import repeated
 
 __all__ = ["read_labelmap"]
 
@@ -181,13 +182,11 @@ def _numbered(rows: Sequence[_Parsed]) -> list[_Entry]:
 
 def _plain_names(path: Path, lines: Sequence[_Line]) -> list[_Entry]:
     """One name per line."""
-    seen: dict[str, str] = {}
-    for _, name in lines:
-        if (first := seen.setdefault(name_key(name), name)) is not name:
-            raise LabelError(
-                f"The label map {path} is contradictory. It has both {first!r} and {name!r}, and no ids: to give one "
-                "name to several ids, write lines such as 1: cat."
-            )
+    if twice := repeated(name for _, name in lines):
+        raise LabelError(
+            f"The label map {path} is contradictory. It has both {twice[0]!r} and {twice[1]!r}, and no ids: to give "
+            "one name to several ids, write lines such as 1: cat."
+        )
     # LabelMe counts from -1, which an 8-bit label holds as 255.
     start = -1 if len(lines) > 1 and lines[0][1].startswith("__") and is_void(lines[0][1]) else 0
     ids = [IGNORE if i < 0 else i for i in range(start, start + len(lines))]

@@ -27,11 +27,11 @@ from ovseg_cli.files.label_names import (
     LabelMap,
     is_background,
     is_void,
-    name_key,
     voc_colour,
     voc_palette,
 )
 from ovseg_cli.files.labelmap_forms import read_labelmap
+from ovseg_cli.names import ClassList
 
 __all__ = [
     "BACKGROUND",
@@ -44,7 +44,6 @@ __all__ = [
     "is_background",
     "is_colour_label",
     "is_void",
-    "name_key",
     "read_label",
     "read_labelmap",
     "read_mask",
@@ -308,8 +307,8 @@ def _ids_of_colours(found: _Pixels, labelmap: LabelMap | None, path: Path) -> np
         )
     present = set(found.colours.values())
     for colour, ids in labelmap.given_colours.items():
-        names = [str(labelmap.name_of(i)) for i in ids]
-        if colour in present and len(set(map(name_key, names))) > 1:
+        names = ClassList.distinct(str(labelmap.name_of(i)) for i in ids)
+        if colour in present and len(names) > 1:
             raise LabelError(f"{path}: the label map gives the colour {colour} to {names[0]!r} and {names[1]!r}.")
     known = {voc_colour(IGNORE): IGNORE} | {colour: i for i, _, colour in labelmap if i in labelmap.guessed}
     known |= {colour: ids[0] for colour, ids in labelmap.given_colours.items()}

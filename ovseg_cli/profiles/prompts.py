@@ -10,7 +10,7 @@ import functools
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from ovseg_cli.errors import UsageError
+from ovseg_cli.names import unknown_choice
 
 TemplateSet = Literal["single", "imagenet", "imagenet-scene", "short", "car"]
 TEMPLATE_SETS: tuple[TemplateSet, ...] = get_args(TemplateSet)
@@ -61,7 +61,7 @@ def prompt_templates(which: TemplateSet) -> tuple[str, ...]:
         UsageError: No such set.
     """
     if which not in TEMPLATE_SETS:
-        raise UsageError(f"Unknown set of prompt templates {which!r}. Sets: {', '.join(TEMPLATE_SETS)}.")
+        raise unknown_choice("set of prompt templates", which, TEMPLATE_SETS, heading="Sets")
     if which == "single":
         return ("a photo of a {name}.",)
     if which == "car":

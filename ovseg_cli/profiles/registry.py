@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from ovseg_cli.errors import UsageError
+from ovseg_cli.names import unknown_choice
 from ovseg_cli.profiles.specs import (
     CLIP_MEAN,
     CLIP_STD,
@@ -425,5 +425,4 @@ def get_profile(name: str) -> Profile:
     try:
         return PROFILES[name]
     except KeyError:
-        known = ", ".join(PROFILES)
-        raise UsageError(f"Unknown profile {name!r}. Known profiles: {known} (see `ovseg profiles`).") from None
+        raise unknown_choice("profile", name, PROFILES, heading="Known profiles (see `ovseg profiles`)") from None

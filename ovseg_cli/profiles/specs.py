@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ovseg_cli.errors import UsageError
+from ovseg_cli.names import did_you_mean
 from ovseg_cli.profiles.geometry import Geometry, short_side_size, whole_patches_size
 
 ExtractorKind = Literal["unet-query", "clip-key", "clip-token", "vit-key"]
@@ -476,7 +477,9 @@ class Profile:
         listed = ", ".join(known)
         for name in names:
             if name not in known:
-                raise UsageError(f"The profile {self.name!r} has no extractor {name!r}. It has: {listed}.")
+                raise UsageError(
+                    f"The profile {self.name!r} has no extractor {name!r}.{did_you_mean(name, known)} It has: {listed}."
+                )
         if len(set(names)) < len(names):
             raise UsageError(f"An extractor is given twice: {', '.join(names)}.")
         if not names:

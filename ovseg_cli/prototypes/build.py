@@ -15,6 +15,7 @@ import torch
 from ovseg_cli.backbones.pixels import resize, to_tensor
 from ovseg_cli.errors import GenerationError, ProfileMismatchError, UsageError
 from ovseg_cli.models import Models
+from ovseg_cli.names import unknown_choice
 from ovseg_cli.profiles import ExtractorSpec, Profile
 from ovseg_cli.profiles.prompts import fill_prompt
 from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD
@@ -253,7 +254,7 @@ def _plan(profile: Profile, name: str, settings: SupportSettings, existing: Clas
             raise UsageError(f"{label} must be between {low} and {high}, got {value}.")
     method = settings.mask_method or generator.mask_method
     if method not in get_args(MaskMethod):
-        raise UsageError(f"Unknown mask method {method!r}. Methods: {', '.join(get_args(MaskMethod))}.")
+        raise unknown_choice("mask method", method, get_args(MaskMethod), heading="Methods")
     template = generator.prompt if settings.prompt is None else settings.prompt.replace("{}", "{name}")
     if "{name}" not in template:
         raise UsageError(

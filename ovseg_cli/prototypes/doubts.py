@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from ovseg_cli.names import class_key
+from ovseg_cli.names import ClassList, class_key
 from ovseg_cli.prototypes.kinds import listed_kind, listed_words
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ def near_words(name: str, stored: Iterable[str], clip: ClipBackbone | None) -> t
         clip: Says which of several words that are equally near in spelling is meant most likely.
     """
     key = class_key(name)
-    others = {class_key(other): other for other in stored}
-    if key in others or listed_kind(name) is not None:
+    others = ClassList.distinct(stored)
+    if name in others or listed_kind(name) is not None:
         return ()
     most = 1 if len(key) <= _SHORT else 2
-    known = {**{word: word for word in listed_words()}, **others}
+    known = {**{word: word for word in listed_words()}, **{class_key(other): other for other in others}}
     slips = {word: slip for word in known if (slip := edit_distance(key, word, most)) <= most}
     cosines: dict[str, float] = {}
     if clip is not None and len(slips) > 1:

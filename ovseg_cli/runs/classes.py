@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ovseg_cli.errors import ClassExistsError, ClassNameError, StoreReadOnlyError, UsageError
-from ovseg_cli.names import class_key, listed_names, normalise_class_name, shown_name
+from ovseg_cli.errors import ClassExistsError, ClassNameError, StoreReadOnlyError
+from ovseg_cli.names import ClassList, listed, normalise_class_name, shown_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,13 +112,7 @@ def unique_names(names: Sequence[str], *, stored: bool = True) -> tuple[str, ...
         ClassNameError: a name cannot be stored.
         UsageError: a name is given twice (upper and lower case make no difference).
     """
-    seen: dict[str, str] = {}
-    for given in names:
-        name = normalise_class_name(given, stored=stored)
-        if class_key(name) in seen:
-            raise UsageError(f"The class {shown_name(name)} is given twice.")
-        seen[class_key(name)] = name
-    return tuple(seen.values())
+    return ClassList(normalise_class_name(name, stored=stored) for name in names).names
 
 
 def stored_names(store: Store, names: Sequence[str]) -> tuple[str, ...]:
@@ -201,7 +195,7 @@ def _unseen(name: str, pictures: Sequence[OwnPicture], existing: ClassRecord | N
         (again if digest in seen else fresh).append(picture)
         seen.add(digest)
     if again:
-        names = listed_names([picture.name for picture in again])
+        names = listed([picture.name for picture in again])
         log.warning(
             "%d of %d pictures are left out, as the class %r has the same already: %s. To make it anew of other masks: "
             "--if-exists replace.",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ovseg_cli.errors import LabelError, NoInputError, UsageError
 from ovseg_cli.files.labels import LABELMAP_NAME, LabelMap, is_background, read_labelmap
-from ovseg_cli.names import class_key
+from ovseg_cli.names import ClassList, did_you_mean, listed, shown_name
 from ovseg_cli.runs.manifest import Manifest, read_manifest
 from ovseg_cli.runs.plan import MASK_FOLDER
 
@@ -184,11 +184,10 @@ def _chosen(classes: Sequence[str], available: Sequence[str], folder: Path) -> t
     """The classes that count: those named, in the spelling of the label maps, or all."""
     if not classes:
         return tuple(available)
-    spelling = {class_key(name): name for name in available}
-    unknown = [name for name in classes if class_key(name) not in spelling]
-    if unknown:
+    known = ClassList.distinct(available)
+    if unknown := known.lacking(classes):
         raise UsageError(
-            f"The label maps in {folder} were not asked for {', '.join(map(repr, unknown))}; "
-            f"they hold {', '.join(available)}."
+            f"The label maps in {folder} were not asked for {listed([*map(shown_name, unknown)])}; "
+            f"they hold {known.listed()}.{did_you_mean(unknown[0], known) if len(unknown) == 1 else ''}"
         )
-    return tuple(spelling[class_key(name)] for name in classes)
+    return tuple(map(known.spelled, classes))

@@ -17,6 +17,7 @@ from typing import IO, Any, Literal
 from ovseg_cli.atomic import write_text
 from ovseg_cli.errors import DiskFullError, OutputError, OvsegError
 from ovseg_cli.files.discovery import picture_id
+from ovseg_cli.names import listed
 
 log = logging.getLogger("ovseg_cli")
 
@@ -207,8 +208,8 @@ def read_journal(output: Path) -> dict[str, Entry]:
             continue
         entries[path_now] = replace(entry, path=path_now)
     if damaged:
-        more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        log.warning("%s is damaged (%s%s). The pictures of these lines count as not done.", path, damaged[0], more)
+        some = listed(damaged, most=1)
+        log.warning("%s is damaged (%s). The pictures of these lines count as not done.", path, some)
     return entries
 
 

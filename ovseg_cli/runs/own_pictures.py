@@ -15,6 +15,7 @@ from ovseg_cli.evaluation.pairing import find_labelmap, find_labels, label_folde
 from ovseg_cli.files.discovery import discover
 from ovseg_cli.files.images import open_image
 from ovseg_cli.files.labels import IGNORE, LabelMap, read_label, read_labelmap, read_mask
+from ovseg_cli.names import did_you_mean, listed, listed_names
 from ovseg_cli.prototypes.support import OwnPicture
 
 log = logging.getLogger("ovseg_cli")
@@ -23,6 +24,8 @@ MAX_SIDE = 1024
 """Longer pictures are shrunk to this side: the networks see 512 pixels at most, and the store keeps every picture."""
 
 Mask = npt.NDArray[np.bool_]
+
+_MOST_NAMED = 3
 
 
 def load_pictures(
@@ -68,7 +71,7 @@ def load_pictures(
     belonging = partners(keys, files)
     lacking = [key for key in keys if key not in belonging]
     if lacking:
-        some = ", ".join(lacking[:3]) + (" …" if len(lacking) > 3 else "")
+        some = listed(lacking, most=_MOST_NAMED)
     if lacking and skip_unmasked and len(lacking) < len(keys):
         log.warning("%d of %d pictures are left out, as they have no mask: %s", len(lacking), len(keys), some)
         images = [image for key, image in zip(keys, images, strict=True) if key in files]
@@ -88,7 +91,7 @@ def load_pictures(
         raise NoInputError(f"None of the {len(images)} masks in {place} shows {name!r}.")
     if len(found) < len(loaded):
         missing = [key for key, picture in zip(keys, loaded, strict=True) if picture is None]
-        some = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
+        some = listed(missing, most=_MOST_NAMED)
         log.warning(
             "%d of %d pictures are left out, as their masks do not show %r: %s", len(missing), len(keys), name, some
         )
@@ -106,8 +109,10 @@ def _labelmap_with(name: str, place: Path) -> LabelMap | None:
         return None
     labelmap = read_labelmap(path)
     if labelmap.id_of(name) is None:
-        known = ", ".join(labelmap.names[:10]) + (" …" if len(labelmap) > 10 else "")
-        raise LabelError(f"{path} names no class {name!r}, so its masks do not show it. It names: {known}.")
+        raise LabelError(
+            f"{path} names no class {name!r}, so its masks do not show it.{did_you_mean(name, labelmap.names)} "
+            f"It names: {listed_names(labelmap.names, most=10)}."
+        )
     return labelmap
 
 
@@ -138,7 +143,7 @@ def _object_in(ids: npt.NDArray[np.int32], file: Path, class_ids: tuple[int, ...
     if values == {1, IGNORE}:
         return ids == 1, ids == IGNORE
     if len(values) > 1:
-        some = ", ".join(map(str, sorted(values)[:5]))
+        some = listed([*map(str, sorted(values))])
         raise LabelError(
             f"The mask {file} holds several labels ({some}), and no labelmap.txt says which of them is the class. "
             "Put one beside the masks, or give masks of 0 (background) and one other value."

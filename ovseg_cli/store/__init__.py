@@ -1,6 +1,5 @@
 """The on-disk store of classes and their prototypes."""
 
-from ovseg_cli.names import class_key, normalise_class_name, slugify
 from ovseg_cli.places import default_store_path
 from ovseg_cli.store.health import IndexHealth, StoreHealth
 from ovseg_cli.store.records import (
@@ -34,9 +33,6 @@ __all__ = [
     "StoreHealth",
     "StoredSupport",
     "SupportRecord",
-    "class_key",
     "default_store_path",
-    "normalise_class_name",
     "read_mask",
-    "slugify",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import uuid
@@ -30,7 +29,7 @@ from ovseg_cli.errors import (
     UnknownClassError,
     UsageError,
 )
-from ovseg_cli.names import class_key, normalise_class_name, slugify
+from ovseg_cli.names import did_you_mean, normalise_class_name, slugify
 from ovseg_cli.places import DATABASE_NAME, default_store_path
 from ovseg_cli.store import classes, digests, health, journal, schema, support, vector_index
 from ovseg_cli.store import texts as text_cache
@@ -733,13 +732,11 @@ class Store:
         names = list(session.scalars(select(Category.name).order_by(Category.id)))
         if not names:
             return UnknownClassError(f"The store has no class {name!r}, nor any other: add it with `ovseg add-class`")
-        by_key = {class_key(known): known for known in names}
-        near = [by_key[key] for key in difflib.get_close_matches(class_key(name), by_key, n=3)]
-        if near:
-            hint = f"did you mean {' or '.join(map(repr, near))}?"
-        else:
-            hint = "`ovseg list-classes` shows what there is, `ovseg add-class` adds it"
-        return UnknownClassError(f"The store has no class {name!r}: {hint}")
+        if hint := did_you_mean(name, names, most=3):
+            return UnknownClassError(f"The store has no class {name!r}.{hint}")
+        return UnknownClassError(
+            f"The store has no class {name!r}: `ovseg list-classes` shows what there is, `ovseg add-class` adds it"
+        )
 
     def _require_same_extractor(self, session: Session, rows: Sequence[Category], extractor: str) -> None:
         """Raise when one of the classes has prototypes; they are known to be none by this extractor."""

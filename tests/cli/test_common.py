@@ -210,6 +210,7 @@ class TestCompletion:
         cli("--store", "other", "add-class", "doormat")
         assert complete("ovseg", "show-class", "do") == ["dog", "donkey"]
         assert complete("ovseg", "segment", "x", "--classes", "cat,do") == ["cat,dog", "cat,donkey"]
+        assert complete("ovseg", "segment", "x", "--classes", "DOG,do") == ["DOG,donkey"]
         assert complete("ovseg", "--store", "other", "show-class", "") == ["doormat"]
         assert complete("ovseg", "--store", "nowhere", "show-class", "") == []
 

@@ -110,7 +110,7 @@ class TestPictures:
         result = cli("segment", "photos", "--image-classes", name)
         (note,) = [line for line in result.stderr.splitlines() if "does not name" in line]
         assert "7 pictures, where the pre-filter decides: photos/p0.png, photos/p1.png" in note
-        assert "p4.png …" in note
+        assert "p4.png and 2 more" in note
         assert "(prototype, classes given for 2 of 9, pre-filtered)" in result.stdout
         result = cli("segment", "photos", "--image-classes", name, "--no-prefilter", "-o", "b")
         assert "7 pictures, where all classes are looked for" in result.stderr

@@ -23,4 +23,4 @@ def test_a_method_is_shown_with_its_published_settings(cli):
 def test_a_method_that_there_is_not_is_refused_with_the_names(cli):
     result = cli("methods", "sclp")
     assert result.exit_code == 2
-    assert "Unknown method 'sclp'. Methods: auto, prototype" in result.stderr
+    assert "Unknown method 'sclp'. Did you mean 'sclip'? Methods: auto, prototype" in result.stderr

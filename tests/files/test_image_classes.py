@@ -88,6 +88,8 @@ def test_classes_take_spelling_and_order_of_the_run(write):
 def test_a_class_that_is_not_looked_for_is_named_by_its_line(write):
     with pytest.raises(UsageError, match=r"labels\.txt, line 3: 'bird' is not among .*\(cat, dog\).*--classes"):
         write("a: dog\n\nb: cat; bird").among(["cat", "dog"])
+    with pytest.raises(UsageError, match=r"\(cat, dog\)\. Did you mean 'cat'\?"):
+        write("a: dog; cats").among(["cat", "dog"])
 
 
 def test_a_class_may_have_a_longer_name_than_the_store_takes(write):

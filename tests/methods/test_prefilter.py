@@ -309,6 +309,16 @@ def test_a_name_that_is_too_long_for_the_model_is_always_kept(caplog):
     assert without.unread == ()
 
 
+def test_a_background_word_that_is_asked_for_is_no_background(monkeypatch):
+    """Also where only case folding of the whole Unicode kind finds that it is the same word."""
+    mini = get_profile("mini")
+    clip = dataclasses.replace(mini.clip, background_words=("\u0390", "\u03aa\u0301s"))
+    read = []
+    monkeypatch.setattr(ClassPrefilter, "_embed_single", lambda self, words, cache: read.extend(words) or {})
+    ClassPrefilter(mini_models().clip, clip, dataclasses.replace(mini.prefilter, background=True), ["\u03aa\u0301"])
+    assert read == ["\u03aa\u0301", "\u03aa\u0301s"]
+
+
 def test_names_in_any_script_are_compared():
     mini = get_profile("mini")
     names = ["猫", "кот", "🐱", "قطة", "cat"]

@@ -87,6 +87,7 @@ def test_one_class_with_nothing_beside_it_is_told():
         ([], {}, "no class to look for"),
         (["cat", "Cat"], {}, "'Cat' is given twice"),
         (["cat"], {"synonyms": {"dog": ["hound"]}}, "'dog' has synonyms but is not among the classes: cat"),
+        (["cat"], {"synonyms": {"cats": ["toms"]}}, "Did you mean 'cat'?"),
         (["cat"], {"synonyms": {"cat": [" "]}}, "must not be empty"),
         (["cat"], {"background": [""]}, "must not be empty"),
         (["cat"], {"background": ["\udcff"]}, "is no text"),

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ovseg_cli.backbones import clip as clip_module
 from ovseg_cli.models import concatenate_maps
+from ovseg_cli.names import ClassList
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.text.prefilter import ClassPrefilter
 from tests.parity.inputs import as_tensor, difference, golden, picture, sample
@@ -171,9 +172,8 @@ def test_features_of_dino(models, size, side, monkeypatch, tell):
 def kept_classes(models, names, number, limit):
     """Joint prompts name the classes in the order of `names`, as the published code's do; ours have the alphabet's."""
     spec = replace(get_profile("sd15").prefilter, limit=limit)
-    place = {name: f"{index:03}" for index, name in enumerate(names)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ovseg_cli.text.prefilter.class_key", place.__getitem__)
+        patch.setattr(ClassList, "by_alphabet", lambda classes: list(range(len(classes))))
         prefilter = ClassPrefilter(models.clip, models.profile.clip, spec, names)
     return prefilter(as_tensor(picture(f"prefilter/{number}", 224, 224)))
 

@@ -60,8 +60,10 @@ def test_scores_go_by_name(out, gt):
 def test_some_classes_only(out, gt):
     report = evaluate(predictions_in(out, classes=["CAT"], background=False), gt)
     assert [score.name for score in report.classes] == ["cat"]
-    with pytest.raises(UsageError, match=r"not asked for 'bird'.*cat, dog"):
+    with pytest.raises(UsageError, match=r"not asked for 'bird'; they hold cat, dog\.$"):
         predictions_in(out, classes=["bird"])
+    with pytest.raises(UsageError, match=r"not asked for 'dogs'.*Did you mean 'dog'\?"):
+        predictions_in(out, classes=["dogs"])
 
 
 def test_no_run_names_both_ways_out(store):

@@ -287,7 +287,7 @@ class TestRemove:
 class TestLookUp:
     def test_nearest_names_are_suggested(self, store: Store) -> None:
         store.add_class(make_class("chocolate glazed donut", 1))
-        with pytest.raises(UnknownClassError, match="did you mean 'chocolate glazed donut'"):
+        with pytest.raises(UnknownClassError, match="Did you mean 'chocolate glazed donut'"):
             store.get_class("Chocolate glased donut")
         with pytest.raises(UnknownClassError, match="ovseg list-classes"):
             store.supports("zebra")
