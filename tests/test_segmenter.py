@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 
@@ -480,10 +481,22 @@ def test_a_published_method_is_run_with_its_published_settings(store):
     assert make_recipe(store, MINI, ["cat"], method=choice, options=SegmentOptions()).words.settings == MINI.clip.dense
 
 
-def published(method, names=("cat",), store=None, **options):
+class NoClasses:
+    """A store without classes."""
+
+    snapshot = staticmethod(contextlib.nullcontext)
+
+    def has_class(self, name):
+        return False
+
+    def class_names(self):
+        return []
+
+
+def published(method, names=("cat",), **options):
     """What a method comes to with CLIP ViT-B/16 and no prototypes."""
     asked = SegmentOptions(**options)
-    return make_recipe(store, get_profile("sd15"), names, method=Choice(method, method, (), ""), options=asked)
+    return make_recipe(NoClasses(), get_profile("sd15"), names, method=Choice(method, method, (), ""), options=asked)
 
 
 OF_VOC21 = {
