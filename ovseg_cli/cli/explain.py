@@ -118,9 +118,9 @@ def explain(
     Without --classes and --run, all classes of the store are looked for.
     """
     from ovseg_cli.choices import resolve_method
+    from ovseg_cli.drawing.palettes import for_display
     from ovseg_cli.explain import HOW_CHOSEN, Explainer, as_data, draw
     from ovseg_cli.files.atomic import write_image
-    from ovseg_cli.files.colours import for_display
     from ovseg_cli.files.images import open_image
     from ovseg_cli.methods.catalogue import check_explained
     from ovseg_cli.runs.segment import labelmap_of

@@ -16,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
+from ovseg_cli.drawing.overlay import overlay as draw_overlay
+from ovseg_cli.drawing.palettes import for_display
 from ovseg_cli.errors import (
     DiskFullError,
     ImageError,
@@ -26,7 +28,6 @@ from ovseg_cli.errors import (
     UsageError,
 )
 from ovseg_cli.files.atomic import make_folder, write_image, write_text
-from ovseg_cli.files.colours import for_display
 from ovseg_cli.files.discovery import picture_id
 from ovseg_cli.files.images import open_image
 from ovseg_cli.files.labels import (
@@ -38,7 +39,6 @@ from ovseg_cli.files.labels import (
     write_label,
     write_labelmap,
 )
-from ovseg_cli.files.pictures import overlay as draw_overlay
 from ovseg_cli.runs.journal import Entry, Journal, write_journal, written
 from ovseg_cli.runs.manifest import Manifest, library_versions
 from ovseg_cli.runs.plan import MASK_FOLDER, Plan, PlanItem, current

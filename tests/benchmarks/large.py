@@ -37,8 +37,8 @@ def segmenting(size: tuple[int, int], overlay: bool, device: str) -> Job:
     """Open an enlarged example scene and segment it, as ``ovseg segment`` does."""
     from PIL import Image
 
+    from ovseg_cli.drawing.overlay import overlay as draw_overlay
     from ovseg_cli.files.images import open_image
-    from ovseg_cli.files.pictures import overlay as draw_overlay
     from ovseg_cli.models import load_models
     from ovseg_cli.profiles import get_profile
     from ovseg_cli.runs.segment import labelmap_of

@@ -436,6 +436,6 @@ class TestArrays:
 
 
 def test_scoring_loads_no_network_library():
-    code = "import sys, ovseg_cli.evaluation.folder, ovseg_cli.files.pictures; print(*sys.modules)"
+    code = "import sys, ovseg_cli.evaluation.folder, ovseg_cli.drawing.overlay; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"torch", "diffusers", "transformers", "open_clip", "faiss", "skimage"} & set(loaded)
