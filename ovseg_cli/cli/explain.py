@@ -122,8 +122,8 @@ def explain(
     from ovseg_cli.explain import HOW_CHOSEN, Explainer, as_data, draw
     from ovseg_cli.files.atomic import write_image
     from ovseg_cli.files.images import open_image
+    from ovseg_cli.files.labels import LabelMap
     from ovseg_cli.methods.catalogue import check_explained
-    from ovseg_cli.runs.segment import labelmap_of
     from ovseg_cli.segmenter import Segmenter
 
     points = [_point(text) for text in at or ()]
@@ -174,7 +174,7 @@ def explain(
     if segmentation.unfamiliar and models.profile.domain is not None:
         common.out.warning(models.profile.domain.remark(1, 1, "its labels mean little"))
     was = None if run is None or manifest is None else _labels_of_run(common, run, manifest, image, entry, explanations)
-    labels = for_display(labelmap_of(asked.names))
+    labels = for_display(LabelMap.from_classes(asked.names))
     sheet = draw(picture, segmentation.ids, labels, explanations, note="" if points else HOW_CHOSEN)
     write_image(target, sheet)
     data = {
@@ -313,13 +313,12 @@ def _labels_of_run(
     explanations: Sequence[Explanation],
 ) -> list[str | None]:
     """What the label map of a run says at the explained pixels; says so where that is something else."""
-    from ovseg_cli.files.labels import read_label
-    from ovseg_cli.runs.segment import labelmap_of
+    from ovseg_cli.files.labels import LabelMap, read_label
 
     if entry is None or entry.output is None or not (run / entry.output).is_file():
         common.out.note(f"{run} has no label map of {image}")
         return [None] * len(explanations)
-    labels = labelmap_of(manifest.class_names)
+    labels = LabelMap.from_classes(manifest.class_names)
     ids = read_label(run / entry.output, labels)
     was: list[str | None] = []
     for e in explanations:

@@ -16,9 +16,6 @@ from torch.nn import functional as F
 from ovseg_cli.backbones.clip import BlockTrace
 from ovseg_cli.profiles.specs import DenseDefaults
 
-GEM_BLOCKS = 6
-"""The last blocks that carry the stream: ``range(1, gem_depth)`` with ``gem_depth = 7`` in the published code."""
-
 ROWS: Mapping[str, DenseDefaults] = MappingProxyType(
     {"demo": DenseDefaults(short_side=448, whole_image=True, squash=448, templates="single", logit_scale=100.0)}
 )

@@ -31,7 +31,6 @@ from ovseg_cli.files.atomic import make_folder, write_image, write_text
 from ovseg_cli.files.discovery import picture_id
 from ovseg_cli.files.images import open_image
 from ovseg_cli.files.labels import (
-    BACKGROUND,
     LABELMAP_NAME,
     LabelMap,
     read_label,
@@ -264,7 +263,7 @@ class _Run:
         self.batch = batch
         self.explainer: Explainer | None = None
         self.record = _RunRecorder(store if recorded else None, plan, argv)
-        self.labelmap = labelmap_of(plan.request.classes)
+        self.labelmap = LabelMap.from_classes(plan.request.classes)
         self.shown = for_display(self.labelmap)
         self.summary = RunSummary(
             output=plan.output,
@@ -605,12 +604,6 @@ class _RunRecorder:
             store.path,
             reason,
         )
-
-
-def labelmap_of(classes: tuple[str, ...]) -> LabelMap:
-    """The label map of a class list: 0 is background, class i has id i + 1, colours are those of PASCAL VOC."""
-    ids = tuple(range(len(classes) + 1))
-    return LabelMap(names=(BACKGROUND, *classes), ids=ids, colours=tuple(voc_colour(i) for i in ids))
 
 
 def _manifest(
