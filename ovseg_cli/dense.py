@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import BlockTrace
-from ovseg_cli.backbones.diffusion import PhrasedPrompt, PromptAttention
+from ovseg_cli.backbones.phrases import PhrasedPrompt
+from ovseg_cli.backbones.unet import Noising, PromptAttention
 from ovseg_cli.errors import ImageError, UsageError
 from ovseg_cli.labeling.decide import Enlargement, Head, enlarge_rows, extremes, strips
 from ovseg_cli.methods import agg, cliper, clipsurgery, clusters, diffsegmenter, gem, last_layer, proxyclip
@@ -30,7 +31,7 @@ from ovseg_cli.methods.diffusion_defaults import DiffusionDefaults
 from ovseg_cli.methods.words import Reading, Vocabulary, embed_words, word_scores
 from ovseg_cli.profiles import ExtractorSpec, Profile
 from ovseg_cli.profiles.prompts import TemplateSet, resolve_templates
-from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, DenseDefaults, GeneratorSpec
+from ovseg_cli.profiles.specs import DenseDefaults, GeneratorSpec
 from ovseg_cli.scoring import Crops, Picture, Scorer, Walk
 from ovseg_cli.store.names import class_key, listed_names
 
@@ -144,6 +145,12 @@ def _phrase_side(generator: GeneratorSpec) -> int:
 def _read_side(generator: GeneratorSpec) -> int:
     """Side of the square at which the generator reads pictures."""
     return generator.read_size or generator.image_size
+
+
+def _noising(settings: DiffusionDefaults, generator: GeneratorSpec, size: int) -> Noising:
+    """How pictures of a size are noised for a method."""
+    seed = generator.seed if settings.noise_seed is None else settings.noise_seed
+    return Noising(settings.timestep, seed, size, settings.mean, settings.std)
 
 
 # --------------------------------------------------------------------------- methods that give tokens
@@ -496,12 +503,8 @@ class CliperScorer(_WordScorer):
             generator = self._models.profile.generator
             layers = self._models.generator.attention_layers(
                 picture.at((_read_side(generator),) * 2, "nearest"),
+                Noising(cliper.TIMESTEP, generator.seed, _read_side(generator)),
                 layers=generator.refine_layers,
-                timestep=cliper.TIMESTEP,
-                noise_seed=generator.seed,
-                input_size=_read_side(generator),
-                mean=VAE_MEAN,
-                std=VAE_STD,
             )
             threshold = generator.refine_threshold
             if threshold is None:
@@ -598,12 +601,8 @@ class SpreadScorer(TokenScorer):
         side = _read_side(generator)
         (attention,) = self._models.generator.self_attention(
             picture.at((side, side), settings.resample),
+            _noising(settings, generator, side),
             layers=profile.regions.layers,
-            timestep=settings.timestep,
-            noise_seed=generator.seed if settings.noise_seed is None else settings.noise_seed,
-            input_size=side,
-            mean=settings.mean,
-            std=settings.std,
             padded=settings.padded or generator.idle_attention == "padding",
         )
         return attention
@@ -641,7 +640,7 @@ class PhraseScorer(DenseScorer):
         self.vocabulary = vocabulary
         self.channels = vocabulary.channels
         prompt = agg.list_classes if method == "aggsd" else lambda names: diffsegmenter.name_class(*names)
-        if cut := [name for name in vocabulary.classes if not models.generator.reads(prompt([name]))]:
+        if cut := [name for name in vocabulary.classes if not models.generator.prompts.reads(prompt([name]))]:
             raise UsageError(
                 f"{METHODS[method].title} wants class names whole, and these are longer than the diffusion model's "
                 f"text encoder can read: {listed_names(cut)}. Shorten them, or take a --method that reads "
@@ -698,15 +697,10 @@ class PhraseScorer(DenseScorer):
     def _attend(
         self, image: Tensor, prompts: Sequence[PhrasedPrompt], settings: DiffusionDefaults
     ) -> Iterator[PromptAttention]:
-        seed = self._models.profile.generator.seed
         return self._models.generator.prompt_attention(
             image,
             prompts,
-            timestep=settings.timestep,
-            noise_seed=seed if settings.noise_seed is None else settings.noise_seed,
-            input_size=self._side,
-            mean=settings.mean,
-            std=settings.std,
+            _noising(settings, self._models.profile.generator, self._side),
             padded=settings.padded or self._padded,
             emphasis=settings.emphasis,
             finest_self_attention=settings.finest_self_attention,

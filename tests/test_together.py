@@ -11,7 +11,7 @@ import torch
 
 from ovseg_cli import segmenter as module
 from ovseg_cli.backbones.clip import ClipBackbone
-from ovseg_cli.backbones.diffusion import DiffusionBackbone
+from ovseg_cli.backbones.unet import DiffusionBackbone
 from ovseg_cli.choices import METHODS, SegmentOptions
 from ovseg_cli.errors import UnknownClassError, UsageError
 from ovseg_cli.explain import Explainer
