@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import ClipBackbone
-from ovseg_cli.backbones.diffusion import DiffusionBackbone
 from ovseg_cli.backbones.sam import SamBackbone
+from ovseg_cli.backbones.unet import DiffusionBackbone, Noising
 from ovseg_cli.backbones.vit import VitBackbone
 from ovseg_cli.errors import UsageError, WeightsError
 from ovseg_cli.methods.domain import Domain
@@ -119,15 +119,14 @@ class Models:
 
     def _extract(self, extractor: ExtractorSpec, images: Tensor) -> list[Tensor]:
         if extractor.kind == "unet-query":
-            maps = self._get(DiffusionBackbone, extractor.weights).queries(
-                images,
-                layers=extractor.layers,
-                timestep=cast(int, extractor.timestep),
-                noise_seed=cast(int, extractor.noise_seed),
-                input_size=extractor.input_size,
-                mean=extractor.mean,
-                std=extractor.std,
+            noising = Noising(
+                cast(int, extractor.timestep),
+                cast(int, extractor.noise_seed),
+                extractor.input_size,
+                extractor.mean,
+                extractor.std,
             )
+            maps = self._get(DiffusionBackbone, extractor.weights).queries(images, noising, layers=extractor.layers)
             return [maps[layer].float() for layer in extractor.layers]
         block = int(extractor.layers[0])
         if extractor.kind in ("clip-key", "clip-token"):

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
+from ovseg_cli.backbones.attention import attention_probabilities
 from ovseg_cli.backbones.clip import BlockTrace
-from ovseg_cli.backbones.diffusion import attention_probabilities
 from ovseg_cli.methods import cliper, clipsurgery, gem, last_layer, proxyclip
 from ovseg_cli.methods.catalogue import METHODS
 from ovseg_cli.models import load_models

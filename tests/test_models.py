@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import ClipBackbone, ClipTrace
-from ovseg_cli.backbones.diffusion import DiffusionBackbone, PhrasedPrompt
+from ovseg_cli.backbones.phrases import PhrasedPrompt
+from ovseg_cli.backbones.unet import DiffusionBackbone, Noising
 from ovseg_cli.backbones.vit import VitBackbone
 from ovseg_cli.errors import UsageError, WeightsError
 from ovseg_cli.models import Models, choose_device, concatenate_maps, load_models
@@ -104,15 +105,8 @@ def test_query_features_are_the_layers_enlarged_and_stacked_in_order():
     models, extractor = mini_models(), extractor_of("unet-query")
     pictures = random_pictures(2, 40, 60)
     features = models.features(extractor, pictures)
-    maps = models.generator.queries(
-        pictures,
-        layers=extractor.layers,
-        timestep=extractor.timestep,
-        noise_seed=extractor.noise_seed,
-        input_size=extractor.input_size,
-        mean=extractor.mean,
-        std=extractor.std,
-    )
+    noising = Noising(extractor.timestep, extractor.noise_seed, extractor.input_size, extractor.mean, extractor.std)
+    maps = models.generator.queries(pictures, noising, layers=extractor.layers)
     native = models.feature_maps(extractor, pictures)
     assert [tuple(m.shape) for m in native] == [(2, 96, 8, 8), (2, 64, 16, 16), (2, 64, 16, 16)]
     for ours, layer in zip(native, extractor.layers, strict=True):
@@ -218,7 +212,7 @@ def test_equal_weights_are_one_model():
 # --------------------------------------------------------------------------- nothing is left behind
 
 INPUT = {"input_size": 64, "mean": (0.5,) * 3, "std": (0.5,) * 3}
-NOISED = {"timestep": 50, "noise_seed": 42, **INPUT}
+NOISED = Noising(50, 42, 64)
 PROMPT = "a photo of a cat"
 LAYERS = ("up_blocks.1.attentions.0", "up_blocks.2.attentions.1")
 MADE = {"image_size": 64, "steps": 2, "guidance": 4.0, "negative_prompt": "", "min_attention_grid": 8}
@@ -230,14 +224,14 @@ WALKS = {
         "attention": lambda models, x: models.clip.trace(x, blocks=(-1,), attention=True, **INPUT),
     },
     "unet": {
-        "queries": lambda models, x: models.generator.queries(x, layers=LAYERS, **NOISED),
-        "self_attention": lambda models, x: models.generator.self_attention(x, layers=LAYERS, **NOISED),
-        "attention_layers": lambda models, x: models.generator.attention_layers(x, layers=LAYERS, **NOISED),
+        "queries": lambda models, x: models.generator.queries(x, NOISED, layers=LAYERS),
+        "self_attention": lambda models, x: models.generator.self_attention(x, NOISED, layers=LAYERS),
+        "attention_layers": lambda models, x: models.generator.attention_layers(x, NOISED, layers=LAYERS),
         "prompt_attention": lambda models, x: list(
-            models.generator.prompt_attention(x, [PhrasedPrompt(PROMPT, ((13, 16),))], emphasis=1.2, **NOISED)
+            models.generator.prompt_attention(x, [PhrasedPrompt(PROMPT, ((13, 16),))], NOISED, emphasis=1.2)
         ),
         "attribution": lambda models, x: models.generator.attribution(
-            x, PROMPT, "cat", timesteps=[50], noise_seed=42, min_attention_grid=8, **INPUT
+            x, PROMPT, "cat", timesteps=[50], seed=42, size=64, min_attention_grid=8
         ),
         "generate": lambda models, _: models.generator.generate(PROMPT, "cat", [1], **MADE),
     },

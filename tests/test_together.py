@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ovseg_cli.backbones.clip import ClipBackbone
-from ovseg_cli.backbones.diffusion import DiffusionBackbone
+from ovseg_cli.backbones.unet import DiffusionBackbone
 from ovseg_cli.errors import UnknownClassError, UsageError
 from ovseg_cli.explain import Explainer
 from ovseg_cli.explain.words import as_data, describe

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from examples.ablation.rows import Clustering, Making, Setting
 from examples.mini_pack.vocabulary import STUFF
-from ovseg_cli.backbones.diffusion import DiffusionBackbone, Generated
+from ovseg_cli.backbones.unet import DiffusionBackbone, Generated
 from ovseg_cli.models import Models
 from ovseg_cli.profiles import ExtractorSpec, Profile
 from ovseg_cli.prototypes.build import SupportSettings, build_class

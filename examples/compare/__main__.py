@@ -84,7 +84,7 @@ def _run(options: argparse.Namespace, store: Store) -> str:
     done = 0
     start = time.perf_counter()
     for compared in compare(contestants, pictures, truth, _tell, timed=options.speed, known=options.known):
-        target = compared.source.output(options.output)
+        target = options.output / f"{compared.source.key}.png"
         make_folder(target.parent)
         write_image(target, comparison_sheet(compared, labels))
         done += 1

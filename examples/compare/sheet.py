@@ -9,15 +9,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
-from skimage.segmentation import find_boundaries
 
 from examples.compare.measure import Compared
 from examples.compare.truth import LEFT_OUT
-from ovseg_cli.files.fonts import bundled_font, font_for, shortened
-from ovseg_cli.files.labels import LabelMap
+from ovseg_cli.drawing.fonts import bundled_font, font_for, shortened, wrapped
+from ovseg_cli.drawing.ink import EMPTY, FAINT, INK, PAPER, bright, fitted_size, inner_edge
+from ovseg_cli.files.labels import Colour, LabelMap
 from ovseg_cli.methods.catalogue import METHODS
-
-Colour = tuple[int, int, int]
 
 _SIDE: Final = 320
 """The longer side of a panel's picture."""
@@ -28,11 +26,7 @@ _HEAD: Final = 26
 _GAP: Final = 12
 _ASPECT: Final = 1.6
 
-_PAPER: Colour = (250, 250, 248)
-_INK: Colour = (32, 33, 36)
-_FAINT: Colour = (112, 116, 122)
 _BEST: Colour = (20, 120, 60)
-_EMPTY: Colour = (236, 236, 232)
 _VOID: Colour = (224, 224, 192)
 
 _TINT: Final = 0.6
@@ -56,8 +50,7 @@ def comparison_sheet(compared: Compared, labels: LabelMap) -> Image.Image:
         An RGB picture.
     """
     image = compared.image
-    scale = _SIDE / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    size = fitted_size(image.size, _SIDE)
     shown = image.resize(size, Image.Resampling.LANCZOS)
     cells = [_cell(compared.source.path.name, shown)]
     present: set[int] = set()
@@ -83,7 +76,7 @@ def _arranged(cells: Sequence[Image.Image], present: Sequence[int], labels: Labe
     columns = _columns(len(cells), width / height)
     rows = -(-len(cells) // columns)
     legend = _legend(present, labels, columns * width - _GAP)
-    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + legend.height + 2 * _GAP), _PAPER)
+    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + legend.height + 2 * _GAP), PAPER)
     for place, cell in enumerate(cells):
         sheet.paste(cell, (_GAP + place % columns * width, _GAP + place // columns * height))
     sheet.paste(legend, (_GAP, _GAP + rows * height))
@@ -98,13 +91,13 @@ def _columns(count: int, aspect: float) -> int:
 
 def _cell(title: str, picture: Image.Image, *, note: str = "", best: bool = False) -> Image.Image:
     """A picture with its heading."""
-    cell = Image.new("RGB", (max(_NARROWEST, picture.width), _HEAD + picture.height), _PAPER)
+    cell = Image.new("RGB", (max(_NARROWEST, picture.width), _HEAD + picture.height), PAPER)
     draw = ImageDraw.Draw(cell)
     small = bundled_font(_TEXT - 1)
     font, title = font_for(title, _TEXT)
     room = cell.width - small.getlength(note) - _TEXT
-    draw.text((0, _HEAD / 2), shortened(title, font, room), _INK, font, anchor="lm")
-    draw.text((cell.width, _HEAD / 2), note, _BEST if best else _FAINT, small, anchor="rm")
+    draw.text((0, _HEAD / 2), shortened(title, font, room), INK, font, anchor="lm")
+    draw.text((cell.width, _HEAD / 2), note, _BEST if best else FAINT, small, anchor="rm")
     cell.paste(picture, ((cell.width - picture.width) // 2, _HEAD))
     return cell
 
@@ -116,7 +109,7 @@ def _painted(picture: Image.Image, ids: npt.NDArray[np.integer], labels: LabelMa
     small = ids[np.ix_(rows.astype(np.int64), columns.astype(np.int64))]
     grey = np.repeat(np.asarray(picture).astype(np.float32).mean(axis=2, keepdims=True), 3, axis=2)
     result = grey * (1 - _PALE) + 255 * _PALE
-    edge = find_boundaries(small, mode="inner")
+    edge = inner_edge(small, 1)
     stripes = np.add.outer(np.arange(picture.height), np.arange(picture.width)) // _STRIPE % 2 == 0
     for index in np.unique(small).tolist():
         if index == 0:
@@ -129,7 +122,7 @@ def _painted(picture: Image.Image, ids: npt.NDArray[np.integer], labels: LabelMa
         result[region] = grey[region] * (1 - _TINT) + colour * _TINT
         if _is_grey(colour.tolist()):  # as is the picture
             result[region & stripes] *= 1 - _TINT
-        result[region & edge] = colour * 0.45 + 255 * 0.55  # a lighter line of the same hue, as in overlays
+        result[region & edge] = bright(labels.colour_of(index))  # as in overlays
     return Image.fromarray(np.rint(result).astype(np.uint8))
 
 
@@ -140,18 +133,13 @@ def _is_grey(colour: Sequence[float]) -> bool:
 
 def _failed(size: tuple[int, int], reason: str) -> Image.Image:
     """An empty picture that says why."""
-    picture = Image.new("RGB", size, _EMPTY)
+    picture = Image.new("RGB", size, EMPTY)
     draw, font = ImageDraw.Draw(picture), bundled_font(_TEXT - 2)
-    lines: list[str] = []
-    for word in reason.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= size[0] - 2 * _GAP:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
+    lines = wrapped(reason, font, size[0] - 2 * _GAP)
     step = round(_TEXT * 1.3)
     for place, line in enumerate(lines[: max(1, (size[1] - _GAP) // step)]):
         face, text = font_for(line, _TEXT - 2)
-        draw.text((_GAP, _GAP + place * step), shortened(text, face, size[0] - 2 * _GAP), _FAINT, face)
+        draw.text((_GAP, _GAP + place * step), shortened(text, face, size[0] - 2 * _GAP), FAINT, face)
     return picture
 
 
@@ -163,7 +151,7 @@ def _legend(present: Sequence[int], labels: LabelMap, width: int) -> Image.Image
         if index > 0:
             striped = " (striped)" if _is_grey(labels.colour_of(index)) else ""
             entries.append((f"{labels.name_of(index) or ''}{striped}", labels.colour_of(index)))
-    entries.append(("background (pale)", _EMPTY))
+    entries.append(("background (pale)", EMPTY))
     if LEFT_OUT in present:
         entries.append(("does not count", _VOID))
     places, x, row = [], 0.0, 0
@@ -175,10 +163,10 @@ def _legend(present: Sequence[int], labels: LabelMap, width: int) -> Image.Image
             x, row = 0.0, row + 1
         places.append((x, row, name, font, colour))
         x += needed + 1.5 * _TEXT
-    strip = Image.new("RGB", (width, (row + 1) * step), _PAPER)
+    strip = Image.new("RGB", (width, (row + 1) * step), PAPER)
     draw = ImageDraw.Draw(strip)
     for x, row, name, font, colour in places:
         middle = row * step + step / 2
         draw.rounded_rectangle((x, middle - box / 2, x + box, middle + box / 2), radius=3, fill=colour)
-        draw.text((x + indent, middle), name, _INK, font, anchor="lm")
+        draw.text((x + indent, middle), name, INK, font, anchor="lm")
     return strip

@@ -43,8 +43,8 @@ from examples.pictograms.render import TWEMOJI
 from examples.pictograms.scenes import Part, Picture, render_set
 from ovseg_cli.api import evaluate
 from ovseg_cli.atomic import atomic_path, write_json
-from ovseg_cli.backbones.diffusion import Generated
 from ovseg_cli.backbones.pixels import to_tensor
+from ovseg_cli.backbones.unet import Generated
 from ovseg_cli.errors import OvsegError
 from ovseg_cli.evaluation.report import Report
 from ovseg_cli.files.discovery import discover
@@ -52,7 +52,7 @@ from ovseg_cli.files.images import open_image
 from ovseg_cli.models import Models, load_models
 from ovseg_cli.profiles import Profile, Weights, get_profile
 from ovseg_cli.profiles.prompts import fill_prompt
-from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, bundled_revision
+from ovseg_cli.profiles.specs import bundled_revision
 from ovseg_cli.prototypes.build import SupportSettings, build_class
 from ovseg_cli.prototypes.kinds import resolve_kind
 from ovseg_cli.prototypes.masks import class_thresholds, masks_from_attribution, minmax, normalise_attribution
@@ -335,10 +335,8 @@ def scene_attribution(models: Models, images: ByteArray, name: str, noise_seed: 
         fill_prompt(spec.prompt, name),
         name,
         timesteps=spec.attribution_timesteps,
-        noise_seed=noise_seed,
-        input_size=spec.image_size,
-        mean=VAE_MEAN,
-        std=VAE_STD,
+        seed=noise_seed,
+        size=spec.image_size,
         min_attention_grid=spec.min_attention_grid,
     )
     return maps.numpy()

@@ -576,7 +576,7 @@ def nearest_classes(store: Store, name: str, most: int = 3) -> list[tuple[str, f
 def write_contact_sheet(store: Store, names: Sequence[str], target: Path) -> None:
     """Draw the support images of the classes, and their masks, into one picture."""
     from ovseg_cli.atomic import write_image
-    from ovseg_cli.files.pictures import SheetRow, SheetTile, contact_sheet
+    from ovseg_cli.drawing.contact_sheet import SheetRow, SheetTile, contact_sheet
 
     rows = [
         SheetRow(

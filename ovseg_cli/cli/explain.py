@@ -81,11 +81,11 @@ def explain(
     of them are most probable. Without --classes and --run, all classes of the store are looked for.
     """
     from ovseg_cli.atomic import write_image
+    from ovseg_cli.drawing.palettes import for_display
     from ovseg_cli.explain import HOW_CHOSEN, Explainer, as_data, draw
-    from ovseg_cli.files.colours import for_display
     from ovseg_cli.files.images import open_image
+    from ovseg_cli.files.labels import LabelMap
     from ovseg_cli.methods.catalogue import check_explained
-    from ovseg_cli.runs.segment import labelmap_of
     from ovseg_cli.segmentation.recipe import make_recipe
     from ovseg_cli.segmentation.segmenter import Segmenter
 
@@ -119,7 +119,7 @@ def explain(
     if segmentation.unfamiliar and models.profile.domain is not None:
         common.out.warning(models.profile.domain.remark(1, 1, "its labels mean little"))
     was = None if run is None or manifest is None else _labels_of_run(common, run, manifest, image, entry, explanations)
-    labels = for_display(labelmap_of(names))
+    labels = for_display(LabelMap.from_classes(names))
     sheet = draw(picture, segmentation.ids, labels, explanations, note="" if points else HOW_CHOSEN)
     write_image(target, sheet)
     data = {
@@ -257,13 +257,12 @@ def _labels_of_run(
     explanations: Sequence[Explanation],
 ) -> list[str | None]:
     """What the label map of a run says at the explained pixels; says so where that is something else."""
-    from ovseg_cli.files.labels import read_label
-    from ovseg_cli.runs.segment import labelmap_of
+    from ovseg_cli.files.labels import LabelMap, read_label
 
     if entry is None or entry.output is None or not (run / entry.output).is_file():
         common.out.note(f"{run} has no label map of {image}")
         return [None] * len(explanations)
-    labels = labelmap_of(manifest.class_names)
+    labels = LabelMap.from_classes(manifest.class_names)
     ids = read_label(run / entry.output, labels)
     was: list[str | None] = []
     for e in explanations:

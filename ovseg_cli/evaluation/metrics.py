@@ -62,14 +62,14 @@ def class_precision(counts: Counts) -> PerClass:
     return _ratio(np.diagonal(counts), counts.sum(axis=0))
 
 
-def mean_iou(counts: Counts) -> float:
-    """The mean IoU over the classes that occur in the ground truth or in the prediction."""
-    return _mean(class_iou(counts))
+def mean_iou(counts: Counts, scored: slice = slice(None)) -> float:
+    """The mean IoU over those of the `scored` classes that occur in the ground truth or in the prediction."""
+    return _mean(class_iou(counts)[scored])
 
 
-def mean_iou_present(counts: Counts) -> float:
-    """The mean IoU over the classes that occur in the ground truth."""
-    return _mean(class_iou(counts)[counts.sum(axis=1) > 0])
+def mean_iou_present(counts: Counts, scored: slice = slice(None)) -> float:
+    """The mean IoU over those of the `scored` classes that occur in the ground truth."""
+    return _mean(class_iou(counts)[scored][counts.sum(axis=1)[scored] > 0])
 
 
 def pixel_accuracy(counts: Counts) -> float:

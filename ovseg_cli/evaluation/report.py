@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from ovseg_cli.evaluation import metrics
 
 __all__ = ["ClassScore", "Report", "UnaskedClass", "build_report", "convention"]
@@ -168,12 +166,10 @@ def build_report(
         )
         for i in range(len(names))[scored]
     )
-    present = [c.iou for c in classes if c.gt_pixels and c.iou is not None]
-    either = [c.iou for c in classes if c.iou is not None]
     return Report(
         classes=classes,
-        miou=float(np.mean(either)) if either else None,
-        miou_present=float(np.mean(present)) if present else None,
+        miou=_defined(metrics.mean_iou(counts, scored)),
+        miou_present=_defined(metrics.mean_iou_present(counts, scored)),
         pixel_accuracy=_defined(metrics.pixel_accuracy(counts)),
         mean_accuracy=_defined(metrics.mean_accuracy(counts)),
         frequency_weighted_iou=_defined(metrics.frequency_weighted_iou(counts)),

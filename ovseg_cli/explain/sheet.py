@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ovseg_cli.drawing.explanation import Bar, ExplainedPoint, MatchGroup, MatchTile, explanation_sheet
 from ovseg_cli.explain.records import Explanation, Match
 from ovseg_cli.explain.words import remarks, word_name
 from ovseg_cli.files.labels import BACKGROUND, Colour, LabelMap
-from ovseg_cli.files.pictures import Bar, ExplainedPoint, MatchGroup, MatchTile, explanation_sheet
 
 if TYPE_CHECKING:
     from PIL import Image

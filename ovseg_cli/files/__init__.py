@@ -1,1 +1,1 @@
-"""Files in and out: decoding images, finding inputs, label maps and masks, pictures, atomic writes."""
+"""Files in and out: decoding images, finding inputs, label maps and masks, atomic writes."""

@@ -52,10 +52,6 @@ class InputImage:
     path: Path
     key: PurePosixPath
 
-    def output(self, folder: Path, suffix: str = ".png") -> Path:
-        """The file in `folder` that belongs to this image (`with_suffix` would cut ``a.b`` to ``a``)."""
-        return folder / f"{self.key}{suffix}"
-
 
 def natural_key(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
     """A sort key by which ``img2`` comes before ``img10``, whatever the case of the letters."""

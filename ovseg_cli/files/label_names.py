@@ -22,7 +22,6 @@ __all__ = [
     "is_background",
     "is_void",
     "voc_colour",
-    "voc_palette",
 ]
 
 Colour = tuple[int, int, int]
@@ -63,11 +62,6 @@ def voc_colour(index: int) -> Colour:
         blue |= (index >> 2 & 1) << shift
         index >>= 3
     return red, green, blue
-
-
-def voc_palette(n: int = 256) -> npt.NDArray[np.uint8]:
-    """The first `n` colours of `voc_colour` as an array `(n, 3)`, uint8."""
-    return np.array([voc_colour(i) for i in range(n)], dtype=np.uint8).reshape(n, 3)
 
 
 def is_void(name: str) -> bool:

@@ -28,7 +28,6 @@ from ovseg_cli.files.label_names import (
     is_background,
     is_void,
     voc_colour,
-    voc_palette,
 )
 from ovseg_cli.files.labelmap_forms import read_labelmap
 from ovseg_cli.names import ClassList
@@ -40,7 +39,6 @@ __all__ = [
     "MAX_ID",
     "Colour",
     "LabelMap",
-    "colourise",
     "is_background",
     "is_colour_label",
     "is_void",
@@ -48,7 +46,6 @@ __all__ = [
     "read_labelmap",
     "read_mask",
     "voc_colour",
-    "voc_palette",
     "write_label",
     "write_labelmap",
 ]
@@ -348,18 +345,3 @@ def write_label(path: str | Path, ids: npt.NDArray[np.integer], labelmap: LabelM
         image = Image.fromarray(np.ascontiguousarray(ids, dtype=np.uint8))
         image.putpalette(labelmap.palette().tobytes())
     write_image(path, image)
-
-
-def colourise(ids: npt.NDArray[np.integer], labelmap: LabelMap) -> npt.NDArray[np.uint8]:
-    """Paint ids in the colours of `labelmap`.
-
-    Args:
-        ids: `(H, W)` integers, 0..65535.
-        labelmap: The colours; ids that it does not hold get VOC's.
-
-    Returns:
-        `(H, W, 3)` uint8, RGB.
-    """
-    present, inverse = np.unique(ids, return_inverse=True)
-    colours = np.array([labelmap.colour_of(int(i)) for i in present], dtype=np.uint8).reshape(-1, 3)
-    return colours[inverse].reshape(*ids.shape, 3)

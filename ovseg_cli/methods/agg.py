@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg_cli.backbones.diffusion import PhrasedPrompt
+from ovseg_cli.backbones.phrases import PhrasedPrompt
 from ovseg_cli.methods.diffusion_defaults import DiffusionDefaults
 from ovseg_cli.profiles.specs import IMAGENET_MEAN, IMAGENET_STD
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg_cli.backbones.diffusion import AttentionLayer
+from ovseg_cli.backbones.attention import AttentionLayer
 
 CELLS_ON_CPU = 2**17
 """Of an attention matrix, made at once: half a megabyte, which stays in a core's cache from the product to the sum."""

@@ -6,7 +6,7 @@ ICCV 2025. Where the paper and its published code (c05fa41) differ, this follows
 - Embeddings of early layers (paper: the outputs F^1 ... F^N-1 of the blocks): ``ln_1`` of what enters each block but
   the last, so that the last block's ``ln_1`` is a second norm on it; and what enters the last block, as it is.
 - Attention of early layers (equation 8: the mean over layers): the sum, for every head by itself, after
-  `fused_attention`, which the paper does not have. Each embedding is multiplied by another power of it.
+  `_Fused`, which the paper does not have. Each embedding is multiplied by another power of it.
 - One more class, the mean of all classes (`cliper_texts`), which takes part in the softmax and is then left out.
 - Coarse map (paper: the mean over the embeddings): the mean plus one layer's map multiplied by the fused attention
   (`cliper_maps`).
@@ -87,6 +87,11 @@ def early_attention(queries: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor
 class _Fused:
     """Early attention on its way through the embeddings: another iteration for each of them.
 
+    In an iteration columns and then rows are divided by their sums. An embedding's attention is the matrix averaged
+    with its transpose, less the mean of each column; negative entries become 0, and rows are divided by their sums.
+    The published code works in place on one matrix that all embeddings share, so that for embedding k = 0, 1, ... it
+    has gone through k + 1 iterations.
+
     Args:
         attention: float32 (..., N, N), from `early_attention`; it is overwritten.
     """
@@ -109,27 +114,6 @@ class _Fused:
         fused.sub_((self._column_sums + 1) / fused.shape[-1]).relu_()
         # Attention that is the same everywhere leaves nothing above the means: 0, where the published code has 0 / 0.
         return fused, fused.sum(dim=-1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
-
-
-def fused_attention(attention: Tensor, iterations: int) -> Tensor:
-    """The attention that CLIPer's code gives an embedding.
-
-    `iterations` times, columns and then rows are divided by their sums. Then the matrix is averaged with its
-    transpose, the mean of each column is subtracted, negative entries become 0, and rows are divided by their sums.
-    The published code works in place on one matrix that all embeddings share, so that for embedding k = 0, 1, ... it
-    has gone through k + 1 iterations.
-
-    Args:
-        attention: float32 (..., N, N), what `early_attention` gives.
-        iterations: At least 1.
-
-    Returns:
-        float32 (..., N, N), rows of sum 1.
-    """
-    state = _Fused(attention.clone())
-    for _ in range(iterations):
-        fused, sums = state.step()
-    return fused / sums
 
 
 def fuse_early_layers(blocks: Sequence[BlockTrace], attention: Tensor | None = None) -> EarlyFusion:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ovseg_cli.backbones.unet import Noising
 from ovseg_cli.profiles.geometry import Resampling
-from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD
+from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, GeneratorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,3 +32,8 @@ class DiffusionDefaults:
     resample: Resampling = "bicubic"
     mean: tuple[float, float, float] = VAE_MEAN
     std: tuple[float, float, float] = VAE_STD
+
+    def noising(self, generator: GeneratorSpec, size: int) -> Noising:
+        """How pictures of a size are noised for the method, on a profile's diffusion model."""
+        seed = generator.seed if self.noise_seed is None else self.noise_seed
+        return Noising(self.timestep, seed, size, self.mean, self.std)

@@ -14,9 +14,6 @@ from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import BlockTrace
 
-GEM_BLOCKS = 6
-"""The last blocks that carry the stream: ``range(1, gem_depth)`` with ``gem_depth = 7`` in the published code."""
-
 
 def self_self_attention(features: Tensor, values: Tensor, temperature: Tensor, *, iterations: int = 1) -> Tensor:
     """Attention of one projection with itself, applied to the values.

@@ -281,7 +281,8 @@ class ClipSpec:
 
     Attributes:
         weights: A folder that open_clip loads as ``local-dir:``.
-        input_size: Crops are squashed to this square for dense features; position embeddings are resized.
+        input_size: Side of the square to which crops are squashed where pictures are told from others (`DomainSpec`).
+            Nothing else looks at it: dense methods, extractors and the pre-filter have sizes of their own.
         mean: Per-channel mean of the input normalisation (RGB in [0, 1]).
         std: Per-channel standard deviation.
         background_words: Words that the class pre-filter may take for what is none of the classes (see
@@ -291,7 +292,8 @@ class ClipSpec:
             None for each method's published set. Their normalised embeddings are averaged.
         dense: What takes the place of every dense method's published settings; None for a model of the published sizes.
         large: Whether the model is a ViT-L, for which methods have published settings of their own.
-        streams: How many of the last blocks carry the second stream of GEM and CLIP Surgery.
+        streams: How many of the last blocks carry the second stream of GEM and CLIP Surgery. Both published codes say 7
+            (``gem_depth = 7``, a comment in CLIP Surgery's), and their loops, ``range(1, 7)``, take 6.
         gem_temperature: GEM's inverse temperature; None takes the published adaptive one, which fits the widths of
             the published models and is far too soft for very narrow ones.
         tuned: Beside `dense`: what single methods are run with where there is a background.

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovseg_cli.errors import WeightsError
-from ovseg_cli.profiles.registry import MINI, PROFILES, SD15, get_profile
+from ovseg_cli.profiles.mini import MINI
+from ovseg_cli.profiles.registry import PROFILES, get_profile
+from ovseg_cli.profiles.sd15 import SD15
 from ovseg_cli.profiles.specs import Profile, Weights
 
 log = logging.getLogger("ovseg_cli")

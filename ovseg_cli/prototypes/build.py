@@ -18,7 +18,6 @@ from ovseg_cli.models import Models
 from ovseg_cli.names import unknown_choice
 from ovseg_cli.profiles import ExtractorSpec, Profile
 from ovseg_cli.profiles.prompts import fill_prompt
-from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD
 from ovseg_cli.prototypes.kinds import listed_kind, resolve_kind
 from ovseg_cli.prototypes.masks import Mask, MaskMethod, cut_out
 from ovseg_cli.prototypes.pooling import PrototypePool, masks_to_grid
@@ -506,10 +505,8 @@ def _by_attention(
                 plan.prompt,
                 plan.name,
                 timesteps=generator.attribution_timesteps,
-                noise_seed=plan.seed,
-                input_size=generator.image_size,
-                mean=VAE_MEAN,
-                std=VAE_STD,
+                seed=plan.seed,
+                size=generator.image_size,
                 min_attention_grid=generator.min_attention_grid,
             ).numpy()
         )

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,6 @@ Picture = npt.NDArray[np.uint8]
 
 MaskMethod = Literal["otsu", "fixed", "self-attention", "sam"]
 """How an object is cut out of its support image; the last two choose among region proposals."""
-
-MASK_METHODS: tuple[MaskMethod, ...] = get_args(MaskMethod)
 
 FIXED_LOW, FIXED_HIGH = 0.2, 0.5
 """Background below, foreground above: the paper's fixed thresholds."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ovseg_cli.backbones.pixels import to_tensor
 from ovseg_cli.backbones.sam import SamBackbone
+from ovseg_cli.backbones.unet import Noising
 from ovseg_cli.errors import UsageError
 from ovseg_cli.models import Models
-from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD
 from ovseg_cli.prototypes.masks import Mask, MaskMethod, Picture, RegionProposer
 from ovseg_cli.prototypes.regions import enlarge_regions, merge_attention
 
@@ -76,14 +76,8 @@ class SelfAttentionRegions:
     def propose(self, image: Picture) -> Mask:
         """Regions of one picture, bool (R, H, W): every pixel is in exactly one."""
         spec, generator = self._profile.regions, self._profile.generator
-        attention = self._generator.self_attention(
-            to_tensor(image, self._device),
-            layers=spec.layers,
-            timestep=spec.timestep,
-            noise_seed=spec.noise_seed,
-            input_size=generator.image_size,
-            mean=VAE_MEAN,
-            std=VAE_STD,
-        )[0]
+        noising = Noising(spec.timestep, spec.noise_seed, generator.image_size)
+        pixels = to_tensor(image, self._device)
+        (attention,) = self._generator.self_attention(pixels, noising, layers=spec.layers)
         merged = merge_attention(attention, anchors=spec.anchors, divergence=spec.divergence)
         return enlarge_regions(attention, merged.argmax(dim=0), image.shape[:2])

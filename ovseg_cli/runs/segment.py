@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 from ovseg_cli.atomic import make_folder, write_image, write_text
+from ovseg_cli.drawing.overlay import overlay as draw_overlay
+from ovseg_cli.drawing.palettes import for_display
 from ovseg_cli.errors import (
     DiskFullError,
     ImageError,
@@ -26,11 +28,9 @@ from ovseg_cli.errors import (
     StoreReadOnlyError,
     UsageError,
 )
-from ovseg_cli.files.colours import for_display
 from ovseg_cli.files.discovery import picture_id
 from ovseg_cli.files.images import open_image
 from ovseg_cli.files.labels import (
-    BACKGROUND,
     LABELMAP_NAME,
     LabelMap,
     read_label,
@@ -38,7 +38,6 @@ from ovseg_cli.files.labels import (
     write_label,
     write_labelmap,
 )
-from ovseg_cli.files.pictures import overlay as draw_overlay
 from ovseg_cli.runs.journal import Entry, Journal, write_journal, written
 from ovseg_cli.runs.manifest import Manifest, library_versions
 from ovseg_cli.runs.plan import MASK_FOLDER, Plan, PlanItem, current
@@ -266,7 +265,7 @@ class _Run:
         self.batch = batch
         self.explainer: Explainer | None = None
         self.record = _RunRecorder(store if recorded else None, plan, argv)
-        self.labelmap = labelmap_of(plan.request.classes)
+        self.labelmap = LabelMap.from_classes(plan.request.classes)
         self.shown = for_display(self.labelmap)
         self.summary = RunSummary(
             output=plan.output,
@@ -607,12 +606,6 @@ class _RunRecorder:
             store.path,
             reason,
         )
-
-
-def labelmap_of(classes: tuple[str, ...]) -> LabelMap:
-    """The label map of a class list: 0 is background, class i has id i + 1, colours are those of PASCAL VOC."""
-    ids = tuple(range(len(classes) + 1))
-    return LabelMap(names=(BACKGROUND, *classes), ids=ids, colours=tuple(voc_colour(i) for i in ids))
 
 
 def _manifest(

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ovseg_cli.backbones.unet import Noising
 from ovseg_cli.labeling.decide import Head, extremes
 from ovseg_cli.methods import cliper
 from ovseg_cli.methods.attention_refine import refine_maps
 from ovseg_cli.methods.published import CliperSettings
-from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, DenseDefaults
+from ovseg_cli.profiles.specs import DenseDefaults
 from ovseg_cli.scorers.scorer import Crops, Picture, Walk
 from ovseg_cli.scorers.words import ClipWordScorer, WordMaps
 from ovseg_cli.text.embedding import Reading, TextCache
@@ -111,12 +112,8 @@ class Cliper(CoarseCliper):
         side = generator.reading_side
         layers = self._models.generator.attention_layers(
             picture.at((side, side), "nearest"),
+            Noising(cliper.TIMESTEP, generator.seed, side),
             layers=generator.refine_layers,
-            timestep=cliper.TIMESTEP,
-            noise_seed=generator.seed,
-            input_size=side,
-            mean=VAE_MEAN,
-            std=VAE_STD,
         )
         threshold = generator.refine_threshold
         if threshold is None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch
 from torch import Tensor
 
-from ovseg_cli.backbones.diffusion import PhrasedPrompt, PromptAttention
+from ovseg_cli.backbones.phrases import PhrasedPrompt
+from ovseg_cli.backbones.unet import PromptAttention
 from ovseg_cli.errors import ImageError, UsageError
 from ovseg_cli.labeling.decide import Head, extremes
 from ovseg_cli.methods import agg, diffsegmenter
@@ -62,7 +63,7 @@ class PhraseScorer(WordScorer):
         self._padded = generator.idle_attention == "padding"
         self.vocabulary = vocabulary
         self.channels = vocabulary.channels
-        if cut := [name for name in vocabulary.classes if not models.generator.reads(self.prompt(name))]:
+        if cut := [name for name in vocabulary.classes if not models.generator.prompts.reads(self.prompt(name))]:
             raise UsageError(
                 f"{self.title} wants class names whole, and these are longer than the diffusion model's "
                 f"text encoder can read: {listed_names(cut)}. Shorten them, or take a --method that reads "
@@ -111,15 +112,10 @@ class PhraseScorer(WordScorer):
     def _attend(
         self, image: Tensor, prompts: Sequence[PhrasedPrompt], settings: DiffusionDefaults
     ) -> Iterator[PromptAttention]:
-        seed = self._models.profile.generator.seed
         return self._models.generator.prompt_attention(
             image,
             prompts,
-            timestep=settings.timestep,
-            noise_seed=seed if settings.noise_seed is None else settings.noise_seed,
-            input_size=self._side,
-            mean=settings.mean,
-            std=settings.std,
+            settings.noising(self._models.profile.generator, self._side),
             padded=settings.padded or self._padded,
             emphasis=settings.emphasis,
             finest_self_attention=settings.finest_self_attention,

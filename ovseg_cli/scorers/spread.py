@@ -69,12 +69,8 @@ class SpreadScorer(Gem):
         side = generator.reading_side
         (attention,) = self._models.generator.self_attention(
             picture.at((side, side), settings.resample),
+            settings.noising(generator, side),
             layers=profile.regions.layers,
-            timestep=settings.timestep,
-            noise_seed=generator.seed if settings.noise_seed is None else settings.noise_seed,
-            input_size=side,
-            mean=settings.mean,
-            std=settings.std,
             padded=settings.padded or generator.idle_attention == "padding",
         )
         return attention

@@ -218,16 +218,6 @@ def _shrunk(record: SupportRecord, side: int) -> SupportRecord:
 # ---------------------------------------------------------------------- reading
 
 
-def read_bundle(path: str | Path) -> list[ClassRecord]:
-    """Read all classes of a file at once; `open_bundle` reads them one by one.
-
-    Raises:
-        BundleError: If the file is not as `write_bundle` makes it.
-    """
-    with open_bundle(path) as bundle:
-        return list(bundle.records())
-
-
 def open_bundle(path: str | Path) -> Bundle:
     """Open a file of classes and check everything but their arrays.
 

@@ -44,7 +44,7 @@ def attention_calls(layers: list[tuple[Tensor, Tensor, float]]) -> Iterator[tupl
 def running_mean(device: str) -> Job:
     import torch
 
-    from ovseg_cli.backbones.diffusion import RunningAttribution
+    from ovseg_cli.backbones.attention import RunningAttribution
 
     layers = synthetic_layers(device)
 
@@ -62,7 +62,7 @@ def all_maps(device: str) -> Job:
     import torch
     from torch.nn import functional as F
 
-    from ovseg_cli.backbones.diffusion import attention_probabilities
+    from ovseg_cli.backbones.attention import attention_probabilities
 
     layers = synthetic_layers(device)
 

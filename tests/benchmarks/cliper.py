@@ -12,8 +12,8 @@ from tests.benchmarks.harness import Benchmark, Case, DisagreementError, Job
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ovseg_cli.backbones.attention import AttentionLayer
     from ovseg_cli.backbones.clip import BlockTrace
-    from ovseg_cli.backbones.diffusion import AttentionLayer
 
 SIDE, LAYERS, HEADS, WIDTH, CLASSES = 64, 2, 5, 64, 21
 """Stable Diffusion 2.1-base at 512 x 512 pixels: the last blocks' self-attention; the classes of Pascal VOC."""
@@ -29,7 +29,7 @@ def synthetic(device: str) -> tuple[list[AttentionLayer], Tensor]:
     """Random queries and keys of attention that keeps 1 % of its entries, and coarse maps."""
     import torch
 
-    from ovseg_cli.backbones.diffusion import AttentionLayer
+    from ovseg_cli.backbones.attention import AttentionLayer
 
     random = torch.Generator().manual_seed(0)
     size = (2, 1, SIDE * SIDE, HEADS * WIDTH)
@@ -42,7 +42,7 @@ def whole_matrices(layers: list[AttentionLayer]) -> Tensor:
     """All heads' sparse attention, (10, N, N)."""
     import torch
 
-    from ovseg_cli.backbones.diffusion import attention_probabilities
+    from ovseg_cli.backbones.attention import attention_probabilities
 
     parts = [attention_probabilities(x.queries, x.keys, x.heads, x.scale)[0] for x in layers]
     matrices = torch.cat(parts)

@@ -37,11 +37,11 @@ def segmenting(size: tuple[int, int], overlay: bool, device: str) -> Job:
     """Open an enlarged example scene and segment it, as ``ovseg segment`` does."""
     from PIL import Image
 
+    from ovseg_cli.drawing.overlay import overlay as draw_overlay
     from ovseg_cli.files.images import open_image
-    from ovseg_cli.files.pictures import overlay as draw_overlay
+    from ovseg_cli.files.labels import LabelMap
     from ovseg_cli.models import load_models
     from ovseg_cli.profiles import get_profile
-    from ovseg_cli.runs.segment import labelmap_of
     from ovseg_cli.segmentation.segmenter import Segmenter
     from tests.benchmarks.stores import RandomPrototypes
     from tests.mini import example_scene, random_pictures
@@ -59,7 +59,7 @@ def segmenting(size: tuple[int, int], overlay: bool, device: str) -> Job:
         image = open_image(Path(folder.name, "scene.ppm"))  # the folder lives as long as the job
         ids = segmenter.segment(image).ids
         if overlay:
-            draw_overlay(image, ids, labelmap_of(NAMES))
+            draw_overlay(image, ids, LabelMap.from_classes(NAMES))
         step = size[0] // NORMAL[0]
         return ids[step // 2 :: step, step // 2 :: step].copy()
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ovseg_cli.backbones.clip import ClipBackbone
-from ovseg_cli.backbones.diffusion import DiffusionBackbone
 from ovseg_cli.backbones.quiet import quiet_libraries
+from ovseg_cli.backbones.unet import DiffusionBackbone
 from ovseg_cli.backbones.vit import VitBackbone
 from ovseg_cli.models import Models
 from ovseg_cli.profiles import ExtractorSpec, Weights, get_profile

@@ -5,15 +5,14 @@ import pytest
 
 from ovseg_cli.cli.demo import DEMO_CLASSES, DEMO_PICTURES, bundled_pictures
 from ovseg_cli.errors import NoInputError
-from ovseg_cli.files.labels import write_label, write_labelmap
-from ovseg_cli.runs.segment import labelmap_of
+from ovseg_cli.files.labels import LabelMap, write_label, write_labelmap
 from tests import doubles
 from tests.runs.conftest import paint
 
 
 @pytest.fixture
 def pictures(here):
-    labels = labelmap_of(DEMO_CLASSES)
+    labels = LabelMap.from_classes(DEMO_CLASSES)
     write_labelmap(here / "mine" / "labels" / "labelmap.txt", labels)
     paint(here / "mine" / "images" / "x.png", 1, 2)
     write_label(here / "mine" / "labels" / "x.png", np.repeat([[1] * 8 + [2] * 8], 8, axis=0), labels)
@@ -80,7 +79,7 @@ def test_without_them_it_says_what_to_do(cli, here, monkeypatch):
 def bundle(here, monkeypatch, count):
     """A folder of `count` small pictures in the place of the bundled ones."""
     folder = here / "bundle"
-    labels = labelmap_of(DEMO_CLASSES)
+    labels = LabelMap.from_classes(DEMO_CLASSES)
     write_labelmap(folder / "labels" / "labelmap.txt", labels)
     for index in range(count):
         paint(folder / "images" / f"scene_{index:03d}.png", 1, 2)

@@ -12,14 +12,13 @@ from ovseg_cli.errors import StoreReadOnlyError
 from ovseg_cli.evaluation.report import ClassScore, Report
 from ovseg_cli.evaluation.tables import as_markdown
 from ovseg_cli.figures import figure_beside
-from ovseg_cli.files.labels import write_label, write_labelmap
-from ovseg_cli.runs.segment import labelmap_of
+from ovseg_cli.files.labels import LabelMap, write_label, write_labelmap
 
 
 @pytest.fixture
 def gt(here):
     """Truth in ids of its own: dog 1, cat 2, bird 3. The stand-in is right but for the bird, which is a quarter."""
-    labels = labelmap_of(("dog", "cat", "bird"))
+    labels = LabelMap.from_classes(("dog", "cat", "bird"))
     folder = here / "labels"
     write_labelmap(folder / "labelmap.txt", labels)
     a = np.repeat([[2] * 8 + [0] * 4 + [3] * 4], 8, axis=0)
@@ -85,7 +84,7 @@ def test_fail_under_that_is_met(cli, segmented, gt, limit, code):
 
 
 def test_fail_under_that_is_not_met(cli, segmented, gt, here):
-    write_label(gt / "a.png", np.zeros((8, 16), int), labelmap_of(("dog", "cat", "bird")))
+    write_label(gt / "a.png", np.zeros((8, 16), int), LabelMap.from_classes(("dog", "cat", "bird")))
     result = cli("eval", "--gt", "labels", "--fail-under", "0.9", "--json")
     assert result.exit_code == 4
     assert "below --fail-under 0.9" in result.error
@@ -171,7 +170,7 @@ class TestErrors:
         assert cli("eval", "--gt", "labels", "--label-map", "names.txt", "-q").stdout == "1.000\n"
 
     def test_sizes_that_differ(self, cli, segmented, gt):
-        write_label(gt / "a.png", np.zeros((4, 4), int), labelmap_of(("dog", "cat", "bird")))
+        write_label(gt / "a.png", np.zeros((4, 4), int), LabelMap.from_classes(("dog", "cat", "bird")))
         result = cli("eval", "--gt", "labels")
         assert result.exit_code == 2
         assert "4x4" in result.error

@@ -11,8 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from ovseg_cli.files.labels import write_label, write_labelmap
-from ovseg_cli.runs.segment import labelmap_of
+from ovseg_cli.files.labels import LabelMap, write_label, write_labelmap
 from tests.cli.conftest import Process
 from tests.runs.conftest import paint
 
@@ -146,8 +145,8 @@ class TestSegment:
         (here / "list.txt").write_text("~/photos/a.png\n")
         assert cli("segment", "~/list.txt", "-c", "cat", "-o", "~/out", "--json").data["skipped"] == 1
         labels = here / "labels" / "a.png"
-        write_label(labels, np.ones((8, 16), int), labelmap_of(("cat",)))
-        write_labelmap(here / "names.txt", labelmap_of(("cat",)))
+        write_label(labels, np.ones((8, 16), int), LabelMap.from_classes(("cat",)))
+        write_labelmap(here / "names.txt", LabelMap.from_classes(("cat",)))
         for source in ("--pred=~/out", "--images=~/photos"):
             result = cli("eval", "--gt=~/labels", source, "--label-map=~/names.txt", "-c", "cat", "-o", "~/report.json")
             assert result.exit_code == 0, result.stderr
@@ -177,7 +176,7 @@ class TestSegment:
 
 
 def test_a_gate_does_not_pass_on_what_is_missing(cli, photos, here):
-    labels = labelmap_of(("cat", "dog"))
+    labels = LabelMap.from_classes(("cat", "dog"))
     write_labelmap(here / "labels" / "labelmap.txt", labels)
     cli("segment", "photos", "-c", "cat,dog")
     for name in ("a", "b"):

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ovseg_cli.files.labels import write_label, write_labelmap
+from ovseg_cli.files.labels import LabelMap, write_label, write_labelmap
 from ovseg_cli.runs.journal import read_journal
-from ovseg_cli.runs.segment import labelmap_of
 from tests.files.test_images import png_of_size
 from tests.runs.conftest import paint
 
@@ -134,7 +133,7 @@ class TestNamesInTwoForms:
 
     def test_labels_find_their_label_maps(self, cli, here):
         paint(here / "photos" / f"{self.COMPOSED}.png", 1, 0)
-        labels = labelmap_of(("cat",))
+        labels = LabelMap.from_classes(("cat",))
         write_labelmap(here / "labels" / "labelmap.txt", labels)
         ids = [[1] * 8 + [0] * 8] * 8
         write_label(here / "labels" / f"{self.DECOMPOSED}.png", np.array(ids), labels)

@@ -14,7 +14,8 @@ from ovseg_cli.evaluation.arrays import evaluate_arrays
 from ovseg_cli.evaluation.folder import evaluate_folders
 from ovseg_cli.evaluation.pairing import partners
 from ovseg_cli.evaluation.report import Report
-from ovseg_cli.files.labels import LabelMap, colourise, write_label, write_labelmap
+from ovseg_cli.files.labels import LabelMap, write_label, write_labelmap
+from tests.files.painting import in_colours
 
 RNG = np.random.default_rng(2)
 PREDICTED = LabelMap.from_classes(["cat", "dog"])
@@ -300,7 +301,7 @@ class TestNames:
     def test_colour_labels(self, folders):
         ids = np.array([[0, 1, 2, 3, 255]])
         folders.truth("a", ids)
-        Image.fromarray(colourise(ids, TRUE)).save(folders.gt / "a.png")
+        Image.fromarray(in_colours(ids, TRUE)).save(folders.gt / "a.png")
         folders.predict("a", [[0, 0, 2, 1, 1]])
         assert folders.score().miou == 1.0
 
@@ -436,6 +437,6 @@ class TestArrays:
 
 
 def test_scoring_loads_no_network_library():
-    code = "import sys, ovseg_cli.evaluation.folder, ovseg_cli.files.pictures; print(*sys.modules)"
+    code = "import sys, ovseg_cli.evaluation.folder, ovseg_cli.drawing.overlay; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"torch", "diffusers", "transformers", "open_clip", "faiss", "skimage"} & set(loaded)

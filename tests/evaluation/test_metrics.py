@@ -34,6 +34,13 @@ def test_class_that_is_only_predicted_counts_as_zero_in_one_mean():
     assert metrics.mean_iou_present(counts) == pytest.approx(0.8)
 
 
+def test_classes_that_are_not_scored_still_count_as_wrong_answers():
+    counts = np.array([[4, 1, 0], [2, 3, 0], [0, 5, 0]])
+    assert metrics.mean_iou(counts, slice(1, None)) == pytest.approx((3 / 11 + 0) / 2)
+    assert metrics.mean_iou_present(counts, slice(0, 2)) == pytest.approx((4 / 7 + 3 / 11) / 2)
+    assert math.isnan(metrics.mean_iou_present(np.diag([5, 0]), slice(1, None)))
+
+
 @given(matrices)
 def test_agree_with_sets_of_pixels(counts):
     """Blow the matrix up to pixels again, and use the definitions."""

@@ -26,7 +26,7 @@ from examples.mini_pack.glyphs import GlyphSet
 from examples.mini_pack.vocabulary import LABEL_IDS, THING_NAMES, find_thing
 from examples.mini_pack.world import World
 from examples.pictograms.render import TWEMOJI
-from ovseg_cli.backbones.diffusion import Generated
+from ovseg_cli.backbones.unet import Generated
 from ovseg_cli.models import Models, load_models
 from tests.mini import MINI_FOLDER, mini_models
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ovseg_cli.backbones.unet import Noising
 from ovseg_cli.methods.agg import (
     BACKGROUND_OFFSET,
     aggregate,
@@ -147,8 +148,8 @@ def test_what_the_classes_leave_is_the_background():
 
 def test_the_maps_of_a_picture_are_on_the_latent_grid():
     backbone = mini_models().generator
-    settings = {"timestep": 101, "noise_seed": 0, "input_size": 64, "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    found = next(backbone.prompt_attention(random_pictures(1, 64, 64), [list_classes(["cat", "star"])], **settings))
+    noising = Noising(timestep=101, seed=0, size=64)
+    found = next(backbone.prompt_attention(random_pictures(1, 64, 64), [list_classes(["cat", "star"])], noising))
     maps = aggsd_maps({side: maps[0] for side, maps in found.cross.items()}, found.layers, found.self_attention[0])
     assert maps.shape == (3, 16, 16)
     assert min_max(maps).std(dim=(1, 2)).min() > 0.01

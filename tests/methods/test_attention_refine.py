@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ovseg_cli.backbones.diffusion import AttentionLayer
+from ovseg_cli.backbones.attention import AttentionLayer
 from ovseg_cli.methods import attention_refine
 from ovseg_cli.methods.attention_refine import refine_maps
 

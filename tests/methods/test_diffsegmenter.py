@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ovseg_cli.backbones.unet import Noising
 from ovseg_cli.methods.diffsegmenter import class_map, diffsegmenter_scores, name_class
 from tests.mini import mini_models, random_pictures
 
@@ -56,10 +57,8 @@ def test_the_prompt_names_one_class():
 
 def test_each_class_has_a_map_of_its_own():
     backbone = mini_models().generator
-    settings = {"timestep": 100, "noise_seed": 0, "input_size": 64, "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    found = backbone.prompt_attention(
-        random_pictures(1, 64, 64), [name_class("cat"), name_class("star")], finest_self_attention=True, **settings
-    )
+    prompts, noising = [name_class("cat"), name_class("star")], Noising(timestep=100, seed=0, size=64)
+    found = backbone.prompt_attention(random_pictures(1, 64, 64), prompts, noising, finest_self_attention=True)
     maps = [class_map({side: maps[0, 1] for side, maps in one.cross.items()}, one.self_attention[0]) for one in found]
     scores = scores_of(torch.stack(maps))
     assert scores.shape == (3, 16, 16)

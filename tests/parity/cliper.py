@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg_cli.backbones.diffusion import AttentionLayer
+from ovseg_cli.backbones.attention import AttentionLayer
 from ovseg_cli.profiles import get_profile
 from tests.benchmarks.sd15_models import clip_tokenizer
 from tests.mini import SD15_UNET

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg_cli.backbones.diffusion import attention_probabilities
+from ovseg_cli.backbones.attention import attention_probabilities
 from ovseg_cli.methods.cliper import ROWS, ROWS_LARGE
 from tests.parity.clip_family import TOWERS
 from tests.parity.cliper import (

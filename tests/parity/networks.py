@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ovseg_cli.backbones.clip import ClipBackbone
-from ovseg_cli.backbones.diffusion import DiffusionBackbone
 from ovseg_cli.backbones.quiet import quiet_libraries
+from ovseg_cli.backbones.unet import DiffusionBackbone
 from ovseg_cli.backbones.vit import VitBackbone
 from ovseg_cli.models import Models
 from ovseg_cli.profiles import ExtractorSpec, Weights, get_profile

@@ -11,8 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from ovseg_cli.backbones import clip as clip_module
-from ovseg_cli.backbones.diffusion import DiffusionBackbone, attention_probabilities
+from ovseg_cli.backbones.attention import attention_probabilities
 from ovseg_cli.backbones.pixels import to_working_tensor
+from ovseg_cli.backbones.unet import DiffusionBackbone, Noising
 from ovseg_cli.labeling.decide import extremes
 from ovseg_cli.methods import cliper, published
 from ovseg_cli.methods.attention_refine import refine_maps
@@ -127,12 +128,8 @@ def walked(request):
     diffusion = DiffusionBackbone(diffusion_pipeline(request.param), "cpu")
     layers = diffusion.attention_layers(
         to_working_tensor(picture("cliper/diffusion", 375, 500), (512, 512), resample="nearest"),
+        Noising(cliper.TIMESTEP, NOISE_SEED, 512),
         layers=get_profile("sd15").generator.refine_layers,
-        timestep=cliper.TIMESTEP,
-        noise_seed=NOISE_SEED,
-        input_size=512,
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
     )
     yield golden(f"cliper-refine-{request.param}"), list(layers.values())
     gc.collect()

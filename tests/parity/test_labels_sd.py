@@ -12,7 +12,7 @@ import pytest
 
 from ovseg_cli import Segmenter, Store
 from ovseg_cli.backbones.clip import ClipBackbone
-from ovseg_cli.backbones.diffusion import DiffusionBackbone
+from ovseg_cli.backbones.unet import DiffusionBackbone
 from ovseg_cli.files.images import open_image
 from ovseg_cli.models import Models
 from ovseg_cli.profiles import get_profile

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ovseg_cli.backbones.diffusion import RunningCrossAttention, RunningSelfAttention
+from ovseg_cli.backbones.attention import RunningCrossAttention, RunningSelfAttention
 from ovseg_cli.labeling.decide import enlarge_rows, extremes
 from ovseg_cli.methods.agg import aggregate, aggsd_maps, aggsd_scores, doubt_background, fuse_cross_attention
 from ovseg_cli.methods.clusters import diffseg_maps, region_means, spectral_vectors

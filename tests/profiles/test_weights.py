@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ovseg_cli.backbones.diffusion import phrase_token_positions
+from ovseg_cli.backbones.phrases import phrase_token_positions
 from ovseg_cli.errors import UsageError, WeightsError
 from ovseg_cli.models import Models
 from ovseg_cli.profiles import fetch_weights, find_weights, get_profile, resolve_profile, weights_status

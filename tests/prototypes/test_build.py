@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ovseg_cli.backbones.diffusion import Generated
+from ovseg_cli.backbones.unet import Generated
 from ovseg_cli.errors import GenerationError, ProfileMismatchError, UsageError
 from ovseg_cli.models import Models
 from ovseg_cli.profiles import get_profile

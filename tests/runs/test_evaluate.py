@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from ovseg_cli.errors import LabelError, NoInputError, UsageError
-from ovseg_cli.files.labels import write_label, write_labelmap
+from ovseg_cli.files.labels import LabelMap, write_label, write_labelmap
 from ovseg_cli.runs.evaluate import evaluate, last_predictions, predictions_in
 from ovseg_cli.runs.plan import plan_run
-from ovseg_cli.runs.segment import labelmap_of, run_folder
+from ovseg_cli.runs.segment import run_folder
 from tests.runs.conftest import Factory, paint, request
 
 
@@ -27,7 +27,7 @@ def out(tmp_path, monkeypatch, store, profile):
 @pytest.fixture
 def gt(tmp_path):
     """Truth with other ids: 1 is the dog, 2 the cat; b's left half is a cat that was taken for a dog."""
-    labels = labelmap_of(("dog", "cat"))
+    labels = LabelMap.from_classes(("dog", "cat"))
     write_labelmap(tmp_path / "gt" / "labelmap.txt", labels)
     write_label(tmp_path / "gt" / "a.png", np.repeat([[2] * 8 + [0] * 8], 8, axis=0), labels)
     write_label(tmp_path / "gt" / "sub" / "b.png", np.full((8, 16), 2), labels)

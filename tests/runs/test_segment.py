@@ -9,8 +9,8 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from ovseg_cli.drawing.palettes import class_colour
 from ovseg_cli.errors import DiskFullError, OutputError, StoreReadOnlyError, UsageError
-from ovseg_cli.files.colours import class_colour
 from ovseg_cli.files.labels import read_labelmap, voc_colour
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.runs import segment as runs_segment

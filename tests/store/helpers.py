@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ovseg_cli.store import ClassRecord, ExtractorRecord, PrototypeRecord, Store, SupportRecord, read_mask
+from ovseg_cli.store.bundle import open_bundle
 
 CLIP = "c" * 64
 SD = "5d" * 32
@@ -76,6 +78,12 @@ def make_class(
         supports=tuple(make_support(position, seed) for position in range(supports)),
         prototypes=tuple(prototypes),
     )
+
+
+def read_bundle(path: Path) -> list[ClassRecord]:
+    """All classes of a file at once."""
+    with open_bundle(path) as bundle:
+        return list(bundle.records())
 
 
 def unit(vector: np.ndarray) -> np.ndarray:

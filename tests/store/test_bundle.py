@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from ovseg_cli.errors import BundleError, OutputError
 from ovseg_cli.store import ClassRecord, Store, archive, bundle, support
-from ovseg_cli.store.bundle import Origin, open_bundle, read_bundle, write_bundle
-from tests.store.helpers import CLIP, make_class, make_support
+from ovseg_cli.store.bundle import Origin, open_bundle, write_bundle
+from tests.store.helpers import CLIP, make_class, make_support, read_bundle
 
 ORIGIN = Origin(profile_name="mini", profile_digest="d" * 64, made_by="ovseg 1")
 VECTORS = "classes/0000/vectors-00.npy"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from contextlib import contextmanager
 
 import pytest
@@ -9,20 +8,13 @@ import torch
 from diffusers import DDPMScheduler
 from torch.nn import functional as F
 
-from ovseg_cli.backbones.diffusion import (
-    DiffusionBackbone,
-    PhrasedPrompt,
-    RunningAttribution,
-    RunningCrossAttention,
-    RunningSelfAttention,
-    attention_probabilities,
-    mean_self_attention,
-    phrase_token_positions,
-)
+from ovseg_cli.backbones.attention import attention_probabilities
+from ovseg_cli.backbones.phrases import PhrasedPrompt, phrase_token_positions
+from ovseg_cli.backbones.unet import DiffusionBackbone, Noising
 from ovseg_cli.errors import UsageError, WeightsError
+from tests.backbones.test_attention import brute_force_fusion
 from tests.mini import MINI_FOLDER, mini_models, random_pictures
 
-HALF = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 DONUT = "chocolate glazed donut"
 UP = ("up_blocks.1.attentions.0", "up_blocks.1.attentions.1", "up_blocks.2.attentions.0", "up_blocks.2.attentions.1")
 
@@ -55,131 +47,20 @@ def generate(backbone, seeds, *, name="cat", steps=2, guidance=4.0, **changes):
     return backbone.generate(f"a good picture of a {name}", name, seeds, **settings)
 
 
-def queries(backbone, pictures, **changes):
-    settings = {"layers": UP, "timestep": 50, "noise_seed": 42, "input_size": 64, **HALF, **changes}
-    return backbone.queries(pictures, **settings)
+def queries(backbone, pictures, *, layers=UP, timestep=50, seed=42):
+    return backbone.queries(pictures, Noising(timestep, seed, 64), layers=layers)
 
 
 def attribution(backbone, pictures, name="cat", **changes):
-    settings = {"timesteps": (100, 400), "noise_seed": 3, "input_size": 64, "min_attention_grid": 8, **HALF, **changes}
+    settings = {"timesteps": (100, 400), "seed": 3, "size": 64, "min_attention_grid": 8, **changes}
     return backbone.attribution(pictures, f"a good picture of a {name}", name, **settings)
 
 
-def self_attention(backbone, pictures, **changes):
-    settings = {"layers": UP, "timestep": 100, "noise_seed": 3, "input_size": 64, **HALF, **changes}
-    return backbone.self_attention(pictures, **settings)
-
-
-# --------------------------------------------------------------------------- which tokens
-
-
-def tokens_of(backbone, prompt, phrase):
-    tokenizer = backbone.pipeline.tokenizer
-    ids = tokenizer(prompt).input_ids
-    positions = phrase_token_positions(tokenizer, prompt, phrase)
-    return positions, tokenizer.decode([ids[i] for i in positions])
-
-
-@pytest.mark.parametrize(
-    ("prompt", "phrase", "decoded"),
-    [
-        ("a good picture of a cat", "cat", "cat"),
-        (f"a photo of a {DONUT} on grass", DONUT, DONUT),
-        ("a good picture of a CAT", "CAT", "cat"),
-        ("A Good Picture of a Cat", "cat", "cat"),
-        ("a photo of a photo", "photo", "photo"),
-        ("a cat", "a", "a"),
-        ("a good picture of a zyxwv", "zyxwv", "zyxwv"),  # splits into several tokens
-        ("a good picture of a crème brûlée", "crème brûlée", "crème brûlée"),
-        ("a good picture of a 猫", "猫", "猫"),
-        ("猫 and a dog", "dog", "dog"),
-        ("a picture of a hot-dog, on a plate", "hot-dog", "hot - dog"),
-        ("a picture of a cat's eye", "cat's eye", "cat's eye"),
-        ("a  big   cat", "big   cat", "big cat"),
-    ],
-)
-def test_the_phrases_tokens_are_found(backbone, prompt, phrase, decoded):
-    _, text = tokens_of(backbone, prompt, phrase)
-    assert text.replace(" ", "") == decoded.replace(" ", "")
-
-
-def test_positions_are_those_of_the_whole_words_counted_by_hand(backbone):
-    # <start> a photo of a chocolate glazed donut <end>
-    assert phrase_token_positions(backbone.pipeline.tokenizer, f"a photo of a {DONUT}", DONUT) == [5, 6, 7]
-
-
-def test_of_a_repeated_word_the_last_one_counts(backbone):
-    positions, _ = tokens_of(backbone, "a cat and a cat", "cat")
-    assert positions == [5]
-
-
-def test_a_word_that_only_contains_the_phrase_is_not_taken_for_it(backbone):
-    positions, text = tokens_of(backbone, "a cat in a scattered field", "cat")
-    assert (positions, text) == ([2], "cat")
-
-
-def test_letters_that_grow_when_lowered_do_not_shift_the_phrase(backbone):
-    _, text = tokens_of(backbone, "İİİ cat sky", "cat")
-    assert text == "cat"
-
-
-def test_a_name_written_with_combining_marks_is_found(backbone):
-    name = unicodedata.normalize("NFD", "café")
-    _, text = tokens_of(backbone, f"a good picture of a {name}", name)
-    assert text == "café"
-
-
-def test_positions_agree_with_the_padded_prompt_that_the_pipeline_encodes(backbone):
-    tokenizer = backbone.pipeline.tokenizer
-    positions = phrase_token_positions(tokenizer, "a photo of a cat on sand", "cat")
-    padded = tokenizer("a photo of a cat on sand", padding="max_length", truncation=True).input_ids
-    assert [padded[i] for i in positions] == tokenizer("cat", add_special_tokens=False).input_ids
-
-
-@pytest.mark.parametrize("prompt", ["word " * 40 + "cat", "a b c d e f g h i j k l m n o p q r s t zyxwv cat"])
-def test_a_phrase_that_the_tokenizer_cuts_off_is_refused(backbone, prompt):
-    with pytest.raises(UsageError, match="24 tokens"):
-        phrase_token_positions(backbone.pipeline.tokenizer, prompt, "zyxwv cat" if "zyxwv" in prompt else "cat")
-
-
-def test_a_long_tail_after_the_phrase_does_no_harm(backbone):
-    positions, text = tokens_of(backbone, "a cat " + "x " * 40, "cat")
-    assert (positions, text) == ([2], "cat")
-
-
-def test_a_prompt_without_the_phrase_is_refused(backbone):
-    with pytest.raises(UsageError, match="does not contain"):
-        phrase_token_positions(backbone.pipeline.tokenizer, "a photo of a dog", "cat")
+def self_attention(backbone, pictures, *, layers=UP, timestep=100):
+    return backbone.self_attention(pictures, Noising(timestep, 3, 64), layers=layers)
 
 
 # --------------------------------------------------------------------------- attention
-
-
-def test_probabilities_equal_a_loop_over_heads_and_rows():
-    random = torch.Generator().manual_seed(0)
-    q, k = (torch.randn(2, n, 6, generator=random) for n in (9, 5))
-    ours = attention_probabilities(q, k, heads=3, scale=0.7)
-    assert ours.shape == (2, 3, 9, 5)
-    for b in range(2):
-        for h in range(3):
-            for n in range(9):
-                logits = torch.stack(
-                    [0.7 * (q[b, n, 2 * h : 2 * h + 2] * k[b, t, 2 * h : 2 * h + 2]).sum() for t in range(5)]
-                )
-                weights = logits.exp()
-                torch.testing.assert_close(ours[b, h, n], weights / weights.sum())
-
-
-def test_probabilities_of_half_precision_are_computed_in_single():
-    q = torch.full((1, 4, 8), 3.0, dtype=torch.float16)
-    assert attention_probabilities(q, q, heads=2, scale=0.5).dtype == torch.float32
-
-
-def test_running_mean_without_any_layer_says_why():
-    attribution = RunningAttribution(1, 16, [1], min_grid=8)
-    attribution.add(torch.zeros(1, 16, 4), torch.zeros(1, 3, 4), 1, 1.0)  # 4 x 4: too coarse
-    with pytest.raises(RuntimeError, match="at least 8"):
-        attribution.mean()
 
 
 class RecordingProcessor:
@@ -264,10 +145,10 @@ def test_attribution_equals_brute_force_from_recorded_probabilities(
     assert (expected[0] - expected[1]).abs().max() > 1e-3
 
 
-def plain_passes(backbone, pictures, prompt, timesteps, noise_seed):
+def plain_passes(backbone, pictures, prompt, timesteps, seed):
     """Forward passes of pictures that diffusers' own scheduler noises, from the VAE's mean."""
     pipeline = backbone.pipeline
-    random = torch.Generator().manual_seed(noise_seed)
+    random = torch.Generator().manual_seed(seed)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     with torch.inference_mode():
         latents = pipeline.vae.encode(pictures * 2 - 1).latent_dist.mode() * pipeline.vae.config.scaling_factor
@@ -282,7 +163,7 @@ def plain_passes(backbone, pictures, prompt, timesteps, noise_seed):
 @pytest.mark.parametrize("name", ["cat", DONUT])
 def test_attribution_of_given_pictures_equals_brute_force_on_plain_forward_passes(backbone, name):
     pictures, timesteps = random_pictures(2, 64, 64), (50, 200, 900)
-    found = attribution(backbone, pictures, name, timesteps=timesteps, noise_seed=5)
+    found = attribution(backbone, pictures, name, timesteps=timesteps, seed=5)
     with recording(backbone, "attn2") as log:
         plain_passes(backbone, pictures, f"a good picture of a {name}", timesteps, 5)
     positions = phrase_token_positions(backbone.pipeline.tokenizer, f"a good picture of a {name}", name)
@@ -298,7 +179,7 @@ def test_a_picture_has_the_same_attribution_alone_and_in_a_batch_whatever_the_gl
     torch.manual_seed(1)
     for i in range(3):
         torch.testing.assert_close(attribution(backbone, pictures[i : i + 1])[0], together[i], atol=1e-5, rtol=1e-3)
-    assert not torch.allclose(attribution(backbone, pictures, noise_seed=4), together, atol=1e-4)
+    assert not torch.allclose(attribution(backbone, pictures, seed=4), together, atol=1e-4)
 
 
 def test_attribution_of_a_name_that_the_prompt_cuts_off_is_refused(backbone):
@@ -307,50 +188,6 @@ def test_attribution_of_a_name_that_the_prompt_cuts_off_is_refused(backbone):
 
 
 # --------------------------------------------------------------------------- self-attention
-
-
-def test_the_mean_over_heads_is_made_head_by_head(monkeypatch):
-    random = torch.Generator().manual_seed(0)
-    q, k = (torch.randn(2, 9, 12, generator=random) for _ in range(2))
-    expected = attention_probabilities(q, k, heads=3, scale=0.7).mean(dim=1)
-    asked = []
-
-    def spy(queries, keys, heads, scale):
-        asked.append(heads)
-        return attention_probabilities(queries, keys, heads, scale)
-
-    monkeypatch.setattr("ovseg_cli.backbones.diffusion.attention_probabilities", spy)
-    torch.testing.assert_close(mean_self_attention(q, k, 3, 0.7), expected)
-    assert asked == [1, 1, 1]
-
-
-def brute_force_fusion(layers):
-    """Row by row: enlarge what the cell around the token attends to, weighted by the side of the layer's grid."""
-    finest = max(math.isqrt(attention.shape[1]) for attention in layers)
-    total = sum(math.isqrt(attention.shape[1]) for attention in layers)
-    fused = torch.zeros(len(layers[0]), finest**2, finest**2, dtype=torch.float64)
-    for attention in layers:
-        side = math.isqrt(attention.shape[1])
-        for image in range(len(fused)):
-            for y in range(finest):
-                for x in range(finest):
-                    row = attention[image, (y * side // finest) * side + x * side // finest].view(1, 1, side, side)
-                    large = F.interpolate(row.double(), (finest, finest), mode="bilinear").flatten()
-                    fused[image, y * finest + x] += large / large.sum() * side / total
-    return fused
-
-
-@pytest.mark.parametrize("sides", [(4,), (2, 4), (4, 2, 4, 2, 1), (3, 5)])
-def test_fusion_equals_a_loop_over_tokens(sides):
-    random = torch.Generator().manual_seed(1)
-    running, layers = RunningSelfAttention(), []
-    for side in sides:
-        q, k = (torch.randn(2, side * side, 6, generator=random) for _ in range(2))
-        running.add(q, k, 2, 1.0)
-        layers.append(attention_probabilities(q, k, 2, 1.0).mean(dim=1))
-    fused = running.mean()
-    torch.testing.assert_close(fused.double(), brute_force_fusion(layers), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(fused.sum(dim=-1), torch.ones(fused.shape[:2]))
 
 
 @pytest.mark.parametrize("layers", [UP, ("mid_block.attentions.0", UP[0], "down_blocks.1.attentions.0"), UP[3:]])
@@ -382,14 +219,13 @@ def test_self_attention_stops_after_the_last_layer_asked_for(backbone):
     handle.remove()
 
 
-def attention_layers(backbone, pictures, **changes):
-    settings = {"layers": UP, "timestep": 50, "noise_seed": 42, "input_size": 64, **HALF, **changes}
-    return backbone.attention_layers(pictures, **settings)
+def attention_layers(backbone, pictures, *, layers=UP, timestep=50, seed=42):
+    return backbone.attention_layers(pictures, Noising(timestep, seed, 64), layers=layers)
 
 
 def test_attention_layers_give_the_probabilities_of_plain_forward_passes(backbone):
     pictures, layers = random_pictures(2, 64, 64), (UP[3], "mid_block.attentions.0", UP[0])
-    found = attention_layers(backbone, pictures, layers=layers, timestep=300, noise_seed=3)
+    found = attention_layers(backbone, pictures, layers=layers, timestep=300, seed=3)
     assert tuple(found) == layers
     with recording(backbone, "attn1") as log:
         plain_passes(backbone, pictures, "", (300,), 3)
@@ -439,35 +275,8 @@ TWO = PhrasedPrompt(
 CAT = PhrasedPrompt("a photo of a cat", ((13, 16),))
 
 
-def prompt_attention(backbone, pictures, prompts, **changes):
-    settings = {"timestep": 100, "noise_seed": 3, "input_size": 64, **HALF, **changes}
-    return list(backbone.prompt_attention(pictures, prompts, **settings))
-
-
-def test_the_mean_cross_attention_of_groups_equals_a_loop():
-    random = torch.Generator().manual_seed(2)
-    running, layers = RunningCrossAttention([[0], [2, 3], [4]]), []
-    for side in (2, 4, 2, 2):
-        q, k = torch.randn(2, side * side, 6, generator=random), torch.randn(2, 5, 6, generator=random)
-        running.add(q, k, 3, 0.5)
-        layers.append(attention_probabilities(q, k, 3, 0.5))
-    found, counts = running.means()
-    assert counts == {2: 3, 4: 1}
-    for side, maps in found.items():
-        mine = torch.stack([layer for layer in layers if layer.shape[2] == side * side])
-        for channel, group in enumerate(([0], [2, 3], [4])):
-            expected = mine[..., group].mean(dim=(0, 2, 4)).view(2, side, side)
-            torch.testing.assert_close(maps[:, channel], expected)
-
-
-def test_the_finest_grids_self_attention_is_the_mean_of_its_layers_whatever_the_order():
-    random = torch.Generator().manual_seed(1)
-    running, layers = RunningSelfAttention(finest=True), []
-    for side in (2, 4, 3, 4):
-        q, k = (torch.randn(2, side * side, 6, generator=random) for _ in range(2))
-        running.add(q, k, 2, 1.0)
-        layers.append(attention_probabilities(q, k, 2, 1.0).mean(dim=1))
-    torch.testing.assert_close(running.mean(), (layers[1] + layers[3]) / 2)
+def prompt_attention(backbone, pictures, prompts, **settings):
+    return list(backbone.prompt_attention(pictures, prompts, Noising(100, 3, 64), **settings))
 
 
 @pytest.mark.parametrize("finest", [False, True])
@@ -531,7 +340,7 @@ def test_emphasis_moves_the_phrases_tokens_and_no_others(backbone, monkeypatch):
     for emphasis in (1.0, 1.5):
         prompt_attention(backbone, random_pictures(1, 64, 64), [TWO], emphasis=emphasis)
     places = [5, 6, 7, 11]  # <start> a photo of a chocolate glazed donut , and a dog <end>
-    empty = backbone._encode_empty_prompt()
+    empty = backbone.prompts.empty()
     torch.testing.assert_close(seen[1][:, places] - empty[:, places], 1.5 * (seen[0][:, places] - empty[:, places]))
     others = [i for i in range(24) if i not in places]
     assert torch.equal(seen[1][:, others], seen[0][:, others])
@@ -540,14 +349,7 @@ def test_emphasis_moves_the_phrases_tokens_and_no_others(backbone, monkeypatch):
 def test_a_list_of_names_that_the_prompt_cuts_off_is_refused_before_anything_runs(backbone):
     text = "word " * 30 + "cat"
     with pytest.raises(UsageError, match=r"cuts off the class name 'cat'\. Give fewer class names"):
-        backbone.prompt_attention(
-            random_pictures(1, 64, 64),
-            [PhrasedPrompt(text, ((150, 153),))],
-            timestep=1,
-            noise_seed=0,
-            input_size=64,
-            **HALF,
-        )
+        backbone.prompt_attention(random_pictures(1, 64, 64), [PhrasedPrompt(text, ((150, 153),))], Noising(1, 0, 64))
 
 
 def test_the_negative_prompt_reaches_the_sampler(backbone):
@@ -620,7 +422,7 @@ def test_generation_prints_nothing(backbone, capfd):
 # --------------------------------------------------------------------------- features
 
 
-def full_forward(backbone, pictures, timestep, noise_seed):
+def full_forward(backbone, pictures, timestep, seed):
     """Outputs of every cross-attention to_q of a whole, plain forward pass with independently made noise."""
     pipeline = backbone.pipeline
     seen, handles = {}, []
@@ -628,7 +430,7 @@ def full_forward(backbone, pictures, timestep, noise_seed):
         if name.endswith("attn2.to_q"):
             key = name.removesuffix(".transformer_blocks.0.attn2.to_q")
             handles.append(module.register_forward_hook(lambda _m, _i, out, key=key: seen.update({key: out})))
-    random = torch.Generator().manual_seed(noise_seed)
+    random = torch.Generator().manual_seed(seed)
     pixels = F.interpolate(pictures, (64, 64), mode="bicubic", antialias=True).clamp(0, 1) * 2 - 1
     with torch.inference_mode():
         moments = pipeline.vae.encode(pixels).latent_dist
@@ -646,12 +448,12 @@ def full_forward(backbone, pictures, timestep, noise_seed):
     return seen
 
 
-@pytest.mark.parametrize(("timestep", "noise_seed"), [(50, 42), (200, 43), (0, 1), (999, 1)])
-def test_queries_equal_to_q_outputs_of_a_plain_forward_pass(backbone, timestep, noise_seed):
+@pytest.mark.parametrize(("timestep", "seed"), [(50, 42), (200, 43), (0, 1), (999, 1)])
+def test_queries_equal_to_q_outputs_of_a_plain_forward_pass(backbone, timestep, seed):
     pictures = random_pictures(2, 64, 64)
-    everywhere = full_forward(backbone, pictures, timestep, noise_seed)
+    everywhere = full_forward(backbone, pictures, timestep, seed)
     layers = (*UP[::-1], "mid_block.attentions.0", "down_blocks.1.attentions.0")
-    found = queries(backbone, pictures, layers=layers, timestep=timestep, noise_seed=noise_seed)
+    found = queries(backbone, pictures, layers=layers, timestep=timestep, seed=seed)
     assert tuple(found) == layers
     for layer in layers:
         flat = everywhere[layer]
@@ -674,7 +476,7 @@ def test_noise_depends_on_its_seed_and_on_nothing_else(backbone):
     first = queries(backbone, pictures)[UP[0]]
     torch.manual_seed(1)
     assert torch.equal(queries(backbone, pictures)[UP[0]], first)
-    assert not torch.allclose(queries(backbone, pictures, noise_seed=7)[UP[0]], first, atol=1e-3)
+    assert not torch.allclose(queries(backbone, pictures, seed=7)[UP[0]], first, atol=1e-3)
 
 
 def test_the_unet_stops_after_the_last_layer_asked_for(backbone):
@@ -700,11 +502,11 @@ def test_a_layer_that_is_not_there_is_named_and_leaves_no_hook(backbone, wrong):
 
 
 def test_an_exception_during_the_walk_leaves_no_hook(backbone, monkeypatch):
-    def fail(*_args):
+    def fail(**_settings):
         raise StopError
 
     before = count_hooks(backbone)
-    monkeypatch.setattr(backbone, "_encode_empty_prompt", fail)
+    monkeypatch.setattr(backbone.prompts, "empty", fail)
     with pytest.raises(StopError):
         queries(backbone, random_pictures(1, 64, 64))
     assert count_hooks(backbone) == before

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ovseg_cli.cli.demo import DEMO_CLASSES
-from ovseg_cli.files import colours
-from ovseg_cli.files.colours import class_colour, for_display
+from ovseg_cli.drawing import palettes
+from ovseg_cli.drawing.palettes import class_colour, for_display
 from ovseg_cli.files.labels import LabelMap, voc_colour
 from tests.files.published_classes import VOC
 
@@ -30,7 +30,7 @@ def nearest_pair(named, *, deuteranopia):
 
 
 def test_examples_in_docstrings():
-    assert doctest.testmod(colours).failed == 0
+    assert doctest.testmod(palettes).failed == 0
 
 
 @pytest.mark.parametrize("names", [VOC, DEMO_CLASSES], ids=["voc", "demo"])

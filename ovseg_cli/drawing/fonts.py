@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from PIL import ImageFont
 
-__all__ = ["Font", "bundled_font", "can_draw", "font_for", "shortened"]
+__all__ = ["Font", "bundled_font", "can_draw", "font_for", "shortened", "wrapped"]
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -108,3 +108,14 @@ def shortened(text: str, font: Font, width: float) -> str:
     lengths = range(1, len(text))
     fitting = bisect_right(lengths, width, key=lambda length: font.getlength(text[:length] + "..."))
     return text[:fitting].rstrip() + "..."
+
+
+def wrapped(text: str, font: Font, width: float) -> list[str]:
+    """Break a sentence between words."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return [shortened(line, font, width) for line in lines]

@@ -1,0 +1,477 @@
+"""One walk through a diffusers UNet: support images, attribution maps, dense query features and self-attention.
+
+What the attention blocks see is read by hooks (`ovseg_cli.backbones.attention`); prompts and the tokens of class names
+are `ovseg_cli.backbones.phrases`'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ovseg_cli.backbones.attention import (
+    AttentionLayer,
+    AttentionSink,
+    RunningAttribution,
+    RunningCrossAttention,
+    RunningSelfAttention,
+    tapped,
+)
+from ovseg_cli.backbones.phrases import (
+    PhrasedPrompt,
+    PromptEncoder,
+    phrase_token_positions,
+    span_token_positions,
+)
+from ovseg_cli.backbones.pixels import squash
+from ovseg_cli.backbones.quiet import quiet_libraries
+from ovseg_cli.errors import WeightsError
+from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD
+
+AttentionKind = Literal["attn1", "attn2"]
+"""Self-attention, cross-attention, as diffusers names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noising:
+    """How given pictures become the noisy latents that the UNet sees.
+
+    Attributes:
+        timestep: Diffusion timestep of the added noise, 0..999.
+        seed: Of the noise, which is drawn once and is the same for every picture, so that a picture has one answer
+            alone and in any batch.
+        size: Side of the square, in pixels, to which pictures are squashed.
+        mean: Input normalisation of the autoencoder, for RGB in [0, 1].
+        std: Likewise.
+    """
+
+    timestep: int
+    seed: int
+    size: int
+    mean: tuple[float, float, float] = VAE_MEAN
+    std: tuple[float, float, float] = VAE_STD
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A batch of support images.
+
+    Attributes:
+        images: uint8 (B, H, W, 3), RGB, on the CPU.
+        attribution: float32 (B, g, g): mean attention probability of the class phrase, on the CPU. Not
+            normalised: its contrast tells whether the object appeared at all.
+    """
+
+    images: Tensor
+    attribution: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAttention:
+    """Attention of given pictures in one pass of the UNet with one prompt.
+
+    Attributes:
+        cross: By the side s of a grid, float32 (B, 1 + P, s, s): mean attention probability over the heads and the
+            layers of that grid. Channel 0 is the start token's, the others the phrases', each the mean of its tokens.
+        layers: By the side of a grid, its number of cross-attention layers.
+        self_attention: float32 (B, N, N), rows summing to 1, on the finest grid.
+        tokens: How many tokens each of the P phrases has.
+    """
+
+    cross: dict[int, Tensor]
+    layers: dict[int, int]
+    self_attention: Tensor
+    tokens: tuple[int, ...]
+
+
+class _StopWalkError(Exception):
+    """Raised by a hook when everything asked for has been seen; never leaves this module."""
+
+
+class DiffusionBackbone:
+    """The components of a Stable Diffusion pipeline.
+
+    Args:
+        pipeline: `diffusers.StableDiffusionPipeline` without safety checker (its black images would become
+            prototypes; what is generated never leaves the store).
+        device: Where it runs.
+
+    Attributes:
+        pipeline: As above, with a DPM-Solver++ multistep scheduler of the model's own noise schedule.
+        device: As above.
+        prompts: What reads prompts.
+    """
+
+    def __init__(self, pipeline: Any, device: str) -> None:
+        from diffusers import DPMSolverMultistepScheduler
+
+        with quiet_libraries():  # of half precision on a CPU it says that it cannot be; it is only slow
+            self.pipeline = pipeline.to(device)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
+            pipeline.scheduler.config, algorithm_type="dpmsolver++"
+        )
+        if pipeline.vae.config.sample_size >= 256:
+            # The autoencoder makes the largest peak at 512 pixels; one picture at a time costs little there.
+            pipeline.vae.enable_slicing()
+        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+            part.eval().requires_grad_(False)
+        # Pictures become latents in float32, whatever the rest computes in: the encoders of some autoencoders overflow
+        # float16, and one pass for each picture costs little.
+        for part in (pipeline.vae.encoder, pipeline.vae.quant_conv):
+            if part is not None:
+                part.float()
+        self.device = device
+        self.prompts = PromptEncoder(self.pipeline, device)
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, device: str, dtype: torch.dtype = torch.float32, variant: str | None = None
+    ) -> DiffusionBackbone:
+        """Load a folder in diffusers' layout.
+
+        Args:
+            folder: The folder.
+            device: Where the model runs.
+            dtype: Of its networks, but for the autoencoder's encoder, which is float32.
+            variant: Of the weights' files, as "fp16".
+
+        Raises:
+            WeightsError: It cannot be loaded.
+        """
+        from diffusers import StableDiffusionPipeline
+
+        try:
+            with quiet_libraries():
+                pipeline = StableDiffusionPipeline.from_pretrained(
+                    folder,
+                    dtype=dtype,
+                    variant=variant,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    safety_checker=None,
+                    feature_extractor=None,
+                    image_encoder=None,
+                    requires_safety_checker=False,
+                )
+        except Exception as error:  # diffusers raises whatever its parts raise
+            raise WeightsError(f"The diffusion model in {folder} cannot be loaded: {error}") from error
+        return cls(pipeline, device)
+
+    @property
+    def unet(self) -> nn.Module:
+        """The denoising network."""
+        return self.pipeline.unet
+
+    @property
+    def latent_scale(self) -> int:
+        """Image pixels per latent pixel."""
+        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+
+    # ------------------------------------------------------------------ generation
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompt: str,
+        phrase: str,
+        seeds: Sequence[int],
+        *,
+        image_size: int,
+        steps: int,
+        guidance: float,
+        negative_prompt: str,
+        min_attention_grid: int,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Generated:
+        """Support images and the attribution maps of the class phrase (OVDiff, supplement C.5; DAAM).
+
+        Args:
+            prompt: The whole prompt.
+            phrase: The class name inside it.
+            seeds: One per image; an image depends on its own seed only, not on its batch.
+            image_size: Side of the square images in pixels.
+            steps: DPM-Solver++ steps.
+            guidance: Classifier-free guidance scale.
+            negative_prompt: Prompt of the unconditional half.
+            min_attention_grid: Coarser cross-attention layers are left out of the attribution map.
+            on_step: Called with the number of steps done.
+
+        Returns:
+            Images and maps on the latent grid.
+
+        Raises:
+            UsageError: The prompt cuts off the phrase.
+        """
+        positions = phrase_token_positions(self.pipeline.tokenizer, prompt, phrase)
+        grid = image_size // self.latent_scale
+        attribution = RunningAttribution(len(seeds), grid, positions, min_grid=min_attention_grid)
+
+        def step_done(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            if on_step is not None:
+                on_step(step + 1)
+            return tensors
+
+        with self._tap("attn2", attribution.add):
+            output = self.pipeline(
+                [prompt] * len(seeds),
+                negative_prompt=[negative_prompt] * len(seeds),
+                height=image_size,
+                width=image_size,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                # Noise is drawn on the CPU, so a seed gives the same picture on every device.
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                output_type="pt",
+                callback_on_step_end=step_done,
+            )
+        images = (output.images.float().clamp(0, 1) * 255).round().to(torch.uint8)
+        return Generated(images.permute(0, 2, 3, 1).cpu(), attribution.mean().cpu())
+
+    @torch.inference_mode()
+    def attribution(
+        self,
+        images: Tensor,
+        prompt: str,
+        phrase: str,
+        *,
+        timesteps: Sequence[int],
+        seed: int,
+        size: int,
+        min_attention_grid: int,
+    ) -> Tensor:
+        """Attribution maps of a class phrase in given pictures, averaged as `generate` averages them.
+
+        Every picture is noised to each timestep, and one conditional pass of the UNet denoises it. The noise is the
+        same for every picture, so a picture has the same map alone and in any batch.
+
+        Args:
+            images: float (B, 3, H, W) in [0, 1]; squashed to a square.
+            prompt: The whole prompt.
+            phrase: The class name inside it.
+            timesteps: Diffusion timesteps of the added noise, 0..999.
+            seed: Of the noise, which is drawn anew for each timestep.
+            size: Side of the square in pixels.
+            min_attention_grid: Coarser cross-attention layers are left out of the attribution map.
+
+        Returns:
+            float32 (B, g, g) on the latent grid, on the CPU; not normalised.
+
+        Raises:
+            UsageError: The prompt cuts off the phrase.
+        """
+        positions = phrase_token_positions(self.pipeline.tokenizer, prompt, phrase)
+        latents = self._encode(squash(images, size, VAE_MEAN, VAE_STD))
+        text = self.prompts.encode(prompt)
+        generator = torch.Generator().manual_seed(seed)
+        running = RunningAttribution(len(latents), latents.shape[-1], positions, min_grid=min_attention_grid)
+        with self._tap("attn2", running.add):
+            for timestep in timesteps:
+                self._denoise(self._add_noise(latents, timestep, generator), timestep, text)
+        return running.mean().cpu()
+
+    # ------------------------------------------------------------------ features
+
+    @torch.inference_mode()
+    def queries(self, images: Tensor, noising: Noising, *, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Cross-attention queries (before the split into heads) at chosen layers, for an empty prompt (OVDiff).
+
+        Latents are the VAE's sample, whose noise comes from the same seed and is the same for every picture too.
+
+        Args:
+            images: float (B, 3, H, W) in [0, 1]; squashed to a square.
+            noising: How they are noised.
+            layers: Module paths inside the UNet, as ``up_blocks.1.attentions.0``.
+
+        Returns:
+            Per layer float32 (B, C, g, g), at the layer's own resolution, in the order of `layers`.
+            The UNet stops after the last of them.
+        """
+        found: dict[str, Tensor] = {}
+
+        def keep(layer: str, queries: Tensor, _keys: Tensor, _heads: int, _scale: float) -> None:
+            side = math.isqrt(queries.shape[1])
+            found[layer] = queries.float().transpose(1, 2).reshape(queries.shape[0], -1, side, side)
+
+        self._walk(images, noising, layers, "attn2", keep, sampled=True)
+        return {layer: found[layer] for layer in layers}
+
+    @torch.inference_mode()
+    def self_attention(self, images: Tensor, noising: Noising, *, layers: Sequence[str], padded: bool = True) -> Tensor:
+        """Self-attention of given pictures, averaged over heads and fused over layers (`RunningSelfAttention`).
+
+        The prompt is empty; latents are the VAE's mean, and the noise is the same for every picture.
+        One matrix takes 4 N^2 bytes per picture, 67 MB at 64x64 tokens; four such are held at once at most.
+
+        Args:
+            images: float (B, 3, H, W) in [0, 1]; squashed to a square.
+            noising: How they are noised.
+            layers: Module paths inside the UNet, as ``up_blocks.3.attentions.1``.
+            padded: Whether the empty prompt is filled up to the text encoder's length, as in training.
+
+        Returns:
+            float32 (B, N, N), rows summing to 1: how much token i (row by row on the finest grid among `layers`)
+            attends to token j. The UNet stops after the last of the layers.
+        """
+        running = RunningSelfAttention()
+
+        def add(_layer: str, queries: Tensor, keys: Tensor, heads: int, scale: float) -> None:
+            running.add(queries, keys, heads, scale)
+
+        self._walk(images, noising, layers, "attn1", add, padded=padded)
+        return running.mean()
+
+    @torch.inference_mode()
+    def attention_layers(self, images: Tensor, noising: Noising, *, layers: Sequence[str]) -> dict[str, AttentionLayer]:
+        """Queries and keys of self-attention layers of given pictures, from which no matrix has been made yet.
+
+        Everything else is as in `self_attention`. A layer of 64x64 tokens and 320 channels takes 10 MB per picture.
+
+        Args:
+            images: float (B, 3, H, W) in [0, 1]; squashed to a square.
+            noising: How they are noised.
+            layers: Module paths inside the UNet, as ``up_blocks.3.attentions.1``.
+
+        Returns:
+            Per layer its queries and keys, in the order of `layers`. The UNet stops after the last of them.
+        """
+        found: dict[str, AttentionLayer] = {}
+
+        def keep(layer: str, queries: Tensor, keys: Tensor, heads: int, scale: float) -> None:
+            found[layer] = AttentionLayer(queries, keys, heads, scale)
+
+        self._walk(images, noising, layers, "attn1", keep)
+        return {layer: found[layer] for layer in layers}
+
+    def prompt_attention(
+        self,
+        images: Tensor,
+        prompts: Sequence[PhrasedPrompt],
+        noising: Noising,
+        *,
+        padded: bool = True,
+        emphasis: float = 1.0,
+        finest_self_attention: bool = False,
+    ) -> Iterator[PromptAttention]:
+        """Cross-attention of class phrases and self-attention of given pictures, one pass of the UNet for each prompt.
+
+        Pictures are encoded and noised once; latents are the VAE's mean, and the noise is the same for every picture
+        and prompt. A prompt's attention is made when it is asked for: one self-attention matrix takes 67 MB per picture
+        at 64x64 tokens, and four such are held at once at most.
+
+        Args:
+            images: float (B, 3, H, W) in [0, 1]; squashed to a square.
+            prompts: The prompts with their phrases.
+            noising: How the pictures are noised.
+            padded: Whether the prompt is filled up to the text encoder's length, as in training. The padding draws
+                attention too; without it, the prompt's own tokens share all of it.
+            emphasis: The phrases' token embeddings are moved away from those of an empty prompt by this factor.
+            finest_self_attention: Only the self-attention layers of the finest grid are averaged, instead of all
+                (`RunningSelfAttention`).
+
+        Returns:
+            An iterator over the prompts.
+
+        Raises:
+            UsageError: A prompt is so long that a phrase is cut off.
+        """
+        tokenizer, remedy = self.pipeline.tokenizer, "Give fewer class names at once, or shorter ones."
+        positions = [span_token_positions(tokenizer, prompt.text, prompt.spans, remedy) for prompt in prompts]
+        with torch.inference_mode():
+            noisy = self._noised(images, noising)
+
+        def read(prompt: PhrasedPrompt, phrases: list[list[int]]) -> PromptAttention:
+            text = self.prompts.encode_phrases(prompt.text, phrases, emphasis, padded=padded)
+            cross = RunningCrossAttention([[0], *phrases])
+            own = RunningSelfAttention(finest=finest_self_attention)
+            with torch.inference_mode(), self._tap("attn2", cross.add), self._tap("attn1", own.add):
+                self._denoise(noisy, noising.timestep, text)
+                return PromptAttention(*cross.means(), own.mean(), tuple(map(len, phrases)))
+
+        return map(read, prompts, positions)
+
+    # ------------------------------------------------------------------ one pass
+
+    def _noised(self, images: Tensor, noising: Noising, *, sampled: bool = False) -> Tensor:
+        """Noisy latents (B, C, h, w) of pictures, of the VAE's mean or of its sample; one seed is for both draws."""
+        generator = torch.Generator().manual_seed(noising.seed)
+        pixels = squash(images, noising.size, noising.mean, noising.std)
+        latents = self._encode(pixels, generator if sampled else None)
+        return self._add_noise(latents, noising.timestep, generator)
+
+    def _encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Scaled latents of pictures: the VAE's mean, or with a generator its sample, the same draw for every picture.
+
+        Args:
+            pixels: float (B, 3, H, W), normalised for the VAE, on any device.
+            generator: Where the sample's noise is drawn from.
+        """
+        vae = self.pipeline.vae
+        distribution = vae.encode(pixels.to(self.device, torch.float32)).latent_dist
+        latents = distribution.mean
+        if generator is not None:
+            latents = latents + distribution.std * _draw_noise(latents, generator)
+        return latents * vae.config.scaling_factor
+
+    def _add_noise(self, latents: Tensor, timestep: int, generator: torch.Generator) -> Tensor:
+        """The forward process of DDPM, equation 4, with one draw of noise for all pictures.
+
+        Not the scheduler's add_noise: a multistep scheduler knows only the timesteps of its last sampling run.
+        """
+        alpha = self.pipeline.scheduler.alphas_cumprod[timestep].to(latents)
+        return alpha.sqrt() * latents + (1 - alpha).sqrt() * _draw_noise(latents, generator)
+
+    def _denoise(self, noisy: Tensor, timestep: int, text: Tensor) -> None:
+        """One forward pass of the UNet, for the hooks' sake."""
+        times = torch.full((len(noisy),), timestep, device=noisy.device)
+        self.unet(noisy.to(self.unet.dtype), times, text.expand(len(noisy), -1, -1))
+
+    def _tap(self, kind: AttentionKind, sink: AttentionSink) -> AbstractContextManager[None]:
+        """Give `sink` what every layer of a kind sees at every forward pass."""
+        blocks = (module for name, module in self.unet.named_modules() if name.rpartition(".")[2] == kind)
+        return tapped((block, sink) for block in blocks)
+
+    def _walk(
+        self,
+        images: Tensor,
+        noising: Noising,
+        layers: Sequence[str],
+        kind: AttentionKind,
+        sink: Callable[[str, Tensor, Tensor, int, float], None],
+        *,
+        sampled: bool = False,
+        padded: bool = True,
+    ) -> None:
+        """Give `sink` each layer and what `AttentionSink` takes, with an empty prompt, up to the last of the layers."""
+        blocks = {layer: self._block(layer, kind) for layer in layers}
+        missing = set(blocks)
+
+        def seen(layer: str, queries: Tensor, keys: Tensor, heads: int, scale: float) -> None:
+            sink(layer, queries, keys, heads, scale)
+            missing.discard(layer)
+            if not missing:
+                raise _StopWalkError
+
+        noisy, text = self._noised(images, noising, sampled=sampled), self.prompts.empty(padded=padded)
+        with tapped((block, partial(seen, layer)) for layer, block in blocks.items()), suppress(_StopWalkError):
+            self._denoise(noisy, noising.timestep, text)
+
+    def _block(self, layer: str, kind: AttentionKind) -> Any:
+        """The attention block of a layer."""
+        try:
+            return getattr(self.unet.get_submodule(layer).transformer_blocks[0], kind)
+        except AttributeError as error:
+            raise WeightsError(f"The UNet has no attention block {layer!r}; correct the profile.") from error
+
+
+def _draw_noise(latents: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal noise (1, C, h, w) like latents, drawn on the CPU: a seed means one noise on every device."""
+    return torch.randn((1, *latents.shape[1:]), generator=generator).to(latents)
