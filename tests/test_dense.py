@@ -261,10 +261,6 @@ def test_what_a_method_does_not_read_is_refused(store, method, asked):
 # --------------------------------------------------------------------------- digests
 
 
-def with_cliper(thresholds):
-    return dataclasses.replace(MINI, clip=dataclasses.replace(MINI.clip, cliper=thresholds))
-
-
 def with_generator(**changes):
     return dataclasses.replace(MINI, generator=dataclasses.replace(MINI.generator, **changes))
 
@@ -284,7 +280,7 @@ def with_other_dino():
         ("proxyclip", with_other_dino()),
         ("cliper", with_generator(refine_layers=("up_blocks.2.attentions.1",))),
         ("cliper", with_generator(refine_threshold=0.1)),
-        ("cliper-coarse", with_cliper(None)),
+        ("cliper-coarse", dataclasses.replace(MINI, clip=dataclasses.replace(MINI.clip, tuned=()))),
         ("diffsegclust", with_generator(cluster_divergence=0.8)),
         ("aggsd", with_generator(idle_attention="start")),
         ("cliper", with_generator(seed=7)),

@@ -86,7 +86,7 @@ def explain(
     from ovseg_cli.files.images import open_image
     from ovseg_cli.files.labels import LabelMap
     from ovseg_cli.methods.catalogue import check_explained
-    from ovseg_cli.segmentation.recipe import make_recipe
+    from ovseg_cli.segmentation.recipe import choose_method, make_recipe
     from ovseg_cli.segmentation.segmenter import Segmenter
 
     points = [_point(text) for text in at or ()]
@@ -104,9 +104,10 @@ def explain(
         else:
             names, method, options = _names(store, query.classes), query.method, query.options
         profile = common.profile_of(store)
-        recipe = make_recipe(store, profile, names, method=method, options=options, precision=precision)
-        choice = recipe.choice
-        check_explained(choice.method, choice.reason if choice.asked == "auto" else "")
+        with store.snapshot():
+            choice = choose_method(store, profile, names, method)
+            check_explained(choice.method, choice.reason if choice.asked == "auto" else "")
+            recipe = make_recipe(store, profile, names, method=choice, options=options, precision=precision)
         models = common.load_models(profile, precision=precision)
         segmenter = Segmenter.by_recipe(models, recipe, texts=store)
         if choice.asked == "auto" and choice.missing:

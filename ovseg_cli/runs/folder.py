@@ -17,7 +17,7 @@ from ovseg_cli.runs.classes import stored_names
 from ovseg_cli.runs.plan import Plan, Request, plan_run
 from ovseg_cli.runs.segment import Loaded, RunSummary, Step, run_folder
 from ovseg_cli.segmentation.options import SegmentOptions
-from ovseg_cli.segmentation.recipe import Choice, Recipe, make_recipe
+from ovseg_cli.segmentation.recipe import Choice, Recipe, choose_method, make_recipe
 
 if TYPE_CHECKING:
     from ovseg_cli.files.discovery import InputImage
@@ -113,19 +113,20 @@ def plan_folder(
     names = _classes(store, classes, image_classes)
     profile = get_profile(store.profile_name)
     try:
-        recipe = make_recipe(
-            store, profile, names, method=method, options=options, precision=precision, planning=planning
-        )
+        with store.snapshot():
+            choice = choose_method(store, profile, names, method)
+            if explain:
+                check_explained(choice.method, choice.reason if choice.asked == "auto" else "")
+            recipe = make_recipe(
+                store, profile, names, method=choice, options=options, precision=precision, planning=planning
+            )
     except UnknownClassError as error:
         if classes or image_classes is None:
             raise
         number = image_classes.line_of(next(name for name in names if not store.has_class(name)))
         raise UnknownClassError(f"{image_classes.path}, line {number}: {error}") from error
-    choice = recipe.choice
     if image_classes is not None:
         image_classes = image_classes.among(names)
-    if explain:
-        check_explained(choice.method, choice.reason if choice.asked == "auto" else "")
     request = Request.by(recipe, overlay=overlay, explain=explain, image_classes=image_classes)
     plan = plan_run(inputs, output, request, images=images, overwrite=overwrite, limit=limit)
     notes = [*_about_choice(store, choice, profile), *recipe.notes, *_about_image_classes(plan, of_file=not classes)]
@@ -197,7 +198,7 @@ def _classes(store: Store, classes: Sequence[str], image_classes: ImageClasses |
     names = tuple(store.class_names())
     if not names:
         raise UsageError(
-            f"The store {store.path} has no classes yet: name what to look for with --classes, "
+            "The store has no classes yet: name what to look for with --classes, "
             "or make classes with ovseg add-class NAME."
         )
     return names

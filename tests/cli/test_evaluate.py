@@ -104,7 +104,7 @@ def test_labels_are_looked_at_before_pictures_are_segmented(cli, photos, gt, mon
     elif fault == "other names":
         (gt / "a.png").rename(gt / "z.png")
         (gt / "sub" / "b.png").unlink()
-    monkeypatch.setattr("ovseg_cli.cli.evaluate.run_segmentation", lambda *_, **__: pytest.fail("segmented first"))
+    monkeypatch.setattr("ovseg_cli.cli.evaluate.run_with_progress", lambda *_, **__: pytest.fail("segmented first"))
     classes = "zebra" if fault == "other classes" else "cat"
     assert cli("eval", "--gt", "labels", "--images", "photos", "-c", classes).exit_code == 2
 
