@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
-from ovseg_cli.names import unknown_choice
+from ovseg_cli.errors import UsageError
+from ovseg_cli.names import did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,7 @@ def choose_precision(precision: str, device: str) -> torch.dtype:
     import torch
 
     if precision not in PRECISIONS:
-        raise unknown_choice("precision", precision, PRECISIONS, heading="Precisions")
+        hint, either = did_you_mean(precision, PRECISIONS), f"{', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}"
+        raise UsageError(f"Unknown precision {precision!r}.{hint} Use {either}.")
     half = precision == "float16" or (precision == "auto" and device.startswith("cuda"))
     return torch.float16 if half else torch.float32

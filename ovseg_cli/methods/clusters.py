@@ -17,8 +17,8 @@ from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg_cli.prototypes.pooling import kmeans
-from ovseg_cli.prototypes.regions import merge_attention, settle_regions
+from ovseg_cli.clustering.kmeans import kmeans
+from ovseg_cli.clustering.regions import merge_attention, settle_regions
 
 ANCHORS = 16
 """Side of DiffSeg's grid of anchors, at most: one in four of 64 x 64 tokens (`exp_utils.diffseg`). The smallest object

@@ -5,10 +5,10 @@ from __future__ import annotations
 from ovseg_cli.backbones.pixels import to_tensor
 from ovseg_cli.backbones.sam import SamBackbone
 from ovseg_cli.backbones.unet import Noising
+from ovseg_cli.clustering.regions import enlarge_regions, merge_attention
 from ovseg_cli.errors import UsageError
 from ovseg_cli.models import Models
 from ovseg_cli.prototypes.masks import Mask, MaskMethod, Picture, RegionProposer
-from ovseg_cli.prototypes.regions import enlarge_regions, merge_attention
 
 
 def make_proposer(models: Models, method: MaskMethod) -> RegionProposer | None:

@@ -34,7 +34,6 @@ from ovseg_cli.files.labels import (
     LABELMAP_NAME,
     LabelMap,
     read_label,
-    voc_colour,
     write_label,
     write_labelmap,
 )
@@ -361,10 +360,10 @@ class _Run:
     def _counted(self, item: PlanItem, entry: Entry) -> Entry:
         if item.action == "segment":
             self.summary.done += 1
-            self.record.add(item, "done", entry)
+            self.record.add("done", entry)
         else:
             self.summary.skipped += 1
-            self.record.add(item, "skipped", entry)
+            self.record.add("skipped", entry)
         return entry
 
     def _failed(self, item: PlanItem, error: ImageError) -> Entry:
@@ -375,7 +374,7 @@ class _Run:
         # A label map of what used to be under this name describes it no more.
         for name in item.files:
             _remove_inside(self.plan.output, name)
-        self.record.add(item, "failed", entry)
+        self.record.add("failed", entry)
         return entry
 
     def _segment(self, opened: Sequence[_Opened]) -> Iterator[tuple[PlanItem, Entry]]:
@@ -542,7 +541,7 @@ class _RunRecorder:
     def begin(self) -> None:
         self._tell(last=False)
 
-    def add(self, item: PlanItem, status: Literal["done", "skipped", "failed"], entry: Entry) -> None:
+    def add(self, status: Literal["done", "skipped", "failed"], entry: Entry) -> None:
         width, height = entry.size or (None, None)
         self._waiting.append(
             RunItem(
@@ -615,7 +614,7 @@ def _manifest(
     # When nothing is left to segment no model is loaded; what is known of the maps is then in the old manifest.
     known = previous if previous is not None and previous.digest == request.digest else None
     classes: tuple[Mapping[str, Any], ...] = tuple(
-        {"id": i, "name": name, "colour": list(voc_colour(i))} for i, name in enumerate(request.classes, start=1)
+        {"id": i, "name": name, "colour": list(colour)} for i, name, colour in labelmap if i != labelmap.background_id
     )
     return Manifest(
         ovseg=version("ovseg"),

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ovseg_cli.clustering.regions import merge_attention, settle_regions
 from ovseg_cli.labeling.decide import enlarge_rows
 from ovseg_cli.methods.clusters import diffseg_maps, region_means, spectral_maps, spectral_vectors
-from ovseg_cli.prototypes.regions import merge_attention, settle_regions
 
 # Four blocks of 16 x 16 tokens.
 BLOCKS = np.zeros((16, 16), int)

@@ -228,7 +228,7 @@ class OursKMeans:
 
     def __call__(self, points: torch.Tensor) -> SimpleNamespace:
         """Clusters of (1, N, D)."""
-        from ovseg_cli.prototypes.pooling import kmeans
+        from ovseg_cli.clustering.kmeans import kmeans
 
         return SimpleNamespace(labels=torch.from_numpy(kmeans(points[0].numpy(), self._count, seed=0)[1])[None])
 

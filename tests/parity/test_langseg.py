@@ -8,12 +8,12 @@ import torch
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.attention import RunningCrossAttention, RunningSelfAttention
+from ovseg_cli.clustering.regions import merge_attention
 from ovseg_cli.labeling.decide import enlarge_rows, extremes
 from ovseg_cli.methods.agg import aggregate, aggsd_maps, aggsd_scores, doubt_background, fuse_cross_attention
 from ovseg_cli.methods.clusters import diffseg_maps, region_means, spectral_vectors
 from ovseg_cli.methods.diffsegmenter import class_map, diffsegmenter_scores
 from ovseg_cli.methods.words import word_scores
-from ovseg_cli.prototypes.regions import merge_attention
 from tests.parity import attention as made
 from tests.parity.inputs import difference, golden, sample
 

@@ -7,7 +7,7 @@ from scipy.stats import entropy
 from sklearn.cluster import KMeans
 from torch.nn import functional as F
 
-from ovseg_cli.prototypes.regions import (
+from ovseg_cli.clustering.regions import (
     divergence_matrix,
     enlarge_regions,
     largest_map,
