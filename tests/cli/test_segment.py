@@ -276,11 +276,15 @@ class TestTheRequestFirst:
 
     def test_an_input_that_does_not_exist(self, cli, own_world, monkeypatch):
         monkeypatch.delenv("OVSEG_PROFILE")
-        for args in (("segment", "nowhere"), ("segment", "nowhere", "-c", "cat", "--class-file", "neither")):
+        said = {
+            ("segment", "nowhere"): "nowhere does not exist",
+            ("segment", "nowhere", "-c", "cat", "--class-file", "neither"): "--class-file and --classes exclude",
+        }
+        for args, begins in said.items():
             result = cli(*args)
             assert result.exit_code == 2
             assert result.stderr.splitlines() == [f"error: {result.error}"]
-            assert result.error.startswith("nowhere does not exist")
+            assert result.error.startswith(begins)
         assert not (own_world / "store").exists()
 
     def test_the_same_of_pictures_to_score(self, cli, here, own_world):

@@ -21,16 +21,6 @@ def test_dense_methods_are_those_that_read_words_alone():
     assert "auto" not in METHODS
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_people_are_told_what_a_method_is(name):
-    info = METHODS[name]
-    assert info.title
-    assert info.source
-    assert info.gist[0].isalnum()
-    assert not info.gist.endswith(".")
-    assert name == name.lower()
-
-
 def test_no_two_methods_have_one_title():
     assert len({info.title for info in METHODS.values()}) == len(METHODS)
 
