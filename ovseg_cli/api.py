@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ovseg_cli.prototypes.build import Progress
     from ovseg_cli.prototypes.masks import MaskMethod
     from ovseg_cli.runs.folder import Listener
-    from ovseg_cli.runs.segment import RunSummary
+    from ovseg_cli.runs.ledger import RunSummary
     from ovseg_cli.segmentation.options import SegmentOptions
     from ovseg_cli.segmentation.segmenter import Segmentation
 

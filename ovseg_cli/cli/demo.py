@@ -15,6 +15,7 @@ from ovseg_cli.cli.folder import EXIT_SOME_FAILED, run_with_progress, show_summa
 from ovseg_cli.cli.options import CountOpt
 from ovseg_cli.cli.output import amount, short_path
 from ovseg_cli.errors import LabelError, NoInputError, UsageError
+from ovseg_cli.files.layout import MASK_FOLDER, OVERLAY_FOLDER
 
 if TYPE_CHECKING:
     from ovseg_cli.store import Store
@@ -113,17 +114,17 @@ def demo(
         classes = [class_data(store.get_class(name)) for name in DEMO_CLASSES]
 
     files = {
-        "overlays": str(output / "overlay"),
-        "masks": str(output / "SegmentationClass"),
+        "overlays": str(output / OVERLAY_FOLDER),
+        "masks": str(output / MASK_FOLDER),
         "contact_sheet": str(sheet),
     }
 
     def human() -> None:
         _heading(common, 4, "Look at")
         places = {
-            output / "overlay": "the pictures with their labels",
+            output / OVERLAY_FOLDER: "the pictures with their labels",
             sheet: "the support images with their masks",
-            output / "SegmentationClass": "the label maps",
+            output / MASK_FOLDER: "the label maps",
         }
         width = max(len(short_path(path)) for path in places)
         for path, what in places.items():

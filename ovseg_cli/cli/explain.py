@@ -206,7 +206,8 @@ def _manifest(run: Path, query: Query) -> Manifest:
     Raises:
         UsageError: It is none, or other settings were given beside it.
     """
-    from ovseg_cli.runs.manifest import MANIFEST_NAME, read_manifest
+    from ovseg_cli.files.layout import MANIFEST_NAME
+    from ovseg_cli.runs.manifest import read_manifest
 
     if query.given:
         raise UsageError(f"--run takes everything from that folder: leave out {', '.join(query.given)}, or --run.")

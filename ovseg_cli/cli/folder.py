@@ -8,11 +8,13 @@ from rich.text import Text
 
 from ovseg_cli.cli.common import Common
 from ovseg_cli.cli.output import Milestones, Part, ProgressBars, amount, duration, percent, short_path, table
+from ovseg_cli.files.layout import EXPLAIN_FOLDER, MASK_FOLDER, OVERLAY_FOLDER
 
 if TYPE_CHECKING:
     from ovseg_cli.runs.folder import FolderPlan
+    from ovseg_cli.runs.ledger import RunSummary
     from ovseg_cli.runs.plan import Plan
-    from ovseg_cli.runs.segment import RunSummary, Step
+    from ovseg_cli.runs.segment import Step
     from ovseg_cli.store import Store
 
 EXIT_SOME_FAILED = 3
@@ -142,11 +144,11 @@ def show_summary(common: Common, summary: RunSummary, *, overlay: bool, explain:
     if not mapped:
         return
     shown = short_path(summary.output)
-    out.line("masks   ", f"{shown}/SegmentationClass", copyable=True)
+    out.line("masks   ", f"{shown}/{MASK_FOLDER}", copyable=True)
     if overlay:
-        out.line("look at ", f"{shown}/overlay", copyable=True)
+        out.line("look at ", f"{shown}/{OVERLAY_FOLDER}", copyable=True)
     if explain:
-        out.line("why     ", f"{shown}/explain", copyable=True)
+        out.line("why     ", f"{shown}/{EXPLAIN_FOLDER}", copyable=True)
 
 
 def _show_classes(common: Common, summary: RunSummary, mapped: int) -> None:

@@ -11,14 +11,13 @@ from pathlib import Path, PurePosixPath
 from ovseg_cli.errors import LabelError
 from ovseg_cli.files.discovery import walk_files, without_picture_suffix
 from ovseg_cli.files.labels import LABELMAP_NAME
+from ovseg_cli.files.layout import MASK_FOLDER
 from ovseg_cli.names import listed
 
 __all__ = ["Pairs", "find_labelmap", "find_labels", "label_folder", "pair", "partners"]
 
 LABEL_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".webp"})
 """Suffixes of label images. JPEG is not among them: its values are not exact."""
-
-_MASKS = "SegmentationClass"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ def label_folder(path: Path) -> Path:
     if not os.path.isdir(path):
         what = "is not a folder" if os.path.exists(path) else "does not exist"
         raise LabelError(f"The label folder {path} {what}.")
-    masks = path / _MASKS
+    masks = path / MASK_FOLDER
     return masks if os.path.isdir(masks) else path
 
 

@@ -21,6 +21,7 @@ from ovseg_cli.explain.records import Explanation, Match, Region, Rule, Source, 
 from ovseg_cli.explain.weights import cell_weights
 from ovseg_cli.files.images import open_image
 from ovseg_cli.files.labels import BACKGROUND, read_label
+from ovseg_cli.files.layout import MARKED_BACKGROUND, MARKED_FOREGROUND
 from ovseg_cli.methods.catalogue import check_explained
 from ovseg_cli.methods.prototype import finest_grid, prototype_scores
 from ovseg_cli.scorers.tokens import TokenScorer
@@ -216,7 +217,7 @@ class Explainer:
         scale = min(1.0, REGION_SIDE / max(image.size))
         width, height = (max(1, round(length * scale)) for length in image.size)
         similarity = F.interpolate(cosines, (height, width), mode="bilinear", align_corners=False)[0, 0]
-        mask = Image.fromarray(marks == (1 if role == "fg" else 2))
+        mask = Image.fromarray(marks == (MARKED_FOREGROUND if role == "fg" else MARKED_BACKGROUND))
         return Region(
             image=np.asarray(image.resize((width, height), Image.Resampling.LANCZOS)),
             mask=np.asarray(mask.resize((width, height), Image.Resampling.NEAREST)),

@@ -22,6 +22,7 @@ from typing import Literal
 
 from ovseg_cli.errors import NoInputError
 from ovseg_cli.files.formats import FORMAT_NAMES, IMAGE_SUFFIXES, OTHER_PICTURES, is_image_content, is_image_file
+from ovseg_cli.files.layout import MANIFEST_NAME, MASK_FOLDER
 from ovseg_cli.files.text import decoded, special_kind
 from ovseg_cli.names import listed
 
@@ -253,7 +254,7 @@ class _Search:
         # What lies in the output folder is met through links only; real paths of all folders would take long.
         if self._is_excluded(folder) if os.path.islink(folder) else _identity(folder) == self._excluded_identity:
             return True
-        if os.path.isfile(folder / "run.json") and os.path.isdir(folder / "SegmentationClass"):
+        if os.path.isfile(folder / MANIFEST_NAME) and os.path.isdir(folder / MASK_FOLDER):
             self.results.setdefault(os.path.realpath(folder), folder)
             return True
         return False

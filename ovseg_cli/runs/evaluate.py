@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from ovseg_cli.errors import LabelError, NoInputError, UsageError
 from ovseg_cli.files.labels import LABELMAP_NAME, LabelMap, is_background, read_labelmap
+from ovseg_cli.files.layout import MASK_FOLDER
 from ovseg_cli.names import ClassList, did_you_mean, listed, shown_name
 from ovseg_cli.runs.manifest import Manifest, read_manifest
-from ovseg_cli.runs.plan import MASK_FOLDER
 
 if TYPE_CHECKING:
     from ovseg_cli.evaluation.report import Report

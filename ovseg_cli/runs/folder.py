@@ -14,8 +14,10 @@ from ovseg_cli.names import MAX_NAME_LENGTH, listed, listed_names, nearest, ques
 from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import Profile, get_profile
 from ovseg_cli.runs.classes import stored_names
+from ovseg_cli.runs.ledger import RunSummary
 from ovseg_cli.runs.plan import Plan, Request, plan_run
-from ovseg_cli.runs.segment import Loaded, RunSummary, Step, run_folder
+from ovseg_cli.runs.segment import Step, run_folder
+from ovseg_cli.runs.worker import Loaded
 from ovseg_cli.segmentation.options import SegmentOptions
 from ovseg_cli.segmentation.recipe import Choice, Recipe, choose_method, make_recipe
 

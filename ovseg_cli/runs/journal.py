@@ -17,11 +17,10 @@ from typing import IO, Any, Literal
 from ovseg_cli.atomic import write_text
 from ovseg_cli.errors import DiskFullError, OutputError, OvsegError
 from ovseg_cli.files.discovery import picture_id
+from ovseg_cli.files.layout import JOURNAL_NAME
 from ovseg_cli.names import listed
 
 log = logging.getLogger("ovseg_cli")
-
-JOURNAL_NAME = "predictions.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from ovseg_cli.atomic import write_json
 from ovseg_cli.errors import OutputError
+from ovseg_cli.files.layout import MANIFEST_NAME
 
-MANIFEST_NAME = "run.json"
 FORMAT = 1
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch", "numpy", "pillow", "scikit-image")

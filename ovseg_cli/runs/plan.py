@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from ovseg_cli.errors import ImageError, OutputError, UsageError
 from ovseg_cli.files.discovery import InputImage, discover, expanded, picture_id
 from ovseg_cli.files.image_classes import ImageClasses, ImageLine, Matched
+from ovseg_cli.files.layout import JOURNAL_NAME, MANIFEST_NAME
 from ovseg_cli.files.text import special_kind
 from ovseg_cli.names import listed_names
-from ovseg_cli.runs.journal import JOURNAL_NAME, Entry, is_intact, read_journal
-from ovseg_cli.runs.manifest import MANIFEST_NAME, Manifest, read_manifest
+from ovseg_cli.runs.artefacts import ARTEFACTS, EXPLANATIONS, LABEL_MAPS, OVERLAYS
+from ovseg_cli.runs.journal import Entry, read_journal
+from ovseg_cli.runs.manifest import Manifest, read_manifest
 from ovseg_cli.segmentation.options import SegmentOptions
 
 if TYPE_CHECKING:
     from ovseg_cli.segmentation.recipe import Recipe
-
-MASK_FOLDER = "SegmentationClass"
-OVERLAY_FOLDER = "overlay"
-EXPLAIN_FOLDER = "explain"
 
 Action = Literal["segment", "explain", "draw", "skip"]
 
@@ -403,9 +401,8 @@ def _plan_image(
     *,
     overwrite: bool,
 ) -> PlanItem:
-    mask = f"{MASK_FOLDER}/{image.key}.png"
-    overlay = f"{OVERLAY_FOLDER}/{image.key}.png" if request.overlay else None
-    explain = f"{EXPLAIN_FOLDER}/{image.key}.png" if request.explain else None
+    paths = {kind.field: kind.path(image.key) for kind in ARTEFACTS if kind.wanted(request)}
+    mask, overlay, explain = LABEL_MAPS.path(image.key), paths.get("overlay"), paths.get("explain")
     try:
         key = resume_key(image.path, request, classes)
     except ImageError:
@@ -416,16 +413,15 @@ def _plan_image(
         and entry is not None
         and entry.status == "done"
         and entry.key == key != ""
-        and entry.output == mask
-        and is_intact(entry, folder)
+        and LABEL_MAPS.fits(entry, mask, folder)
     )
     item = PlanItem(
         image=image, output=mask, overlay=overlay, explain=explain, key=key, action="segment", classes=classes
     )
     if not holds or entry is None:
         return item
-    drawn = overlay is None or (entry.overlay == overlay and (folder / overlay).is_file())
-    explained = explain is None or (entry.explain == explain and (folder / explain).is_file())
+    drawn = overlay is None or OVERLAYS.fits(entry, overlay, folder)
+    explained = explain is None or EXPLANATIONS.fits(entry, explain, folder)
     return replace(item, action="explain" if not explained else "skip" if drawn else "draw", entry=entry)
 
 

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ovseg_cli.errors import BundleError, ClassNameError
+from ovseg_cli.files.layout import MARKED_BACKGROUND, MARKED_FOREGROUND
 from ovseg_cli.names import class_key, normalise_class_name
 from ovseg_cli.store import support
 from ovseg_cli.store.archive import ArchiveReader, ArchiveWriter, unfit, write_archive
@@ -203,15 +204,15 @@ def _shrunk(record: SupportRecord, side: int) -> SupportRecord:
         return record
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     labels = np.zeros((height, width), np.uint8)
-    labels[record.foreground], labels[record.background] = support.FOREGROUND, support.BACKGROUND
+    labels[record.foreground], labels[record.background] = MARKED_FOREGROUND, MARKED_BACKGROUND
     small = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
     attribution = Image.fromarray(record.attribution).resize(size, Image.Resampling.BOX)
     return replace(
         record,
         image=np.array(Image.fromarray(record.image).resize(size, Image.Resampling.LANCZOS)),
         attribution=np.clip(np.array(attribution, np.float32), 0, 1),
-        foreground=small == support.FOREGROUND,
-        background=small == support.BACKGROUND,
+        foreground=small == MARKED_FOREGROUND,
+        background=small == MARKED_BACKGROUND,
     )
 
 

@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ovseg_cli.files.layout import MARKED_BACKGROUND, MARKED_FOREGROUND
 from ovseg_cli.store.disk import is_link, listed, refuse_links, sync_folder, write_new
 from ovseg_cli.store.records import SupportRecord
 from ovseg_cli.store.tables import SupportImage
 
 FOLDER = "support"
-FOREGROUND, BACKGROUND = 1, 2
-"""Values in a mask file; 0 is neither."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MASK_PALETTE = [0, 0, 0, 0, 158, 115, 213, 94, 0]
@@ -67,8 +66,8 @@ def encode(supports: Iterable[SupportRecord]) -> dict[str, bytes]:
     for support in supports:
         attribution = np.rint(support.attribution * 255.0).astype(np.uint8)
         mask = np.zeros(support.foreground.shape, np.uint8)
-        mask[support.foreground] = FOREGROUND
-        mask[support.background] = BACKGROUND
+        mask[support.foreground] = MARKED_FOREGROUND
+        mask[support.background] = MARKED_BACKGROUND
         mask_picture = Image.fromarray(mask).convert("L")
         mask_picture.putpalette(_MASK_PALETTE)
         pictures = (Image.fromarray(support.image), Image.fromarray(attribution), mask_picture)
@@ -96,7 +95,7 @@ def decode(
     """
     picture, attribution, mask = file_names(position)
     values = _pixels(read(mask), "P", size)
-    if values.max() > BACKGROUND:
+    if values.max() > MARKED_BACKGROUND:
         raise ValueError(f"the mask has the value {values.max()}")
     return SupportRecord(
         position=position,
@@ -104,8 +103,8 @@ def decode(
         prompt=prompt,
         image=_pixels(read(picture), "RGB", size),
         attribution=_pixels(read(attribution), "L", size).astype(np.float32) / np.float32(255),
-        foreground=values == FOREGROUND,
-        background=values == BACKGROUND,
+        foreground=values == MARKED_FOREGROUND,
+        background=values == MARKED_BACKGROUND,
     )
 
 
@@ -138,7 +137,7 @@ def read_mask(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """
     with Image.open(path) as picture:
         values = np.asarray(picture)
-    return values == FOREGROUND, values == BACKGROUND
+    return values == MARKED_FOREGROUND, values == MARKED_BACKGROUND
 
 
 def stage(store: Path, generation: Generation, files: dict[str, bytes]) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from ovseg_cli.files.labels import voc_colour
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.runs.plan import Request
-from ovseg_cli.runs.segment import Loaded
+from ovseg_cli.runs.worker import Loaded
 from ovseg_cli.store import Store
 from tests.doubles import FakeModels, PaintSegmenter
 

@@ -13,7 +13,8 @@ from ovseg_cli.files.image_classes import read_image_classes
 from ovseg_cli.runs import segment as runs_segment
 from ovseg_cli.runs.journal import read_journal
 from ovseg_cli.runs.plan import plan_run
-from ovseg_cli.runs.segment import BATCH_ON_GPU, run_folder
+from ovseg_cli.runs.segment import run_folder
+from ovseg_cli.runs.worker import BATCH_ON_GPU
 from tests.runs.conftest import Factory, paint, request
 
 

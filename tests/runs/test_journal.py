@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovseg_cli.errors import OutputError
+from ovseg_cli.files.layout import JOURNAL_NAME
 from ovseg_cli.runs import journal
-from ovseg_cli.runs.journal import JOURNAL_NAME, Entry, Journal, is_intact, read_journal, write_journal, written
+from ovseg_cli.runs.journal import Entry, Journal, is_intact, read_journal, write_journal, written
 
 shares = st.dictionaries(st.text(), st.floats(0, 1), max_size=3)
 names = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=60)

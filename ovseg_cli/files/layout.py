@@ -1,0 +1,24 @@
+"""The names and values that output folders and support sets are made of, each in one place."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MASK_FOLDER: Final = "SegmentationClass"
+"""Folder of label maps, in output folders and in PASCAL VOC's layout (and so in CVAT's exports)."""
+
+OVERLAY_FOLDER: Final = "overlay"
+EXPLAIN_FOLDER: Final = "explain"
+
+LIST_NAME: Final = "ImageSets/Segmentation/default.txt"
+"""VOC's list of the images that have a label map."""
+
+MANIFEST_NAME: Final = "run.json"
+JOURNAL_NAME: Final = "predictions.jsonl"
+
+LOCK_NAME: Final = ".ovseg.lock"
+"""Whoever writes to an output folder holds this file's lock."""
+
+MARKED_FOREGROUND: Final = 1
+MARKED_BACKGROUND: Final = 2
+"""Values of a support image's mask; 0 is neither."""

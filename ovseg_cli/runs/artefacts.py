@@ -1,0 +1,129 @@
+"""What a folder run leaves of an image: each kind of file in one place.
+
+A new kind is one more class here, a flag in `ovseg_cli.runs.plan.Request`, and a field of
+`ovseg_cli.runs.journal.Entry`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ovseg_cli.atomic import write_image
+from ovseg_cli.drawing.overlay import overlay as draw_overlay
+from ovseg_cli.drawing.palettes import for_display
+from ovseg_cli.files.labels import LabelMap, write_label
+from ovseg_cli.files.layout import EXPLAIN_FOLDER, MASK_FOLDER, OVERLAY_FOLDER
+from ovseg_cli.runs.journal import Entry, is_intact
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from ovseg_cli.explain import Explanation
+    from ovseg_cli.runs.plan import Request
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What is known of an image when its files are written.
+
+    Attributes:
+        image: The upright RGB picture.
+        ids: Class ids, (H, W), 0 = background.
+        explanations: Why, for some of its pixels; None where nobody asked.
+    """
+
+    image: Image.Image
+    ids: NDArray[np.uint16]
+    explanations: Sequence[Explanation] | None = None
+
+
+class Artefact(ABC):
+    """One kind of file.
+
+    Attributes:
+        field: Where the journal notes it (a field of `Entry`).
+        folder: Where it lies in the output folder.
+    """
+
+    field: ClassVar[Literal["output", "overlay", "explain"]]
+    folder: ClassVar[str]
+
+    def path(self, key: object) -> str:
+        """Its file for an image, relative to the output folder."""
+        return f"{self.folder}/{key}.png"
+
+    @abstractmethod
+    def wanted(self, request: Request) -> bool:
+        """Whether a run is asked for it."""
+
+    def fits(self, entry: Entry, path: str, output: Path) -> bool:
+        """Whether the file of an image whose label map still holds is there, under the name that it is to have."""
+        return getattr(entry, self.field) == path and (output / path).is_file()
+
+    @abstractmethod
+    def write(self, target: Path, answer: Answer, labels: LabelMap) -> None:
+        """Write it in one step."""
+
+
+class _LabelMaps(Artefact):
+    """Label maps as PNGs with a palette."""
+
+    field = "output"
+    folder = MASK_FOLDER
+
+    def wanted(self, request: Request) -> bool:
+        """Always."""
+        return True
+
+    def fits(self, entry: Entry, path: str, output: Path) -> bool:
+        """Whether its bytes are those that were written."""
+        return entry.output == path and is_intact(entry, output)
+
+    def write(self, target: Path, answer: Answer, labels: LabelMap) -> None:
+        """As `ovseg_cli.files.labels.write_label` does."""
+        write_label(target, answer.ids, labels)
+
+
+class _Overlays(Artefact):
+    """Pictures with the labels drawn on them."""
+
+    field = "overlay"
+    folder = OVERLAY_FOLDER
+
+    def wanted(self, request: Request) -> bool:
+        """With ``--overlay``."""
+        return request.overlay
+
+    def write(self, target: Path, answer: Answer, labels: LabelMap) -> None:
+        """As `ovseg_cli.drawing.overlay.overlay` draws it."""
+        write_image(target, draw_overlay(answer.image, answer.ids, for_display(labels)))
+
+
+class _Explanations(Artefact):
+    """Pictures that say why the labels are what they are."""
+
+    field = "explain"
+    folder = EXPLAIN_FOLDER
+
+    def wanted(self, request: Request) -> bool:
+        """With ``--explain``."""
+        return request.explain
+
+    def write(self, target: Path, answer: Answer, labels: LabelMap) -> None:
+        """As `ovseg_cli.explain.draw` draws it."""
+        from ovseg_cli.explain import HOW_CHOSEN, draw
+
+        if answer.explanations is None:
+            raise ValueError(f"nothing was explained for {target}")
+        write_image(target, draw(answer.image, answer.ids, for_display(labels), answer.explanations, note=HOW_CHOSEN))
+
+
+LABEL_MAPS, OVERLAYS, EXPLANATIONS = _LabelMaps(), _Overlays(), _Explanations()
+ARTEFACTS: tuple[Artefact, ...] = (LABEL_MAPS, OVERLAYS, EXPLANATIONS)
+"""Every kind, the label map first."""

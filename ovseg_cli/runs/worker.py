@@ -1,0 +1,180 @@
+"""What a folder run does with images: open, segment and explain them. Nothing is written here."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+from ovseg_cli.errors import ImageError
+from ovseg_cli.files.images import open_image
+from ovseg_cli.runs.plan import PlanItem
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from ovseg_cli.explain import Explainer, Explanation
+    from ovseg_cli.segmentation.segmenter import Segmenter
+    from ovseg_cli.store import Store
+
+BATCH_ON_GPU = 8
+"""Pictures of one size that go through the models together where nobody says; on a CPU each goes alone."""
+
+log = logging.getLogger("ovseg_cli")
+
+
+class SegmentationLike(Protocol):
+    """The result for one picture, as `ovseg_cli.segmentation.segmenter.Segmentation` has it."""
+
+    @property
+    def ids(self) -> NDArray[np.uint16]:
+        """Class ids, `(H, W)`, 0 = background."""
+
+    @property
+    def method(self) -> str:
+        """What made it."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the pixels per class, in [0, 1]."""
+
+    @property
+    def mean_scores(self) -> dict[str, float]:
+        """Mean score per class."""
+
+    @property
+    def kept(self) -> dict[str, float | None] | None:
+        """The classes that took part, with the pre-filter's cosines if it chose them; None for all."""
+
+    @property
+    def unfamiliar(self) -> bool | None:
+        """Whether the models were trained on nothing like it; None where they know photographs."""
+
+
+class SegmenterLike(Protocol):
+    """What a run needs of a segmenter."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """JSON-able settings for the record."""
+
+    def segment(self, image: Image.Image, *, classes: Sequence[str] | None = None) -> Any:
+        """Label one upright RGB picture; `classes` are those that may be in it, None to find out."""
+
+    def segment_batch(
+        self, images: Sequence[Image.Image], *, classes: Sequence[Sequence[str] | None] | None = None
+    ) -> Sequence[Any]:
+        """Label pictures of one size as `segment` labels each of them."""
+
+
+class Loaded(NamedTuple):
+    """A segmenter, ready to work, where it computes (`cpu`, `cuda:0` ...), and in what (`float16`, `float32`)."""
+
+    segmenter: SegmenterLike
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenImage:
+    """A picture that waits to be segmented, and how long it took to read it."""
+
+    item: PlanItem
+    image: Image.Image
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labels:
+    """What became of a picture: its labels, why they are these where somebody asked, and when the work began."""
+
+    result: SegmentationLike
+    explanations: Sequence[Explanation] | None
+    begun: float
+
+
+class Worker:
+    """Labels pictures, with a segmenter that is loaded when it is first needed.
+
+    Args:
+        load: Loads it.
+        store: Where prototypes come from, for explanations.
+        batch: How many pictures may go together; None for the device's default.
+        loaded: Is told of the segmenter and of the batch, once.
+    """
+
+    def __init__(
+        self, load: Callable[[], Loaded], store: Store, batch: int | None, loaded: Callable[[Loaded, int], None]
+    ) -> None:
+        self._load = load
+        self._store = store
+        self._loaded = loaded
+        self._segmenter: SegmenterLike | None = None
+        self._explainer: Explainer | None = None
+        self.batch = batch
+
+    def open(self, item: PlanItem) -> OpenImage | ImageError:
+        """A picture, or why it cannot be read: those before it come first."""
+        begun = time.perf_counter()
+        try:
+            return OpenImage(item, open_image(item.image.path), time.perf_counter() - begun)
+        except ImageError as error:
+            return error
+
+    def ready(self) -> None:
+        """Load the segmenter, if that was not done before; `batch` is known then."""
+        if self._segmenter is None:
+            loaded = self._load()
+            self._segmenter = loaded.segmenter
+            if self.batch is None:
+                self.batch = 1 if loaded.device == "cpu" else BATCH_ON_GPU
+            self._loaded(loaded, self.batch)
+
+    def label(self, images: Sequence[OpenImage]) -> Iterator[tuple[OpenImage, Callable[[], Labels]]]:
+        """Label pictures of one size: together if they are several, and one by one if one of them is at fault.
+
+        Yields:
+            Each picture, with what gives its labels or raises the `ImageError` that it is at fault for.
+        """
+        begun = time.perf_counter()
+        results: Sequence[SegmentationLike | None] = [None] * len(images)
+        if len(images) > 1:
+            try:
+                results = self._ready().segment_batch(
+                    [one.image for one in images], classes=[one.item.classes for one in images]
+                )
+            except ImageError as error:
+                log.debug("%d pictures go one by one, so that only the one at fault fails: %s", len(images), error)
+        share = (time.perf_counter() - begun) / max(1, len(images))
+        for one, result in zip(images, results, strict=True):
+            yield one, self._one(one, result, share)
+
+    def _one(self, one: OpenImage, result: SegmentationLike | None, seconds: float) -> Callable[[], Labels]:
+        def labels() -> Labels:
+            begun = time.perf_counter() - one.seconds - seconds
+            found = self._ready().segment(one.image, classes=one.item.classes) if result is None else result
+            return Labels(found, None, begun)
+
+        return labels
+
+    def explain(self, one: OpenImage) -> Labels:
+        """Label a picture, and say why.
+
+        Raises:
+            ImageError: The method cannot do with it.
+        """
+        from ovseg_cli.explain import Explainer
+
+        begun = time.perf_counter() - one.seconds
+        if self._explainer is None:
+            self._explainer = Explainer(cast("Segmenter", self._ready()), self._store)
+        result, explanations = self._explainer.explain(one.image, classes=one.item.classes)
+        return Labels(result, explanations, begun)
+
+    def _ready(self) -> SegmenterLike:
+        self.ready()
+        return cast(SegmenterLike, self._segmenter)
