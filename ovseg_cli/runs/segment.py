@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ovseg_cli.errors import ImageError, OutputError, UsageError
 from ovseg_cli.files.discovery import picture_id
 from ovseg_cli.files.labels import LabelMap, read_label
@@ -171,7 +173,7 @@ def _take(plan: Plan, worker: Worker, ledger: Ledger, item: PlanItem) -> Entry:
     if item.overlay is None:
         raise ValueError(f"nothing to draw for {item.image.path}")
     ids = read_label(plan.output / item.output, ledger.labels)
-    OVERLAYS.write(plan.output / item.overlay, Answer(image.image, ids), ledger.labels)
+    OVERLAYS.write(plan.output / item.overlay, Answer(image.image, ids.astype(np.uint16)), ledger.labels)
     return replace(entry, overlay=item.overlay)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ovseg_cli.errors import ImageError, UsageError
 from ovseg_cli.files.image_classes import read_image_classes
-from ovseg_cli.runs import segment as runs_segment
+from ovseg_cli.runs import artefacts, worker
 from ovseg_cli.runs.journal import read_journal
 from ovseg_cli.runs.plan import plan_run
 from ovseg_cli.runs.segment import run_folder
@@ -105,13 +105,13 @@ def test_each_picture_of_a_batch_has_its_own_classes(run, photos):
 def test_no_more_pictures_are_in_memory_than_go_together(run, monkeypatch):
     seen, most = [], []
 
-    def open_counted(path, open_image=runs_segment.open_image):
+    def open_counted(path, open_image=worker.open_image):
         image = open_image(path)
         seen.append(weakref.ref(image))
         most.append(sum(one() is not None for one in seen))
         return image
 
-    monkeypatch.setattr(runs_segment, "open_image", open_counted)
+    monkeypatch.setattr(worker, "open_image", open_counted)
     for batch in (1, 2, 3):
         most.clear()
         run(batch=batch, out=f"out{batch}")
@@ -121,11 +121,11 @@ def test_no_more_pictures_are_in_memory_than_go_together(run, monkeypatch):
 def test_pictures_with_an_explanation_go_alone(run, photos, monkeypatch):
     explained = []
 
-    def explain(self, item, image, target):
-        explained.append(item.image.path.name)
-        return self._loaded().segment(image)
+    def explain(self, one):
+        explained.append(one.item.image.path.name)
+        return worker.Labels(self._ready().segment(one.image), [], 0.0)
 
-    monkeypatch.setattr(runs_segment._Run, "_explain", explain)
+    monkeypatch.setattr(worker.Worker, "explain", explain)
     _, factory = run(wanted=request(explain=True))
     assert (len(explained), factory.batches) == (9, [])
 
@@ -179,13 +179,13 @@ class TestInterruption:
         assert (summary.skipped, summary.done) == (3, 6)
 
     def test_ctrl_c_while_a_batch_is_written_keeps_what_is_written(self, run, photos, monkeypatch):
-        def stop(path, ids, labelmap, write=runs_segment.write_label):
+        def stop(path, ids, labelmap, write=artefacts.write_label):
             if path.name == "2.png":
                 raise KeyboardInterrupt
             write(path, ids, labelmap)
 
         with monkeypatch.context() as patch:
-            patch.setattr(runs_segment, "write_label", stop)
+            patch.setattr(artefacts, "write_label", stop)
             with pytest.raises(KeyboardInterrupt):
                 run()
         assert [entry.status for entry in read_journal(photos.parent / "out").values()] == ["done"]

@@ -13,7 +13,7 @@ from ovseg_cli.drawing.palettes import class_colour
 from ovseg_cli.errors import DiskFullError, OutputError, StoreReadOnlyError, UsageError
 from ovseg_cli.files.labels import read_labelmap, voc_colour
 from ovseg_cli.profiles import get_profile
-from ovseg_cli.runs import segment as runs_segment
+from ovseg_cli.runs import artefacts, ledger
 from ovseg_cli.runs.journal import read_journal
 from ovseg_cli.runs.manifest import read_manifest
 from ovseg_cli.runs.plan import plan_run
@@ -204,7 +204,7 @@ class TestInterruption:
         assert read_manifest(out).status == "finished"
 
     def test_within_the_writing_of_a_mask_nothing_half_written_stays(self, run, out, monkeypatch):
-        def cut(path, ids, labelmap, write=runs_segment.write_label):
+        def cut(path, ids, labelmap, write=artefacts.write_label):
             if path.name == "b.png":
                 monkeypatch.setattr(Image.Image, "save", half_of_save)
             write(path, ids, labelmap)
@@ -213,7 +213,7 @@ class TestInterruption:
             target.write_bytes(b"\x89PNG half")
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(runs_segment, "write_label", cut)
+        monkeypatch.setattr(artefacts, "write_label", cut)
         with pytest.raises(KeyboardInterrupt):
             run()
         assert [p.name for p in (out / "SegmentationClass").rglob("*") if p.is_file()] == ["a.png"]
@@ -256,13 +256,13 @@ class TestInterruption:
         assert (summary.skipped, summary.done) == (1, 2)
 
     def test_a_full_disk_ends_the_run_and_the_next_goes_on(self, run, out, store, monkeypatch, caplog):
-        def full(path, ids, labelmap, write=runs_segment.write_label):
+        def full(path, ids, labelmap, write=artefacts.write_label):
             if path.name == "c.png":
                 raise DiskFullError("No space left on the disk")
             write(path, ids, labelmap)
 
         with monkeypatch.context() as patch:
-            patch.setattr(runs_segment, "write_label", full)
+            patch.setattr(artefacts, "write_label", full)
             with pytest.raises(DiskFullError):
                 run()
         summary, _ = run()
@@ -275,8 +275,8 @@ class TestInterruption:
         def interrupted(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(runs_segment, "write_label", interrupted)
-        monkeypatch.setattr(runs_segment, "_write_list", full)
+        monkeypatch.setattr(artefacts, "write_label", interrupted)
+        monkeypatch.setattr(ledger, "_write_list", full)
         with pytest.raises(KeyboardInterrupt):
             run()
         assert "could not be recorded" in caplog.text
