@@ -7,10 +7,10 @@ from torch import Tensor
 from ovseg_cli.labeling.decide import enlarge_rows
 from ovseg_cli.scorers.scorer import Picture
 from ovseg_cli.scorers.words import WordScorer
-from ovseg_cli.segmentation.segmenter import Scored
+from ovseg_cli.segmentation.segmenter import ScoreMaps
 
 
-def class_scores(scored: Scored) -> Tensor:
+def class_scores(scored: ScoreMaps) -> Tensor:
     """What decides, at the size that values have before they are enlarged."""
     return scored.values if scored.head is None else scored.head.apply(scored.values)
 

@@ -34,10 +34,10 @@ from ovseg_cli.profiles.geometry import short_side_size
 from ovseg_cli.prototypes.build import SupportSettings, build_class
 from ovseg_cli.prototypes.support import OwnPicture
 from ovseg_cli.segmentation.options import SegmentOptions
-from ovseg_cli.segmentation.segmenter import Scored, Segmenter
+from ovseg_cli.segmentation.segmenter import ScoreMaps, Segmenter
 from ovseg_cli.store import Store
 from ovseg_cli.store.records import ClassRecord, ExtractorRecord, PrototypeRecord, SupportRecord
-from ovseg_cli.text.prefilter import Kept
+from ovseg_cli.text.prefilter import Shortlist
 from tests.mini import example_labels, example_names, example_scene, mini_models
 
 MINI = get_profile("mini")
@@ -363,7 +363,7 @@ def test_when_no_score_is_above_0_the_background_wins(store):
 
 def test_classes_that_the_prefilter_ruled_out_are_told_and_take_no_part(store):
     segmenter = of_clip(store)
-    segmenter._prefilter = lambda picture: Kept((1,), (0.3,))
+    segmenter._prefilter = lambda picture: Shortlist((1,), (0.3,))
     e = at(segmenter, store, (40, 150))
     assert (e.label, e.ruled_out) == ("apple", ("cat",))
     assert {s.label for s in e.standings} == {"background", "apple"}
@@ -420,7 +420,7 @@ def test_with_gem_the_words_are_the_explanation(store):
 def scored(scores, size=None):
     """Fused scores (C + 1, h, w) without any network behind them."""
     values = torch.as_tensor(np.asarray(scores), dtype=torch.float32)
-    return Scored(
+    return ScoreMaps(
         size=size or tuple(values.shape[1:]),
         classes=tuple(range(len(values) - 1)),
         kept=None,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from examples.ablation.rows import Clustering, Making, Setting
 from examples.mini_pack.vocabulary import STUFF
-from ovseg_cli.backbones.unet import DiffusionBackbone, Generated
+from ovseg_cli.backbones.unet import DiffusionBackbone, Samples
 from ovseg_cli.models import Models
 from ovseg_cli.profiles import ExtractorSpec, Profile
 from ovseg_cli.prototypes.build import SupportSettings, build_class
@@ -41,11 +41,11 @@ class RememberingGenerator(DiffusionBackbone):
         pictures: What it has generated so far, by everything that decides it.
     """
 
-    def __init__(self, backbone: DiffusionBackbone, pictures: dict[object, Generated]) -> None:
+    def __init__(self, backbone: DiffusionBackbone, pictures: dict[object, Samples]) -> None:
         vars(self).update(vars(backbone))
         self._pictures = pictures
 
-    def generate(self, prompt: str, phrase: str, seeds: Sequence[int], **settings: Any) -> Generated:
+    def generate(self, prompt: str, phrase: str, seeds: Sequence[int], **settings: Any) -> Samples:
         """See `DiffusionBackbone.generate`."""
         settings.pop("on_step", None)  # nobody watches
         key = (prompt, phrase, tuple(seeds), *sorted(settings.items()))
@@ -64,7 +64,7 @@ class RememberingModels(Models):
 
     def __init__(self, profile: Profile, device: str) -> None:
         super().__init__(profile, device)
-        self._pictures: dict[object, Generated] = {}
+        self._pictures: dict[object, Samples] = {}
         self._features: dict[object, list[Tensor]] = {}
 
     @property

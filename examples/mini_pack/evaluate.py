@@ -44,7 +44,7 @@ from examples.pictograms.scenes import Part, Picture, render_set
 from ovseg_cli.api import evaluate
 from ovseg_cli.atomic import atomic_path, write_json
 from ovseg_cli.backbones.pixels import to_tensor
-from ovseg_cli.backbones.unet import Generated
+from ovseg_cli.backbones.unet import Samples
 from ovseg_cli.errors import OvsegError
 from ovseg_cli.evaluation.report import Report
 from ovseg_cli.files.discovery import discover
@@ -251,7 +251,7 @@ def pack_profile(folder: Path) -> Profile:
     )
 
 
-def generate(models: Models, name: str, seeds: Sequence[int]) -> Generated:
+def generate(models: Models, name: str, seeds: Sequence[int]) -> Samples:
     """Images of one class as ``add-class`` generates them."""
     spec = models.profile.generator
     return models.generator.generate(

@@ -61,7 +61,7 @@ class Noising:
 
 
 @dataclass(frozen=True, slots=True)
-class Generated:
+class Samples:
     """A batch of support images.
 
     Attributes:
@@ -191,7 +191,7 @@ class DiffusionBackbone:
         negative_prompt: str,
         min_attention_grid: int,
         on_step: Callable[[int], None] | None = None,
-    ) -> Generated:
+    ) -> Samples:
         """Support images and the attribution maps of the class phrase (OVDiff, supplement C.5; DAAM).
 
         Args:
@@ -234,7 +234,7 @@ class DiffusionBackbone:
                 callback_on_step_end=step_done,
             )
         images = (output.images.float().clamp(0, 1) * 255).round().to(torch.uint8)
-        return Generated(images.permute(0, 2, 3, 1).cpu(), attribution.mean().cpu())
+        return Samples(images.permute(0, 2, 3, 1).cpu(), attribution.mean().cpu())
 
     @torch.inference_mode()
     def attribution(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ovseg_cli.backbones.clip import ClipBackbone
     from ovseg_cli.prototypes.build import Progress
     from ovseg_cli.prototypes.support import OwnPicture
-    from ovseg_cli.runs.classes import Added, ClassPlan, IfExists
+    from ovseg_cli.runs.classes import ClassPlan, IfExists, NewClass
     from ovseg_cli.store import Store
     from ovseg_cli.store.records import ClassInfo, PrototypeKind
 
@@ -220,7 +220,7 @@ def build_planned(
     plan: ClassPlan,
     settings: Mapping[str, Any],
     pictures: Sequence[OwnPicture] | None = None,
-) -> list[Added]:
+) -> list[NewClass]:
     """Make the planned classes with a progress bar each, and print a line per class.
 
     Args:
@@ -234,7 +234,7 @@ def build_planned(
     from ovseg_cli.runs.classes import add_classes
 
     out = common.out
-    made: list[Added] = []
+    made: list[NewClass] = []
     for name in plan.skip:
         _say(common, f"{name}: already there, left as it is")
     if not plan.build:
@@ -308,7 +308,7 @@ def _progress_teller(common: Common, bars: ProgressBars, classes: int) -> Callab
     return tell
 
 
-def _added_line(added: Added) -> str:
+def _added_line(added: NewClass) -> str:
     from ovseg_cli.prototypes.kinds import describe_source
 
     info = added.info

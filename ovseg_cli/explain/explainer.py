@@ -29,7 +29,7 @@ from ovseg_cli.scorers.tokens import TokenScorer
 if TYPE_CHECKING:
     from ovseg_cli.profiles import ExtractorSpec
     from ovseg_cli.scorers.prototypes import PrototypeScorer
-    from ovseg_cli.segmentation.segmenter import Scored, Segmentation, Segmenter
+    from ovseg_cli.segmentation.segmenter import ScoreMaps, Segmentation, Segmenter
     from ovseg_cli.store import Store
     from ovseg_cli.store.records import PrototypeInfo, Role, StoredSupport
 
@@ -98,7 +98,7 @@ class Explainer:
         return segmentation, [self._explain(scored, segmentation, point, named=named) for point in points]
 
     def _explain(
-        self, scored: Scored, segmentation: Segmentation, point: tuple[int, int], *, named: bool
+        self, scored: ScoreMaps, segmentation: Segmentation, point: tuple[int, int], *, named: bool
     ) -> Explanation:
         x, y = point
         options = self._segmenter.options
@@ -128,7 +128,7 @@ class Explainer:
         asked = dict.fromkeys([*ranked[:2], *([0] if options.background else [])])
         return replace(explanation, matches=tuple(self._matches(scored, point, {c: labels[c] for c in asked})))
 
-    def _matches(self, scored: Scored, point: tuple[int, int], labels: Mapping[int, str]) -> list[Match]:
+    def _matches(self, scored: ScoreMaps, point: tuple[int, int], labels: Mapping[int, str]) -> list[Match]:
         """What each extractor says for some channels at a pixel."""
         canvas = (int(scored.values.shape[1]), int(scored.values.shape[2]))
         matches = []
@@ -225,7 +225,7 @@ class Explainer:
         )
 
 
-def _words(scorer: TokenScorer, scored: Scored, point: tuple[int, int]) -> tuple[Word, ...]:
+def _words(scorer: TokenScorer, scored: ScoreMaps, point: tuple[int, int]) -> tuple[Word, ...]:
     """The most probable words at a pixel."""
     probabilities = scorer.probabilities(enlarged(scored.values, scored.size, [point[1]], [point[0]]))[:, 0, 0]
     order = probabilities.argsort(descending=True)[:MOST_WORDS].tolist()

@@ -12,7 +12,7 @@ from skimage.measure import label as connected_regions
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ovseg_cli.segmentation.segmenter import Scored
+    from ovseg_cli.segmentation.segmenter import ScoreMaps
 
 MOST_POINTS = 12
 """Classes of a picture that are explained when no points are named, the largest first."""
@@ -27,7 +27,7 @@ NEAR = 0.01
 """Pixels that are less than this behind the furthest one are as good, when a point is chosen."""
 
 
-def scores_at(scored: Scored, rows: Sequence[int], columns: Sequence[int], *, background: bool) -> Tensor:
+def scores_at(scored: ScoreMaps, rows: Sequence[int], columns: Sequence[int], *, background: bool) -> Tensor:
     """The scores that decide, at some rows and columns of a picture.
 
     Args:
@@ -75,7 +75,7 @@ def enlarged(scores: Tensor, size: tuple[int, int], rows: Sequence[int], columns
     return top * (1 - down[:, None]) + bottom * down[:, None]
 
 
-def choose_points(scored: Scored, ids: npt.NDArray[np.uint16], *, background: bool = True) -> list[tuple[int, int]]:
+def choose_points(scored: ScoreMaps, ids: npt.NDArray[np.uint16], *, background: bool = True) -> list[tuple[int, int]]:
     """One pixel for each class that is there: in its largest region, where it is furthest ahead of the runner-up.
 
     Of several such pixels (less than `NEAR` behind), the one nearest to the middle of the region.
@@ -134,7 +134,7 @@ def _spread(length: int) -> npt.NDArray[np.int64]:
 
 
 def _margins(
-    scored: Scored,
+    scored: ScoreMaps,
     seen: npt.NDArray[np.uint16],
     rows: npt.NDArray[np.int64],
     columns: npt.NDArray[np.int64],

@@ -45,7 +45,7 @@ class ImageLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Matched:
+class ImageMatches:
     """The lines of a file beside the pictures of a run.
 
     Attributes:
@@ -98,7 +98,7 @@ class ImageClasses:
             lines.append(replace(line, classes=known.only(line.classes).names))
         return replace(self, lines=tuple(lines))
 
-    def match(self, images: Sequence[InputImage]) -> Matched:
+    def match(self, images: Sequence[InputImage]) -> ImageMatches:
         """Find out which picture each line names.
 
         The path below the folder that all inputs share comes first, with its suffix or without; then the end of any
@@ -110,7 +110,7 @@ class ImageClasses:
         Raises:
             UsageError: A line names several pictures, several lines name one, or no line names any.
         """
-        known = _Known(images)
+        known = _Names(images)
         owners: dict[int, ImageLine] = {}
         strays = []
         for line in self.lines:
@@ -135,7 +135,7 @@ class ImageClasses:
                 f"{self.path} names no picture of this run. Lines are written PICTURE: CLASS; CLASS with the "
                 f"picture's path in the input folder, such as {_relative(images[0])}: cat; dog"
             )
-        return Matched(tuple(owners.get(i) for i in range(len(images))), tuple(strays))
+        return ImageMatches(tuple(owners.get(i) for i in range(len(images))), tuple(strays))
 
 
 def read_image_classes(path: str | Path) -> ImageClasses:
@@ -178,7 +178,7 @@ def _parsed(path: Path, number: int, line: str) -> ImageLine:
     return ImageLine(number, picture.strip(), ClassList.distinct(names).names)
 
 
-class _Known:
+class _Names:
     """Pictures by what they may be called."""
 
     def __init__(self, images: Sequence[InputImage]) -> None:

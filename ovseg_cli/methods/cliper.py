@@ -6,7 +6,7 @@ ICCV 2025. Where the paper and its published code (c05fa41) differ, this follows
 - Embeddings of early layers (paper: the outputs F^1 ... F^N-1 of the blocks): ``ln_1`` of what enters each block but
   the last, so that the last block's ``ln_1`` is a second norm on it; and what enters the last block, as it is.
 - Attention of early layers (equation 8: the mean over layers): the sum, for every head by itself, after
-  `_Fused`, which the paper does not have. Each embedding is multiplied by another power of it.
+  `_EarlyAttention`, which the paper does not have. Each embedding is multiplied by another power of it.
 - One more class, the mean of all classes (`cliper_texts`), which takes part in the softmax and is then left out.
 - Coarse map (paper: the mean over the embeddings): the mean plus one layer's map multiplied by the fused attention
   (`cliper_maps`).
@@ -84,7 +84,7 @@ def early_attention(queries: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor
     return total
 
 
-class _Fused:
+class _EarlyAttention:
     """Early attention on its way through the embeddings: another iteration for each of them.
 
     In an iteration columns and then rows are divided by their sums. An embedding's attention is the matrix averaged
@@ -139,7 +139,7 @@ def fuse_early_layers(blocks: Sequence[BlockTrace], attention: Tensor | None = N
             matrices = early_attention([block.queries[some] for block in early], [block.keys[some] for block in early])
         else:
             matrices = attention[some].clone()
-        state = _Fused(matrices)
+        state = _EarlyAttention(matrices)
         for values in mixed:
             fused, sums = state.step()
             # In place: these heads' values are not needed again.

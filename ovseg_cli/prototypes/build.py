@@ -108,7 +108,7 @@ class _Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Drawn:
+class _Samples:
     """Accepted images: seeds (N,), uint8 (N, H, W, 3), raw attention float32 (N, g, g); and what was thrown away."""
 
     seeds: list[int]
@@ -362,10 +362,10 @@ def _mask_facts(record: dict[str, Any]) -> dict[str, Any]:
     return {f"mask_{key}": value for key, value in record.items()}
 
 
-def _draw(models: Models, plan: _Plan, kind: ClassKind, tell: Callable[[Progress], None]) -> _Drawn:
+def _draw(models: Models, plan: _Plan, kind: ClassKind, tell: Callable[[Progress], None]) -> _Samples:
     """Images until `plan.count` of them are usable; a degenerate one is replaced under the next unused seed."""
     generator = models.profile.generator
-    support = _Drawn([], np.zeros((0, 0, 0, 3), np.uint8), np.zeros((0, 0, 0), np.float32), [])
+    support = _Samples([], np.zeros((0, 0, 0, 3), np.uint8), np.zeros((0, 0, 0), np.float32), [])
     next_seed, attempts = plan.seed, plan.count * MAX_ATTEMPTS_PER_IMAGE
     tell = _never_back(tell)
     while len(support.seeds) < plan.count:
@@ -418,12 +418,12 @@ def _step_reporter(
 
 
 def _judge(
-    support: _Drawn,
+    support: _Samples,
     seeds: list[int],
     images: npt.NDArray[np.uint8],
     attention: npt.NDArray[np.float32],
     kind: ClassKind,
-) -> _Drawn:
+) -> _Samples:
     """The support set with a new batch added and every degenerate image taken out.
 
     Images accepted earlier are judged again, because the class's median peak moves with every batch.
@@ -435,7 +435,7 @@ def _judge(
     peaks = np.nan_to_num(attention.max(axis=(1, 2)))
     reasons = find_degenerate(images, attention, median_peak=float(np.median(peaks)), stuff=kind == "stuff")
     keep = [i for i, reason in enumerate(reasons) if reason is None]
-    return _Drawn(
+    return _Samples(
         seeds=[all_seeds[i] for i in keep],
         images=images[keep],
         attention=attention[keep],

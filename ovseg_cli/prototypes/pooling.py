@@ -19,7 +19,7 @@ POINTS_PER_PART = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Pooled:
+class PooledPrototype:
     """One prototype before it is stored.
 
     Attributes:
@@ -75,12 +75,12 @@ class PrototypePool:
         self._per_image = -(-parts * POINTS_PER_PART // max(images, 1))
         self._seed = seed
         self._random = np.random.default_rng(seed)
-        self._instances: list[Pooled] = []
+        self._instances: list[PooledPrototype] = []
         self._sample: list[Vectors] = []
         self._sources: list[int] = []
 
     def add(self, features: Tensor, mask: Tensor, support: int) -> None:
-        """Pool one support image; an image with an empty mask gives nothing.
+        """PooledPrototype one support image; an image with an empty mask gives nothing.
 
         Args:
             features: float (D, rows, columns).
@@ -92,23 +92,23 @@ class PrototypePool:
         if not len(cells):
             return
         mean = cells.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self._instances.append(Pooled("instance", mean, len(cells), support))
+        self._instances.append(PooledPrototype("instance", mean, len(cells), support))
         if len(cells) > self._per_image:
             cells = cells[np.sort(self._random.choice(len(cells), self._per_image, replace=False))]
         self._sample.append(np.ascontiguousarray(cells))
         self._sources += [support] * len(cells)
 
-    def prototypes(self) -> list[Pooled]:
+    def prototypes(self) -> list[PooledPrototype]:
         """The class mean over all pixels of all images, the instances, and the part centroids; empty without pixels."""
         if not self._instances:
             return []
         weights = np.array([instance.pixels for instance in self._instances], dtype=np.float64)
         means = np.stack([instance.vector for instance in self._instances]).astype(np.float64)
         mean = (weights[:, None] * means).sum(axis=0) / weights.sum()
-        whole = Pooled("mean", mean.astype(np.float32), int(weights.sum()))
+        whole = PooledPrototype("mean", mean.astype(np.float32), int(weights.sum()))
         return [whole, *self._instances, *self._part_centroids()]
 
-    def _part_centroids(self) -> list[Pooled]:
+    def _part_centroids(self) -> list[PooledPrototype]:
         points = np.concatenate(self._sample)
         parts = min(self._parts, len(points))
         if parts == 0:
@@ -119,5 +119,5 @@ class PrototypePool:
         for number, centroid in enumerate(centroids):
             votes = np.bincount(sources[assignment == number])
             if votes.size:
-                pooled.append(Pooled("part", centroid, int(votes.sum()), int(votes.argmax())))
+                pooled.append(PooledPrototype("part", centroid, int(votes.sum()), int(votes.argmax())))
         return pooled

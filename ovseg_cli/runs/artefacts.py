@@ -1,6 +1,6 @@
 """What a folder run leaves of an image: each kind of file in one place.
 
-A new kind is one more class here, a flag in `ovseg_cli.runs.plan.Request`, and a field of
+A new kind is one more class here, a flag in `ovseg_cli.runs.request.Request`, and a field of
 `ovseg_cli.runs.journal.Entry`.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ovseg_cli.explain import Explanation
-    from ovseg_cli.runs.plan import Request
+    from ovseg_cli.runs.request import Request
 
 
 @dataclass(frozen=True, slots=True, eq=False)

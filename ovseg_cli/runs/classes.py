@@ -45,7 +45,7 @@ class ClassPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class NewClass:
     """One class that was made and stored; `changed` is false where it held all the pictures that were to extend it."""
 
     info: ClassInfo
@@ -134,7 +134,7 @@ def add_classes(
     *,
     pictures: Sequence[OwnPicture] | None = None,
     progress: Callable[[str, Progress], None] | None = None,
-) -> Iterator[Added]:
+) -> Iterator[NewClass]:
     """Make and store the planned classes one by one; each is stored as soon as it is made.
 
     An exception (Ctrl-C too) leaves the classes that were yielded, and nothing of the one in the making.
@@ -174,7 +174,7 @@ def add_classes(
         existing = None if before is None else store.read_class(name)
         fresh = pictures and _unseen(name, pictures, existing)
         if before is not None and pictures and not fresh:
-            yield Added(before, time.perf_counter() - started, changed=False)
+            yield NewClass(before, time.perf_counter() - started, changed=False)
             continue
         record = build_class(models, name, settings, tell, pictures=fresh, existing=existing)
         info = store.add_class(
@@ -182,7 +182,7 @@ def add_classes(
             replace=plan.replace or before is not None,
             expected_generation=None if before is None else before.generation,
         )
-        yield Added(info, time.perf_counter() - started)
+        yield NewClass(info, time.perf_counter() - started)
 
 
 def _unseen(name: str, pictures: Sequence[OwnPicture], existing: ClassRecord | None) -> Sequence[OwnPicture]:

@@ -15,9 +15,10 @@ from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import Profile, get_profile
 from ovseg_cli.runs.classes import stored_names
 from ovseg_cli.runs.ledger import RunSummary
-from ovseg_cli.runs.plan import Plan, Request, plan_run
+from ovseg_cli.runs.plan import Plan, plan_run
+from ovseg_cli.runs.request import Request
 from ovseg_cli.runs.segment import Step, run_folder
-from ovseg_cli.runs.worker import Loaded
+from ovseg_cli.runs.worker import ReadySegmenter
 from ovseg_cli.segmentation.options import SegmentOptions
 from ovseg_cli.segmentation.recipe import Choice, Recipe, choose_method, make_recipe
 
@@ -165,13 +166,13 @@ def run_plan(
     recipe = planned.recipe
     listener.begin(planned.plan)
 
-    def load() -> Loaded:
+    def load() -> ReadySegmenter:
         from ovseg_cli.segmentation.segmenter import Segmenter
 
         listener.load()
         models = load_models()
         segmenter = Segmenter.by_recipe(models, recipe, texts=store, progress=listener.read)
-        return Loaded(segmenter, models.device, str(models.dtype).removeprefix("torch."))
+        return ReadySegmenter(segmenter, models.device, str(models.dtype).removeprefix("torch."))
 
     summary = run_folder(
         planned.plan,

@@ -29,7 +29,7 @@ from ovseg_cli.files.layout import LIST_NAME, LOCK_NAME, MASK_FOLDER
 from ovseg_cli.runs.journal import Entry, Journal, write_journal
 from ovseg_cli.runs.manifest import Manifest, library_versions
 from ovseg_cli.runs.plan import Plan, PlanItem
-from ovseg_cli.runs.worker import Loaded
+from ovseg_cli.runs.worker import ReadySegmenter
 from ovseg_cli.store.records import RunItem, RunRecord
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Ledger:
         with Journal(output, self._entries.values()) as journal:
             yield journal
 
-    def note_models(self, loaded: Loaded, batch: int) -> None:
+    def note_models(self, loaded: ReadySegmenter, batch: int) -> None:
         """Note what segments, where and in what."""
         self._manifest = replace(
             self._manifest,

@@ -13,67 +13,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ovseg_cli.errors import ImageError, OutputError, UsageError
 from ovseg_cli.files.discovery import InputImage, discover, expanded, picture_id
-from ovseg_cli.files.image_classes import ImageClasses, ImageLine, Matched
+from ovseg_cli.files.image_classes import ImageLine, ImageMatches
 from ovseg_cli.files.layout import JOURNAL_NAME, MANIFEST_NAME
 from ovseg_cli.files.text import special_kind
 from ovseg_cli.names import listed_names
 from ovseg_cli.runs.artefacts import ARTEFACTS, EXPLANATIONS, LABEL_MAPS, OVERLAYS
 from ovseg_cli.runs.journal import Entry, read_journal
 from ovseg_cli.runs.manifest import Manifest, read_manifest
-from ovseg_cli.segmentation.options import SegmentOptions
+from ovseg_cli.runs.request import Request
 
 if TYPE_CHECKING:
-    from ovseg_cli.segmentation.recipe import Recipe
+    pass
 
 Action = Literal["segment", "explain", "draw", "skip"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What the label maps of a run are to be, whatever the pictures.
-
-    Attributes:
-        classes: class names; the id of a class is its place, counted from 1.
-        method: the method that will run.
-        asked: the method that was asked for (`auto` included).
-        reason: why `asked` became `method`; empty when there is nothing to say.
-        options: what else was asked for.
-        prefilter: whether classes that a picture does not show are ruled out first, as these options come to.
-        digest: digest of everything that decides a label map, except the picture.
-        overlay: whether pictures with the labels drawn on them are wanted too.
-        explain: whether pictures that say why these labels are wanted too.
-        image_classes: which of the classes each picture shows, in their spelling; None when nobody says. It takes the
-            pre-filter's place for the pictures that it names.
-    """
-
-    classes: tuple[str, ...]
-    method: str
-    asked: str
-    reason: str = ""
-    options: SegmentOptions = field(default_factory=SegmentOptions)
-    prefilter: bool = False
-    digest: str
-    overlay: bool = False
-    explain: bool = False
-    image_classes: ImageClasses | None = None
-
-    @classmethod
-    def by(
-        cls, recipe: Recipe, *, overlay: bool = False, explain: bool = False, image_classes: ImageClasses | None = None
-    ) -> Request:
-        """What a recipe makes."""
-        return cls(
-            classes=recipe.classes,
-            method=recipe.method,
-            asked=recipe.choice.asked,
-            reason=recipe.choice.reason,
-            options=recipe.options,
-            prefilter=recipe.prefilter is not None,
-            digest=recipe.digest,
-            overlay=overlay,
-            explain=explain,
-            image_classes=image_classes,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,10 +241,10 @@ def _filled(
     return replace(plan, items=items, kept=kept, stale=tuple(stale), redone=redone)
 
 
-def _match(images: Sequence[InputImage], request: Request) -> Matched:
+def _match(images: Sequence[InputImage], request: Request) -> ImageMatches:
     """What the file of image classes says about each image."""
     if request.image_classes is None:
-        return Matched((None,) * len(images), ())
+        return ImageMatches((None,) * len(images), ())
     matched = request.image_classes.match(images)
     bare = next((line for line in matched.lines if line is not None and not line.classes), None)
     if bare is not None and not request.options.background:

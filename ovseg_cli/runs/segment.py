@@ -19,7 +19,7 @@ from ovseg_cli.runs.artefacts import ARTEFACTS, EXPLANATIONS, OVERLAYS, Answer
 from ovseg_cli.runs.journal import Entry, written
 from ovseg_cli.runs.ledger import Ledger, RunSummary, only_writer
 from ovseg_cli.runs.plan import Plan, PlanItem, current
-from ovseg_cli.runs.worker import Labels, Loaded, OpenImage, Worker
+from ovseg_cli.runs.worker import Labels, OpenImage, ReadySegmenter, Worker
 
 if TYPE_CHECKING:
     from ovseg_cli.profiles import Profile
@@ -38,7 +38,7 @@ class Step:
 
 def run_folder(
     plan: Plan,
-    segmenter_factory: Callable[[], Loaded],
+    segmenter_factory: Callable[[], ReadySegmenter],
     store: Store,
     profile: Profile,
     *,

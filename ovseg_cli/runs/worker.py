@@ -71,7 +71,7 @@ class SegmenterLike(Protocol):
         """Label pictures of one size as `segment` labels each of them."""
 
 
-class Loaded(NamedTuple):
+class ReadySegmenter(NamedTuple):
     """A segmenter, ready to work, where it computes (`cpu`, `cuda:0` ...), and in what (`float16`, `float32`)."""
 
     segmenter: SegmenterLike
@@ -108,7 +108,11 @@ class Worker:
     """
 
     def __init__(
-        self, load: Callable[[], Loaded], store: Store, batch: int | None, loaded: Callable[[Loaded, int], None]
+        self,
+        load: Callable[[], ReadySegmenter],
+        store: Store,
+        batch: int | None,
+        loaded: Callable[[ReadySegmenter, int], None],
     ) -> None:
         self._load = load
         self._store = store

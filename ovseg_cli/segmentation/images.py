@@ -11,7 +11,7 @@ from torch import Tensor
 from ovseg_cli.backbones.pixels import picture_size
 from ovseg_cli.profiles.geometry import Geometry, Resampling
 from ovseg_cli.scorers.scorer import Picture
-from ovseg_cli.text.prefilter import ClassPrefilter, Kept
+from ovseg_cli.text.prefilter import ClassPrefilter, Shortlist
 
 if TYPE_CHECKING:
     from ovseg_cli.models import Models
@@ -36,7 +36,7 @@ class Images:
         self._pictures = [Picture(image, models.device) for image in images]
         self._models = models
         self._resized: dict[tuple[tuple[int, int], Resampling], Tensor] = {}
-        self._filtered: dict[Hashable, Kept] = {}
+        self._filtered: dict[Hashable, Shortlist] = {}
         self._unfamiliar: list[bool] | None = None
 
     def picture(self, place: int) -> Picture:
@@ -68,7 +68,7 @@ class Images:
             self._unfamiliar = (domain.scores(self.at(domain.spec)) > 0).tolist()
         return self._unfamiliar[place]
 
-    def filtered(self, place: int, geometry: Geometry, prefilter: ClassPrefilter, settings: Hashable) -> Kept:
+    def filtered(self, place: int, geometry: Geometry, prefilter: ClassPrefilter, settings: Hashable) -> Shortlist:
         """What a pre-filter with these settings leaves for one of them."""
         key = (place, self.view(geometry), settings)
         if key not in self._filtered:

@@ -30,7 +30,7 @@ from ovseg_cli.segmentation.recipe import Choice, FilterPart, Recipe, make_recip
 from ovseg_cli.segmentation.task import Task
 from ovseg_cli.segmentation.together import Fused, named_for, score_together
 from ovseg_cli.text.embedding import Reading, TextCache
-from ovseg_cli.text.prefilter import ClassPrefilter, Kept
+from ovseg_cli.text.prefilter import ClassPrefilter, Shortlist
 
 if TYPE_CHECKING:
     from ovseg_cli.models import Models
@@ -80,7 +80,7 @@ class Segmentation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scored:
+class ScoreMaps:
     """One image between its scores and its labels.
 
     Attributes:
@@ -101,7 +101,7 @@ class Scored:
 
     size: tuple[int, int]
     classes: tuple[int, ...]
-    kept: Kept | None
+    kept: Shortlist | None
     prototypes: Sequence[PrototypeScorer]
     dense: WordScorer | None
     values: Tensor
@@ -296,7 +296,7 @@ class Segmenter:
             cells += (self._dense.channels + 3) * math.prod(words.settings.working_size(*size))
         return max(1, MAX_CELLS_AT_ONCE // cells)
 
-    def score(self, image: Image, classes: Sequence[str] | None = None, *, keep_features: bool = False) -> Scored:
+    def score(self, image: Image, classes: Sequence[str] | None = None, *, keep_features: bool = False) -> ScoreMaps:
         """The scores that a label map is made of: the first half of `segment`.
 
         Args:
@@ -321,7 +321,7 @@ class Segmenter:
         keep: list[Features] | None = [{} for _ in classes] if keep_features else None
         return _Share(self, images, kept, self._task_of_prototypes(classes, keep), self._task_of_words(classes))
 
-    def _shortlist(self, images: Images, place: int, named: Sequence[str] | None) -> Kept | None:
+    def _shortlist(self, images: Images, place: int, named: Sequence[str] | None) -> Shortlist | None:
         """Which classes take part in a picture; None for all."""
         if named is None:
             geometry = self._first_geometry
@@ -332,7 +332,7 @@ class Segmenter:
         places = tuple(sorted({self._classes.place(name) for name in named}))
         if not places and not self.options.background:
             raise UsageError("No class may be in the image, and neither may the background: allow one of them.")
-        return Kept(places, (None,) * len(places))
+        return Shortlist(places, (None,) * len(places))
 
     @property
     def _first_geometry(self) -> Geometry | None:
@@ -367,7 +367,7 @@ class Segmenter:
         own = [dense if len(some) == every else dense.only(some) if some else None for some in classes]
         return Task(part.settings, [dense], [None if scorer is None else [scorer] for scorer in own])
 
-    def label(self, scored: Scored) -> Segmentation:
+    def label(self, scored: ScoreMaps) -> Segmentation:
         """The label map of scores: the second half of `segment`."""
         with torch.inference_mode():
             decision = decide(
@@ -400,7 +400,7 @@ class _Share:
 
     segmenter: Segmenter
     images: Images
-    kept: Sequence[Kept | None]
+    kept: Sequence[Shortlist | None]
     prototypes: Task | None
     words: Task | None
 
@@ -409,7 +409,7 @@ class _Share:
         """What is wanted."""
         return [task for task in (self.prototypes, self.words) if task is not None]
 
-    def finish(self, place: int, fused: Fused) -> Scored:
+    def finish(self, place: int, fused: Fused) -> ScoreMaps:
         """The scores of one image."""
         segmenter, images, kept = self.segmenter, self.images, self.kept[place]
         classes = tuple(range(len(segmenter.names))) if kept is None else kept.classes
@@ -438,7 +438,7 @@ class _Share:
         else:
             numbers = [classes.index(known) + 1 for known in segmenter._known if known in classes]
             values = _joined(segmenter.models.profile.hybrid, matched, maps, numbers)
-        return Scored(
+        return ScoreMaps(
             size=images.size,
             classes=classes,
             kept=kept,

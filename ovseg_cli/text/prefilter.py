@@ -39,7 +39,7 @@ log = logging.getLogger("ovseg_cli")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Shortlist:
     """What the filter leaves of a list of classes.
 
     Attributes:
@@ -172,7 +172,7 @@ class ClassPrefilter:
         self._joint: dict[tuple[int, ...], Tensor | None] = {}
 
     @torch.inference_mode()
-    def __call__(self, picture: Tensor) -> Kept:
+    def __call__(self, picture: Tensor) -> Shortlist:
         """Which classes a picture may show.
 
         Each crop of the picture is filtered by itself; a class stays when it stays in one of them. Where none does,
@@ -192,7 +192,7 @@ class ClassPrefilter:
                 stay = {max(self._places, key=lambda index: best[index])}
             scores.update((self._places[index], float(best[index])) for index in stay)
         classes = tuple(sorted(scores))
-        return Kept(classes, tuple(scores[place] for place in classes))
+        return Shortlist(classes, tuple(scores[place] for place in classes))
 
     def _needed(self, crop: Tensor, words: Sequence[int]) -> tuple[int, ...]:
         """Stage 2 for one crop (E,): which of some words stay."""

@@ -21,7 +21,7 @@ from ovseg_cli.prototypes.build import SupportSettings, build_class
 from ovseg_cli.segmentation.options import SegmentOptions
 from ovseg_cli.segmentation.segmenter import Segmenter
 from ovseg_cli.store import Store
-from ovseg_cli.text.prefilter import Kept
+from ovseg_cli.text.prefilter import Shortlist
 from tests.mini import example_scene, mini_models
 
 SMALL = Classes(things=("cat", "dog"), stuff=("grass",))
@@ -218,7 +218,7 @@ def test_what_the_product_can_do_comes_out_the_same(case: str, store: Store, lab
         mini_models(), store, names, method="prototype", options=SegmentOptions(**{"prefilter": False, **options})
     )
     if setting.prefilter is not None:
-        segmenter._prefilter = lambda _picture: Kept(KEPT, (0.5,) * len(KEPT))
+        segmenter._prefilter = lambda _picture: Shortlist(KEPT, (0.5,) * len(KEPT))
     theirs = segmenter.segment(example_scene(SCENE)).ids
     ours = label_maps[setting]
     assert ours.shape == theirs.shape

@@ -26,7 +26,7 @@ from examples.mini_pack.glyphs import GlyphSet
 from examples.mini_pack.vocabulary import LABEL_IDS, THING_NAMES, find_thing
 from examples.mini_pack.world import World
 from examples.pictograms.render import TWEMOJI
-from ovseg_cli.backbones.unet import Generated
+from ovseg_cli.backbones.unet import Samples
 from ovseg_cli.models import Models, load_models
 from tests.mini import MINI_FOLDER, mini_models
 
@@ -177,13 +177,13 @@ def test_an_outline_runs_inside_the_mask() -> None:
 def test_the_sheet_shows_every_class(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def fake(_models: Models, name: str, seeds: range) -> Generated:
+    def fake(_models: Models, name: str, seeds: range) -> Samples:
         asked.append(name)
         images = torch.full((len(seeds), 64, 64, 3), 90, dtype=torch.uint8)
         attribution = torch.zeros(len(seeds), 16, 16)
         attribution[:, 3:13, 3:13] = 0.4
         attribution[:, 5:11, 5:11] = 0.9
-        return Generated(images, attribution)
+        return Samples(images, attribution)
 
     monkeypatch.setattr(evaluate, "generate", fake)
     sheet = np.asarray(evaluate.contact_sheet(models))

@@ -114,7 +114,7 @@ def test_one_image_has_the_same_tokens_alone_and_in_a_batch(case):
 
 def fused_attention(attention, iterations):
     """What an embedding gets: its rows sum to 1."""
-    state = cliper._Fused(attention.clone())
+    state = cliper._EarlyAttention(attention.clone())
     for _ in range(iterations):
         fused, sums = state.step()
     return fused / sums

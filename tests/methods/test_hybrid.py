@@ -16,7 +16,7 @@ from ovseg_cli.segmentation.options import SegmentOptions
 from ovseg_cli.segmentation.recipe import choose_method, make_recipe
 from ovseg_cli.segmentation.segmenter import Segmenter
 from ovseg_cli.store import Store
-from ovseg_cli.text.prefilter import Kept
+from ovseg_cli.text.prefilter import Shortlist
 from tests.mini import example_labels, example_names, example_scene, mini_class, mini_models
 from tests.scores import class_scores
 
@@ -206,7 +206,7 @@ class Fixed:
     """A pre-filter that always says the same."""
 
     def __init__(self, *classes):
-        self.kept = Kept(classes, tuple(0.25 for _ in classes))
+        self.kept = Shortlist(classes, tuple(0.25 for _ in classes))
 
     def __call__(self, picture):
         return self.kept

@@ -17,7 +17,7 @@ from ovseg_cli.profiles.specs import PrefilterSpec
 from ovseg_cli.text import prefilter as module
 from ovseg_cli.text.prefilter import (
     ClassPrefilter,
-    Kept,
+    Shortlist,
     joint_prompt,
     likely_classes,
     needed,
@@ -305,7 +305,7 @@ def test_a_name_that_is_too_long_for_the_model_is_always_kept(caplog):
         assert (scores.pop(1), scores.pop(3)) == (None, None)
         assert tuple(scores) == tuple((0, 2)[place] for place in without(picture).classes)
     caplog.clear()
-    assert make(FakeClip(length=11), [long])(pictures(1)[0]) == Kept((0,), (None,))
+    assert make(FakeClip(length=11), [long])(pictures(1)[0]) == Shortlist((0,), (None,))
     assert without.unread == ()
 
 
@@ -467,8 +467,8 @@ def test_the_best_class_stays_where_background_words_say_it_all(backbone, monkey
         filtered = make(backbone, words=("grass", "sky"), background=True, crops=(1, 2))
         crops = filtered._embed_crops(picture)
         best = (crops @ filtered._vectors[: len(NAMES)].T).amax(0)
-        assert filtered(picture) == Kept((int(best.argmax()),), (pytest.approx(float(best.max()), abs=1e-6),))
-        assert make(backbone, stuff=["cat"])(picture) == Kept((NAMES.index("cat"),), (None,))
+        assert filtered(picture) == Shortlist((int(best.argmax()),), (pytest.approx(float(best.max()), abs=1e-6),))
+        assert make(backbone, stuff=["cat"])(picture) == Shortlist((NAMES.index("cat"),), (None,))
 
 
 def test_a_stuff_class_may_be_a_background_word_too(backbone):
@@ -538,7 +538,7 @@ def test_stuff_is_always_kept_and_changes_nothing_for_things(backbone):
 
 def test_stuff_alone_needs_no_model():
     filtered = ClassPrefilter(None, CLIP, SPEC, ["grass", "sky"], stuff=["sky", "grass"])
-    assert filtered(pictures(1)[0]) == Kept((0, 1), (None, None))
+    assert filtered(pictures(1)[0]) == Shortlist((0, 1), (None, None))
 
 
 # --------------------------------------------------------------------------- the same again

@@ -20,7 +20,7 @@ from ovseg_cli.prototypes.pooling import PrototypePool, masks_to_grid
 from ovseg_cli.segmentation.options import SegmentOptions
 from ovseg_cli.segmentation.segmenter import Segmenter
 from ovseg_cli.store.records import PrototypeBlock
-from ovseg_cli.text.prefilter import Kept
+from ovseg_cli.text.prefilter import Shortlist
 from tests.parity import scenes
 from tests.parity.inputs import difference, golden, noise, picture, sample, uniform
 
@@ -199,7 +199,7 @@ def segmenter():
 def test_scores_and_labels_of_a_photograph(segmenter, mode, kept, monkeypatch, tell):
     """Nine crops, two extractors, stuff filter, background rule, fusion, decision; with a class filtered out."""
     if mode == "filtered":
-        monkeypatch.setattr(segmenter, "_prefilter", lambda _picture: Kept(kept, (0.3, None)))
+        monkeypatch.setattr(segmenter, "_prefilter", lambda _picture: Shortlist(kept, (0.3, None)))
     scored = segmenter.score(scenes.photo())
     result, scores = segmenter.label(scored), scored.values
     theirs = golden("scores")

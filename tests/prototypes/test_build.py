@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ovseg_cli.backbones.unet import Generated
+from ovseg_cli.backbones.unet import Samples
 from ovseg_cli.errors import GenerationError, ProfileMismatchError, UsageError
 from ovseg_cli.models import Models
 from ovseg_cli.profiles import get_profile
@@ -79,7 +79,7 @@ class ChosenModels(Models):
             on_step(step + 1)
         drawn = [self.special.get(seed, self.otherwise)(seed) for seed in seeds]
         images, maps = (np.stack(part) for part in zip(*drawn, strict=True))
-        return Generated(torch.from_numpy(images), torch.from_numpy(maps))
+        return Samples(torch.from_numpy(images), torch.from_numpy(maps))
 
     def features(self, extractor, images):
         if self.chosen_features is not None:

@@ -8,8 +8,8 @@ from PIL import Image
 
 from ovseg_cli.files.labels import voc_colour
 from ovseg_cli.profiles import get_profile
-from ovseg_cli.runs.plan import Request
-from ovseg_cli.runs.worker import Loaded
+from ovseg_cli.runs.request import Request
+from ovseg_cli.runs.worker import ReadySegmenter
 from ovseg_cli.store import Store
 from tests.doubles import FakeModels, PaintSegmenter
 
@@ -49,7 +49,7 @@ class Factory:
         self.device = "cpu"
         self._parts = (store, profile, wanted)
 
-    def __call__(self) -> Loaded:
+    def __call__(self) -> ReadySegmenter:
         self.made += 1
         store, profile, wanted = self._parts
         outer = self
@@ -66,4 +66,4 @@ class Factory:
                 return super().segment_batch(images, classes)
 
         segmenter = Counting(FakeModels(profile), store, wanted.classes, method=wanted.method, options=wanted.options)
-        return Loaded(segmenter, self.device, "float32")
+        return ReadySegmenter(segmenter, self.device, "float32")
