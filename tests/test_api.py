@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg_cli import Store, add_class, compare, evaluate, segment
+from ovseg_cli import Store, add_class, compare, evaluate, evaluate_folder, explain, segment, segment_folder
 from ovseg_cli.errors import ClassExistsError, ClassNameError, UnknownClassError, UsageError
 from ovseg_cli.segmentation.options import SegmentOptions
 from tests.mini import example_labels, example_names, example_scene
@@ -116,3 +116,69 @@ def test_strings_are_no_lists_of_names(store):
         compare(store, example_scene(SCENE), ["cat"], "gem")
     with pytest.raises(UsageError, match=r"image_classes must be a list.*got \[0\]"):
         segment(store, example_scene(SCENE), ["cat"], image_classes=[0])
+
+
+QUICK = SegmentOptions(short_side=64, windows=((0, 0),))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two pictures, their labels, and what these mean."""
+    names = example_names()
+    for folder in ("photos", "labels"):
+        (tmp_path / folder).mkdir()
+    for number in (SCENE, 3):
+        Image.fromarray(example_scene(number)).save(tmp_path / "photos" / f"{number}.png")
+        Image.fromarray(example_labels(number).astype(np.uint8)).save(tmp_path / "labels" / f"{number}.png")
+    lines = [f"{name}:{i},{i},{i}::" for i, name in enumerate(names)]
+    (tmp_path / "labels" / "labelmap.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+class Listening:
+    """A listener that writes everything down."""
+
+    def __init__(self):
+        self.told = []
+
+    def begin(self, plan):
+        self.told.append(("begin", len(plan.items)))
+
+    def load(self):
+        self.told.append("load")
+
+    def read(self, done, total):
+        self.told.append(("read", total))
+
+    def step(self, step):
+        self.told.append((step.done, step.path.name))
+
+
+def test_a_folder_is_segmented_and_scored_without_a_command_line(store, photos):
+    listener = Listening()
+    wanted = {"classes": ["cat", "apple"], "method": "prototype", "options": QUICK, "overlay": True}
+    summary = segment_folder(store, photos / "photos", photos / "out", **wanted, listener=listener)
+    assert (summary.done, summary.failed, summary.notes) == (2, [], ())
+    assert listener.told == [("begin", 2), "load", (1, "3.png"), (2, "8.png")]
+    assert sorted(path.name for path in (photos / "out" / "overlay").iterdir()) == ["3.png", "8.png"]
+    ours = np.array(Image.open(photos / "out" / "SegmentationClass" / "8.png"))
+    alone = segment(store, example_scene(SCENE), ["cat", "apple"], method="prototype", short_side=64, windows=[(0, 0)])
+    np.testing.assert_array_equal(ours, alone.ids)
+    assert segment_folder(store, [photos / "photos"], photos / "out", **wanted).skipped == 2
+    report = evaluate_folder(photos / "labels", photos / "out")
+    assert report.images == 2
+    assert report.miou == evaluate_folder(photos / "labels", photos / "out" / "SegmentationClass").miou
+
+
+def test_what_one_may_not_expect_comes_along(store, photos):
+    summary = segment_folder(store, photos / "photos", photos / "out", ["cat", "zebra"], options=QUICK, limit=1)
+    assert summary.method == "hybrid"
+    assert any("no prototypes for zebra" in note for note in summary.notes)
+
+
+def test_pixels_are_explained(store):
+    result, (why,) = explain(store, example_scene(SCENE), [(5, 5)], ["cat", "apple"], options=QUICK)
+    assert (why.x, why.y) == (5, 5)
+    assert why.label == ("background", "cat", "apple")[result.ids[5, 5]]
+    with pytest.raises(UsageError, match="cannot be taken apart"):
+        explain(store, example_scene(SCENE), None, ["cat"], method="cliper")

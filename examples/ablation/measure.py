@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from examples.ablation.rows import GROUP_NAMES, Group, Prefilter, Setting, groups
-from examples.ablation.scoring import Choice, Shortlist, Study, extract, filtered_share, working_picture
+from examples.ablation.scoring import Choice, Shortlists, Study, extract, filtered_share, working_picture
 from examples.ablation.supports import Classes, Pool, RememberingModels, build_pools
 from examples.mini_pack.glyphs import GlyphSet
 from examples.mini_pack.vocabulary import LABEL_IDS, LABEL_NAMES, STUFF_NAMES, find_thing
@@ -193,7 +193,7 @@ def _filters(models: Models, classes: Classes, settings: Sequence[Setting]) -> d
 
 def _keep(
     filters: Mapping[Prefilter, ClassPrefilter], models: Models, example: Example, present: npt.NDArray[np.uint8]
-) -> Shortlist:
+) -> Shortlists:
     picture = working_picture(example.image, models)
     kept: dict[Prefilter, Sequence[int]] = {spec: prefilter(picture).classes for spec, prefilter in filters.items()}
     return kept | {"labels": [int(label) - 1 for label in present if label > 0]}
@@ -236,7 +236,7 @@ class _Tally:
         truth = self._truth[setting.stuff is not None][example.labels]
         self._matrices[name][setting][seed].update(truth, ids)
 
-    def kept(self, name: str, kept: Shortlist, present: npt.NDArray[np.uint8]) -> None:
+    def kept(self, name: str, kept: Shortlists, present: npt.NDArray[np.uint8]) -> None:
         """Note one picture."""
         self.sizes[name] += 1
         there = {int(label) - 1 for label in present if label > 0}

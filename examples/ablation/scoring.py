@@ -31,7 +31,7 @@ from ovseg_cli.profiles import Profile
 from ovseg_cli.store.records import PrototypeKind
 
 BoolArray = npt.NDArray[np.bool_]
-Kept = Mapping[Prefilter, Sequence[int]]
+Shortlists = Mapping[Prefilter, Sequence[int]]
 """For each pre-filter the things that it leaves of a picture, as places in the list of classes."""
 
 CROPS_AT_ONCE: Final = 16
@@ -224,7 +224,7 @@ class Study:
             self._matchers[name] = Matcher(pool, chosen, device)
 
     @torch.inference_mode()
-    def label_maps(self, features: Features, kept: Kept) -> dict[Setting, npt.NDArray[np.uint16]]:
+    def label_maps(self, features: Features, kept: Shortlists) -> dict[Setting, npt.NDArray[np.uint16]]:
         """One label map per setting, uint16 (H, W): 0 background, i + 1 for class i.
 
         Args:
@@ -242,7 +242,7 @@ class Study:
             found[setting] = decide(scores.clamp(min=0), features.size, background=True, ids=ids).ids
         return found
 
-    def _fuse(self, name: str, features: Features, kept: Kept) -> dict[tuple[Choice, Prefilter | None], Tensor]:
+    def _fuse(self, name: str, features: Features, kept: Shortlists) -> dict[tuple[Choice, Prefilter | None], Tensor]:
         """One extractor's scores fused over the crops, for every choice and pre-filter that it takes part in."""
         matcher, (height, width) = self._matchers[name], features.picture.shape[2:]
         wanted = {
@@ -260,7 +260,7 @@ class Study:
                     canvases[key].add(crop, scores)
         return {key: canvas.mean() for key, canvas in canvases.items()}
 
-    def _places(self, stuff: StuffRule | None, prefilter: Prefilter | None, kept: Kept) -> list[int]:
+    def _places(self, stuff: StuffRule | None, prefilter: Prefilter | None, kept: Shortlists) -> list[int]:
         """The classes that compete in a picture: what the pre-filter leaves, and stuff if it is asked for."""
         things = range(len(self._classes.things)) if prefilter is None else kept[prefilter]
         return [*things, *(range(len(self._classes.things), len(self._classes.names)) if stuff is not None else ())]

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from ovseg_cli.cli.app import app
+from ovseg_cli.files.labels import LabelMap, write_label, write_labelmap
 from tests import doubles
 from tests.runs.conftest import paint
 
@@ -106,3 +108,16 @@ class Process:
             time.sleep(0.02)
         self.popen.send_signal(signal.SIGINT)
         return self.result()
+
+
+@pytest.fixture
+def gt(here):
+    """Truth in ids of its own: dog 1, cat 2, bird 3. The stand-in is right but for the bird, which is a quarter."""
+    labels = LabelMap.from_classes(("dog", "cat", "bird"))
+    folder = here / "labels"
+    write_labelmap(folder / "labelmap.txt", labels)
+    a = np.repeat([[2] * 8 + [0] * 4 + [3] * 4], 8, axis=0)
+    b = np.repeat([[1] * 8 + [2] * 8], 8, axis=0)
+    write_label(folder / "a.png", a, labels)
+    write_label(folder / "sub" / "b.png", b, labels)
+    return folder

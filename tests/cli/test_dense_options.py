@@ -319,3 +319,41 @@ class TestExplain:
         message = one_line(cli("segment", "photos", "-c", "cat,dog", "--explain", *args))
         assert "cannot be taken apart" in message
         assert not (here / "ovseg-out").exists()
+
+
+class TestTheSameOptionsEverywhere:
+    """`segment`, `explain` and `eval --images` take what decides a label map by the same names."""
+
+    def test_explain_and_eval_have_what_segment_has(self):
+        from inspect import signature
+
+        from ovseg_cli.cli import evaluate, explain, segment
+        from ovseg_cli.cli.options import _query
+
+        for command in (segment.segment, explain.explain, evaluate.evaluate):
+            assert set(signature(_query).parameters) <= set(signature(command).parameters)
+
+    def test_eval_scores_a_method_with_options_of_its_own(self, cli, photos, gt, here, class_file):
+        result = cli("eval", "--gt", gt, "--images", "photos", "--method", "gem", "--class-file", class_file, "--json")
+        assert result.exit_code == 0
+        assert [each["name"] for each in result.data["classes"]] == ["background", "cat", "dog"]
+        refused = cli("eval", "--gt", gt, "--images", "photos", "-c", "cat", "--method", "aggsd", "--templates", "car")
+        assert "would have no effect" in one_line(refused)
+
+    @pytest.mark.parametrize(
+        ("typed", "told"),
+        [
+            (("--method", "gem"), "--method would"),
+            (("--no-prefilter", "--windows", "whole"), "--no-prefilter, --windows would"),
+            (("--image-classes", "classes.txt"), "--image-classes would"),
+        ],
+    )
+    def test_what_segments_is_refused_where_nothing_is_segmented(self, cli, photos, gt, here, class_file, typed, told):
+        cli("segment", "photos", "-c", "cat")
+        for pred in ((), ("--pred", "ovseg-out")):
+            assert told in one_line(cli("eval", "--gt", gt, *pred, *typed))
+
+    def test_explain_takes_no_options_beside_a_run(self, cli, photos):
+        cli("segment", "photos", "-c", "cat")
+        result = cli("explain", "photos/a.png", "--run", "ovseg-out", "--logit-scale", "3", "--no-background")
+        assert "leave out --no-background, --logit-scale, or --run" in one_line(result)

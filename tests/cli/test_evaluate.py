@@ -12,20 +12,7 @@ from ovseg_cli.errors import StoreReadOnlyError
 from ovseg_cli.evaluation.report import ClassScore, Report
 from ovseg_cli.evaluation.tables import as_markdown
 from ovseg_cli.figures import figure_beside
-from ovseg_cli.files.labels import LabelMap, write_label, write_labelmap
-
-
-@pytest.fixture
-def gt(here):
-    """Truth in ids of its own: dog 1, cat 2, bird 3. The stand-in is right but for the bird, which is a quarter."""
-    labels = LabelMap.from_classes(("dog", "cat", "bird"))
-    folder = here / "labels"
-    write_labelmap(folder / "labelmap.txt", labels)
-    a = np.repeat([[2] * 8 + [0] * 4 + [3] * 4], 8, axis=0)
-    b = np.repeat([[1] * 8 + [2] * 8], 8, axis=0)
-    write_label(folder / "a.png", a, labels)
-    write_label(folder / "sub" / "b.png", b, labels)
-    return folder
+from ovseg_cli.files.labels import LabelMap, write_label
 
 
 @pytest.fixture

@@ -1,0 +1,87 @@
+"""What is planned is what runs, whatever happens to the store in between."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg_cli.runs.folder import plan_folder, run_plan
+from ovseg_cli.runs.manifest import read_manifest
+from ovseg_cli.segmentation.options import SegmentOptions
+from ovseg_cli.segmentation.recipe import make_recipe
+from ovseg_cli.segmentation.segmenter import Segmenter
+from ovseg_cli.store import Store
+from tests.mini import example_scene, mini_class, mini_models
+
+QUICK = SegmentOptions(short_side=64, windows=((0, 0),), prefilter=False)
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(tmp_path / "store", profile="mini") as opened:
+        opened.add_class(mini_class("cat"))
+        yield opened
+
+
+def recipe_of(store, **changes):
+    return make_recipe(store, mini_models().profile, ["cat"], options=QUICK, **changes)
+
+
+def test_a_class_that_changes_after_the_plan_changes_nothing(store, tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(example_scene(8)).save(tmp_path / "photos" / "a.png")
+    before = Segmenter(mini_models(), store, ["cat"], options=QUICK).segment(example_scene(8))
+    out = tmp_path / "out"
+    planned = plan_folder(store, [str(tmp_path / "photos")], out, classes=["cat"], options=QUICK)
+    with Store.open(tmp_path / "store") as other:
+        other.remove_classes(["cat"])
+    summary = run_plan(planned, store, mini_models)
+    assert summary.done == 1
+    np.testing.assert_array_equal(np.array(Image.open(out / "SegmentationClass" / "a.png")), before.ids)
+    assert read_manifest(out).digest == planned.recipe.digest
+
+
+def test_a_recipe_is_whole_without_its_store(store, tmp_path):
+    recipe = pickle.loads(pickle.dumps(recipe_of(store)))
+    ours = Segmenter(mini_models(), store, ["cat"], options=QUICK).segment(example_scene(8))
+    store.remove_classes(["cat"])
+    again = Segmenter.by_recipe(mini_models(), recipe).segment(example_scene(8))
+    np.testing.assert_array_equal(again.ids, ours.ids)
+
+
+def test_a_recipe_that_only_plans_has_the_same_digest_and_segments_nothing(store):
+    planned = recipe_of(store, planning=True)
+    assert planned.digest == recipe_of(store).digest
+    with pytest.raises(ValueError, match="only plans"):
+        Segmenter.by_recipe(mini_models(), planned)
+
+
+def test_a_recipe_wants_the_models_that_it_was_made_for(store):
+    with pytest.raises(ValueError, match="float16"):
+        Segmenter.by_recipe(mini_models(), recipe_of(store, precision="float16"))
+
+
+def test_a_plan_reads_the_store_at_one_moment(store, tmp_path):
+    """A class that another process makes anew while the recipe is made."""
+
+    class Racing:
+        def __init__(self, inner):
+            self.inner = inner
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+        def get_class(self, name):
+            info = self.inner.get_class(name)
+            with Store.open(tmp_path / "store") as other:
+                other.add_class(mini_class("cat"), replace=True)
+            return info
+
+    first = store.get_class("cat").generation
+    recipe = recipe_of(Racing(store))
+    assert recipe.prototypes.generations == (first,)
+    assert len(recipe.prototypes.blocks[0].ids) > 0
+    assert store.get_class("cat").generation != first
