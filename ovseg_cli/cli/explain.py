@@ -77,8 +77,9 @@ def explain(
 ) -> None:
     """Explain why pixels got their classes.
 
-    Says which prototype won, against which other, and shows the support image that it comes from; with words, which
-    of them are most probable. Without --classes and --run, all classes of the store are looked for.
+    Says which prototype won, against which other, and shows the support image that it comes from.
+    With a method that reads words, says which of them are most probable.
+    Without --classes and --run, all classes of the store are looked for.
     """
     from ovseg_cli.atomic import write_image
     from ovseg_cli.drawing.palettes import for_display
