@@ -45,7 +45,7 @@ OTHER_PAGES = [
     REPOSITORY / "tests" / "parity" / "README.md",
     REPOSITORY / "ovseg_cli" / "profiles" / "mini" / "README.md",
 ]
-SCENES = (1, 6)
+SCENES = (1, 8)
 REAL_BUILD = build.build_class
 MINI = registry.PROFILES["mini"]
 QUICK = replace(
@@ -147,10 +147,10 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     shutil.copy(EXAMPLES / "labels" / "labelmap.txt", root / "labels")
     shutil.copy(EXAMPLES / "labels" / "labelmap.txt", root / "examples" / "pictograms" / "labels")
-    Image.fromarray(example_scene(6)).save(root / "photo.jpg")
+    Image.fromarray(example_scene(8)).save(root / "photo.jpg")
     split = root / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt"
     split.parent.mkdir(parents=True)
-    split.write_text("2007_000006\n")
+    split.write_text("2007_000008\n")
     (root / "labels.txt").write_text("0: unlabeled\n1: person\n17: cat\n18: dog\n157: sky-other\n")
     return root
 
@@ -289,7 +289,7 @@ def test_links_and_pictures_lead_somewhere(page: Path) -> None:
 def test_the_readme_is_short_and_leads_to_every_page() -> None:
     readme = PAGES[0].read_text(encoding="utf-8")
     assert len(readme.splitlines()) < 120
-    assert max(map(len, readme.splitlines())) <= 110
+    assert [line for line in readme.splitlines() if len(line) > 110] == []
     linked = set(_LINK.findall(readme))
     assert {page_name(page) for page in PAGES[1:]} <= linked
 
