@@ -1,4 +1,4 @@
-"""The package as a whole: what it exports, what its wheel holds, what the README promises."""
+"""The package as a whole: what it exports, what its wheel holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 import ovseg_cli
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_public_name_can_be_imported_and_nothing_else() -> None:
@@ -63,27 +62,3 @@ def test_wheel_brings_weights_and_migrations_and_works(tmp_path: Path) -> None:
     where, *answers = result.stdout.split("\n")
     assert where.startswith(str(tmp_path / "site"))
     assert answers[:2] == ["True", "True"]
-
-
-def test_readme_names_every_command() -> None:
-    from ovseg_cli.cli.app import app
-
-    for command in app.registered_commands:
-        assert f"ovseg {command.name}" in README
-
-
-def test_files_that_the_readme_shows_are_there() -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
-    assert targets
-    assert [target for target in targets if not (REPOSITORY / target).is_file()] == []
-
-
-def test_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
-    scope: dict[str, object] = {}
-    exec(compile(example, "README.md", "exec"), scope)
-    assert scope["result"].method == "prototype"
-    assert scope["cat"].shape == (192, 256)
-    assert scope["report"].miou == 1.0
