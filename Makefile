@@ -1,5 +1,7 @@
 # make demo   set up and run the main job on the bundled models and pictures
-# make test   set up and run the tests
+# make test   set up and run the tests, but for the slow ones
+# make test-all     all tests
+# make test-oldest  the tests with the oldest versions that pyproject.toml allows (constraints-oldest.txt)
 # make lint   ruff and mypy
 # make format ruff, in place
 # make bench  measurements of speed and memory (not tests)
@@ -7,19 +9,30 @@
 # make methods  every method on bundled and rendered pictures, one table; half an hour
 # make parity  numbers against the published implementations', at their networks' true sizes; minutes and 7 GB
 # make quality  figures of the bundled models, one seed; fails when one is below its floor
+#
+# make TARGET CPU=1  the same in .venv-cpu, for computers without an NVIDIA GPU: with faiss-cpu, which brings no CUDA.
+#   torch is what pip's index has. For Linux on x86-64 the default one has builds with CUDA only; where
+#   PIP_EXTRA_INDEX_URL names one with CPU builds of torch and torchvision (2.12.1+cpu, 0.27.1+cpu), pip prefers these.
 
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
+PYTHON      ?= python3
+CONSTRAINTS ?= constraints.txt
+VENV        := .venv$(if $(CPU),-cpu)
+BIN         := $(VENV)/bin
+STAMP       := $(VENV)/.installed
 
-.PHONY: demo test lint format bench ablation methods parity quality clean
+.PHONY: demo test test-all test-oldest lint format bench ablation methods parity quality clean
 
 demo: $(STAMP)
 	$(BIN)/ovseg demo
 
 test: $(STAMP)
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(STAMP)
 	$(BIN)/python -m pytest -q
+
+test-oldest:
+	$(MAKE) test CPU=1 VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -46,11 +59,36 @@ quality: $(STAMP)
 	$(BIN)/python -m examples.mini_pack.evaluate ovseg_cli/profiles/mini \
 		--what judge attention clip gem prototypes --seeds 1 --floors examples/mini_pack/floors.json
 
-# Installed again only when what is installed changes.
-$(STAMP): pyproject.toml constraints.txt
+# Installed again only when what is installed changes. pip cannot put one package in the place of another that is asked
+# for, so with CPU=1 it is given what pyproject.toml asks for with the other faiss, and then ovseg alone.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+ifdef CPU
+	$(BIN)/python -c "$$CPU_REQUIREMENTS" > $(VENV)/requirements.txt
+	$(INSTALL) --requirement $(VENV)/requirements.txt
+	$(INSTALL) --no-deps --editable .
+	$(BIN)/python -c "$$TELL_CUDA"
+else
+	$(INSTALL) --editable ".[dev]"
+endif
 	touch $@
 
+define CPU_REQUIREMENTS
+import tomllib
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+for line in project["dependencies"] + project["optional-dependencies"]["dev"]:
+    if not line.startswith("faiss-gpu"):
+        print(line.partition(";")[0])
+endef
+export CPU_REQUIREMENTS
+
+define TELL_CUDA
+import torch
+if torch.version.cuda:
+    print("note: pip's index has given a torch with CUDA; see CPU=1 in the Makefile for one without")
+endef
+export TELL_CUDA
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-cpu .venv-oldest build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import shutil
 import tempfile
 
 import pytest
+import sqlalchemy
+import typer.testing
+
+from ovseg_cli.store import schema
 
 # Some libraries read these once, when they are imported, so they are set before any test module is.
 _NOWHERE = tempfile.mkdtemp(prefix="ovseg-tests-")
@@ -18,6 +23,36 @@ os.environ.update(
     # Threads that spin at every barrier starve each other when the machine has other work.
     GOMP_SPINCOUNT=os.environ.get("GOMP_SPINCOUNT", "10000"),
 )
+
+# Typer's runner builds all commands anew at each call, which takes longer than what most of them do.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
+
+
+@functools.cache
+def empty_store() -> tuple[str, ...]:
+    """What SQLite is told to make the tables of a store, as the migrations make them."""
+    engine = sqlalchemy.create_engine("sqlite://")
+    with engine.begin() as connection:
+        schema.upgrade(connection)
+        lines = tuple(connection.connection.driver_connection.iterdump())
+    engine.dispose()
+    return lines[1:-1]  # without the transaction's beginning and end
+
+
+@pytest.fixture(autouse=True)
+def ready_made_schema(monkeypatch):
+    """Make new stores in one step, not by all migrations since the first; tests/store has them made as users do."""
+    upgrade = schema.upgrade
+    lines = empty_store()
+
+    def upgrade_or_make(connection: sqlalchemy.Connection) -> None:
+        if sqlalchemy.inspect(connection).get_table_names():
+            upgrade(connection)
+        else:
+            for line in lines:
+                connection.exec_driver_sql(line)
+
+    monkeypatch.setattr(schema, "upgrade", upgrade_or_make)
 
 
 @pytest.fixture(autouse=True)

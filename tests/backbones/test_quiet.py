@@ -6,7 +6,9 @@ import diffusers.utils.logging as diffusers_logging
 import pytest
 import transformers.utils.logging as transformers_logging
 
+from ovseg_cli.backbones.diffusion import DiffusionBackbone
 from ovseg_cli.backbones.quiet import quiet_libraries
+from tests.mini import MINI_FOLDER
 
 
 def state():
@@ -27,3 +29,13 @@ def test_the_libraries_are_silent_inside_and_as_before_afterwards(fails):
     except RuntimeError:
         assert fails
     assert state() == before
+
+
+def test_diffusers_loads_without_accelerate_and_does_not_advertise_it(monkeypatch, capfd):
+    import diffusers.models.modeling_utils
+    import diffusers.pipelines.pipeline_utils
+
+    for module in (diffusers.models.modeling_utils, diffusers.pipelines.pipeline_utils):
+        monkeypatch.setattr(module, "is_accelerate_available", lambda: False)
+    assert DiffusionBackbone.load(MINI_FOLDER / "diffusion", device="cpu").unet is not None
+    assert "".join(capfd.readouterr()) == ""

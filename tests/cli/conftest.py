@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from ovseg_cli.cli.app import app
 from ovseg_cli.files.labels import LabelMap, write_label, write_labelmap
 from tests import doubles
+from tests.mini import mini_models
 from tests.runs.conftest import paint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -66,6 +67,14 @@ def cli(here, monkeypatch):
     return run
 
 
+@pytest.fixture(scope="module")
+def shared_models():
+    """The bundled models, loaded once for all commands."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ovseg_cli.models.load_models", lambda *_, **__: mini_models())
+        yield
+
+
 @pytest.fixture
 def photos(here):
     """Two pictures: a is half cat, half background; sub/b is half dog, half cat."""
@@ -80,10 +89,11 @@ def heed_ctrl_c() -> None:
 
 
 class Process:
-    """The command as a process of its own, with the stand-ins."""
+    """The command as a process of its own; with the stand-ins, which take seconds to import, where it needs them."""
 
-    def __init__(self, *args: object, program: tuple[str, ...] = ("-m", "tests.doubles"), **options: Any) -> None:
+    def __init__(self, *args: object, **options: Any) -> None:
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OVSEG_PROFILE": "mini"}
+        program = ("-m", "tests.doubles" if {"add-class", "segment"} & set(args) else "ovseg_cli")
         self.popen = subprocess.Popen(
             [sys.executable, *program, *map(str, args)],
             stdout=options.pop("stdout", subprocess.PIPE),

@@ -194,7 +194,6 @@ class TestCompletion:
     def complete(self, cli, here):
         def offered(*words):
             process = Process(
-                program=("-m", "ovseg_cli"),
                 env={
                     "_OVSEG_COMPLETE": "complete_bash",
                     "COMP_WORDS": shlex.join(words) if words[-1] else shlex.join(words[:-1]) + " ",

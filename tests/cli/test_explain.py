@@ -18,6 +18,8 @@ from tests.mini import EXAMPLES, example_labels, mini_models
 from tests.runs.conftest import paint
 from tests.test_explain import SCENE, own_picture, scenes_with
 
+pytestmark = pytest.mark.usefixtures("shared_models")
+
 PICTURE = EXAMPLES / "images" / f"scene_{SCENE:03d}.jpg"
 
 

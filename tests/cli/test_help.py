@@ -109,7 +109,7 @@ def test_light_modules_stay_light(module):
 
 def test_as_a_module_and_as_a_script_it_is_the_same(here):
     script = REPOSITORY / "ovseg_cli" / "__main__.py"
-    by_module = Process("--help", program=("-m", "ovseg_cli")).result()
+    by_module = Process("--help").result()
     assert by_module.exit_code == 0
     assert "Usage: ovseg" in by_module.stdout
     assert script.is_file()

@@ -101,10 +101,19 @@ def test_a_folder_that_was_removed_is_one_ordinary_error(here):
     assert "error: The current folder is gone. Change to one that is there" in done.stderr
 
 
-@pytest.mark.parametrize("closed", [">&-", "<&-", "2>&-", "<&- >&- 2>&-"])
+ALL = "<&- >&- 2>&-"
+
+
 @pytest.mark.parametrize(
-    ("args", "code"),
-    [("--help", 0), ("profiles -q", 0), ("list-classes", 0), ("segment - -c cat", 2), ("segment x", 2)],
+    ("args", "code", "closed"),
+    [
+        *(("profiles -q", 0, one) for one in (">&-", "2>&-", ALL)),
+        *(("segment - -c cat", 2, one) for one in ("<&-", "2>&-", ALL)),
+        ("--help", 0, ">&-"),
+        ("--help", 0, ALL),
+        ("list-classes", 0, ALL),
+        ("segment x", 2, ALL),
+    ],
 )
 def test_closed_streams(here, args, code, closed):
     command = f"{shlex.quote(sys.executable)} -m ovseg_cli {args} {closed}"

@@ -11,6 +11,8 @@ from skimage import data
 
 from tests.cli.test_end_to_end import PICTOGRAMS, ovseg
 
+pytestmark = pytest.mark.usefixtures("shared_models")
+
 TOLD = "warning: 1 of 2 pictures looks like nothing that the models were trained on (44 pictograms"
 
 

@@ -36,9 +36,8 @@ def stored(tmp_path_factory):
 
 
 @pytest.fixture
-def segment(tmp_path, stored, monkeypatch):
-    """Runs `ovseg segment`, with models that are loaded once for all tests."""
-    monkeypatch.setattr("ovseg_cli.models.load_models", lambda *_, **__: mini_models())
+def segment(tmp_path, stored, monkeypatch, shared_models):
+    """Runs `ovseg segment`."""
     monkeypatch.chdir(tmp_path)
     Image.fromarray(example_scene(SCENE)).resize((96, 64)).save(tmp_path / "scene.png")
 

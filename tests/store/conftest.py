@@ -12,6 +12,11 @@ from ovseg_cli.store import Store
 from tests.store.helpers import FakeProfile, make_class
 
 
+@pytest.fixture
+def ready_made_schema() -> None:
+    """Here, new stores are made by the migrations."""
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a cat, made once: most tests start from a copy."""
