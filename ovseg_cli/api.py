@@ -18,7 +18,7 @@ from ovseg_cli.store.records import ClassKind, PrototypeKind
 
 if TYPE_CHECKING:
     from ovseg_cli.evaluation.report import Report
-    from ovseg_cli.explain import Explanation
+    from ovseg_cli.explanations import Explanation
     from ovseg_cli.models import Models
     from ovseg_cli.profiles.prompts import TemplateSet
     from ovseg_cli.prototypes.build import Progress
@@ -65,7 +65,7 @@ def add_class(
         seed: Seed of the first image.
         prompt: Template with ``{}`` where the name goes.
         kind: "thing" or "stuff" (default: by the name).
-        mask_method: "otsu", "fixed", "self-attention" or "sam" (default: "otsu").
+        mask_method: "otsu", "fixed", "self-attention" or "sam" (default: the profile's).
         parts: Part prototypes per role and extractor, at most (default: the method's).
         extractors: Names of the feature extractors that get prototypes (default: the method's).
         from_images: A folder of pictures of your own, which take the place of generated ones.
@@ -424,7 +424,7 @@ def explain(
         UnknownClassError: As `segment`.
         ProfileMismatchError: As `segment`.
     """
-    from ovseg_cli.explain import Explainer
+    from ovseg_cli.explanations import Explainer
     from ovseg_cli.segmentation.segmenter import Segmenter
 
     check_names("image_classes", image_classes)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ovseg_cli.backbones.pixels import resize, to_tensor
 from ovseg_cli.errors import ClassChangedError, ImageError, UsageError
-from ovseg_cli.explain import (
+from ovseg_cli.explanations import (
     Explainer,
     Explanation,
     Match,
@@ -24,9 +24,9 @@ from ovseg_cli.explain import (
     explainer,
     points,
 )
-from ovseg_cli.explain.points import choose_points
-from ovseg_cli.explain.weights import cell_weights, taps
-from ovseg_cli.explain.words import headline, remarks
+from ovseg_cli.explanations.points import choose_points
+from ovseg_cli.explanations.weights import cell_weights, taps
+from ovseg_cli.explanations.words import headline, remarks
 from ovseg_cli.files.labels import LabelMap
 from ovseg_cli.labeling.windows import Crop, ScoreCanvas, all_crops
 from ovseg_cli.profiles import get_profile

@@ -22,6 +22,12 @@ def test_every_public_name_can_be_imported_and_nothing_else() -> None:
         _ = ovseg_cli.nothing
 
 
+def test_no_public_name_is_a_module_too() -> None:
+    """Importing the module would put it in the place of the function."""
+    rooms = {path.stem for path in Path(ovseg_cli.__file__).parent.iterdir()}
+    assert rooms.isdisjoint(ovseg_cli.__all__)
+
+
 def test_importing_the_package_loads_no_model_library() -> None:
     code = "import ovseg_cli, ovseg_cli.errors, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -12,8 +12,8 @@ import torch
 from ovseg_cli.backbones.clip import ClipBackbone
 from ovseg_cli.backbones.unet import DiffusionBackbone
 from ovseg_cli.errors import UnknownClassError, UsageError
-from ovseg_cli.explain import Explainer
-from ovseg_cli.explain.words import as_data, describe
+from ovseg_cli.explanations import Explainer
+from ovseg_cli.explanations.words import as_data, describe
 from ovseg_cli.methods.catalogue import METHODS, word_methods
 from ovseg_cli.methods.domain import Domain
 from ovseg_cli.segmentation import images as module

@@ -14,7 +14,7 @@ from ovseg_cli.cli.output import short_path
 from ovseg_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from ovseg_cli.explain import Explanation
+    from ovseg_cli.explanations import Explanation
     from ovseg_cli.precision import Precision
     from ovseg_cli.runs.journal import Entry
     from ovseg_cli.runs.manifest import Manifest
@@ -83,7 +83,7 @@ def explain(
     """
     from ovseg_cli.atomic import write_image
     from ovseg_cli.drawing.palettes import for_display
-    from ovseg_cli.explain import HOW_CHOSEN, Explainer, as_data, draw
+    from ovseg_cli.explanations import HOW_CHOSEN, Explainer, as_data, draw
     from ovseg_cli.files.images import open_image
     from ovseg_cli.files.labels import LabelMap
     from ovseg_cli.methods.catalogue import check_explained
@@ -144,7 +144,7 @@ def explain(
 
 
 def _show(common: Common, explanations: Sequence[Explanation], segmentation: Segmentation, target: Path) -> None:
-    from ovseg_cli.explain import describe
+    from ovseg_cli.explanations import describe
 
     out = common.out
     for explanation in explanations:
@@ -170,7 +170,7 @@ def _point(text: str) -> tuple[int, int]:
 
 def _check_points(points: Sequence[tuple[int, int]], size: tuple[int, int]) -> None:
     """Refuse points outside a picture (width, height) before any model is loaded."""
-    from ovseg_cli.explain import check_point
+    from ovseg_cli.explanations import check_point
 
     for point in points:
         check_point(point, (size[1], size[0]))

@@ -94,7 +94,7 @@ MaskMethodOpt = Annotated[
     typer.Option(
         "--mask-method",
         help="How the object is cut out of its attention map: thresholds (otsu, fixed), or regions that it picks "
-        "(self-attention, sam). (default: otsu)",
+        "(self-attention, sam). (default: the profile's)",
         show_default=False,
     ),
 ]
@@ -181,8 +181,8 @@ SettingsOpt = Annotated[
         rich_help_panel=WITH_WORDS,
         metavar="DATASET",
         help="With words: the method's published settings for voc21, voc20, context60, context59, coco-object, "
-        "coco-stuff, ade150 or cityscapes; other options take the place of single ones. (default: voc21, or "
-        "voc20 with --no-background)",
+        "coco-stuff, ade150 or cityscapes, as far as it has them (ovseg methods NAME); other options take the place of "
+        "single ones. Not with mini, which has settings of its own. (default: voc21, or voc20 with --no-background)",
         show_default=False,
     ),
 ]

@@ -309,7 +309,7 @@ def _warnings(
     """What the reader of the figures should know, one sentence each."""
     found = []
     if pairs.missing:
-        found.append(f"{len(pairs.missing)} labelled image(s) have no prediction: {listed(pairs.missing)}")
+        found.append(f"{len(pairs.missing)} labelled pictures have no prediction: {listed(pairs.missing)}")
     if pairs.extra:
         found.append(f"{len(pairs.extra)} prediction(s) have no ground truth: {listed(pairs.extra)}")
     if unknown := [name for name in names if true.labels.id_of(name) is None]:

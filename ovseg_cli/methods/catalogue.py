@@ -175,7 +175,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
         "cliper": Method(
             title="CLIPer",
             source="Sun et al., ICCV 2025",
-            gist="the same, sharpened by the diffusion model's self-attention",
+            gist="CLIP's early layers, sharpened by the diffusion model's self-attention",
             networks=_DIFFUSION,
             scorer="ovseg_cli.scorers.cliper:Cliper",
             settings=published.CLIPER,

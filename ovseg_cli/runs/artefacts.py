@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from ovseg_cli.explain import Explanation
+    from ovseg_cli.explanations import Explanation
     from ovseg_cli.runs.request import Request
 
 
@@ -116,8 +116,8 @@ class _Explanations(Artefact):
         return request.explain
 
     def write(self, target: Path, answer: Answer, labels: LabelMap) -> None:
-        """As `ovseg_cli.explain.draw` draws it."""
-        from ovseg_cli.explain import HOW_CHOSEN, draw
+        """As `ovseg_cli.explanations.draw` draws it."""
+        from ovseg_cli.explanations import HOW_CHOSEN, draw
 
         if answer.explanations is None:
             raise ValueError(f"nothing was explained for {target}")

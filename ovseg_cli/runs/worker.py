@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from ovseg_cli.explain import Explainer, Explanation
+    from ovseg_cli.explanations import Explainer, Explanation
     from ovseg_cli.segmentation.segmenter import Segmenter
     from ovseg_cli.store import Store
 
@@ -171,7 +171,7 @@ class Worker:
         Raises:
             ImageError: The method cannot do with it.
         """
-        from ovseg_cli.explain import Explainer
+        from ovseg_cli.explanations import Explainer
 
         begun = time.perf_counter() - one.seconds
         if self._explainer is None:

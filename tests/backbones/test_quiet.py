@@ -5,8 +5,8 @@ import logging
 import diffusers.utils.logging as diffusers_logging
 import pytest
 import transformers.utils.logging as transformers_logging
-
 from ovseg_cli.backbones.diffusion import DiffusionBackbone
+
 from ovseg_cli.backbones.quiet import quiet_libraries
 from tests.mini import MINI_FOLDER
 

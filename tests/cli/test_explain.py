@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import ovseg_cli.explain
+import ovseg_cli.explanations
 from ovseg_cli.cli.app import app
 from ovseg_cli.prototypes.build import SupportSettings, build_class
 from ovseg_cli.store import Store
@@ -227,7 +227,7 @@ class TestSegment:
     def stand_in(self, cli, monkeypatch):
         monkeypatch.setattr(PaintExplainer, "calls", 0)
         monkeypatch.setattr(PaintSegmenter, "calls", 0)
-        monkeypatch.setattr(ovseg_cli.explain, "Explainer", PaintExplainer)
+        monkeypatch.setattr(ovseg_cli.explanations, "Explainer", PaintExplainer)
 
     def entries(self, here):
         lines = (here / "ovseg-out" / "predictions.jsonl").read_text().splitlines()

@@ -153,7 +153,7 @@ class TestPairing:
             folders.predict(key, [[0]])
         report = folders.score()
         assert (report.images, report.missing, report.extra) == (1, ("c", "sub/b"), ("d",))
-        assert "2 labelled image(s) have no prediction: c, sub/b" in report.warnings
+        assert "2 labelled pictures have no prediction: c, sub/b" in report.warnings
         assert "1 prediction(s) have no ground truth: d" in report.warnings
 
     def test_no_pair_at_all(self, folders):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ovseg_cli.explain.records import Explanation, Match, Source, Standing, Word
+from ovseg_cli.explanations.records import Explanation, Match, Source, Standing, Word
 from ovseg_cli.figures import figure_beside
 from ovseg_cli.files.labels import BACKGROUND
 from ovseg_cli.methods.catalogue import METHODS

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg_cli.drawing.explanation import Bar, ExplainedPoint, MatchGroup, MatchTile, explanation_sheet
-from ovseg_cli.explain.records import Explanation, Match
-from ovseg_cli.explain.words import remarks, word_name
+from ovseg_cli.explanations.records import Explanation, Match
+from ovseg_cli.explanations.words import remarks, word_name
 from ovseg_cli.files.labels import BACKGROUND, Colour, LabelMap
 
 if TYPE_CHECKING:

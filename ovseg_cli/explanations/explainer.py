@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from ovseg_cli.backbones.pixels import resize, to_tensor
 from ovseg_cli.errors import ClassChangedError, ImageError, LabelError, UsageError
-from ovseg_cli.explain.points import choose_points, enlarged, scores_at
-from ovseg_cli.explain.records import Explanation, Match, Region, Rule, Source, Standing, Word
-from ovseg_cli.explain.weights import cell_weights
+from ovseg_cli.explanations.points import choose_points, enlarged, scores_at
+from ovseg_cli.explanations.records import Explanation, Match, Region, Rule, Source, Standing, Word
+from ovseg_cli.explanations.weights import cell_weights
 from ovseg_cli.files.images import open_image
 from ovseg_cli.files.labels import BACKGROUND, read_label
 from ovseg_cli.files.layout import MARKED_BACKGROUND, MARKED_FOREGROUND

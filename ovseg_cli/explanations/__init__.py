@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ovseg_cli.explain.explainer import Explainer, check_point
-from ovseg_cli.explain.records import Explanation, Match, Region, Source, Standing, Word
-from ovseg_cli.explain.sheet import HOW_CHOSEN, draw
-from ovseg_cli.explain.words import as_data, describe
+from ovseg_cli.explanations.explainer import Explainer, check_point
+from ovseg_cli.explanations.records import Explanation, Match, Region, Source, Standing, Word
+from ovseg_cli.explanations.sheet import HOW_CHOSEN, draw
+from ovseg_cli.explanations.words import as_data, describe
 
 __all__ = [
     "HOW_CHOSEN",
