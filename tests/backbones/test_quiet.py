@@ -5,9 +5,9 @@ import logging
 import diffusers.utils.logging as diffusers_logging
 import pytest
 import transformers.utils.logging as transformers_logging
-from ovseg_cli.backbones.diffusion import DiffusionBackbone
 
 from ovseg_cli.backbones.quiet import quiet_libraries
+from ovseg_cli.backbones.unet import DiffusionBackbone
 from tests.mini import MINI_FOLDER
 
 
