@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,14 +13,12 @@ from ovseg_cli.labeling.decide import Head, extremes
 from ovseg_cli.methods import cliper
 from ovseg_cli.methods.attention_refine import refine_maps
 from ovseg_cli.methods.published import CliperSettings
-from ovseg_cli.profiles.specs import DenseDefaults
 from ovseg_cli.scorers.scorer import Crops, Picture, Walk
 from ovseg_cli.scorers.words import ClipWordScorer, WordMaps
-from ovseg_cli.text.embedding import Reading, TextCache
 from ovseg_cli.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from ovseg_cli.models import Models
+    pass
 
 
 class CoarseCliper(ClipWordScorer):
@@ -32,23 +30,15 @@ class CoarseCliper(ClipWordScorer):
 
     on_own_grid = True
 
-    def __init__(
-        self,
-        models: Models,
-        vocabulary: Vocabulary,
-        settings: DenseDefaults,
-        templates: Sequence[str],
-        texts: TextCache | None = None,
-        reading: Reading | None = None,
-        *,
-        background: bool = True,
-    ) -> None:
-        if not isinstance(settings, CliperSettings):
-            raise ValueError(f"CLIPer needs settings of its own, got {type(settings).__name__}")
-        super().__init__(models, vocabulary, settings, templates, texts, reading, background=background)
-        self._cliper = settings
-        self._blocks = range(models.clip.depth)
-        self.sees = self._sees("cliper")
+    @property
+    def _cliper(self) -> CliperSettings:
+        """Its settings, which have more than other methods'."""
+        if not isinstance(self._settings, CliperSettings):
+            raise ValueError(f"CLIPer needs settings of its own, got {type(self._settings).__name__}")
+        return self._settings
+
+    def _looks(self) -> Hashable:
+        return "cliper"
 
     @staticmethod
     def _count(vocabulary: Vocabulary) -> int:
@@ -57,13 +47,13 @@ class CoarseCliper(ClipWordScorer):
 
     def walk(self, size: tuple[int, int]) -> Walk:
         """Through all blocks, with their attention."""
-        return self._walk(size, self._blocks, attention=True)
+        return self._walk(size, range(self._models.clip.depth), attention=True)
 
     def features(self, crops: Crops) -> list[Tensor]:
         """Each embedding in the space of text, float32 (B, g, g', E), and the fused attention, float32 (B, n, n)."""
         clip = self._models.clip
         trace = crops.trace(self.walk((crops.images.shape[2], crops.images.shape[3])))
-        fused = cliper.fuse_early_layers([trace.blocks[i] for i in self._blocks], trace.attention)
+        fused = cliper.fuse_early_layers([trace.blocks[i] for i in range(clip.depth)], trace.attention)
         embeddings = [clip.embed(tokens)[:, 1:].unflatten(1, trace.grid) for tokens in fused.tokens]
         return [*embeddings, fused.attention]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -13,14 +13,11 @@ from ovseg_cli.backbones.clip import BlockTrace, ClipTrace
 from ovseg_cli.labeling.decide import Head, strips
 from ovseg_cli.methods import clipsurgery, gem, last_layer, proxyclip
 from ovseg_cli.methods.words import word_scores
-from ovseg_cli.profiles.specs import DenseDefaults
 from ovseg_cli.scorers.scorer import Crops, Picture, Walk
 from ovseg_cli.scorers.words import ClipWordScorer, WordMaps, whole_patches
-from ovseg_cli.text.embedding import Reading, TextCache
-from ovseg_cli.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from ovseg_cli.models import Models
+    pass
 
 
 class TokenScorer(ClipWordScorer):
@@ -34,24 +31,6 @@ class TokenScorer(ClipWordScorer):
 
     stream: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        models: Models,
-        vocabulary: Vocabulary,
-        settings: DenseDefaults,
-        templates: Sequence[str],
-        texts: TextCache | None = None,
-        reading: Reading | None = None,
-        *,
-        background: bool = True,
-    ) -> None:
-        depth = models.clip.depth
-        last = models.profile.clip.streams if self.stream else 1
-        self._blocks = range(max(0, depth - last), depth)
-        super().__init__(models, vocabulary, settings, templates, texts, reading, background=background)
-        # What inherits another method's tokens sees what that one sees.
-        self.sees = self._sees(type(self).tokens)
-
     @abstractmethod
     def tokens(self, trace: ClipTrace, crops: Crops) -> Tensor:
         """What the method makes of crops, (B, g, g', D): one token per patch, which `ClipBackbone.embed` projects.
@@ -60,6 +39,17 @@ class TokenScorer(ClipWordScorer):
             trace: CLIP's walk, with the last block or the last few (`blocks`).
             crops: What was walked through, for methods that look at the pixels once more.
         """
+
+    def _looks(self) -> Hashable:
+        # What inherits another method's tokens sees what that one sees.
+        return type(self).tokens
+
+    @property
+    def _blocks(self) -> range:
+        """Which blocks are read, from the front."""
+        depth = self._models.clip.depth
+        last = self._models.profile.clip.streams if self.stream else 1
+        return range(max(0, depth - last), depth)
 
     def blocks(self, trace: ClipTrace) -> list[BlockTrace]:
         """The traced blocks that were asked for, first to last."""

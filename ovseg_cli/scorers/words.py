@@ -104,6 +104,18 @@ class ClipWordScorer(WordScorer):
         self._text = embed_words(
             models.clip, vocabulary.words, templates, weights=weights, cache=texts, reading=reading
         )
+        self.sees = (
+            self._looks(),
+            settings.squash,
+            settings.patches,
+            settings.positions,
+            settings.mean,
+            settings.std,
+        )
+
+    @abstractmethod
+    def _looks(self) -> Hashable:
+        """What names the features of crops that are shown to CLIP in one way."""
 
     @staticmethod
     def _count(vocabulary: Vocabulary) -> int:
@@ -146,11 +158,6 @@ class ClipWordScorer(WordScorer):
             patches="round" if settings.squash is not None or min(size) < self._models.clip.patch else settings.patches,
             attention=attention,
         )
-
-    def _sees(self, what: Hashable) -> Hashable:
-        """What features depend on besides the crops."""
-        settings = self._settings
-        return what, settings.squash, settings.patches, settings.positions, settings.mean, settings.std
 
 
 def narrow(vocabulary: Vocabulary, classes: Sequence[int]) -> tuple[Vocabulary, list[int]]:
