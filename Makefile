@@ -25,11 +25,15 @@ STAMP       := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/ovseg demo
 
+# Tests run on one core each, in as many processes as JOBS says, of 1.7 GB each.
+JOBS   ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
+
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-oldest:
 	$(MAKE) test CPU=1 VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt

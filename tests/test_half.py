@@ -58,11 +58,14 @@ def store(tmp_path_factory):
 # --------------------------------------------------------------------------- every method
 
 
-@pytest.fixture(scope="module")
-def answers(store, half):
+QUICKEST = ("prototype", "gem", "hybrid")
+"""Methods that are always tried; float16 on a CPU is slow."""
+
+
+def answers_of(methods, store, half):
     """By method, what float32 and float16 give: scores and label map."""
 
-    def all_methods(models):
+    def by_method(models):
         segmenters = [
             Segmenter(
                 models,
@@ -71,7 +74,7 @@ def answers(store, half):
                 method=method,
                 options=SegmentOptions(**QUICK, prefilter=False),
             )
-            for method in METHODS
+            for method in methods
         ]
         scored = score_together(segmenters, [PICTURE])
         return {
@@ -79,12 +82,25 @@ def answers(store, half):
             for segmenter, (one,) in zip(segmenters, scored, strict=True)
         }
 
-    exact, rounded = all_methods(mini_models()), all_methods(half)
-    return {method: (exact[method], rounded[method]) for method in METHODS}
+    exact, rounded = by_method(mini_models()), by_method(half)
+    return {method: (exact[method], rounded[method]) for method in methods}
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_gives_the_labels_of_float32(answers, method):
+@pytest.fixture(scope="module")
+def quickest(store, half):
+    return answers_of(QUICKEST, store, half)
+
+
+@pytest.fixture(scope="module")
+def others(store, half):
+    return answers_of([method for method in METHODS if method not in QUICKEST], store, half)
+
+
+@pytest.mark.parametrize(
+    "method", [method if method in QUICKEST else pytest.param(method, marks=pytest.mark.slow) for method in METHODS]
+)
+def test_every_method_gives_the_labels_of_float32(request, method):
+    answers = request.getfixturevalue("quickest" if method in QUICKEST else "others")
     (exact, labels), (rounded, half_labels) = answers[method]
     assert rounded.dtype == torch.float32
     assert rounded.isfinite().all()
@@ -95,9 +111,10 @@ def test_every_method_gives_the_labels_of_float32(answers, method):
     assert error.quantile(0.98) < 0.02
 
 
-def test_label_maps_are_not_all_background(answers):
+@pytest.mark.slow
+def test_label_maps_are_not_all_background(quickest, others):
     """So that equal labels mean something."""
-    named = [method for method, ((_, labels), _) in answers.items() if (labels > 0).mean() > 0.01]
+    named = [method for method, ((_, labels), _) in (quickest | others).items() if (labels > 0).mean() > 0.01]
     assert len(named) > len(METHODS) / 2
 
 

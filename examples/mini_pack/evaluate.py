@@ -57,7 +57,7 @@ from ovseg_cli.prototypes.build import SupportSettings, build_class
 from ovseg_cli.prototypes.kinds import resolve_kind
 from ovseg_cli.prototypes.masks import class_thresholds, masks_from_attribution, minmax, normalise_attribution
 from ovseg_cli.segmentation.options import SegmentOptions
-from ovseg_cli.segmentation.segmenter import Segmenter
+from ovseg_cli.segmentation.segmenter import Segmenter, segment_together
 from ovseg_cli.store import Store
 from ovseg_cli.text.prefilter import ClassPrefilter
 
@@ -266,6 +266,26 @@ def generate(models: Models, name: str, seeds: Sequence[int]) -> Samples:
     )
 
 
+def remember_images(models: Models) -> None:
+    """Have no image generated twice: the figures share most of theirs, and an image depends on its own seed only."""
+    generator = models.generator
+    draw = generator.generate
+    drawn: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def generate(prompt: str, phrase: str, seeds: Sequence[int], *, on_step: Any = None, **settings: Any) -> Generated:
+        keys = {seed: (prompt, phrase, seed, *sorted(settings.items())) for seed in seeds}
+        new = [seed for seed in seeds if keys[seed] not in drawn]
+        if new:
+            batch = draw(prompt, phrase, new, on_step=on_step, **settings)
+            drawn.update(
+                zip((keys[seed] for seed in new), zip(batch.images, batch.attribution, strict=True), strict=True)
+            )
+        images, attribution = zip(*(drawn[keys[seed]] for seed in seeds), strict=True)
+        return Generated(torch.stack(images), torch.stack(attribution))
+
+    generator.generate = generate
+
+
 def judge(setup: Setup) -> list[Figure]:
     """Share of the generated images in which the judge sees the class that was asked for."""
     referee = Judge.load()
@@ -404,10 +424,12 @@ def prototypes(setup: Setup) -> list[Figure]:
                 store.add_class(build_class(setup.models, name, settings))
             stuff = [name for name in SEGMENTED if resolve_kind(name, setup.models.clip)[0] == "stuff"]
             found = dict(zip(("recall", "precision"), _filtered(setup.models, pictures, labels, stuff), strict=True))
-            for kind, options in PROTOTYPE_OPTIONS.items():
-                segmenter = Segmenter(setup.models, store, SEGMENTED, method="prototype", options=options)
-                found[kind] = _score(segmenter, pictures, labels, ("background", *SEGMENTED))
-        return found
+            segmenters = [
+                Segmenter(setup.models, store, SEGMENTED, method="prototype", options=options)
+                for options in PROTOTYPE_OPTIONS.values()
+            ]
+            scores = _scores(segmenters, pictures, labels, ("background", *SEGMENTED))
+        return found | dict(zip(PROTOTYPE_OPTIONS, scores, strict=True))
 
     runs = [run(seed) for seed in range(setup.seeds)]
     return [
@@ -581,8 +603,17 @@ def _score(
     segmenter: Segmenter, pictures: Sequence[Picture], truth: Sequence[ByteArray], names: Sequence[str]
 ) -> tuple[float, dict[str, float | None]]:
     """Segment pictures and compare them with the truth, both as indices into `names`."""
-    report: Report = evaluate((segmenter.segment(item.image).ids for item in pictures), truth, names)
-    return report.miou or 0.0, {score.name: score.iou for score in report.classes}
+    (score,) = _scores([segmenter], pictures, truth, names)
+    return score
+
+
+def _scores(
+    segmenters: Sequence[Segmenter], pictures: Sequence[Picture], truth: Sequence[ByteArray], names: Sequence[str]
+) -> list[tuple[float, dict[str, float | None]]]:
+    """What `_score` gives for each of several segmenters, which walk through the networks together."""
+    found = [[result.ids for result in segment_together(segmenters, item.image)] for item in pictures]
+    reports: list[Report] = [evaluate(of_one, truth, names) for of_one in zip(*found, strict=True)]
+    return [(report.miou or 0.0, {score.name: score.iou for score in report.classes}) for report in reports]
 
 
 @contextmanager
@@ -671,6 +702,7 @@ def _run(options: argparse.Namespace) -> int:
             contact_sheet(models).save(part, optimize=True)
     if not options.what:
         return 0
+    remember_images(models)
     setup = Setup(
         pack=options.pack,
         models=models,

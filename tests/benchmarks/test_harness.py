@@ -69,6 +69,7 @@ def test_the_first_run_is_not_counted_unless_the_case_is_heavy():
     assert (len(heavy.seconds), answer.tolist()) == (1, [0])
 
 
+@pytest.mark.slow
 def test_memory_is_the_work_s_own_in_a_fresh_process():
     code = """
 import numpy as np

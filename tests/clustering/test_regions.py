@@ -74,9 +74,10 @@ def merge_one_by_one(attention, places, threshold, rounds, overlap):
     return np.stack(kept)
 
 
-@pytest.mark.parametrize("rounds", [0, 1, 2])
-@pytest.mark.parametrize("threshold", [0.1, 0.25, 0.5])
-@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize(
+    ("rounds", "threshold", "overlap"),
+    [(0, 0.25, False), (1, 0.1, True), (1, 0.5, False), (2, 0.1, False), (2, 0.25, True), (2, 0.5, True)],
+)
 def test_merging_equals_a_loop_over_distributions(rounds, threshold, overlap):
     attention = (attention_of_blocks(BLOCKS) + distributions(64, 64, seed=2)) / 2
     merged = merge_attention(attention, anchors=4, divergence=threshold, rounds=rounds, overlap=overlap)

@@ -210,6 +210,7 @@ SAME = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SAME)
 def test_what_the_product_can_do_comes_out_the_same(case: str, store: Store, label_maps: dict[Setting, np.ndarray]):
     setting, options = SAME[case]
@@ -240,6 +241,7 @@ def result(models: RememberingModels) -> Result:
     return measure(models, plan)
 
 
+@pytest.mark.slow
 class TestMeasure:
     def test_no_picture_stays_in_memory(self, models: RememberingModels, result: Result):
         assert not models._features

@@ -17,6 +17,7 @@ from tests.mini import mini_class, mini_models
 CLASSES = ("cat", "apple", "dog", "car")
 
 
+@pytest.mark.slow
 def test_both_sets_with_and_without_known_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -57,6 +58,7 @@ def test_an_unknown_method_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "Unknown method 'clipp'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_method_that_fails_on_a_picture_has_no_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from examples.mini_pack.evaluate import (
     outlined,
     over_seeds,
     pack_profile,
+    remember_images,
     scene_attribution,
     table,
 )
@@ -132,6 +134,7 @@ def test_segments_are_scored_against_the_right_labels(setup: Setup, monkeypatch:
 
     monkeypatch.setattr(evaluate, "render_set", remembered)
     monkeypatch.setattr(evaluate, "Segmenter", Oracle)
+    monkeypatch.setattr(evaluate, "segment_together", lambda oracles, image: [one.segment(image) for one in oracles])
     monkeypatch.setattr(evaluate, "build_class", lambda *_: None)
     monkeypatch.setattr(evaluate.Store, "add_class", lambda *_: None)
     monkeypatch.setattr(evaluate, "GEM_PICTURES", 3)
@@ -142,6 +145,24 @@ def test_segments_are_scored_against_the_right_labels(setup: Setup, monkeypatch:
     assert 0 < precision.mean <= 1
     assert "chocolate glazed donut" in evaluate.SEGMENTED
     assert len(evaluate.SEGMENTED) == 20
+
+
+def test_images_are_generated_once_and_stay_what_they_are() -> None:
+    asked: list[list[int]] = []
+
+    def draw(prompt: str, phrase: str, seeds: list[int], *, on_step: object, steps: int) -> Generated:
+        asked.append(list(seeds))
+        values = torch.tensor([seed * steps + len(prompt + phrase) for seed in seeds])
+        return Generated(values, values + 1)
+
+    models = SimpleNamespace(generator=SimpleNamespace(generate=draw))
+    remember_images(models)
+    again = models.generator.generate
+    assert again("a cat", "cat", [1, 2], steps=10).images.tolist() == [18, 28]
+    assert again("a cat", "cat", [3, 2, 1], steps=10, on_step=print).attribution.tolist() == [39, 29, 19]
+    assert again("a cat", "cat", [1], steps=20).images.tolist() == [28]
+    assert again("a dog!", "dog", [1], steps=10).images.tolist() == [19]
+    assert asked == [[1, 2], [3], [1], [1]]
 
 
 def test_transfer_measures_the_second_font(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, glyphs: object) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_pipeline_loads_and_draws(trained: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(
         trained / "pack" / "diffusion", dtype=torch.float32, local_files_only=True
@@ -64,6 +65,7 @@ def test_the_pipeline_loads_and_draws(trained: Path) -> None:
     assert (images[0] != images[2]).any()
 
 
+@pytest.mark.slow
 def test_clip_loads_with_its_tokenizer(trained: Path) -> None:
     folder = f"local-dir:{trained / 'pack' / 'clip'}"
     model, _ = open_clip.create_model_from_pretrained(folder)
@@ -71,6 +73,7 @@ def test_clip_loads_with_its_tokenizer(trained: Path) -> None:
     assert model.encode_text(text).shape == (1, 16)
 
 
+@pytest.mark.slow
 def test_the_self_supervised_transformer_loads(trained: Path) -> None:
     model, report = ViTModel.from_pretrained(
         trained / "pack" / "dino", add_pooling_layer=False, output_loading_info=True
@@ -79,6 +82,7 @@ def test_the_self_supervised_transformer_loads(trained: Path) -> None:
     assert model.config.image_size == 32
 
 
+@pytest.mark.slow
 def test_weights_are_half_precision_and_name_no_path(trained: Path) -> None:
     for file in (trained / "pack").rglob("*.json"):
         assert str(trained) not in file.read_text(encoding="utf-8")
@@ -92,6 +96,7 @@ def test_weights_are_half_precision_and_name_no_path(trained: Path) -> None:
         assert kinds <= {"F16", "I64"}, file
 
 
+@pytest.mark.slow
 def test_the_curves_are_logged(trained: Path) -> None:
     for stage in ("autoencoder", "diffusion", "clip", "selfsup"):
         lines = (trained / "work" / f"{stage}.csv").read_text().splitlines()
@@ -99,6 +104,7 @@ def test_the_curves_are_logged(trained: Path) -> None:
         assert lines[-1].startswith("3,")
 
 
+@pytest.mark.slow
 def test_a_pack_can_be_trained_further(trained: Path, tmp_path: Path) -> None:
     pack = trained / "pack"
     result = command("--work", str(tmp_path / "work"), "--out", str(tmp_path / "pack"), "--start-from", str(pack))
