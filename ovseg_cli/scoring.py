@@ -8,6 +8,7 @@ pictures of one size go through the networks together, and so do methods that lo
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from ovseg_cli.methods.prototype import prototype_cosines_at, prototype_scores
 from ovseg_cli.methods.stuff_filter import stuff_filter
 from ovseg_cli.profiles import ExtractorSpec
 from ovseg_cli.profiles.geometry import Geometry, Resampling
-from ovseg_cli.profiles.specs import PositionMode
+from ovseg_cli.profiles.specs import PositionMode, Sight
 
 if TYPE_CHECKING:
     from ovseg_cli.choices import Resolved
@@ -339,7 +340,8 @@ class PrototypeScorer(Scorer):
     def __init__(self, models: Models, store: Store, extractor: ExtractorSpec, resolved: Resolved) -> None:
         self._models = models
         self.extractor = extractor
-        self.sees = ("prototype", extractor.digest)
+        self._sight = Sight() if resolved.inference is None else resolved.inference.sight
+        self.sees = ("prototype", extractor.digest, self._sight)
         block = store.prototypes(resolved.known, extractor.digest)
         self.channels = len(resolved.known) + 1
         owner = block.class_index
@@ -370,12 +372,12 @@ class PrototypeScorer(Scorer):
         return narrowed
 
     def pixels(self, size: tuple[int, int]) -> int:
-        """Those of the square that every crop is squashed to."""
-        return self.extractor.input_size**2
+        """Those at which the network sees a crop."""
+        return math.prod(self._sight.size(self.extractor, *size))
 
     def features(self, crops: Crops) -> list[Tensor]:
         """Feature maps of crops, layer by layer."""
-        return self._models.feature_maps(self.extractor, crops.images)
+        return self._models.feature_maps(self.extractor, crops.images, self._sight)
 
     def compare(self, features: Sequence[Tensor]) -> Tensor:
         """The best cosine of each class's foreground prototypes, and of all background prototypes in channel 0."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -152,18 +152,21 @@ def _rows(image: Any, top: int, bottom: int) -> npt.NDArray[np.uint8]:
     return np.asarray(image)[top:bottom]
 
 
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize pictures bicubically, with antialiasing when they shrink.
+def resize(images: Tensor, size: tuple[int, int], resample: Literal["bicubic", "bilinear"] = "bicubic") -> Tensor:
+    """Resize pictures.
 
     Args:
         images: float (B, 3, H, W) in [0, 1].
         size: (height, width) in pixels.
+        resample: "bicubic", with antialiasing when they shrink, or "bilinear" without.
 
     Returns:
         float (B, 3, height, width) in [0, 1]; the input itself when the size is already right.
     """
     if images.shape[-2:] == torch.Size(size):
         return images
+    if resample == "bilinear":
+        return F.interpolate(images, size, mode="bilinear", align_corners=False)
     wanted = F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
     return wanted.clamp(0, 1)  # bicubic overshoots at edges
 
