@@ -325,7 +325,8 @@ SEGMENTER_BACKGROUND = 0.5
 def diffsegmenter(code: Path) -> None:
     """`voc12/ptp_stable_best.py` from the files to the maps, and `evaluation_voc12.py`'s rule from there to labels.
 
-    Heads are averaged as soon as their attention is stored: all together take 8 GB.
+    Heads are averaged as soon as their attention is stored (all together take 8 GB), and the halves with and without
+    a prompt go through the network one after the other, by the script's own switch.
     """
     import diffusers
     import scipy.io
@@ -353,12 +354,13 @@ def diffsegmenter(code: Path) -> None:
     for before, after in (
         ("self.step_store[key].append(attn)", "self.step_store[key].append(attn.mean(0, keepdim=True))"),
         ("dtype = torch.float16", "dtype = torch.float32"),
+        ("LOW_RESOURCE = False", "LOW_RESOURCE = True"),
     ):
         if text.count(before) != 1:
             raise SystemExit(f"the script is another one: {before}")
         text = text.replace(before, after)
 
-    def noise(size: Any) -> torch.Tensor:
+    def noise(size: Any, **_settings: Any) -> torch.Tensor:
         return draw(size, generator=torch.Generator().manual_seed(NOISE_SEED))
 
     draw = torch.randn
