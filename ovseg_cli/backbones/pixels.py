@@ -70,8 +70,9 @@ def to_working_tensor(
 ) -> Tensor:
     """An RGB picture as a float tensor of another size.
 
-    It is resized in 8 bits and then converted, as in all published code: what networks see is rounded to whole grey
-    values. There is never a float copy of the picture as it came, and never a second copy of an image of Pillow's.
+    But for "bilinear-float", it is resized in 8 bits and then converted: what networks see is rounded to whole grey
+    values, as in nearly all published code. There is never a float copy of the picture as it came, and never a second
+    copy of an image of Pillow's.
 
     Args:
         image: PIL image in mode RGB, or uint8 array (H, W, 3).
@@ -90,6 +91,9 @@ def to_working_tensor(
     if resample in PILLOW:
         picture = image if isinstance(image, Image.Image) else Image.fromarray(np.ascontiguousarray(image))
         return to_tensor(picture.resize((size[1], size[0]), PILLOW[resample]), device)
+    if resample == "bilinear-float":
+        unrounded = torch.from_numpy(_bilinear_float(image, size)).to(device).permute(2, 0, 1)[None]
+        return unrounded.contiguous().div_(255)
     return to_tensor(_nearest(image, size) if resample == "nearest" else _bilinear(image, size), device)
 
 
@@ -135,6 +139,30 @@ def _bilinear(image: Any, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         share = down[start:stop, None, None]
         above, below = narrow(band[upper[start:stop] - top]), narrow(band[lower[start:stop] - top])
         resized[start:stop] = ((((2048 - share) * above) >> 16) + ((share * below) >> 16) + 2) >> 2
+    return resized
+
+
+def _bilinear_float(image: Any, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """A picture resized as torch resizes in mode "bilinear", float32 (height, width, 3) in [0, 255]."""
+
+    def sources(
+        length: int, wanted: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        place = ((np.arange(wanted) + 0.5) * (length / wanted) - 0.5).clip(0).astype(np.float32)
+        first = np.minimum(place.astype(np.int64), length - 1)
+        return first, np.minimum(first + 1, length - 1), (place - first).astype(np.float32)
+
+    rows, columns = picture_size(image)
+    upper, lower, down = sources(rows, size[0])
+    left, right, across = sources(columns, size[1])
+    across = across[:, None]
+    resized = np.empty((*size, 3), np.float32)
+    for start, stop in _bands(size[0], columns):
+        top, bottom = int(upper[start]), int(lower[stop - 1]) + 1
+        band = _rows(image, top, bottom).astype(np.float32)
+        narrow = band[:, left] * (1 - across) + band[:, right] * across
+        share = down[start:stop, None, None]
+        resized[start:stop] = narrow[upper[start:stop] - top] * (1 - share) + narrow[lower[start:stop] - top] * share
     return resized
 
 

@@ -22,7 +22,7 @@ from ovseg_cli.methods.diffusion_defaults import DiffusionDefaults
 from ovseg_cli.profiles.specs import DenseDefaults
 
 ROWS: Mapping[str, DenseDefaults] = MappingProxyType(
-    dict.fromkeys(("voc21", "context60", "coco-object"), replace(WHOLE, resample="bilinear"))
+    dict.fromkeys(("voc21", "context60", "coco-object"), replace(WHOLE, resample="bilinear-float"))
 )
 
 DIFFUSION = DiffusionDefaults(emphasis=1.1**2, finest_self_attention=True)

@@ -8,11 +8,12 @@ from typing import Literal
 MAX_ASPECT = 8
 """An image's long side becomes at most this many short sides, or a strip of 1 x 5000 pixels would fill the memory."""
 
-Resampling = Literal["bicubic", "bilinear", "lanczos", "nearest"]
-"""How a whole picture is resized: from 8 bits to 8 bits, as all published code does it.
+Resampling = Literal["bicubic", "bilinear", "bilinear-float", "lanczos", "nearest"]
+"""How a whole picture is resized: from 8 bits to 8 bits, as nearly all published code does it.
 
 - "bicubic", "lanczos": Pillow's, which average over more pixels where a picture shrinks (antialiasing).
 - "bilinear": OpenCV's, which takes the four nearest pixels however much a picture shrinks.
+- "bilinear-float": torch's, which takes the same pixels and rounds nothing.
 - "nearest": the pixel as it is, torch's choice of it.
 """
 
