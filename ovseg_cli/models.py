@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import ClipBackbone
+from ovseg_cli.backbones.pixels import resize
 from ovseg_cli.backbones.sam import SamBackbone
 from ovseg_cli.backbones.unet import DiffusionBackbone, Noising
 from ovseg_cli.backbones.vit import VitBackbone
@@ -17,6 +18,7 @@ from ovseg_cli.errors import UsageError, WeightsError
 from ovseg_cli.methods.domain import Domain
 from ovseg_cli.precision import Precision, choose_precision
 from ovseg_cli.profiles import ExtractorSpec, Profile, Weights, require_weights
+from ovseg_cli.profiles.specs import PositionMode, Sight
 
 Backbone = TypeVar("Backbone", ClipBackbone, DiffusionBackbone, SamBackbone, VitBackbone)
 
@@ -93,22 +95,27 @@ class Models:
         """
         return concatenate_maps(self.feature_maps(extractor, images))
 
-    def feature_maps(self, extractor: ExtractorSpec, images: Tensor) -> list[Tensor]:
+    def feature_maps(self, extractor: ExtractorSpec, images: Tensor, sight: Sight | None = None) -> list[Tensor]:
         """Dense features of pictures, layer by layer.
 
         Args:
             extractor: Which features.
             images: float (B, 3, H, W) in [0, 1], on any device.
+            sight: How the network sees them; None for squashed bicubically, as support images are.
 
         Returns:
-            Each layer of the specification in its order, on its native grid: float32 (B, C_l, g_l, g_l).
+            Each layer of the specification in its order, on its native grid: float32 (B, C_l, g_l, g_l'), which is
+            square where pictures are squashed.
 
         Raises:
             WeightsError: The model gives features of another length or on another grid than the profile says.
         """
-        maps = self._extract(extractor, images.to(self.device))
+        sight = sight or Sight()
+        shown = sight.size(extractor, images.shape[2], images.shape[3])
+        squashed = shown == (extractor.input_size, extractor.input_size)
+        maps = self._extract(extractor, resize(images.to(self.device), shown, sight.resample), sight.positions)
         dim, grid = sum(layer.shape[1] for layer in maps), max(layer.shape[-1] for layer in maps)
-        if (dim, grid) != (extractor.dim, extractor.grid):
+        if dim != extractor.dim or (squashed and grid != extractor.grid):
             raise WeightsError(
                 f"The profile {self.profile.name!r} says that its extractor {extractor.name!r} gives features of "
                 f"length {extractor.dim} on a grid of {extractor.grid} x {extractor.grid}, but "
@@ -117,7 +124,7 @@ class Models:
             )
         return maps
 
-    def _extract(self, extractor: ExtractorSpec, images: Tensor) -> list[Tensor]:
+    def _extract(self, extractor: ExtractorSpec, images: Tensor, positions: PositionMode | None) -> list[Tensor]:
         if extractor.kind == "unet-query":
             noising = Noising(
                 cast(int, extractor.timestep),
@@ -131,15 +138,27 @@ class Models:
         block = int(extractor.layers[0])
         if extractor.kind in ("clip-key", "clip-token"):
             trace = self._get(ClipBackbone, extractor.weights).trace(
-                images, blocks=(block,), input_size=extractor.input_size, mean=extractor.mean, std=extractor.std
+                images,
+                blocks=(block,),
+                input_size=extractor.input_size,
+                mean=extractor.mean,
+                std=extractor.std,
+                positions=positions or "bicubic",
             )
             (step,) = trace.blocks.values()
             # Keys with their heads side by side; both are (B, N, D), the class token first.
             tokens = step.keys.transpose(1, 2).flatten(2) if extractor.kind == "clip-key" else step.outputs
             patches = tokens[:, 1:].float()
             return [patches.transpose(1, 2).reshape(len(images), -1, *trace.grid)]
-        keys = self._get(VitBackbone, extractor.weights).keys(
-            images, block=block, input_size=extractor.input_size, mean=extractor.mean, std=extractor.std
+        vit = self._get(VitBackbone, extractor.weights)
+        rows, columns = (max(1, length // vit.patch) * vit.patch for length in images.shape[2:])
+        keys = vit.keys(
+            images[..., :rows, :columns],
+            block=block,
+            input_size=(rows, columns),
+            mean=extractor.mean,
+            std=extractor.std,
+            positions=positions,
         )
         return [keys]
 

@@ -117,23 +117,26 @@ def test_taps_are_those_of_bilinear_resizing(length, wanted):
 
 @pytest.mark.parametrize("size", [(40, 60), (11, 7), (90, 200), (1, 1)])
 def test_a_score_is_the_weighted_sum_of_the_cells(size):
-    canvas, grid = (32, 48), (5, 5)
+    canvas = (32, 48)
     crops = all_crops(*canvas, ((32, 16), (20, 10)), whole_image=True)
-    scores = torch.rand(len(crops), 1, *grid, generator=torch.Generator().manual_seed(1))
+    # A network that sees the whole picture unsquashed has another grid there.
+    grids = [(5, 5)] * (len(crops) - 1) + [(4, 6)]
+    generator = torch.Generator().manual_seed(1)
+    scores = [torch.rand(1, *grid, generator=generator) for grid in grids]
     sums = ScoreCanvas(1, *canvas, "cpu")
     for crop, values in zip(crops, scores, strict=True):
         sums.add(crop, values)
     enlarged = F.interpolate(sums.mean()[None], size, mode="bilinear", align_corners=False)[0, 0]
     for y, x in [(0, 0), (size[0] - 1, size[1] - 1), (size[0] // 2, size[1] // 3)]:
-        weights = cell_weights((x, y), size=size, canvas=canvas, crops=crops, grid=grid)
+        weights = cell_weights((x, y), size=size, canvas=canvas, crops=crops, grids=grids)
         assert sum(sum(cells.values()) for cells in weights.values()) == pytest.approx(1)
-        found = sum(float(scores[i, 0, r, c]) * w for i, cells in weights.items() for (r, c), w in cells.items())
+        found = sum(float(scores[i][0, r, c]) * w for i, cells in weights.items() for (r, c), w in cells.items())
         assert found == pytest.approx(float(enlarged[y, x]), abs=1e-5)
 
 
 def test_only_crops_that_cover_the_pixel_count():
     crops = [Crop(0, 0, 10, 10), Crop(0, 10, 10, 10)]
-    weights = cell_weights((2, 2), size=(10, 20), canvas=(10, 20), crops=crops, grid=(2, 2))
+    weights = cell_weights((2, 2), size=(10, 20), canvas=(10, 20), crops=crops, grids=[(2, 2)] * 2)
     assert list(weights) == [0]
 
 

@@ -14,6 +14,7 @@ from ovseg_cli.backbones.vit import VitBackbone
 from ovseg_cli.errors import UsageError, WeightsError
 from ovseg_cli.models import Models, choose_device, concatenate_maps, load_models
 from ovseg_cli.profiles import get_profile
+from ovseg_cli.profiles.specs import Sight
 from tests.mini import mini_models, random_pictures
 
 MINI = get_profile("mini")
@@ -160,6 +161,31 @@ def test_clip_tokens_are_what_leaves_the_block():
 def test_joined_features_are_as_long_and_as_fine_as_the_profile_says(extractor):
     features = mini_models().features(extractor, random_pictures(1, 30, 50))
     assert features.shape == (1, extractor.dim, extractor.grid, extractor.grid)
+
+
+def test_a_crop_that_is_not_squashed_keeps_its_shape():
+    """A grid of whole patches; what fills none at the right is left out, and a strip has one row of them."""
+    models, extractor = mini_models(), extractor_of("vit-key")
+    patch, side = models.vit(extractor.weights).patch, extractor.input_size
+    sight = Sight(resample="bilinear", unsquashed=(extractor.name,))
+    crop = random_pictures(1, side - patch, 2 * patch + 1)
+    (seen,) = models.feature_maps(extractor, crop, sight)
+    assert seen.shape == (1, extractor.dim, side // patch - 1, 2)
+    torch.testing.assert_close(seen, models.feature_maps(extractor, crop[..., :-1], sight)[0])
+    (strip,) = models.feature_maps(extractor, crop[:, :, :1, : 2 * patch], sight)
+    assert strip.shape[2:] == (1, 2)
+
+
+@pytest.mark.parametrize("extractor", EVERY, ids=lambda e: e.name)
+def test_crops_are_squashed_as_they_are_to_be_seen(extractor):
+    models, crop = mini_models(), random_pictures(1, 20, 30)
+    seen = models.feature_maps(extractor, crop, Sight(resample="bilinear"))
+    squashed = F.interpolate(crop, (extractor.input_size,) * 2, mode="bilinear", align_corners=False)
+    for ours, wanted, usual in zip(
+        seen, models.feature_maps(extractor, squashed), models.feature_maps(extractor, crop), strict=True
+    ):
+        torch.testing.assert_close(ours, wanted)
+        assert not torch.allclose(ours, usual, atol=1e-4)
 
 
 @pytest.mark.parametrize("extractor", EVERY, ids=lambda e: e.name)

@@ -272,7 +272,7 @@ def remember_images(models: Models) -> None:
     draw = generator.generate
     drawn: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def generate(prompt: str, phrase: str, seeds: Sequence[int], *, on_step: Any = None, **settings: Any) -> Generated:
+    def generate(prompt: str, phrase: str, seeds: Sequence[int], *, on_step: Any = None, **settings: Any) -> Samples:
         keys = {seed: (prompt, phrase, seed, *sorted(settings.items())) for seed in seeds}
         new = [seed for seed in seeds if keys[seed] not in drawn]
         if new:
@@ -281,7 +281,7 @@ def remember_images(models: Models) -> None:
                 zip((keys[seed] for seed in new), zip(batch.images, batch.attribution, strict=True), strict=True)
             )
         images, attribution = zip(*(drawn[keys[seed]] for seed in seeds), strict=True)
-        return Generated(torch.stack(images), torch.stack(attribution))
+        return Samples(torch.stack(images), torch.stack(attribution))
 
     generator.generate = generate
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -70,8 +70,9 @@ def to_working_tensor(
 ) -> Tensor:
     """An RGB picture as a float tensor of another size.
 
-    It is resized in 8 bits and then converted, as in all published code: what networks see is rounded to whole grey
-    values. There is never a float copy of the picture as it came, and never a second copy of an image of Pillow's.
+    But for "bilinear-float", it is resized in 8 bits and then converted: what networks see is rounded to whole grey
+    values, as in nearly all published code. There is never a float copy of the picture as it came, and never a second
+    copy of an image of Pillow's.
 
     Args:
         image: PIL image in mode RGB, or uint8 array (H, W, 3).
@@ -90,6 +91,9 @@ def to_working_tensor(
     if resample in PILLOW:
         picture = image if isinstance(image, Image.Image) else Image.fromarray(np.ascontiguousarray(image))
         return to_tensor(picture.resize((size[1], size[0]), PILLOW[resample]), device)
+    if resample == "bilinear-float":
+        unrounded = torch.from_numpy(_bilinear_float(image, size)).to(device).permute(2, 0, 1)[None]
+        return unrounded.contiguous().div_(255)
     return to_tensor(_nearest(image, size) if resample == "nearest" else _bilinear(image, size), device)
 
 
@@ -138,6 +142,30 @@ def _bilinear(image: Any, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     return resized
 
 
+def _bilinear_float(image: Any, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """A picture resized as torch resizes in mode "bilinear", float32 (height, width, 3) in [0, 255]."""
+
+    def sources(
+        length: int, wanted: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        place = ((np.arange(wanted) + 0.5) * (length / wanted) - 0.5).clip(0).astype(np.float32)
+        first = np.minimum(place.astype(np.int64), length - 1)
+        return first, np.minimum(first + 1, length - 1), (place - first).astype(np.float32)
+
+    rows, columns = picture_size(image)
+    upper, lower, down = sources(rows, size[0])
+    left, right, across = sources(columns, size[1])
+    across = across[:, None]
+    resized = np.empty((*size, 3), np.float32)
+    for start, stop in _bands(size[0], columns):
+        top, bottom = int(upper[start]), int(lower[stop - 1]) + 1
+        band = _rows(image, top, bottom).astype(np.float32)
+        narrow = band[:, left] * (1 - across) + band[:, right] * across
+        share = down[start:stop, None, None]
+        resized[start:stop] = narrow[upper[start:stop] - top] * (1 - share) + narrow[lower[start:stop] - top] * share
+    return resized
+
+
 def _bands(height: int, columns: int) -> list[tuple[int, int]]:
     """Rows of an answer that are made together, when each takes up a row of so many columns."""
     step = max(1, BAND_PIXELS // columns)
@@ -152,18 +180,21 @@ def _rows(image: Any, top: int, bottom: int) -> npt.NDArray[np.uint8]:
     return np.asarray(image)[top:bottom]
 
 
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize pictures bicubically, with antialiasing when they shrink.
+def resize(images: Tensor, size: tuple[int, int], resample: Literal["bicubic", "bilinear"] = "bicubic") -> Tensor:
+    """Resize pictures.
 
     Args:
         images: float (B, 3, H, W) in [0, 1].
         size: (height, width) in pixels.
+        resample: "bicubic", with antialiasing when they shrink, or "bilinear" without.
 
     Returns:
         float (B, 3, height, width) in [0, 1]; the input itself when the size is already right.
     """
     if images.shape[-2:] == torch.Size(size):
         return images
+    if resample == "bilinear":
+        return F.interpolate(images, size, mode="bilinear", align_corners=False)
     wanted = F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
     return wanted.clamp(0, 1)  # bicubic overshoots at edges
 

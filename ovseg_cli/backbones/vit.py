@@ -101,36 +101,47 @@ class VitBackbone:
 
     @torch.inference_mode()
     def keys(
-        self, images: Tensor, *, block: int, input_size: int, mean: Sequence[float], std: Sequence[float]
+        self,
+        images: Tensor,
+        *,
+        block: int,
+        input_size: int | tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        positions: PositionMode | None = None,
     ) -> Tensor:
         """Self-attention keys of one block, as a map (OVDiff, supplement C.2).
 
         Args:
-            images: float (B, 3, H, W) in [0, 1]; squashed to a square.
+            images: float (B, 3, H, W) in [0, 1]; squashed to `input_size`.
             block: Index of the block, negative from the end.
-            input_size: Side of the square in pixels; a multiple of the patch size.
+            input_size: Side of a square, or (height, width), in pixels; multiples of the patch size.
             mean: Input normalisation, per channel.
             std: Input normalisation, per channel.
+            positions: See `tokens`.
 
         Returns:
-            float32 (B, D, g, g) with g = input_size / patch size, heads concatenated; patches in reading order,
-            without the class token and the registers.
+            float32 (B, D, rows, columns), heads concatenated; patches in reading order, without the class token and the
+            registers.
 
         Raises:
             ValueError: There is no such block.
         """
         if not -self.depth <= block < self.depth:
             raise ValueError(f"the vision transformer has {self.depth} blocks, got index {block}")
-        side = input_size // self.model.config.patch_size
+        height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+        rows, columns = grid = (height // self.patch, width // self.patch)
         seen: list[Tensor] = []
-        handle = self._keys[block].register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        handles = [self._keys[block].register_forward_hook(lambda _module, _inputs, output: seen.append(output))]
         try:
-            pixels = squash(images, input_size, mean, std).to(self.model.dtype)
-            self.model(pixel_values=pixels, **self._settings(len(images), side * side))
+            handles += self._place_by(positions, grid)
+            pixels = squash(images, (height, width), mean, std).to(self.model.dtype)
+            self.model(pixel_values=pixels, **self._settings(len(images), rows * columns))
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         patches = seen[0][:, self._others :].float()
-        return patches.transpose(1, 2).reshape(len(images), -1, side, side)
+        return patches.transpose(1, 2).reshape(len(images), -1, rows, columns)
 
     @torch.inference_mode()
     def tokens(
@@ -157,17 +168,19 @@ class VitBackbone:
         """
         rows, columns = grid = (input_size[0] // self.patch, input_size[1] // self.patch)
         pixels = squash(images, input_size, mean, std).to(self.model.dtype)
-        handle = self._place_by(positions, grid) if positions is not None and self._type == "vit" else None
+        handles = self._place_by(positions, grid)
         try:
             output = self.model(pixel_values=pixels, **self._settings(len(images), rows * columns))
         finally:
-            if handle is not None:
+            for handle in handles:
                 handle.remove()
         patches = output.last_hidden_state[:, self._others :].float()
         return patches.transpose(1, 2).unflatten(2, grid)
 
-    def _place_by(self, positions: PositionMode, grid: tuple[int, int]) -> RemovableHandle:
+    def _place_by(self, positions: PositionMode | None, grid: tuple[int, int]) -> list[RemovableHandle]:
         """A hook that puts position embeddings, resized by another rule, in the place of transformers' own."""
+        if positions is None or self._type != "vit":
+            return []
         own = self.model.embeddings.position_embeddings[0]
         wanted = resize_position_embedding(own, grid, positions)
 
@@ -175,7 +188,7 @@ class VitBackbone:
             rows, columns = (length * self.patch for length in grid)
             return output + (wanted - module.interpolate_pos_encoding(output, rows, columns))
 
-        return self.model.embeddings.register_forward_hook(replaced)
+        return [self.model.embeddings.register_forward_hook(replaced)]
 
     @property
     def patch(self) -> int:

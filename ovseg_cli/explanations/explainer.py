@@ -135,9 +135,9 @@ class Explainer:
         for scorer in scored.prototypes:
             looks = scored.features[scorer.extractor.name]
             crops = [crop for crop, _ in looks]
-            grid = finest_grid(looks[0][1])
+            grids = [finest_grid(maps) for _, maps in looks]
             sums = _Sums(scorer, labels)
-            for i, cells in cell_weights(point, size=scored.size, canvas=canvas, crops=crops, grid=grid).items():
+            for i, cells in cell_weights(point, size=scored.size, canvas=canvas, crops=crops, grids=grids).items():
                 sums.add(looks[i][1], cells)
             for channel, label in labels.items():
                 best = sums.best(channel)

@@ -34,7 +34,7 @@ def cell_weights(
     size: tuple[int, int],
     canvas: tuple[int, int],
     crops: Sequence[Crop],
-    grid: tuple[int, int],
+    grids: Sequence[tuple[int, int]],
 ) -> dict[int, dict[tuple[int, int], float]]:
     """How much each feature cell counts for the score of a pixel.
 
@@ -43,7 +43,7 @@ def cell_weights(
         size: (H, W) of the picture.
         canvas: (h, w) of the resized picture, which was cut into crops.
         crops: The crops.
-        grid: (rows, columns) of a crop's scores.
+        grids: (rows, columns) of each crop's scores.
 
     Returns:
         For each crop that counts (by its place in `crops`): (row, column) of a cell to its weight. All together are 1.
@@ -54,7 +54,7 @@ def cell_weights(
         for column, column_weight in taps(canvas[1], size[1], x):
             covering = [i for i, crop in enumerate(crops) if _covers(crop, row, column)]
             for i in covering:
-                crop, cells = crops[i], weights.setdefault(i, {})
+                crop, grid, cells = crops[i], grids[i], weights.setdefault(i, {})
                 for r, down in taps(grid[0], crop.height, row - crop.top):
                     for c, right in taps(grid[1], crop.width, column - crop.left):
                         weight = row_weight * column_weight * down * right / len(covering)

@@ -279,5 +279,5 @@ AGGSD: Mapping[str, DenseDefaults] = MappingProxyType(
 )
 
 DIFFSEGMENTER: Mapping[str, DenseDefaults] = MappingProxyType(
-    dict.fromkeys(("voc21", "context60", "coco-object"), replace(_WHOLE, resample="bilinear"))
+    dict.fromkeys(("voc21", "context60", "coco-object"), replace(_WHOLE, resample="bilinear-float"))
 )

@@ -16,6 +16,7 @@ from ovseg_cli.profiles.specs import (
     PrefilterSpec,
     Profile,
     RegionSpec,
+    Sight,
     Weights,
 )
 
@@ -225,7 +226,13 @@ SD15 = Profile(
             std=IMAGENET_STD,
         ),
     ),
-    inference=InferenceSpec(short_side=448, resample="lanczos", windows=((448, 224), (336, 224))),
+    inference=InferenceSpec(
+        short_side=448,
+        resample="lanczos",
+        cut=True,
+        windows=((448, 224), (336, 224)),
+        sight=Sight(resample="bilinear", unsquashed=("dino",), positions="bicubic-tenth"),
+    ),
     proxy="dino",
     # The published filter: the whole picture, "a X and a Y" whatever the first letter, the ten best classes.
     prefilter=PrefilterSpec(input_size=224, phrase="a {name}"),

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from ovseg_cli.errors import UsageError
 from ovseg_cli.names import did_you_mean
-from ovseg_cli.profiles.geometry import Geometry, short_side_size, whole_patches_size
+from ovseg_cli.profiles.geometry import Geometry, short_side_size, unsquashed_size, whole_patches_size
 
 ExtractorKind = Literal["unet-query", "clip-key", "clip-token", "vit-key"]
 
@@ -259,7 +259,7 @@ class DenseDefaults(Geometry):
             return self.squash, self.squash
         if self.in_patches:
             return whole_patches_size(height, width, self.short_side, patch, self.long_side)
-        return short_side_size(height, width, self.short_side, self.long_side)
+        return short_side_size(height, width, self.short_side, self.long_side, cut=self.cut)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,15 +317,42 @@ class ClipSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """How the networks of extractors see crops.
+
+    Attributes:
+        resample: How crops are resized: "bicubic" with antialiasing, or "bilinear" without.
+        unsquashed: The extractors, of kind ``vit-key``, that see a crop in its own shape: as it is up to their input
+            size, and a larger one with that as its short side. What does not fill a patch at the right and the bottom
+            is left out.
+        long_side: How long the long side of such a crop becomes at most.
+        positions: How the position embeddings of CLIP and DINO are resized; None for "bicubic", and transformers' way.
+    """
+
+    resample: Literal["bicubic", "bilinear"] = "bicubic"
+    unsquashed: tuple[str, ...] = ()
+    long_side: int = 800
+    positions: PositionMode | None = None
+
+    def size(self, extractor: ExtractorSpec, height: int, width: int) -> tuple[int, int]:
+        """(height, width) at which an extractor's network sees a crop, before what fills no patch is left out."""
+        if extractor.name in self.unsquashed:
+            return unsquashed_size(height, width, extractor.input_size, self.long_side)
+        return extractor.input_size, extractor.input_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceSpec(Geometry):
     """How an image to be segmented is cut up (OVDiff: short side 448, windows 448/224 and 336/224, and all of it).
 
     Attributes:
+        sight: How the crops are seen.
         stuff_similarity: A background prototype of a thing is left out when its cosine to a foreground prototype of
             stuff is above this (OVDiff, stuff filter).
     """
 
     whole_image: bool = True
+    sight: Sight = Sight()
     stuff_similarity: float = 0.85
 
 

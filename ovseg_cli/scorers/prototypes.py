@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from ovseg_cli.methods.prototype import prototype_cosines_at, prototype_scores
 from ovseg_cli.methods.stuff_filter import stuff_filter
 from ovseg_cli.profiles import ExtractorSpec
+from ovseg_cli.profiles.specs import Sight
 from ovseg_cli.scorers.scorer import Crops, Scorer
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class PrototypeScorer(Scorer):
         stuff: Names of the classes that are stuff.
         stuff_similarity: Cosine to a stuff prototype from which a thing's background prototype is left out; None for
             no stuff filter.
+        sight: How the extractor's network sees crops.
 
     Attributes:
         extractor: Which features.
@@ -47,10 +50,12 @@ class PrototypeScorer(Scorer):
         kinds: Sequence[PrototypeKind],
         stuff: Sequence[str] = (),
         stuff_similarity: float | None = None,
+        sight: Sight | None = None,
     ) -> None:
         self._models = models
         self.extractor = extractor
-        self.sees = ("prototype", extractor.digest)
+        self._sight = sight or Sight()
+        self.sees = ("prototype", extractor.digest, self._sight)
         self.keeps = extractor.name
         self.channels = len(block.classes) + 1
         owner = block.class_index
@@ -81,12 +86,12 @@ class PrototypeScorer(Scorer):
         return narrowed
 
     def pixels(self, size: tuple[int, int]) -> int:
-        """Those of the square that every crop is squashed to."""
-        return self.extractor.input_size**2
+        """Those at which the network sees a crop."""
+        return math.prod(self._sight.size(self.extractor, *size))
 
     def features(self, crops: Crops) -> list[Tensor]:
         """Feature maps of crops, layer by layer."""
-        return self._models.feature_maps(self.extractor, crops.images)
+        return self._models.feature_maps(self.extractor, crops.images, self._sight)
 
     def compare(self, features: Sequence[Tensor]) -> Tensor:
         """The best cosine of each class's foreground prototypes, and of all background prototypes in channel 0."""

@@ -23,7 +23,7 @@ from ovseg_cli.text.vocabulary import Vocabulary, make_vocabulary
 if TYPE_CHECKING:
     from ovseg_cli.store.records import ClassInfo, PrototypeBlock, PrototypeKind
 
-ANSWER_VERSION = 4
+ANSWER_VERSION = 5
 """Raised when the same inputs give another label map than before, so that old results are not taken for new ones."""
 
 _OWN_PROMPT = "the diffusion model reads class names in a prompt of its own"

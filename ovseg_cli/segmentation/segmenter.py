@@ -517,7 +517,15 @@ def _prototype_scorers(models: Models, recipe: Recipe) -> list[PrototypeScorer]:
     if len(part.blocks) != len(part.extractors):
         raise ValueError("a recipe that only plans has no prototypes to segment by")
     return [
-        PrototypeScorer(models, spec, block, kinds=part.kinds, stuff=part.stuff, stuff_similarity=part.stuff_similarity)
+        PrototypeScorer(
+            models,
+            spec,
+            block,
+            kinds=part.kinds,
+            stuff=part.stuff,
+            stuff_similarity=part.stuff_similarity,
+            sight=part.geometry.sight,
+        )
         for spec, block in zip(part.extractors, part.blocks, strict=True)
     ]
 

@@ -96,6 +96,18 @@ def test_a_working_tensor_is_what_the_published_code_sees(monkeypatch, picture, 
         assert np.abs(grey - expected).max() <= (1 if resample == "bilinear" else 0)
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("picture", [(48, 61), (1, 61), (48, 1), (1, 1)])
+@pytest.mark.parametrize("band", [1, 200, 2**20])
+def test_bilinear_in_float_is_torchs_and_rounds_nothing(monkeypatch, picture, size, band):
+    monkeypatch.setattr(pixels, "BAND_PIXELS", band)
+    array = np.random.default_rng(0).integers(0, 256, (*picture, 3), dtype=np.uint8)
+    exact = torch.from_numpy(array).permute(2, 0, 1)[None].double() / 255
+    expected = F.interpolate(exact, size, mode="bilinear", align_corners=False).float()
+    for image in (array, Image.fromarray(array)):
+        torch.testing.assert_close(to_working_tensor(image, size, resample="bilinear-float"), expected)
+
+
 OPENCV = {
     (4, 7): [
         [6, 43, 80, 118, 155, 192, 229],

@@ -150,10 +150,10 @@ def test_segments_are_scored_against_the_right_labels(setup: Setup, monkeypatch:
 def test_images_are_generated_once_and_stay_what_they_are() -> None:
     asked: list[list[int]] = []
 
-    def draw(prompt: str, phrase: str, seeds: list[int], *, on_step: object, steps: int) -> Generated:
+    def draw(prompt: str, phrase: str, seeds: list[int], *, on_step: object, steps: int) -> Samples:
         asked.append(list(seeds))
         values = torch.tensor([seed * steps + len(prompt + phrase) for seed in seeds])
-        return Generated(values, values + 1)
+        return Samples(values, values + 1)
 
     models = SimpleNamespace(generator=SimpleNamespace(generate=draw))
     remember_images(models)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ovseg_cli.labeling import windows as module
 from ovseg_cli.labeling.windows import Crop, ScoreCanvas, all_crops, sliding_crops
-from ovseg_cli.profiles.geometry import MAX_ASPECT, short_side_size
+from ovseg_cli.profiles.geometry import MAX_ASPECT, short_side_size, unsquashed_size
 
 sizes = st.integers(1, 300)
 
@@ -72,6 +72,35 @@ def test_the_short_side_gets_its_length_and_the_aspect_is_kept(height, width, sh
         assert max(new_height, new_width) == MAX_ASPECT * short
         assert abs(min(new_height, new_width) - MAX_ASPECT * short / aspect) <= 1
     assert (new_height > new_width) <= (height > width)
+
+
+@given(height=st.integers(1, 5000), width=st.integers(1, 5000), side=st.integers(1, 500))
+def test_a_long_side_that_is_cut_is_that_of_torchvision(height, width, side):
+    short, long = side, int(side * max(height, width) / min(height, width))
+    if long > MAX_ASPECT * side:
+        short, long = max(1, int(MAX_ASPECT * side * side / long)), MAX_ASPECT * side
+    assert short_side_size(height, width, side, cut=True) == ((short, long) if height <= width else (long, short))
+
+
+def test_the_cut_side_of_the_papers_example():
+    assert short_side_size(501, 375, 448) == (599, 448)
+    assert short_side_size(501, 375, 448, cut=True) == (598, 448)
+
+
+@pytest.mark.parametrize(
+    ("crop", "seen"),
+    [
+        ((448, 448), (448, 448)),
+        ((336, 336), (336, 336)),
+        ((448, 673), (448, 673)),
+        ((673, 448), (673, 448)),
+        ((512, 512), (448, 448)),
+        ((448, 3584), (100, 800)),
+    ],
+)
+def test_crops_that_are_not_squashed(crop, seen):
+    """As they are up to 448 pixels; then with that as the short side, and 800 for the long one at most."""
+    assert unsquashed_size(*crop, 448, 800) == seen
 
 
 def test_thin_pictures_are_not_enlarged_without_end():

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.attention import attention_probabilities
-from ovseg_cli.methods.cliper import ROWS, ROWS_LARGE
+from ovseg_cli.methods.published import CLIPER, CLIPER_LARGE
 from tests.parity.clip_family import TOWERS
 from tests.parity.cliper import (
     NOISE_SEED,
@@ -42,7 +42,7 @@ from tests.parity.make_golden import module
 def configuration(name: str) -> SimpleNamespace:
     """What their configuration files and arguments give, by the names they have there."""
     model, dataset = SETTINGS[name]
-    settings = (ROWS_LARGE if model == "ViT-L/14" else ROWS)[dataset]
+    settings = (CLIPER_LARGE if model == "ViT-L/14" else CLIPER)[dataset]
     return SimpleNamespace(
         model_name=model,
         attn_type="fused-attn",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import importlib.machinery
 import sys
 import tempfile
@@ -176,10 +177,7 @@ def clip_features(size: str) -> None:
     write_golden(f"clip-{size}", values)
 
 
-def dino_features(size: str, dino: Path) -> None:
-    """Keys of the last block."""
-    import predict
-
+def dino_model(size: str, dino: Path) -> Any:
     loader = importlib.machinery.SourceFileLoader("dino_transformer", str(dino / "vision_transformer.py"))
     transformer = types.ModuleType("dino_transformer")
     sys.modules["dino_transformer"] = transformer
@@ -195,8 +193,15 @@ def dino_features(size: str, dino: Path) -> None:
         **wide,
     )
     fill(model)
+    return model
+
+
+def dino_features(size: str, dino: Path) -> None:
+    """Keys of the last block."""
+    import predict
+
     values: dict[str, Any] = {}
-    with replaced(torch.hub, load=lambda *_args, **_settings: model):
+    with replaced(torch.hub, load=lambda *_args, **_settings: dino_model(size, dino)):
         extractor = predict.ViTFeats(-1, "key", device="cpu", model_key="dino_vitb8", stride=None)
     for side in (224, 448):
         with torch.no_grad():
@@ -513,6 +518,129 @@ def pamr() -> None:
     write_golden("pamr", {"scores": PAMR(10, [1, 2, 4, 8, 12, 24])(image, before)[0].numpy()})
 
 
+# --------------------------------------------------------------------------- from file to label map
+
+
+class _Files:
+    """Photographs as files, opened as the data set opens them."""
+
+    def __init__(self, files: Sequence[Path], answers: list[Any]) -> None:
+        self._files = files
+        self.dataset = types.SimpleNamespace(evaluate=answers.extend)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, place: int) -> tuple[Any, Any]:
+        image = Image.open(self._files[place]).convert("RGB")
+        return image, Image.new("L", image.size)
+
+
+def sharp_resize(theirs: Callable[..., Any]) -> Callable[..., Any]:
+    """torchvision's `resize` as it was in version 0.13: without antialiasing for tensors."""
+
+    def resize(image: Any, size: Any, *arguments: Any, **settings: Any) -> Any:
+        settings["antialias"] = False
+        return theirs(image, size, *arguments[:2], **settings)
+
+    return resize
+
+
+def remembering(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """An extractor's `forward` that looks at no crop twice: three runs look at the same ones."""
+    known: dict[tuple[str, bytes], Any] = {}
+
+    def once(extractor: Any, crop: Any) -> Any:
+        key = (getattr(extractor, "model_key", "sd"), hashlib.sha256(crop.contiguous().numpy().tobytes()).digest())
+        if key not in known:
+            known[key] = forward(extractor, crop)
+        return known[key].clone()
+
+    return once
+
+
+def labels(dino: Path) -> None:
+    """`predict.main` from photographs as files to label maps, with the networks of `file_inputs_ovdiff`.
+
+    Prototypes are features of the photographs themselves at some cells, by the published extractors.
+    """
+    import clip
+    import predict
+    import sd
+    import torchvision.transforms.functional as transforms
+    from diffusers import DPMSolverMultistepScheduler
+    from torch.utils.data import DataLoader
+
+    from tests.parity import file_inputs_ovdiff as made
+    from tests.parity.file_inputs import write_photographs
+
+    pipeline = sd.StableDiffusionDAAMPipeline(
+        **made.sd_parts(), safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.unet.__dict__["in_channels"] = 4
+    features = pipeline.features
+    pipeline.features = lambda *arguments: features(
+        *arguments, generator=torch.Generator().manual_seed(made.NOISE_SEED)
+    )
+    layers = sd.LAYERS[0:1] + sd.LAYERS[6:13] + sd.LAYERS[15:16]
+    with (
+        tempfile.TemporaryDirectory() as name,
+        replaced(sd, build_pipeline=lambda *_arguments, **_settings: pipeline),
+        replaced(clip, load=lambda *_arguments, **_settings: (clip_model("narrow"), None)),
+        replaced(torch.hub, load=lambda *_arguments, **_settings: dino_model("narrow", dino)),
+        replaced(transforms, resize=sharp_resize(transforms.resize)),
+        replaced(predict.SDFeats, forward=remembering(predict.SDFeats.forward)),
+        replaced(predict.ViTFeats, forward=remembering(predict.ViTFeats.forward)),
+        replaced(torch.utils.data, DataLoader=lambda pictures, **_settings: DataLoader(pictures)),
+        torch.no_grad(),
+    ):
+        folder = Path(name)
+        files = write_photographs(folder)
+        extractors = {
+            "sd": predict.SDFeats((64, 64), layers, 200),
+            "clip": predict.ViTFeats(-2, "key", model_key="clip_ViT-B/16"),
+            "dino": predict.ViTFeats(-1, "key", model_key="dino_vitb8"),
+        }
+        values: dict[str, Any] = {}
+        proto_files = []
+        for kind, extractor in extractors.items():
+            seen = []
+            for file in files.values():
+                picture_ = transforms.resize(Image.open(file), 448, interpolation=transforms.InterpolationMode.LANCZOS)
+                crop = torch.from_numpy(np.array(picture_)).permute(2, 0, 1)[:, -448:, -448:].float() / 255
+                seen.append(extractor(extractor.resize(crop[None])[0]).flatten(0, 1).numpy())
+            cells = np.concatenate(seen)
+            prototypes: dict[str, Any] = {"__layers__": layers}
+            for class_name in made.CLASSES:
+                for role in ("fg", "bg"):
+                    places = (uniform(f"labels/{kind}/{class_name}/{role}", (8,)) * len(cells)).astype(np.int64)
+                    values[f"{kind}-{class_name}-{role}"] = vectors = cells[places].astype(np.float32)
+                    shelf = scenes.Shelf(vectors[:1], vectors[1:4], vectors[4:])
+                    prototypes |= stored(shelf, role, class_name)
+            proto_files.append(folder / f"{'dino_vitb8' if kind == 'dino' else kind}_proto.pt")
+            torch.save(prototypes, proto_files[-1])
+        names = ("__background__", *made.CLASSES)
+        for case, extra in (("all", ("--classmode", "all")), ("filtered", ()), ("pamr", ("--pamr",))):
+            answers: list[Any] = []
+            stays: list[Any] = []
+            given = (_Files(list(files.values()), answers), names, dict(zip(names, names, strict=True)))
+            with (
+                replaced(predict.mmdata, get_dataset=lambda *_arguments, given=given, **_settings: given),
+                replaced(
+                    predict.clip_class.CLIPClassifierThresh,
+                    update=lambda _self, kept, stays=stays: stays.append(list(kept)),
+                ),
+            ):
+                call_main(predict, "voc", folder, "--device", "cpu", "--prots", *proto_files, *extra)
+            for photograph, found in zip(files, answers, strict=True):
+                values[f"{case}-{photograph}"] = found.astype(np.uint8)
+                print(case, photograph, found.shape, np.bincount(found.ravel()), flush=True)
+            print("kept", stays)
+    write_golden("labels-ovdiff", values)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     pieces: dict[str, Callable[[], None]] = {
@@ -522,6 +650,7 @@ def main() -> None:
         "unet-scores": unet_scores,
         "stuff-filter": stuff_filter,
         "pamr": pamr,
+        "labels": lambda: labels(arguments.dino),
     }
     for size in ("narrow", "true"):
         pieces |= {

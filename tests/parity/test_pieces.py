@@ -188,7 +188,7 @@ def segmenter():
         device="cpu",
         precision="auto",
         domain=None,
-        feature_maps=lambda spec, crops: [scenes.colour_features(crops, spec.name, *EXTRACTORS[spec.name])],
+        feature_maps=lambda spec, crops, _sight: [scenes.colour_features(crops, spec.name, *EXTRACTORS[spec.name])],
     )
     return Segmenter(
         models, Shelves(profile), scenes.CLASSES, method="prototype", options=SegmentOptions(prefilter=False)
