@@ -237,8 +237,8 @@ class OursKMeans:
 def leading_vectors(matrices: torch.Tensor, *, full_matrices: bool) -> tuple[torch.Tensor, torch.Tensor, None]:
     """Stands for `torch.linalg.svd` where only the first twenty left singular vectors are looked at.
 
-    They are the eigenvectors of A times its transpose, in double precision, in less than half the time. On the matrix of
-    a photograph they are those of `torch.linalg.svd` up to the sign: all twenty cosines are 1 to within 2e-7.
+    They are the eigenvectors of A times its transpose, in double precision, in less than half the time. On the matrix
+    of a photograph they are those of `torch.linalg.svd` up to the sign: all twenty cosines are 1 to within 2e-7.
     """
     (matrix,) = matrices.double().numpy()
     last = len(matrix) - 1
