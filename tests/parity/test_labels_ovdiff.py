@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +33,11 @@ class Shelves:
     def __init__(self, profile: Any) -> None:
         self._names = {spec.digest: spec.name for spec in profile.extractors}
         self._values = golden("labels-ovdiff")
+
+    snapshot = staticmethod(nullcontext)
+
+    def class_names(self):
+        return list(made.CLASSES)
 
     def has_class(self, name):
         return name in made.CLASSES
