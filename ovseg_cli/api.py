@@ -329,6 +329,8 @@ def segment_folder(
     from ovseg_cli.runs.folder import plan_folder, run_plan
 
     check_names("classes", classes)
+    if classes is not None and not classes:
+        raise UsageError("classes names no class. Name some, or leave it out for all classes of the store.")
     several = [inputs] if isinstance(inputs, str | Path) else inputs
     planned = plan_folder(
         store,

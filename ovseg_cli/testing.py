@@ -10,18 +10,19 @@ import pickle
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ovseg_cli.methods.catalogue import METHODS, Method, scorer_of
+from ovseg_cli.methods.catalogue import METHODS, Method, scorer_of, word_methods
 from ovseg_cli.models import Models, load_models
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.scorers.tokens import TokenScorer
 from ovseg_cli.scorers.words import WordScorer
 from ovseg_cli.segmentation.options import SegmentOptions
-from ovseg_cli.segmentation.segmenter import Segmentation, Segmenter
+from ovseg_cli.segmentation.segmenter import Segmentation, Segmenter, segment_together
 from ovseg_cli.store import Store
 
 NAMES = ("cat", "apple", "soccer ball")
@@ -38,7 +39,8 @@ def check_method(name: str, *, models: Models | None = None, images: Images | No
     """Check that a method that reads words does what every such method does.
 
     Label maps of any size, the same again, for one class and for several; scores of a part of the classes are as if
-    the others had not been asked for; images in batches, float16 and a recipe that was pickled give the same answers.
+    the others had not been asked for; images in batches or beside other methods, float16 and a
+    recipe that was pickled give the same answers.
 
     Args:
         name: A method of `ovseg_cli.methods.catalogue.word_methods`.
@@ -62,6 +64,7 @@ def check_method(name: str, *, models: Models | None = None, images: Images | No
         _check_one_class(models, store, name, images[0])
         _check_part(models, store, name, ours, images[0])
         _check_half(models, store, name, images[0], answers[0])
+        _check_together(models, store, ours, images[0], answers[0])
 
 
 def check_record(name: str, method: Method) -> None:
@@ -125,6 +128,18 @@ def _check_half(models: Models, store: Store, method: str, image: npt.NDArray[np
     rounded = ours.segment(image)
     _check_answer(rounded, image.shape[:2], NAMES)
     _expect(_agree(rounded, answer) >= 0.9, "float16 gives nearly the same labels")
+
+
+def _check_together(
+    models: Models, store: Store, ours: Segmenter, image: npt.NDArray[np.uint8], answer: Segmentation
+) -> None:
+    """Beside a method that its scorer may have been made from, whose features it must not get."""
+    scorer = cast(type, scorer_of(ours.method))
+    others = (name for name in word_methods() if name != ours.method)
+    family = [name for name in others if issubclass(scorer, cast(type, scorer_of(name)))]
+    for other in family or ["gem"]:
+        _, found = segment_together([_segmenter(models, store, other), ours], image)
+        _expect(_agree(found, answer) >= SAME, f"beside {other}, an image gets the labels that it gets alone")
 
 
 def _agree(one: Segmentation, other: Segmentation) -> float:

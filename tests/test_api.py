@@ -176,6 +176,12 @@ def test_what_one_may_not_expect_comes_along(store, photos):
     assert any("no prototypes for zebra" in note for note in summary.notes)
 
 
+def test_no_class_is_not_every_class(store, photos):
+    with pytest.raises(UsageError, match="names no class"):
+        segment_folder(store, photos / "photos", photos / "out", [])
+    assert not (photos / "out").exists()
+
+
 def test_pixels_are_explained(store):
     result, (why,) = explain(store, example_scene(SCENE), [(5, 5)], ["cat", "apple"], options=QUICK)
     assert (why.x, why.y) == (5, 5)

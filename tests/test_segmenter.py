@@ -625,3 +625,19 @@ def test_options_survive_a_record():
     assert SegmentOptions.from_record(json.loads(json.dumps(options.record()))) == options
     with pytest.raises(UsageError, match="another version"):
         SegmentOptions.from_record({"colour": "red"})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"threshold": "0.5"}, "threshold must be a number"),
+        ({"short_side": 64.5}, "short_side must be a whole number"),
+        ({"windows": "whole"}, "windows must be"),
+        ({"windows": ((64, 32), (64, 32))}, "once"),
+        ({"synonyms": {"cat": ("puss",)}}, "synonyms must be"),
+        ({"synonyms": (("cat", "puss"),)}, "synonyms must be"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_refused(wrong, told):
+    with pytest.raises(UsageError, match=told):
+        SegmentOptions(**wrong)

@@ -212,7 +212,7 @@ def _score_images(
     with tempfile.TemporaryDirectory(prefix="ovseg-eval-") as scratch:
         output = Path(scratch) / "ovseg-out"
         found = find_images([str(images)], output)  # complains now, not after a store is made
-        with common.open_store() as store:
+        with common.store_for_planning() as store:
             planned = plan_folder(
                 store,
                 [str(images)],
@@ -224,10 +224,11 @@ def _score_images(
                 image_classes=shown,
                 precision=common.precision,
             )
-            for note in (*query.notes, *planned.notes):
-                common.out.note(note)
-            keys = [str(item.image.key) for item in planned.plan.items]
-            check_ground_truth(gt, keys, planned.recipe.classes, label_map=label_map, ignore=ignore)
+        for note in (*query.notes, *planned.notes):
+            common.out.note(note)
+        keys = [str(item.image.key) for item in planned.plan.items]
+        check_ground_truth(gt, keys, planned.recipe.classes, label_map=label_map, ignore=ignore)
+        with common.open_store() as store:
             summary = run_with_progress(common, store, planned, recorded=False)
         if summary.failed and not summary.done:
             raise NoInputError(f"None of the pictures in {images} could be read.")

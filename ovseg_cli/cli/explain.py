@@ -83,19 +83,17 @@ def explain(
     """
     from ovseg_cli.atomic import write_image
     from ovseg_cli.drawing.palettes import for_display
-    from ovseg_cli.explanations import HOW_CHOSEN, Explainer, as_data, draw
     from ovseg_cli.files.images import open_image
     from ovseg_cli.files.labels import LabelMap
     from ovseg_cli.methods.catalogue import check_explained
     from ovseg_cli.segmentation.recipe import choose_method, make_recipe
-    from ovseg_cli.segmentation.segmenter import Segmenter
 
     points = [_point(text) for text in at or ()]
     target = _target(image, output)
     manifest = None if run is None else _manifest(run, query)
     picture = open_image(image)
-    _check_points(points, picture.size)
-    with common.open_store(create=manifest is None) as store:
+    # What is wrong with the request itself is told before a store is made for it.
+    with common.store_for_planning() if manifest is None else common.open_store(create=False) as store:
         precision: Precision = common.precision
         if manifest is not None:
             names, method, options = manifest.class_names, str(manifest.method["used"]), _options_of(manifest)
@@ -109,6 +107,12 @@ def explain(
             choice = choose_method(store, profile, names, method)
             check_explained(choice.method, choice.reason if choice.asked == "auto" else "")
             recipe = make_recipe(store, profile, names, method=choice, options=options, precision=precision)
+
+    from ovseg_cli.explanations import HOW_CHOSEN, Explainer, as_data, draw  # brings torch
+    from ovseg_cli.segmentation.segmenter import Segmenter
+
+    _check_points(points, picture.size)
+    with common.open_store(create=manifest is None) as store:
         models = common.load_models(profile, precision=precision)
         segmenter = Segmenter.by_recipe(models, recipe, texts=store)
         if choice.asked == "auto" and choice.missing:

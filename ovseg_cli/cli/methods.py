@@ -36,12 +36,18 @@ def methods(
     if method is not None:
         _show_one(common, method)
         return
-    rows = [(name, f"{info.title}: {info.gist}", info.source) for name, info in METHODS.items()]
+    rows = [(name, f"{info.title}: {info.gist}", _source(name)) for name, info in METHODS.items()]
     common.out.result(
         [_data(name) for name in METHODS],
         human=lambda: common.out.show(table(("method", "left"), ("how", "left"), ("source", "left"), rows=rows)),
         quiet=list(METHODS),
     )
+
+
+def _source(name: str) -> str:
+    """The paper, and the package where it is another one than ovseg."""
+    package = METHODS.origin(name)
+    return METHODS[name].source + ("" if package is None else f" (in {package})")
 
 
 def _data(name: str) -> dict[str, Any]:
@@ -82,7 +88,7 @@ def _published(method: str) -> Iterator[tuple[str, str, DenseDefaults]]:
 
 def _described(method: str, published: list[tuple[str, str, DenseDefaults]]) -> RenderableType:
     info = METHODS[method]
-    told = f"{info.title}, {info.source}: {info.gist}."
+    told = f"{info.title}, {_source(method)}: {info.gist}."
     if not published:
         return Group(told, "It is run with the settings of the profile.")
     columns = ("settings", "CLIP", "side", "windows", "templates", "scale", "from", "refine", "background")

@@ -85,7 +85,7 @@ def segment(
     # What is wrong with the request itself is told before a store is made for it.
     images = find_images(inputs, output)
     shown = None if image_classes is None else read_image_classes(image_classes)
-    with common.open_store() if not dry_run else common.store_for_planning() as store:
+    with common.store_for_planning() as store:
         planned = plan_folder(
             store,
             inputs,
@@ -102,11 +102,12 @@ def segment(
             precision=common.precision,
             planning=dry_run,
         )
-        for note in (*query.notes, *planned.notes):
-            common.out.note(note)
-        if dry_run:
-            _show_plan(common, planned.plan)
-            return
+    for note in (*query.notes, *planned.notes):
+        common.out.note(note)
+    if dry_run:
+        _show_plan(common, planned.plan)
+        return
+    with common.open_store() as store:
         summary = run_with_progress(common, store, planned, fail_fast=fail_fast, batch=batch)
     common.out.result(
         summary_data(summary),

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.pixels import resize, to_tensor
-from ovseg_cli.errors import ClassChangedError, ImageError, LabelError, UsageError
+from ovseg_cli.errors import ClassChangedError, ImageError, LabelError, MethodError, UsageError
 from ovseg_cli.explanations.points import choose_points, enlarged, scores_at
 from ovseg_cli.explanations.records import Explanation, Match, Region, Rule, Source, Standing, Word
 from ovseg_cli.explanations.weights import cell_weights
@@ -62,6 +62,10 @@ class Explainer:
 
     def __init__(self, segmenter: Segmenter, store: Store) -> None:
         check_explained(segmenter.method)
+        if segmenter.recipe.words is not None and not isinstance(segmenter.scorer, TokenScorer):
+            raise MethodError(
+                f"The record of {segmenter.method!r} says that it can be explained, and its scorer gives no tokens."
+            )
         self._segmenter = segmenter
         self._store = store
         self._sources: OrderedDict[int, Source] = OrderedDict()

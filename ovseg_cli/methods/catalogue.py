@@ -10,11 +10,14 @@ to a record. A record's module is imported to list the methods, so it should bri
 from __future__ import annotations
 
 import logging
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from importlib import import_module, metadata
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from ovseg_cli.errors import MethodError, UsageError
 from ovseg_cli.methods import published
@@ -23,6 +26,8 @@ from ovseg_cli.profiles.specs import DenseDefaults
 
 GROUP = "ovseg.methods"
 """The entry-point group of methods from other packages."""
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 log = logging.getLogger("ovseg_cli")
 
@@ -66,6 +71,12 @@ class Method:
     explained: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("reads", "background"):
+            value, known = getattr(self, name), get_args(get_type_hints(Method)[name])
+            if value not in known:
+                raise ValueError(f"{self.title}: {name} is one of {', '.join(known)}, got {value!r}")
+        if any(not text.isprintable() for text in (self.title, self.source, self.gist)):
+            raise ValueError(f"{self.title!r}: title, source and gist are lines of text")
         if self.reads_words and not (self.scorer and self.settings):
             raise ValueError(f"{self.title} reads words, so it needs a scorer and settings")
 
@@ -268,10 +279,13 @@ class Catalogue(Mapping[str, Method]):
         reason = None
         if entry.name in self._own or entry.name in (self._others or ()) or entry.name == "auto":
             reason = "there is another method of this name"
+        elif not _NAME.fullmatch(entry.name):
+            reason = "a name is in lower case, of letters, digits and hyphens"
         else:
             try:
-                found = entry.load()
-            except Exception as error:  # whatever somebody's module does when it is imported
+                with redirect_stdout(sys.stderr):  # data goes to stdout
+                    found = entry.load()
+            except (Exception, SystemExit) as error:  # whatever somebody's module does when it is imported
                 reason = f"{type(error).__name__}: {error}"
             else:
                 if isinstance(found, Method):

@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,7 +25,7 @@ from ovseg_cli.errors import (
 )
 from ovseg_cli.files.discovery import picture_id
 from ovseg_cli.files.labels import LABELMAP_NAME, LabelMap, write_labelmap
-from ovseg_cli.files.layout import LIST_NAME, LOCK_NAME, MASK_FOLDER
+from ovseg_cli.files.layout import JOURNAL_NAME, LIST_NAME, LOCK_NAME, MANIFEST_NAME, MASK_FOLDER
 from ovseg_cli.runs.journal import Entry, Journal, write_journal
 from ovseg_cli.runs.manifest import Manifest, library_versions
 from ovseg_cli.runs.plan import Plan, PlanItem
@@ -129,6 +129,7 @@ class Ledger:
         )
         self._manifest = _manifest(plan, store, profile, argv, self.labels, self._record.id)
         self._entries = {entry.path: entry for entry in plan.kept}
+        self._begun = False
 
     @contextmanager
     def open(self) -> Iterator[Journal]:
@@ -143,7 +144,6 @@ class Ledger:
                 self._entries[item.entry.path] = item.entry
         write_labelmap(output / LABELMAP_NAME, self.labels)
         self._manifest.write(output)
-        self._record.begin()
         with Journal(output, self._entries.values()) as journal:
             yield journal
 
@@ -161,6 +161,9 @@ class Ledger:
 
     def note(self, journal: Journal, item: PlanItem, entry: Entry) -> None:
         """Note an image in the journal; one whose old entry still holds is there already."""
+        if not self._begun:
+            self._begun = True
+            self._record.begin()
         if entry is not item.entry:
             journal.add(entry)
         self._entries[entry.path] = entry
@@ -186,6 +189,19 @@ class Ledger:
             _remove_inside(self._plan.output, name)
         self._record.add("failed", entry)
         return entry
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing became of any image yet, and the folder is a new one."""
+        return not self._begun and self._plan.previous is None
+
+    def abandon(self) -> None:
+        """Take back what `open` wrote in an `untouched` folder, which has no label map and would refuse other classes."""
+        output = self._plan.output
+        for name in (MANIFEST_NAME, JOURNAL_NAME, LABELMAP_NAME):
+            (output / name).unlink(missing_ok=True)
+        with suppress(OSError):  # it holds something else
+            (output / MASK_FOLDER).rmdir()
 
     def close(self, status: Literal["finished", "interrupted"], started: float) -> None:
         """Bring the folder's own files up to date, then the store; an error here must not hide the first one."""

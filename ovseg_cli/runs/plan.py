@@ -120,10 +120,12 @@ def plan_run(
 
     Raises:
         UsageError: the output folder is, or contains, an input; or holds another kind of label maps; or the file of
-            image classes does not fit the images.
+            image classes does not fit the images; or `limit` is below 1.
         NoInputError: there is no image.
         OutputError: the folder's own files cannot be read.
     """
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be at least 1, got {limit}.")
     if images is None:
         images = find_images(inputs, output)
     folder = expanded(output).absolute()

@@ -103,7 +103,10 @@ def _execute(
                 if fail_fast and entry.status == "failed":
                     break
     except BaseException:
-        ledger.close("interrupted", started)
+        if ledger.untouched:
+            ledger.abandon()
+        else:
+            ledger.close("interrupted", started)
         raise
     stopped = fail_fast and bool(ledger.summary.failed)
     ledger.close("interrupted" if stopped else "finished", started)

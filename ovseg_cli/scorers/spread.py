@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Hashable
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,6 +24,9 @@ class SpreadScorer(Gem):
     """GEM's cosines and the self-attention of the whole picture; the arguments are those of `ClipWordScorer`."""
 
     on_own_grid = True
+
+    def _looks(self) -> Hashable:
+        return Gem  # the same tokens, which are computed once for all
 
     @abstractmethod
     def gather(self, cosines: Tensor, attention: Tensor) -> WordMaps:

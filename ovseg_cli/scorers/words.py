@@ -115,7 +115,7 @@ class ClipWordScorer(WordScorer):
 
     @abstractmethod
     def _looks(self) -> Hashable:
-        """What names the features of crops that are shown to CLIP in one way."""
+        """What names the features of crops that CLIP sees in one way: equal only where these are the same."""
 
     @staticmethod
     def _count(vocabulary: Vocabulary) -> int:

@@ -82,6 +82,14 @@ class SegmentOptions:
         self._check_numbers()
 
     def _check_numbers(self) -> None:
+        for name in ("threshold", "logit_scale", "short_side"):
+            value, wanted = getattr(self, name), int if name == "short_side" else (int, float)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, wanted)):
+                raise UsageError(f"{name} must be a{' whole' if wanted is int else ''} number, got {value!r}.")
+        if self.windows is not None and not all(map(_is_pair, self.windows)):
+            raise UsageError(f"windows must be (size, stride) pairs of whole numbers, got {self.windows!r}.")
+        if not isinstance(self.synonyms, tuple) or not all(map(_are_synonyms, self.synonyms)):
+            raise UsageError(f"synonyms must be (class name, words) pairs with tuples of words, got {self.synonyms!r}.")
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise UsageError(f"--threshold must be a number, got {self.threshold}.")
         if self.short_side is not None and not 16 <= self.short_side <= 4096:
@@ -90,6 +98,8 @@ class SegmentOptions:
             raise UsageError(f"--logit-scale must be above 0 and at most 10000, got {self.logit_scale:g}.")
         if self.windows == ():
             raise UsageError("--windows wants at least one SIZE/STRIDE, or whole.")
+        if len(set(self.windows or ())) < len(self.windows or ()):
+            raise UsageError("--windows takes each SIZE/STRIDE once, and whole once.")
         for size, stride in self.windows or ():
             if (size, stride) != (0, 0) and not 1 <= stride <= size <= 4096:
                 raise UsageError(f"A window is SIZE/STRIDE with 1 <= STRIDE <= SIZE <= 4096, got {size}/{stride}.")
@@ -115,6 +125,20 @@ class SegmentOptions:
             raise UsageError(f"These options were written by another version of ovseg: {error}.") from error
 
 
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(length, int) for length in value)
+
+
+def _are_synonyms(value: object) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], tuple)
+        and all(isinstance(word, str) for word in value[1])
+    )
+
+
 def parse_windows(values: Sequence[str]) -> tuple[tuple[int, int], ...] | None:
     """Windows as they are typed: "448/224" or "whole", several with commas between them; None for none.
 
@@ -126,7 +150,7 @@ def parse_windows(values: Sequence[str]) -> tuple[tuple[int, int], ...] | None:
         size, slash, stride = value.partition("/")
         if value == "whole":
             windows.append((0, 0))
-        elif slash and size.isdecimal() and stride.isdecimal():
+        elif slash and value.isascii() and size.isdecimal() and stride.isdecimal():
             if int(size) == 0:  # which stands for the whole picture elsewhere
                 raise UsageError(f"A window is SIZE/STRIDE with 1 <= STRIDE <= SIZE <= 4096, got {value}.")
             windows.append((int(size), int(stride)))

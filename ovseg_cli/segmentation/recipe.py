@@ -366,11 +366,11 @@ def _refuse_foreign(choice: Choice, options: SegmentOptions) -> None:
         "--stuff-filter": options.stuff_filter,
     }
     for name, value in of_prototypes.items():
-        if value and not method.matches_prototypes and choice.asked == choice.method:
+        if value is not None and not method.matches_prototypes and choice.asked == choice.method:
             raise UsageError(
                 f"{name} works on prototypes, not with {choice.method}. Leave it out, or use --method prototype."
             )
-        if value and not method.matches_prototypes:
+        if value is not None and not method.matches_prototypes:
             raise UsageError(
                 f"{name} works on prototypes, and there are {choice.reason}. "
                 f"Make them with ovseg add-class, or leave out {name}."
@@ -450,8 +450,9 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         record = profile.record()
         settings["networks"] = {part: record[part] for part in ("clip", "generator", "regions", "proxy")}
         settings["extractors_known"] = {spec.name: spec.digest for spec in profile.known_extractors}
-        if (origin := METHODS.origin(words.method)) is not None:
-            settings["package"] = origin
+    origin = METHODS.origin(recipe.method) or (None if words is None else METHODS.origin(words.method))
+    if origin is not None:
+        settings["package"] = origin
     if prototypes is not None and words is not None:
         settings["hybrid"] = asdict(profile.hybrid)
     if prefilter is not None:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg_cli.errors import UsageError
+from ovseg_cli.errors import MethodError, OvsegError, UsageError
 from ovseg_cli.labeling.decide import Enlargement, Head, decide, enlarge_rows
 from ovseg_cli.labeling.refine import WORD_DILATIONS, pamr
-from ovseg_cli.methods.catalogue import scorer_of
+from ovseg_cli.methods.catalogue import METHODS, scorer_of
 from ovseg_cli.methods.hybrid import hybrid_scores
 from ovseg_cli.names import ClassList, check_names
 from ovseg_cli.profiles.geometry import Geometry
@@ -26,7 +26,7 @@ from ovseg_cli.scorers.scorer import Features
 from ovseg_cli.scorers.words import WordMaps, WordScorer
 from ovseg_cli.segmentation.images import Image, Images, common_size
 from ovseg_cli.segmentation.options import SegmentOptions
-from ovseg_cli.segmentation.recipe import Choice, FilterPart, Recipe, make_recipe
+from ovseg_cli.segmentation.recipe import Choice, FilterPart, Recipe, WordPart, make_recipe
 from ovseg_cli.segmentation.task import Task
 from ovseg_cli.segmentation.together import Fused, named_for, score_together
 from ovseg_cli.text.embedding import Reading, TextCache
@@ -132,8 +132,8 @@ class Segmenter:
 
     Raises:
         UnknownClassError: See `choose_method`.
-        UsageError: `classes` is no list of names; and see `resolve_options`.
-        ProfileMismatchError: See `resolve_options`.
+        UsageError: `classes` is no list of names; and see `make_recipe`.
+        ProfileMismatchError: See `make_recipe`.
     """
 
     def __init__(
@@ -199,15 +199,7 @@ class Segmenter:
         self._dense: WordScorer | None = None
         if (words := recipe.words) is not None:
             reading = Reading(progress)
-            self._dense = scorer_of(words.method)(
-                models,
-                words.vocabulary,
-                words.settings,
-                words.templates,
-                texts,
-                reading,
-                background=recipe.options.background,
-            )
+            self._dense = _word_scorer(models, words, texts, reading, background=recipe.options.background)
             if cut := reading.record():
                 self.settings["words"] = {**self.settings["words"], "cut": cut}
             # Where nothing is joined, the dense method's own rule holds.
@@ -216,6 +208,11 @@ class Segmenter:
                 self.threshold = self._dense.threshold
         part = recipe.prefilter
         self._prefilter = None if part is None else _class_prefilter(models, recipe, part, texts)
+
+    @property
+    def scorer(self) -> WordScorer | None:
+        """What reads words; None for prototypes alone."""
+        return self._dense
 
     @property
     def choice(self) -> Choice:
@@ -503,6 +500,33 @@ def _refined(maps: WordMaps, working: Tensor, size: tuple[int, int]) -> WordMaps
     values = enlarge_rows(maps.values, size, 0, size[0], maps.enlargement)
     picture = F.interpolate(working, size, mode="bilinear", align_corners=False)
     return replace(maps, values=pamr(picture, values, dilations=WORD_DILATIONS), enlargement="bilinear")
+
+
+def _word_scorer(
+    models: Models, part: WordPart, texts: TextCache | None, reading: Reading, *, background: bool
+) -> WordScorer:
+    """The scorer of a method.
+
+    Raises:
+        UsageError: A class name is longer than the method can read.
+        MethodError: The scorer of another package's method cannot be made.
+    """
+    make = scorer_of(part.method)
+    try:
+        return cast(
+            WordScorer,
+            make(models, part.vocabulary, part.settings, part.templates, texts, reading, background=background),
+        )
+    except OvsegError:
+        raise
+    except Exception as error:
+        package = METHODS.origin(part.method)
+        if package is None:
+            raise
+        raise MethodError(
+            f"The method {part.method!r} of {package} cannot be run: its scorer says {type(error).__name__}: {error}. "
+            "Tell its authors, or take another --method."
+        ) from error
 
 
 def _prototype_scorers(models: Models, recipe: Recipe) -> list[PrototypeScorer]:

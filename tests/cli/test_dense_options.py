@@ -357,3 +357,28 @@ class TestTheSameOptionsEverywhere:
         cli("segment", "photos", "-c", "cat")
         result = cli("explain", "photos/a.png", "--run", "ovseg-out", "--logit-scale", "3", "--no-background")
         assert "leave out --no-background, --logit-scale, or --run" in one_line(result)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ("-c", "cat,,dog"),
+        ("-c", "cat,CAT"),
+        ("-c", "background"),
+        ("-c", "cat", "--method", "gem", "--no-stuff-filter"),
+        ("-c", "cat", "--method", "gem", "--settings", "voc21"),
+        ("-c", "cat", "--method", "gem", "--synonym", "dog=puss"),
+        ("-c", "cat", "--method", "prototype"),
+        (),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("command", ["segment", "explain", "eval"])
+def test_what_is_wrong_with_a_request_is_told_before_a_store_is_made(cli, photos, gt, own_world, command, typed):
+    what = {
+        "segment": ("segment", "photos"),
+        "explain": ("explain", "photos/a.png"),
+        "eval": ("eval", "--gt", gt, "--images", "photos"),
+    }
+    one_line(cli(*what[command], *typed))
+    assert not (own_world / "store").exists()

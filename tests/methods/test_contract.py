@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
 
 import pytest
 
+from ovseg_cli.errors import MethodError
 from ovseg_cli.methods import catalogue
 from ovseg_cli.methods.catalogue import METHODS, Catalogue, Method, word_methods
 from ovseg_cli.segmentation.recipe import make_recipe
+from ovseg_cli.segmentation.segmenter import Segmenter
 from ovseg_cli.store import Store
 from ovseg_cli.testing import check_method, check_record
 from tests.mini import example_scene, mini_models
@@ -107,6 +110,10 @@ def test_the_command_line_knows_it(package, tmp_path):
 @pytest.mark.parametrize(
     ("code", "entry", "reason"),
     [
+        ("raise SystemExit(5)", "wide-naclip = wide_naclip:METHOD", "SystemExit: 5"),
+        (WIDE, "Wide Naclip = wide_naclip:METHOD", "lower case"),
+        (WIDE.replace('title="Wide', 'title="Wide\\n'), "wide-naclip = wide_naclip:METHOD", "lines of text"),
+        (WIDE.replace("explained=True", "reads='banana'"), "wide-naclip = wide_naclip:METHOD", "reads is one of"),
         ("raise RuntimeError('broken on purpose')", "wide-naclip = wide_naclip:METHOD", "broken on purpose"),
         ("METHOD = 'no record'", "wide-naclip = wide_naclip:METHOD", "is no ovseg_cli.methods.catalogue.Method"),
         (WIDE, "gem = wide_naclip:METHOD", "another method of this name"),
@@ -117,3 +124,58 @@ def test_what_cannot_be_taken_is_left_out_and_told(package, caplog, code, entry,
     assert list(fresh) == list(catalogue._OWN)
     assert reason in caplog.text
     assert "wide-naclip 1.2" in caplog.text
+
+
+def test_what_a_package_prints_is_no_data(package):
+    package("print('hello')\n" + textwrap.dedent(WIDE))
+    command = [sys.executable, "-m", "ovseg_cli", "methods", "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout)[-1]["package"] == "wide-naclip 1.2"
+    assert result.stderr == "hello\n"
+
+
+UNLUCKY = WIDE.replace(
+    "        def tokens",
+    """        def __init__(self, *_, **__):
+            raise RuntimeError("no luck")
+
+        def tokens""",
+)
+
+
+def test_a_scorer_that_cannot_be_made_names_its_package(package, tmp_path):
+    package(UNLUCKY)
+    with (
+        Store.open(tmp_path / "store", profile="mini") as store,
+        pytest.raises(MethodError, match=r"'wide-naclip' of wide-naclip 1\.2.*RuntimeError: no luck"),
+    ):
+        Segmenter(mini_models(), store, ["cat"], method="wide-naclip")
+
+
+FAMILY = """
+    from ovseg_cli.methods.catalogue import METHODS, Method
+    from ovseg_cli.methods.last_layer import naclip_tokens
+    from ovseg_cli.scorers.tokens import TokenScorer, patches
+
+
+    class Wide(TokenScorer):
+        std = 10.0
+
+        def tokens(self, trace, crops):
+            return patches(naclip_tokens(self.blocks(trace)[-1], trace.grid, std=self.std), trace)
+
+
+    class Narrow(Wide):
+        std = 0.1
+
+
+    SETTINGS = METHODS["naclip"].settings
+    WIDE = Method(title="Wide", source="a test", gist="wide", scorer="wide_naclip:Wide", settings=SETTINGS)
+    NARROW = Method(title="Narrow", source="a test", gist="narrow", scorer="wide_naclip:Narrow", settings=SETTINGS)
+"""
+
+
+def test_a_method_that_is_made_from_another_sees_with_its_own_eyes(package):
+    """It changes what its parent's tokens use, and shares a call with it."""
+    package(FAMILY, "wide = wide_naclip:WIDE\nnarrow = wide_naclip:NARROW")
+    check_method("narrow", models=mini_models(), images=PICTURES)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ovseg_cli.errors import UsageError, WeightsError
 from ovseg_cli.runs.folder import plan_folder, run_plan
 from ovseg_cli.runs.manifest import read_manifest
 from ovseg_cli.segmentation.options import SegmentOptions
@@ -85,3 +86,25 @@ def test_a_plan_reads_the_store_at_one_moment(store, tmp_path):
     assert recipe.prototypes.generations == (first,)
     assert len(recipe.prototypes.blocks[0].ids) > 0
     assert store.get_class("cat").generation != first
+
+
+def test_models_that_cannot_be_loaded_leave_no_folder_that_refuses_other_classes(store, tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(example_scene(8)).save(tmp_path / "photos" / "a.png")
+
+    def broken():
+        raise WeightsError("no weights")
+
+    out = tmp_path / "out"
+    planned = plan_folder(store, [str(tmp_path / "photos")], out, classes=["cat"], options=QUICK)
+    with pytest.raises(WeightsError):
+        run_plan(planned, store, broken)
+    assert [path.name for path in out.iterdir()] == [".ovseg.lock"]
+    assert store.last_run() is None
+    plan_folder(store, [str(tmp_path / "photos")], out, classes=["dog"], options=QUICK)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_is_a_number_of_pictures(store, tmp_path, limit):
+    with pytest.raises(UsageError, match="limit must be at least 1"):
+        plan_folder(store, [str(tmp_path)], tmp_path / "out", classes=["cat"], limit=limit)
