@@ -287,14 +287,13 @@ def planted(name, cells, *, other=False):
 
 def test_a_planted_prototype_is_named_with_its_support_image_and_place(tmp_path):
     (extractor,) = MINI.pick_extractors(["clip"])
-    inference = dataclasses.replace(MINI.inference, windows=())  # the whole picture is the only crop
     grid, (height, width) = extractor.grid, example_scene(SCENE).shape[:2]
     with Store.open(tmp_path / "store", profile="mini") as store:
         store.add_class(planted("right", [("part", 0, 1, 2), ("instance", 1, 5, 5)]))
         store.add_class(planted("wrong", [("part", 1, 4, 4)]))
-        options = SegmentOptions(extractors=("clip",), prefilter=False)
+        # The whole picture is the only crop.
+        options = SegmentOptions(extractors=("clip",), prefilter=False, windows=((0, 0),))
         segmenter = Segmenter(mini_models(), store, ["wrong", "right"], options=options)
-        segmenter._inference = inference
         # The middle of the cell, where no other cell takes part (for as long as the sizes allow).
         point = (round((2 + 0.5) * width / grid), round((1 + 0.5) * height / grid))
         _, [e] = Explainer(segmenter, store).explain(example_scene(SCENE), [point])

@@ -17,6 +17,7 @@ from ovseg_cli.explanations.words import as_data, describe
 from ovseg_cli.methods.catalogue import METHODS, word_methods
 from ovseg_cli.methods.domain import Domain
 from ovseg_cli.segmentation import images as module
+from ovseg_cli.segmentation import segmenter as segmenter_module
 from ovseg_cli.segmentation.options import SegmentOptions
 from ovseg_cli.segmentation.segmenter import Segmenter, segment_together
 from ovseg_cli.segmentation.together import score_together
@@ -168,10 +169,10 @@ def test_pictures_of_a_batch_go_through_the_network_together(store, calls):
 def test_a_batch_has_no_more_pictures_than_there_is_room_for(store, calls, monkeypatch):
     ours = segmenter(store, "gem", prefilter=False, windows=((0, 0),))
     cells = (ours._dense.channels + 3) * 64 * 83  # and the resized picture
-    monkeypatch.setattr(module, "MAX_CELLS_AT_ONCE", 2 * cells)
+    monkeypatch.setattr(segmenter_module, "MAX_CELLS_AT_ONCE", 2 * cells)
     ours.segment_batch(PICTURES)
     assert calls["clip"] == [2, 1]
-    monkeypatch.setattr(module, "MAX_CELLS_AT_ONCE", 1)
+    monkeypatch.setattr(segmenter_module, "MAX_CELLS_AT_ONCE", 1)
     ours.segment_batch(PICTURES)
     assert calls["clip"][2:] == [1, 1, 1]
 

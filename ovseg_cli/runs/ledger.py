@@ -196,7 +196,7 @@ class Ledger:
         return not self._begun and self._plan.previous is None
 
     def abandon(self) -> None:
-        """Take back what `open` wrote in an `untouched` folder, which has no label map and would refuse other classes."""
+        """Take back what `open` wrote in an `untouched` folder: without a label map it would refuse other classes."""
         output = self._plan.output
         for name in (MANIFEST_NAME, JOURNAL_NAME, LABELMAP_NAME):
             (output / name).unlink(missing_ok=True)

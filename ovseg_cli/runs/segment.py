@@ -103,7 +103,7 @@ def _execute(
                 if fail_fast and entry.status == "failed":
                     break
     except BaseException:
-        if ledger.untouched:
+        if ledger.untouched and not worker.loaded:
             ledger.abandon()
         else:
             ledger.close("interrupted", started)

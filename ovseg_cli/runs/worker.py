@@ -116,10 +116,15 @@ class Worker:
     ) -> None:
         self._load = load
         self._store = store
-        self._loaded = loaded
+        self._tell = loaded
         self._segmenter: SegmenterLike | None = None
         self._explainer: Explainer | None = None
         self.batch = batch
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the segmenter is there."""
+        return self._segmenter is not None
 
     def open(self, item: PlanItem) -> OpenImage | ImageError:
         """A picture, or why it cannot be read: those before it come first."""
@@ -136,7 +141,7 @@ class Worker:
             self._segmenter = loaded.segmenter
             if self.batch is None:
                 self.batch = 1 if loaded.device == "cpu" else BATCH_ON_GPU
-            self._loaded(loaded, self.batch)
+            self._tell(loaded, self.batch)
 
     def label(self, images: Sequence[OpenImage]) -> Iterator[tuple[OpenImage, Callable[[], Labels]]]:
         """Label pictures of one size: together if they are several, and one by one if one of them is at fault.

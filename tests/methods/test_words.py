@@ -16,6 +16,7 @@ from ovseg_cli.methods.words import word_scores
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.profiles.prompts import fill_prompts, prompt_templates
 from ovseg_cli.store import Store
+from ovseg_cli.text import embedding
 from ovseg_cli.text.embedding import Reading, embed_words, text_key
 from ovseg_cli.text.vocabulary import Vocabulary, make_vocabulary, merge_synonyms, parse_synonyms
 from tests.files import published_classes as published
@@ -296,7 +297,7 @@ def test_what_is_kept_depends_on_the_model_and_the_templates():
 
 
 def test_an_interrupted_reading_goes_on_where_it_was(monkeypatch):
-    monkeypatch.setattr(module, "TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr(embedding, "TEXTS_AT_ONCE", 2)
     backbone, read = unread_clip()
     memory = Memory()
     encode = backbone.encode_texts
