@@ -21,6 +21,7 @@ from examples.mini_pack.vocabulary import STUFF
 from ovseg_cli.backbones.unet import DiffusionBackbone, Samples
 from ovseg_cli.models import Models
 from ovseg_cli.profiles import ExtractorSpec, Profile
+from ovseg_cli.profiles.specs import Sight
 from ovseg_cli.prototypes.build import SupportSettings, build_class
 from ovseg_cli.store.classes import half_and_norm, raw_vector
 from ovseg_cli.store.records import ClassRecord
@@ -72,12 +73,12 @@ class RememberingModels(Models):
         """The profile's text-to-image model."""
         return RememberingGenerator(super().generator, self._pictures)
 
-    def feature_maps(self, extractor: ExtractorSpec, images: Tensor) -> list[Tensor]:
+    def feature_maps(self, extractor: ExtractorSpec, images: Tensor, sight: Sight | None = None) -> list[Tensor]:
         """See `Models.feature_maps`."""
         pixels = hashlib.sha256(images.contiguous().cpu().numpy().tobytes()).digest()
-        key = (extractor.digest, tuple(images.shape), pixels)
+        key = (extractor.digest, tuple(images.shape), pixels, sight)
         if key not in self._features:
-            self._features[key] = super().feature_maps(extractor, images)
+            self._features[key] = super().feature_maps(extractor, images, sight)
         return self._features[key]
 
     def clustering(self, kmeans: Clustering) -> Self:

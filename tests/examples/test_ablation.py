@@ -94,7 +94,7 @@ class TestMemory:
         monkeypatch.setattr(
             RememberingModels,
             "_extract",
-            lambda self, extractor, images: asked.append(extractor.name) or extract_really(self, extractor, images),
+            lambda self, extractor, *seen: asked.append(extractor.name) or extract_really(self, extractor, *seen),
         )
         clip, images = MINI.pick_extractors(["clip"])[0], torch.rand(1, 3, 64, 64)
         models.forget()

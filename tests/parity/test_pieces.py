@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -144,6 +145,8 @@ class Shelves:
 
     def __init__(self, profile):
         self._names = {spec.digest: spec.name for spec in profile.extractors}
+
+    snapshot = staticmethod(nullcontext)
 
     def has_class(self, name):
         return name in scenes.CLASSES
