@@ -86,6 +86,7 @@ def explain(
     from ovseg_cli.files.images import open_image
     from ovseg_cli.files.labels import LabelMap
     from ovseg_cli.methods.catalogue import check_explained
+    from ovseg_cli.runs.folder import wanted_classes
     from ovseg_cli.segmentation.recipe import choose_method, make_recipe
 
     points = [_point(text) for text in at or ()]
@@ -101,7 +102,7 @@ def explain(
             if common.options.precision is None:
                 precision = manifest.settings.get("precision", "auto")
         else:
-            names, method, options = _names(store, query.classes), query.method, query.options
+            names, method, options = wanted_classes(store, query.classes), query.method, query.options
         profile = common.profile_of(store)
         with store.snapshot():
             choice = choose_method(store, profile, names, method)
@@ -188,18 +189,6 @@ def _target(image: Path, output: Path | None) -> Path:
     if target.resolve() == image.resolve():
         raise UsageError(f"--output {target} is the picture itself. Choose another name.")
     return target
-
-
-def _names(store: Store, classes: Sequence[str]) -> tuple[str, ...]:
-    from ovseg_cli.runs.classes import stored_names
-
-    names = stored_names(store, classes) if classes else tuple(store.class_names())
-    if not names:
-        raise UsageError(
-            f"The store {store.path} has no classes yet: name what to look for with --classes, "
-            "or make classes with ovseg add-class NAME."
-        )
-    return names
 
 
 # ---------------------------------------------------------------------- as in an earlier run

@@ -113,7 +113,7 @@ def plan_folder(
         ProfileMismatchError: A class has no prototypes by one of the extractors.
         NoInputError: There is no image.
     """
-    names = _classes(store, classes, image_classes)
+    names = wanted_classes(store, classes, image_classes)
     profile = get_profile(store.profile_name)
     try:
         with store.snapshot():
@@ -189,8 +189,17 @@ def run_plan(
     return summary
 
 
-def _classes(store: Store, classes: Sequence[str], image_classes: ImageClasses | None) -> tuple[str, ...]:
-    """The classes to look for, as the store spells them."""
+def wanted_classes(store: Store, classes: Sequence[str], image_classes: ImageClasses | None = None) -> tuple[str, ...]:
+    """The classes to look for, as the store spells them.
+
+    Args:
+        store: Its classes are looked for where none is named.
+        classes: Those that were named.
+        image_classes: A file whose classes are looked for where none is named.
+
+    Raises:
+        UsageError: There is none.
+    """
     if classes:
         return stored_names(store, classes)
     if image_classes is not None:

@@ -130,6 +130,7 @@ class Ledger:
         self._manifest = _manifest(plan, store, profile, argv, self.labels, self._record.id)
         self._entries = {entry.path: entry for entry in plan.kept}
         self._begun = False
+        self._new = False
 
     @contextmanager
     def open(self) -> Iterator[Journal]:
@@ -137,6 +138,9 @@ class Ledger:
         output = self._plan.output
         for name in self._plan.stale:
             _remove_inside(output, name)
+        self._new = not any(
+            (output / name).exists() for name in (MASK_FOLDER, MANIFEST_NAME, JOURNAL_NAME, LABELMAP_NAME)
+        )
         make_folder(output / MASK_FOLDER)
         # Entries of planned images that still hold stay in the journal from the start: a kill loses nothing.
         for item in self._plan.items:
@@ -193,7 +197,7 @@ class Ledger:
     @property
     def untouched(self) -> bool:
         """Whether nothing became of any image yet, and the folder is a new one."""
-        return not self._begun and self._plan.previous is None
+        return self._new and not self._begun
 
     def abandon(self) -> None:
         """Take back what `open` wrote in an `untouched` folder: without a label map it would refuse other classes."""

@@ -17,18 +17,17 @@ from ovseg_cli.labeling.decide import Head, extremes
 from ovseg_cli.methods import agg, diffsegmenter
 from ovseg_cli.methods.diffusion_defaults import DiffusionDefaults
 from ovseg_cli.names import ClassList, listed_names
-from ovseg_cli.profiles.specs import DenseDefaults
 from ovseg_cli.scorers.scorer import Crops, Picture
 from ovseg_cli.scorers.words import WordMaps, WordScorer, narrow
 from ovseg_cli.text.embedding import Reading, TextCache
 from ovseg_cli.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from ovseg_cli.models import Models
+    pass
 
 
 class PhraseScorer(WordScorer):
-    """The diffusion model looks for class names; the arguments are those of `ClipWordScorer`.
+    """The diffusion model looks for class names; the arguments are those of `WordScorer`.
 
     Each class that is asked for is found somewhere, so these want the classes of the picture: the class pre-filter's,
     unless the user knows better. Words and templates play no part: a name stands in a prompt of the method's own.
@@ -42,33 +41,24 @@ class PhraseScorer(WordScorer):
 
     title: ClassVar[str]
     on_own_grid = True
-    threshold: float | None = None
     sees = "pictures"
 
-    def __init__(
-        self,
-        models: Models,
-        vocabulary: Vocabulary,
-        settings: DenseDefaults,
-        templates: Sequence[str],
-        texts: TextCache | None = None,
-        reading: Reading | None = None,
-        *,
-        background: bool = True,
-    ) -> None:
-        self._models = models
-        self._background = background
-        generator = models.profile.generator
+    def _read(self, templates: Sequence[str], texts: TextCache | None, reading: Reading | None) -> None:
+        """Find out whether the names can be read; neither templates nor kept texts are wanted."""
+        models, generator = self._models, self._models.profile.generator
+        self.threshold = None
         self._side = generator.phrase_side
         self._padded = generator.idle_attention == "padding"
-        self.vocabulary = vocabulary
-        self.channels = vocabulary.channels
-        if cut := [name for name in vocabulary.classes if not models.generator.prompts.reads(self.prompt(name))]:
+        if cut := [name for name in self.vocabulary.classes if not models.generator.prompts.reads(self.prompt(name))]:
             raise UsageError(
                 f"{self.title} wants class names whole, and these are longer than the diffusion model's "
                 f"text encoder can read: {listed_names(cut)}. Shorten them, or take a --method that reads "
                 "the beginning, such as gem."
             )
+
+    @staticmethod
+    def _count(vocabulary: Vocabulary) -> int:
+        return vocabulary.channels
 
     @abstractmethod
     def prompt(self, name: str) -> PhrasedPrompt:

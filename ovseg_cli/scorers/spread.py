@@ -21,7 +21,7 @@ from ovseg_cli.scorers.words import WordMaps
 
 
 class SpreadScorer(Gem):
-    """GEM's cosines and the self-attention of the whole picture; the arguments are those of `ClipWordScorer`."""
+    """GEM's cosines and the self-attention of the whole picture; the arguments are those of `WordScorer`."""
 
     on_own_grid = True
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TokenScorer(ClipWordScorer):
-    """Cosines of a method's tokens with words; the arguments are those of `ClipWordScorer`.
+    """Cosines of a method's tokens with words; the arguments are those of `WordScorer`.
 
     A method of this kind is a subclass that says what its tokens are.
 

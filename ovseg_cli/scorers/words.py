@@ -46,32 +46,7 @@ class WordScorer(Scorer):
     """A scorer that reads the words of a vocabulary, with or without other networks than CLIP.
 
     The class that a method's record names (`ovseg_cli.methods.catalogue.Method.scorer`) is one of these, and is made
-    with the arguments of `ClipWordScorer`.
-
-    Attributes:
-        threshold: Class score below which a pixel is background, by the method's own settings; None for no such rule.
-        vocabulary: The words.
-    """
-
-    threshold: float | None
-    vocabulary: Vocabulary
-
-    @abstractmethod
-    def combine(self, fused: Tensor, picture: Picture) -> WordMaps:
-        """What the label map is made of.
-
-        Args:
-            fused: float32 (channels, h, w), fused over crops.
-            picture: The picture that the crops were cut from.
-        """
-
-    @abstractmethod
-    def only(self, classes: Sequence[int]) -> Self:
-        """The same for some of the classes, which become channels 1, 2, ... in the order given."""
-
-
-class ClipWordScorer(WordScorer):
-    """What scorers have in common that compare CLIP's patches with words.
+    with these arguments.
 
     Args:
         models: The profile's models.
@@ -81,7 +56,14 @@ class ClipWordScorer(WordScorer):
         texts: Where text embeddings are kept.
         reading: Is told how far the reading of words is, and which of them were cut.
         background: Whether pixels may belong to none of the classes.
+
+    Attributes:
+        threshold: Class score below which a pixel is background, by the method's own settings; None for no such rule.
+        vocabulary: The words.
     """
+
+    threshold: float | None
+    vocabulary: Vocabulary
 
     def __init__(
         self,
@@ -100,9 +82,40 @@ class ClipWordScorer(WordScorer):
         self.vocabulary = vocabulary
         self.channels = self._count(vocabulary)
         self.threshold = settings.threshold if background else None
-        weights = models.profile.clip.weights
+        self._read(templates, texts, reading)
+
+    @abstractmethod
+    def _read(self, templates: Sequence[str], texts: TextCache | None, reading: Reading | None) -> None:
+        """Make of the words what pictures are compared with."""
+
+    @staticmethod
+    @abstractmethod
+    def _count(vocabulary: Vocabulary) -> int:
+        """How many scores a cell has."""
+
+    @abstractmethod
+    def combine(self, fused: Tensor, picture: Picture) -> WordMaps:
+        """What the label map is made of.
+
+        Args:
+            fused: float32 (channels, h, w), fused over crops.
+            picture: The picture that the crops were cut from.
+        """
+
+    @abstractmethod
+    def only(self, classes: Sequence[int]) -> Self:
+        """The same for some of the classes, which become channels 1, 2, ... in the order given."""
+
+
+class ClipWordScorer(WordScorer):
+    """What scorers have in common that compare CLIP's patches with words."""
+
+    def _read(self, templates: Sequence[str], texts: TextCache | None, reading: Reading | None) -> None:
+        """Embed the words."""
+        settings, clip = self._settings, self._models.profile.clip
+        words = self.vocabulary.words
         self._text = embed_words(
-            models.clip, vocabulary.words, templates, weights=weights, cache=texts, reading=reading
+            self._models.clip, words, templates, weights=clip.weights, cache=texts, reading=reading
         )
         self.sees = (
             self._looks(),

@@ -108,3 +108,22 @@ def test_models_that_cannot_be_loaded_leave_no_folder_that_refuses_other_classes
 def test_a_limit_is_a_number_of_pictures(store, tmp_path, limit):
     with pytest.raises(UsageError, match="limit must be at least 1"):
         plan_folder(store, [str(tmp_path)], tmp_path / "out", classes=["cat"], limit=limit)
+
+
+def test_what_a_damaged_folder_holds_keeps_its_meaning_when_models_cannot_be_loaded(store, tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(example_scene(8)).save(tmp_path / "photos" / "a.png")
+
+    def broken():
+        raise WeightsError("no weights")
+
+    out = tmp_path / "out"
+    wanted = {"classes": ["cat"], "options": QUICK}
+    run_plan(plan_folder(store, [str(tmp_path / "photos")], out, **wanted), store, mini_models)
+    for name in ("run.json", "predictions.jsonl"):
+        (out / name).write_text("damaged")
+    planned = plan_folder(store, [str(tmp_path / "photos")], out, **wanted, overwrite=True)
+    with pytest.raises(WeightsError):
+        run_plan(planned, store, broken)
+    assert (out / "labelmap.txt").is_file()
+    assert (out / "SegmentationClass" / "a.png").is_file()
