@@ -195,6 +195,12 @@ def segment(
     from ovseg_cli.segmentation.segmenter import Segmenter
 
     check_names("image_classes", image_classes)
+    # A text is a sequence too, and would be read letter by letter.
+    check_names("extractors", extractors)
+    check_names("prototypes", prototypes)
+    check_names("background_words", background_words)
+    for name, words in (synonyms or {}).items():
+        check_names(f"the synonyms of {name!r}", words)
     names = _names(store, classes)
     segmenter = Segmenter(
         _models(get_profile(store.profile_name), device, precision),

@@ -112,6 +112,9 @@ def test_what_only_words_have(store):
 def test_strings_are_no_lists_of_names(store):
     with pytest.raises(UsageError, match=r"image_classes must be a list.*got 'cat'"):
         segment(store, example_scene(SCENE), ["cat"], image_classes="cat")
+    for wrong in ({"background_words": "sky"}, {"extractors": "sd"}, {"synonyms": {"cat": "kitten"}}):
+        with pytest.raises(UsageError, match="must be a list of names"):
+            segment(store, example_scene(SCENE), ["cat"], **wrong)
     with pytest.raises(UsageError, match=r"methods must be a list.*got 'gem'"):
         compare(store, example_scene(SCENE), ["cat"], "gem")
     with pytest.raises(UsageError, match=r"image_classes must be a list.*got \[0\]"):

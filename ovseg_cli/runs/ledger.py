@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,7 +25,7 @@ from ovseg_cli.errors import (
 )
 from ovseg_cli.files.discovery import picture_id
 from ovseg_cli.files.labels import LABELMAP_NAME, LabelMap, write_labelmap
-from ovseg_cli.files.layout import JOURNAL_NAME, LIST_NAME, LOCK_NAME, MANIFEST_NAME, MASK_FOLDER
+from ovseg_cli.files.layout import LIST_NAME, LOCK_NAME, MASK_FOLDER
 from ovseg_cli.runs.journal import Entry, Journal, write_journal
 from ovseg_cli.runs.manifest import Manifest, library_versions
 from ovseg_cli.runs.plan import Plan, PlanItem
@@ -130,7 +130,6 @@ class Ledger:
         self._manifest = _manifest(plan, store, profile, argv, self.labels, self._record.id)
         self._entries = {entry.path: entry for entry in plan.kept}
         self._begun = False
-        self._new = False
 
     @contextmanager
     def open(self) -> Iterator[Journal]:
@@ -138,9 +137,6 @@ class Ledger:
         output = self._plan.output
         for name in self._plan.stale:
             _remove_inside(output, name)
-        self._new = not any(
-            (output / name).exists() for name in (MASK_FOLDER, MANIFEST_NAME, JOURNAL_NAME, LABELMAP_NAME)
-        )
         make_folder(output / MASK_FOLDER)
         # Entries of planned images that still hold stay in the journal from the start: a kill loses nothing.
         for item in self._plan.items:
@@ -152,7 +148,7 @@ class Ledger:
             yield journal
 
     def note_models(self, loaded: ReadySegmenter, batch: int) -> None:
-        """Note what segments, where and in what."""
+        """Note what segments, where and in what; `open` writes it."""
         self._manifest = replace(
             self._manifest,
             settings=loaded.segmenter.settings,
@@ -161,16 +157,16 @@ class Ledger:
             batch=batch,
             libraries=library_versions(),
         )
-        self._manifest.write(self._plan.output)
 
     def note(self, journal: Journal, item: PlanItem, entry: Entry) -> None:
         """Note an image in the journal; one whose old entry still holds is there already."""
+        # First of all: should the rest be interrupted, `close` writes the journal from these.
+        self._entries[entry.path] = entry
+        if entry is not item.entry:
+            journal.add(entry)
         if not self._begun:
             self._begun = True
             self._record.begin()
-        if entry is not item.entry:
-            journal.add(entry)
-        self._entries[entry.path] = entry
 
     def done(self, item: PlanItem, entry: Entry) -> Entry:
         """Count an image that has its files now."""
@@ -193,19 +189,6 @@ class Ledger:
             _remove_inside(self._plan.output, name)
         self._record.add("failed", entry)
         return entry
-
-    @property
-    def untouched(self) -> bool:
-        """Whether nothing became of any image yet, and the folder is a new one."""
-        return self._new and not self._begun
-
-    def abandon(self) -> None:
-        """Take back what `open` wrote in an `untouched` folder: without a label map it would refuse other classes."""
-        output = self._plan.output
-        for name in (MANIFEST_NAME, JOURNAL_NAME, LABELMAP_NAME):
-            (output / name).unlink(missing_ok=True)
-        with suppress(OSError):  # it holds something else
-            (output / MASK_FOLDER).rmdir()
 
     def close(self, status: Literal["finished", "interrupted"], started: float) -> None:
         """Bring the folder's own files up to date, then the store; an error here must not hide the first one."""
@@ -262,7 +245,7 @@ class _StoreRecord:
             },
         )
         self._waiting: list[RunItem] = []
-        self._begun = False
+        self._told = False
 
     def begin(self) -> None:
         self._tell(last=False)
@@ -292,12 +275,10 @@ class _StoreRecord:
         return self._attempt(self._catch_up, last=last)
 
     def _catch_up(self, store: Store) -> None:
-        if not self._begun:
-            store.begin_run(self._record)
-            self._begun = True
-        if self._waiting:
-            store.add_run_items(self.id, self._waiting)
-            self._waiting = []
+        # An interruption may come between these lines; the next call then tells the same once more.
+        store.note_run(self._record, self._waiting)
+        self._told = True
+        self._waiting = []
 
     def _attempt(self, change: Callable[[Store], None], *, last: bool) -> bool:
         """Change the store, with little patience unless it is the last chance; False when that cannot be."""
@@ -324,7 +305,7 @@ class _StoreRecord:
 
     def _give_up(self, store: Store, reason: str) -> None:
         self._store = None
-        known = "only in part" if self._begun else "not"
+        known = "only in part" if self._told else "not"
         log.warning(
             "This run is %s recorded in the store %s, so name its folder to eval with --pred: %s",
             known,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ovseg_cli.errors import ImageError, OutputError, UsageError
 from ovseg_cli.files.discovery import InputImage, discover, expanded, picture_id
 from ovseg_cli.files.image_classes import ImageLine, ImageMatches
-from ovseg_cli.files.layout import JOURNAL_NAME, MANIFEST_NAME
+from ovseg_cli.files.layout import JOURNAL_NAME, MANIFEST_NAME, MASK_FOLDER
 from ovseg_cli.files.text import special_kind
 from ovseg_cli.names import listed_names
 from ovseg_cli.runs.artefacts import ARTEFACTS, EXPLANATIONS, LABEL_MAPS, OVERLAYS
@@ -198,7 +198,7 @@ def _stamps(folder: Path) -> tuple[Any, ...]:
 def _check_kind(previous: Manifest | None, request: Request, output: Path, *, overwrite: bool) -> None:
     """Refuse a folder that holds another kind of label maps, except to those who overwrite."""
     difference = None if previous is None or overwrite else _difference(previous, request)
-    if previous is None or difference is None:
+    if previous is None or difference is None or not _has_label_maps(expanded(output).absolute()):
         return
     hint = ""
     if request.image_classes is not None and previous.class_names != request.classes:
@@ -207,6 +207,11 @@ def _check_kind(previous: Manifest | None, request: Request, output: Path, *, ov
         f"{output} holds label maps {difference}. Add --overwrite to replace them, "
         f"or choose another folder with -o.{hint}"
     )
+
+
+def _has_label_maps(folder: Path) -> bool:
+    """Whether an output folder holds a label map: a run that ended before its first one leaves none."""
+    return any(files for _, _, files in os.walk(folder / MASK_FOLDER))
 
 
 def _filled(
@@ -342,7 +347,10 @@ def _difference(previous: Manifest, request: Request) -> str | None:
 def _changed(before: Sequence[str], now: Sequence[str]) -> str:
     """How one list of classes differs from another, in words."""
     new, gone = ([name for name in these if name not in those] for these, those in ((now, before), (before, now)))
-    parts = [*([f"without {listed_names(new)}"] if new else []), *([f"with {listed_names(gone)}"] if gone else [])]
+    parts = [
+        *([f"they lack {listed_names(new)}"] if new else []),
+        *([f"they have {listed_names(gone)}"] if gone else []),
+    ]
     return ", and ".join(parts) or f"the same in another order: {listed_names(before)}"
 
 

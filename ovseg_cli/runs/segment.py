@@ -94,6 +94,7 @@ def _execute(
 ) -> RunSummary:
     """Do what the plan says, and note it."""
     started = time.perf_counter()
+    _load(plan, worker)
     try:
         with ledger.open() as journal:
             for number, (item, entry) in enumerate(_entries(plan, worker, ledger), start=1):
@@ -103,14 +104,19 @@ def _execute(
                 if fail_fast and entry.status == "failed":
                     break
     except BaseException:
-        if ledger.untouched and not worker.loaded:
-            ledger.abandon()
-        else:
-            ledger.close("interrupted", started)
+        ledger.close("interrupted", started)
         raise
     stopped = fail_fast and bool(ledger.summary.failed)
     ledger.close("interrupted" if stopped else "finished", started)
     return ledger.summary
+
+
+def _load(plan: Plan, worker: Worker) -> None:
+    """Load the models, if they are going to be needed, before anything in the folder is changed or removed."""
+    for item in plan.items:
+        if item.action in ("segment", "explain") and isinstance(worker.open(item), OpenImage):
+            worker.ready()
+            return
 
 
 def _entries(plan: Plan, worker: Worker, ledger: Ledger) -> Iterator[tuple[PlanItem, Entry]]:
@@ -131,7 +137,6 @@ def _entries(plan: Plan, worker: Worker, ledger: Ledger) -> Iterator[tuple[PlanI
             waiting = []
         if isinstance(image, OpenImage):
             waiting.append(image)
-            worker.ready()
             if len(waiting) == worker.batch:
                 yield from labelled(waiting)
                 waiting = []

@@ -121,11 +121,6 @@ class Worker:
         self._explainer: Explainer | None = None
         self.batch = batch
 
-    @property
-    def loaded(self) -> bool:
-        """Whether the segmenter is there."""
-        return self._segmenter is not None
-
     def open(self, item: PlanItem) -> OpenImage | ImageError:
         """A picture, or why it cannot be read: those before it come first."""
         begun = time.perf_counter()

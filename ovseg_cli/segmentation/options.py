@@ -66,6 +66,7 @@ class SegmentOptions:
     background_words: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if self.threshold is not None and not self.background:
             raise UsageError("--threshold needs the background: leave out --no-background, or the threshold.")
         for kind in self.prototypes or ():
@@ -81,13 +82,23 @@ class SegmentOptions:
             raise unknown_choice("set of prompt templates", self.templates, TEMPLATE_SETS, heading="Sets")
         self._check_numbers()
 
+    def _check_kinds(self) -> None:
+        for name in ("background", "prefilter", "stuff_filter"):
+            value = getattr(self, name)
+            if not isinstance(value, bool) and (value is not None or name == "background"):
+                raise UsageError(f"{name} must be True or False, got {value!r}.")
+        for name in ("extractors", "prototypes", "background_words"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, tuple) and all(isinstance(one, str) for one in value)):
+                raise UsageError(f"{name} must be a tuple of words, got {value!r}.")
+        if self.windows is not None and not (isinstance(self.windows, tuple) and all(map(_is_pair, self.windows))):
+            raise UsageError(f"windows must be (size, stride) pairs of whole numbers, got {self.windows!r}.")
+
     def _check_numbers(self) -> None:
         for name in ("threshold", "logit_scale", "short_side"):
             value, wanted = getattr(self, name), int if name == "short_side" else (int, float)
             if value is not None and (isinstance(value, bool) or not isinstance(value, wanted)):
                 raise UsageError(f"{name} must be a{' whole' if wanted is int else ''} number, got {value!r}.")
-        if self.windows is not None and not all(map(_is_pair, self.windows)):
-            raise UsageError(f"windows must be (size, stride) pairs of whole numbers, got {self.windows!r}.")
         if not isinstance(self.synonyms, tuple) or not all(map(_are_synonyms, self.synonyms)):
             raise UsageError(f"synonyms must be (class name, words) pairs with tuples of words, got {self.synonyms!r}.")
         if self.threshold is not None and not math.isfinite(self.threshold):

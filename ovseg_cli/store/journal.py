@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -15,38 +15,37 @@ from ovseg_cli.store.records import RunInfo, RunItem, RunRecord, RunStatus
 from ovseg_cli.store.tables import Evaluation, Run, RunItemRow
 
 
-def begin(session: Session, record: RunRecord) -> None:
-    """Note that a run has begun.
+def note(session: Session, record: RunRecord, items: Sequence[RunItem]) -> None:
+    """Note a run, and what became of some of its inputs; what is known of it already is left as it is."""
+    number = session.scalar(select(Run.number).where(Run.id == record.id))
+    if number is None:
+        number = _begin(session, record)
+    # The run's last row is among the table's last ones, so this reads few of them.
+    last = select(RunItemRow.source).where(RunItemRow.run_number == number).order_by(RunItemRow.id.desc()).limit(1)
+    if items and session.scalar(last) != printable(items[-1].source):
+        _add(session, number, items)
 
-    Raises:
-        ValueError: If a run of this id is there.
-    """
-    if session.scalar(select(Run.number).where(Run.id == record.id)) is not None:
-        raise ValueError(f"run {record.id!r} has already begun")
-    session.add(
-        Run(
-            id=record.id,
-            command=record.command,
-            argv=list(record.argv),
-            method=record.method,
-            classes=list(record.classes),
-            background=record.background,
-            output=printable(str(record.output)),
-            inputs=list(record.inputs),
-            started_at=record.started_at,
-            status="running",
-            settings=record.settings,
-        )
+
+def _begin(session: Session, record: RunRecord) -> int:
+    row = Run(
+        id=record.id,
+        command=record.command,
+        argv=list(record.argv),
+        method=record.method,
+        classes=list(record.classes),
+        background=record.background,
+        output=printable(str(record.output)),
+        inputs=list(record.inputs),
+        started_at=record.started_at,
+        status="running",
+        settings=record.settings,
     )
+    session.add(row)
+    session.flush()
+    return row.number
 
 
-def add_items(session: Session, run_id: str, items: Iterable[RunItem]) -> None:
-    """Note what became of some inputs.
-
-    Raises:
-        ValueError: If there is no such run.
-    """
-    number = _run(session, run_id).number
+def _add(session: Session, number: int, items: Sequence[RunItem]) -> None:
     rows = [
         {
             "run_number": number,
@@ -60,8 +59,7 @@ def add_items(session: Session, run_id: str, items: Iterable[RunItem]) -> None:
         }
         for item in items
     ]
-    if rows:
-        session.execute(insert(RunItemRow), rows)
+    session.execute(insert(RunItemRow), rows)
 
 
 def finish(session: Session, run_id: str, status: RunStatus) -> None:

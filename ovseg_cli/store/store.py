@@ -611,25 +611,21 @@ class Store:
 
     # Runs and evaluations
 
-    def begin_run(self, record: RunRecord) -> None:
-        """Note that a run has begun; its status is "running".
+    def note_run(self, record: RunRecord, items: Sequence[RunItem] = ()) -> None:
+        """Note that a run is running, and what became of some of its inputs, in one change.
+
+        The call may be repeated: a caller that was interrupted cannot know whether the change was made. A run that is
+        there is not begun again, and items of which the last one is the last that is known are not added again.
+
+        Args:
+            record: The run.
+            items: What came after the items of the call before; no input twice in a run.
 
         Raises:
-            ValueError: If a run of this id has begun before.
             StoreReadOnlyError: If the store cannot be written.
         """
         with self._noting() as session:
-            journal.begin(session, record)
-
-    def add_run_items(self, run_id: str, items: Iterable[RunItem]) -> None:
-        """Note what became of some inputs of a run.
-
-        Raises:
-            ValueError: If there is no such run.
-            StoreReadOnlyError: If the store cannot be written.
-        """
-        with self._noting() as session:
-            journal.add_items(session, run_id, items)
+            journal.note(session, record, items)
 
     def finish_run(self, run_id: str, status: RunStatus) -> None:
         """Note how a run ended: "finished" or "interrupted".

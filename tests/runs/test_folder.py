@@ -88,42 +88,56 @@ def test_a_plan_reads_the_store_at_one_moment(store, tmp_path):
     assert store.get_class("cat").generation != first
 
 
-def test_models_that_cannot_be_loaded_leave_no_folder_that_refuses_other_classes(store, tmp_path):
+def broken():
+    raise WeightsError("no weights")
+
+
+@pytest.fixture
+def photos(tmp_path):
     (tmp_path / "photos").mkdir()
     Image.fromarray(example_scene(8)).save(tmp_path / "photos" / "a.png")
+    return str(tmp_path / "photos")
 
-    def broken():
-        raise WeightsError("no weights")
 
+def test_models_that_cannot_be_loaded_leave_no_folder_that_refuses_other_classes(store, photos, tmp_path):
     out = tmp_path / "out"
-    planned = plan_folder(store, [str(tmp_path / "photos")], out, classes=["cat"], options=QUICK)
+    planned = plan_folder(store, [photos], out, classes=["cat"], options=QUICK)
     with pytest.raises(WeightsError):
         run_plan(planned, store, broken)
     assert [path.name for path in out.iterdir()] == [".ovseg.lock"]
     assert store.last_run() is None
-    plan_folder(store, [str(tmp_path / "photos")], out, classes=["dog"], options=QUICK)
+    plan_folder(store, [photos], out, classes=["dog"], options=QUICK)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_models_that_cannot_be_loaded_cost_no_label_map(store, photos, tmp_path, damaged):
+    """Not even where it was to be replaced by one of other classes."""
+    out = tmp_path / "out"
+    run_plan(plan_folder(store, [photos], out, classes=["cat"], options=QUICK), store, mini_models)
+    for name in ("run.json", "predictions.jsonl") if damaged else ():
+        (out / name).write_text("damaged")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    planned = plan_folder(store, [photos], out, classes=["dog"], options=QUICK, overwrite=True)
+    with pytest.raises(WeightsError):
+        run_plan(planned, store, broken)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_without_a_label_map_refuses_no_classes(store, photos, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmenter, "segment", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_plan(plan_folder(store, [photos], out, classes=["cat"], options=QUICK), store, mini_models)
+    assert read_manifest(out).status == "interrupted"
+    summary = run_plan(plan_folder(store, [photos], out, classes=["dog"], options=QUICK), store, mini_models)
+    assert (summary.done, read_manifest(out).class_names) == (1, ("dog",))
 
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_is_a_number_of_pictures(store, tmp_path, limit):
     with pytest.raises(UsageError, match="limit must be at least 1"):
         plan_folder(store, [str(tmp_path)], tmp_path / "out", classes=["cat"], limit=limit)
-
-
-def test_what_a_damaged_folder_holds_keeps_its_meaning_when_models_cannot_be_loaded(store, tmp_path):
-    (tmp_path / "photos").mkdir()
-    Image.fromarray(example_scene(8)).save(tmp_path / "photos" / "a.png")
-
-    def broken():
-        raise WeightsError("no weights")
-
-    out = tmp_path / "out"
-    wanted = {"classes": ["cat"], "options": QUICK}
-    run_plan(plan_folder(store, [str(tmp_path / "photos")], out, **wanted), store, mini_models)
-    for name in ("run.json", "predictions.jsonl"):
-        (out / name).write_text("damaged")
-    planned = plan_folder(store, [str(tmp_path / "photos")], out, **wanted, overwrite=True)
-    with pytest.raises(WeightsError):
-        run_plan(planned, store, broken)
-    assert (out / "labelmap.txt").is_file()
-    assert (out / "SegmentationClass" / "a.png").is_file()

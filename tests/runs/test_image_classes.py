@@ -125,7 +125,7 @@ class TestPlan:
         run(asked("a.png: dog"))
         (tmp_path / "more.txt").write_text("a.png: bird; dog")
         wanted = request(classes=("bird", "dog"), image_classes=read_image_classes(tmp_path / "more.txt"))
-        with pytest.raises(UsageError, match=r"of other classes \(without bird, and with cat\).*Where --classes names"):
+        with pytest.raises(UsageError, match=r"of other classes \(they lack bird, and they have cat\).*Where --cl"):
             run(wanted)
 
     def test_a_limit_changes_no_match(self, photos, asked):

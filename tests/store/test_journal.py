@@ -32,7 +32,7 @@ def test_no_run(store: Store) -> None:
 def test_a_run_from_begin_to_end(store: Store) -> None:
     started = datetime(2026, 5, 4, 3, 2, 1, tzinfo=timezone(timedelta(hours=2)))
     record = make_run(started_at=started)
-    store.begin_run(record)
+    store.note_run(record)
     info = store.last_run()
     assert info is not None
     assert info.status == "running"
@@ -42,16 +42,16 @@ def test_a_run_from_begin_to_end(store: Store) -> None:
     for field in record.__slots__:
         assert getattr(info, field) == getattr(record, field)
 
-    store.add_run_items(
-        record.id,
+    store.note_run(
+        record,
         [
             RunItem(source="a.jpg", output="a.png", status="done", method="prototype", width=4, height=3),
             RunItem(source="b.jpg", output="b.png", status="done", method="gem"),
             RunItem(source="c\udcff.jpg", output=None, status="failed", error="truncated"),
         ],
     )
-    store.add_run_items(record.id, [RunItem(source="d.jpg", output="d.png", status="skipped")])
-    store.add_run_items(record.id, [])
+    store.note_run(record, [RunItem(source="d.jpg", output="d.png", status="skipped")])
+    store.note_run(record, [])
     store.finish_run(record.id, "interrupted")
     info = Store.open(store.path).last_run()
     assert info is not None
@@ -66,8 +66,8 @@ def test_the_last_run_is_the_one_that_began_last_whatever_the_clock_says(store: 
     second = make_run(started_at=datetime(2020, 1, 1, tzinfo=UTC))
     third = make_run()
     for record in (first, second, third):
-        store.begin_run(record)
-        store.add_run_items(record.id, [RunItem(source="a", output="b", status="done")])
+        store.note_run(record)
+        store.note_run(record, [RunItem(source="a", output="b", status="done")])
     assert [info.id for info in store.runs()] == [third.id, second.id, first.id]
     assert [info.counts["done"] for info in store.runs()] == [1, 1, 1]
     last = store.last_run()
@@ -75,14 +75,19 @@ def test_the_last_run_is_the_one_that_began_last_whatever_the_clock_says(store: 
     assert last.id == third.id
 
 
+def test_what_was_told_may_be_told_again(store: Store) -> None:
+    """A caller that was interrupted does not know whether the store heard it."""
+    record, items = make_run(), [RunItem(source=name, output=name, status="done") for name in "abcd"]
+    for told in ([], [], items[:2], items[:2], items[2:], items[2:], []):
+        store.note_run(record, told)
+    assert [(info.id, info.counts["done"]) for info in store.runs()] == [(record.id, 4)]
+
+
 def test_runs_that_do_not_fit(store: Store) -> None:
     record = make_run()
-    store.begin_run(record)
-    with pytest.raises(ValueError, match="already begun"):
-        store.begin_run(record)
+    store.note_run(record)
     for call in (
         lambda: store.finish_run("nope", "finished"),
-        lambda: store.add_run_items("nope", []),
         lambda: store.record_evaluation("nope", {}),
     ):
         with pytest.raises(ValueError, match="no run 'nope'"):
@@ -93,12 +98,12 @@ def test_runs_that_do_not_fit(store: Store) -> None:
 
 def test_evaluations_are_numbered(store: Store) -> None:
     record = make_run()
-    store.begin_run(record)
+    store.note_run(record)
     assert store.record_evaluation(record.id, {"miou": 0.5, "classes": [{"name": "猫", "iou": None}]}) == 1
     assert store.record_evaluation(None, {}) == 2
 
 
 def test_runs_change_no_vectors(store: Store) -> None:
     revision = store.vector_revision
-    store.begin_run(make_run())
+    store.note_run(make_run())
     assert store.vector_revision == revision

@@ -55,7 +55,7 @@ def test_writing_is_refused_before_any_work(read_only: Store, template: Path, tm
     for write in (
         lambda: read_only.add_class(make_class("dog", 1)),
         lambda: read_only.remove_classes(["cat"]),
-        lambda: read_only.begin_run(run),
+        lambda: read_only.note_run(run),
         lambda: read_only.record_evaluation(None, {}),
     ):
         with pytest.raises(StoreReadOnlyError, match=r"cannot be written.*--store or OVSEG_STORE"):
