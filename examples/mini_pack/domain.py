@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Fit what tells pictures of the pictogram world from photographs.")
     parser.add_argument("pack", type=Path, help="folder laid out like ovseg_cli/profiles/mini")
     options = parser.parse_args(argv)
-    models = load_models(pack_profile(options.pack), device="cpu", offline=True)
+    models = load_models(pack_profile(options.pack), device="cpu")
     spec = MINI.domain
     if spec is None:
         raise ValueError(f"the profile {MINI.name!r} knows photographs")

@@ -248,6 +248,7 @@ def pack_profile(folder: Path) -> Profile:
         generator=replace(MINI.generator, weights=located(MINI.generator.weights)),
         clip=replace(MINI.clip, weights=located(MINI.clip.weights)),
         extractors=tuple(replace(item, weights=located(item.weights)) for item in MINI.extractors),
+        extra_extractors=tuple(replace(item, weights=located(item.weights)) for item in MINI.extra_extractors),
     )
 
 

@@ -189,7 +189,7 @@ def train(
             group["lr"] = schedule.lr_at(step)
         value, figures = loss(step, torch.Generator().manual_seed(schedule.seed * 1_000_003 + step))
         optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         average.update(step)
