@@ -14,7 +14,7 @@ import argparse
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -60,7 +60,7 @@ class Trial:
     label: str
     method: str
     profile: Profile
-    options: SegmentOptions = SegmentOptions()
+    options: SegmentOptions = field(default_factory=SegmentOptions)
 
 
 def _clip(profile: Profile, **changes: object) -> Profile:

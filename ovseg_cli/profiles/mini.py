@@ -8,6 +8,7 @@ from ovseg_cli.profiles.specs import (
     DomainSpec,
     ExtractorSpec,
     GeneratorSpec,
+    HybridSpec,
     InferenceSpec,
     PrefilterSpec,
     Profile,
@@ -167,6 +168,7 @@ MINI = Profile(
             std=_HALF,
         ),
     ),
+    hybrid=HybridSpec(weight=0.65),  # words are as good as prototypes in this world
     proxy="dino",
     domain=DomainSpec(
         weights=_DOMAIN,
