@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,13 +80,13 @@ def test_what_a_folder_lacks_is_told(tmp_path: Path) -> None:
 def test_a_warp_draws_nothing_unless_it_is_asked_for(glyphs: GlyphSet) -> None:
     plain, without = np.random.default_rng(3), np.random.default_rng(3)
     np.testing.assert_array_equal(
-        glyphs.sprite("🚗", 50, plain).rgb, glyphs.sprite("🚗", 50, without, Jitter(), None).rgb
+        glyphs.sprite("🚗", 50, plain).rgb, glyphs.sprite("🚗", 50, without, Jitter(warp=None)).rgb
     )
     assert plain.random() == without.random()
 
 
 def proportions(glyphs: GlyphSet, warp: Warp) -> list[float]:
-    sprites = [glyphs.sprite("⚽", 100, np.random.default_rng(seed), STILL, warp) for seed in range(30)]
+    sprites = [glyphs.sprite("⚽", 100, np.random.default_rng(seed), replace(STILL, warp=warp)) for seed in range(30)]
     assert all(max(sprite.width, sprite.height) == 100 for sprite in sprites)
     return [sprite.width / sprite.height for sprite in sprites]
 
@@ -100,7 +101,8 @@ def test_a_warp_changes_the_proportions_by_what_it_says(glyphs: GlyphSet) -> Non
 def test_a_warp_leans_to_either_side_about_the_foot(glyphs: GlyphSet) -> None:
     lean = []
     for seed in range(30):
-        alpha = glyphs.sprite("🚗", 100, np.random.default_rng(seed), STILL, Warp(stretch=0, shear=0.3)).alpha > 0.5
+        leaning = replace(STILL, warp=Warp(stretch=0, shear=0.3))
+        alpha = glyphs.sprite("🚗", 100, np.random.default_rng(seed), leaning).alpha > 0.5
         rows = np.nonzero(alpha.any(1))[0]
         top, foot = (np.nonzero(alpha[row])[0].mean() for row in (rows[0] + 4, rows[-1] - 4))
         lean.append(top - foot)
