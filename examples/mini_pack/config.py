@@ -61,6 +61,7 @@ class ClipConfig:
         contrast: Largest relative change of contrast.
         offset: Largest amount added to all channels, in 0..255.
         blurred: Share of the scenes that are softened.
+        recoloured: Share of the scenes whose objects get other colours (`colours`), so that shapes must tell them.
     """
 
     embedding: int = 128
@@ -75,6 +76,7 @@ class ClipConfig:
     contrast: float = 0.3
     offset: float = 20.0
     blurred: float = 0.3
+    recoloured: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

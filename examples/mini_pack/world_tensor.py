@@ -277,7 +277,7 @@ class _Atlas:
         for cell, row, column in cells:
             atlas[:, row : row + cell.shape[1], column : column + cell.shape[2]] = cell
         self.boxes = boxes
-        """(styles * things, levels, 6): left, top, width, height of each picture, and its size relative to the glyph's."""
+        """(styles * things, levels, 6): left, top, width, height of each picture, and its size by the glyph's."""
         self._pixels = torch.from_numpy(atlas).to(device)
 
     def level(self, shrinkage: float) -> int:

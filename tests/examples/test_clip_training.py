@@ -88,7 +88,7 @@ def test_box_means_weigh_patches_by_their_share(box: tuple[int, int, int]) -> No
     pixels = patches[0].reshape(8, 8, 5).repeat_interleave(8, 0).repeat_interleave(8, 1)
     top, left, side = box
     expected = F.normalize(pixels[top : top + side, left : left + side].mean((0, 1)), dim=0)
-    found = box_means(patches, [box, (0, 0, 8)], 64)
+    found = box_means(patches, torch.tensor([box, (0, 0, 8)]), 64)
     torch.testing.assert_close(found[0], expected)
     torch.testing.assert_close(found[1], patches[1, 0])
 
