@@ -147,7 +147,8 @@ def _render_on(device: str, ranges: list[tuple[int, int]], spec: DatasetSpec) ->
 
 def _render_all(ranges: list[tuple[int, int]], spec: DatasetSpec, workers: int) -> Iterator[_Chunk]:
     Styles.named(spec.styles, spec.mixed)  # what is wrong with them is told here, not as a broken pool
-    with ProcessPoolExecutor(workers, initializer=_open_world, initargs=(spec,)) as pool:
+    # every process paints the textures first, needed or not
+    with ProcessPoolExecutor(max(1, min(workers, len(ranges))), initializer=_open_world, initargs=(spec,)) as pool:
         yield from pool.map(_render, ranges)
 
 

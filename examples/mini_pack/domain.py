@@ -137,13 +137,23 @@ class Seen:
     calibration: npt.NDArray[np.float32]
 
 
-def look_at_all(models: Models, spec: DomainSpec, glyphs: GlyphSet) -> Seen:
-    """Show CLIP everything that the classifier is made of."""
+def look_at_all(
+    models: Models, spec: DomainSpec, glyphs: GlyphSet, *, scenes: int = SCENES, crops: int = CROPS
+) -> Seen:
+    """Show CLIP everything that the classifier is made of.
+
+    Args:
+        models: Of the pack.
+        spec: What is looked at.
+        glyphs: Where the scenes' objects come from.
+        scenes: See `SCENES`; at least 8.
+        crops: See `CROPS`.
+    """
     rng = np.random.default_rng(_PARTS_SEED)
     return Seen(
-        scenes=tokens(models, spec, rendered(glyphs, SCENES, _FIT_SEED)),
-        photographs=[tokens(models, spec, parts(one, CROPS, rng)) for one in photographs()],
-        calibration=tokens(models, spec, rendered(glyphs, SCENES // 2, _CALIBRATION_SEED)),
+        scenes=tokens(models, spec, rendered(glyphs, scenes, _FIT_SEED)),
+        photographs=[tokens(models, spec, parts(one, crops, rng)) for one in photographs()],
+        calibration=tokens(models, spec, rendered(glyphs, scenes // 2, _CALIBRATION_SEED)),
     )
 
 
@@ -160,23 +170,38 @@ def fit(seen: Seen) -> tuple[npt.NDArray[np.float64], float]:
     return weight, -float(np.quantile(seen.calibration @ weight, 1 - FALSE_ALARMS))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status."""
+def add_domain(pack: Path, *, device: str = "cpu", scenes: int = SCENES, crops: int = CROPS) -> Path:
+    """Fit the classifier of a pack and write it into the pack.
+
+    Args:
+        pack: Laid out like ``ovseg_cli/profiles/mini``.
+        device: Where CLIP looks at the pictures.
+        scenes: See `SCENES`; at least 8.
+        crops: See `CROPS`.
+
+    Returns:
+        The file.
+    """
     from examples.mini_pack.evaluate import pack_profile  # which measures with what is here
 
-    parser = argparse.ArgumentParser(description="Fit what tells pictures of the pictogram world from photographs.")
-    parser.add_argument("pack", type=Path, help="folder laid out like ovseg_cli/profiles/mini")
-    options = parser.parse_args(argv)
-    models = load_models(pack_profile(options.pack), device="cpu", offline=True)
+    models = load_models(pack_profile(pack), device=device)
     spec = MINI.domain
     if spec is None:
         raise ValueError(f"the profile {MINI.name!r} knows photographs")
-    weight, bias = fit(look_at_all(models, spec, GlyphSet()))
-    folder = options.pack / "domain"
+    weight, bias = fit(look_at_all(models, spec, GlyphSet(), scenes=scenes, crops=crops))
+    folder = pack / "domain"
     folder.mkdir(exist_ok=True)
     with atomic_path(folder / DOMAIN_FILE) as part:
         write_domain(part, torch.from_numpy(weight), bias, look(models.profile.clip, spec))
-    print(f"{folder / DOMAIN_FILE}: revision {bundled_revision(folder)}", file=sys.stderr)
+    return folder / DOMAIN_FILE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    parser = argparse.ArgumentParser(description="Fit what tells pictures of the pictogram world from photographs.")
+    parser.add_argument("pack", type=Path, help="folder laid out like ovseg_cli/profiles/mini")
+    file = add_domain(parser.parse_args(argv).pack)
+    print(f"{file}: revision {bundled_revision(file.parent)}", file=sys.stderr)
     return 0
 
 

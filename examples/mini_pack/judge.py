@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -312,6 +313,26 @@ def measure(judge: Judge, data: Dataset) -> dict[str, Any]:
     }
 
 
+def finish_judge(network: nn.Module, folder: Path, held_out: Dataset, record: dict[str, Any]) -> dict[str, Any]:
+    """Save a trained judge, with its figures on held-out scenes.
+
+    Args:
+        network: On the CPU.
+        folder: Where it goes.
+        held_out: Scenes of one object each.
+        record: What is noted about it.
+
+    Returns:
+        The figures; see `measure`.
+    """
+    save_judge(network, folder, record)
+    found = measure(Judge.load(folder), held_out)
+    # a class that no scene shows has no figure
+    found["per_class"] = {name: None if math.isnan(value) else value for name, value in found["per_class"].items()}
+    save_judge(network, folder, record | {"held_out": found})
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -350,10 +371,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "schedule": asdict(SCHEDULE),
         "scenes": asdict(TRAINING_SCENES),
     }
-    save_judge(network, options.out, record)
-    record["held_out"] = measure(Judge.load(options.out), sets["held_out"])
-    save_judge(network, options.out, record)
-    found = record["held_out"]
+    found = finish_judge(network, options.out, sets["held_out"], record)
     name, value = min(found["per_class"].items(), key=lambda item: item[1])
     print(f"{found['top1']:.2%} of {found['scenes']} held-out scenes; worst: {name} {value:.1%}")
     return 0
