@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from examples.mini_pack.glyphs import GlyphSet
+from examples.mini_pack.pack import MINI, pack_profile
 from examples.mini_pack.vocabulary import THING_NAMES
 from examples.mini_pack.world import World
 from examples.pictograms.scenes import Part, render_set
@@ -31,10 +32,7 @@ from ovseg_cli.atomic import atomic_path
 from ovseg_cli.backbones.pixels import to_working_tensor
 from ovseg_cli.methods.domain import DOMAIN_FILE, domain_tokens, look, write_domain
 from ovseg_cli.models import Models, load_models
-from ovseg_cli.profiles import get_profile
 from ovseg_cli.profiles.specs import DomainSpec, bundled_revision
-
-MINI: Final = get_profile("mini")
 
 PHOTOGRAPHS: Final = (
     "astronaut.png",
@@ -182,8 +180,6 @@ def add_domain(pack: Path, *, device: str = "cpu", scenes: int = SCENES, crops: 
     Returns:
         The file.
     """
-    from examples.mini_pack.evaluate import pack_profile  # which measures with what is here
-
     models = load_models(pack_profile(pack), device=device)
     spec = MINI.domain
     if spec is None:
