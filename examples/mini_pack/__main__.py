@@ -32,7 +32,8 @@ from examples.mini_pack.clip import model_config, save_clip, train_clip
 from examples.mini_pack.config import Recipe
 from examples.mini_pack.dataset import Dataset, render_dataset
 from examples.mini_pack.diffusion import new_text_encoder, new_unet, train_diffusion
-from examples.mini_pack.glyphs import FontError
+from examples.mini_pack.domain import add_domain, write_pictures
+from examples.mini_pack.glyphs import FontError, GlyphSet
 from examples.mini_pack.judge import finish_judge, new_judge, train_judge
 from examples.mini_pack.pack import load_diffusion, pack_size, write_diffusion
 from examples.mini_pack.recipes import RECIPES
@@ -123,9 +124,9 @@ class Work:
             note.write_text(f"{offered:.1f}\n", encoding="utf-8")
         return float(note.read_text(encoding="utf-8"))
 
-    def schedule(self, stage: str) -> Schedule:
-        """How long and how fast a stage learns."""
-        schedule: Schedule = getattr(self.recipe, stage)
+    def schedule(self, stage: str) -> Schedule | None:
+        """How long and how fast a stage learns; None for one that learns nothing."""
+        schedule: Schedule | None = getattr(self.recipe, stage, None)
         return schedule
 
     def run_lane(self, stages: Sequence[str], clock: Clock, seconds: float | None) -> list[str]:
@@ -146,10 +147,11 @@ class Work:
         failed, left = [], [stage for stage in stages if not self.done(stage)]
         while left:
             stage, *rest = left
-            if end is not None:
+            schedule = self.schedule(stage)
+            if end is not None and schedule is not None:
                 shares = [self.recipe.shares.get(name, 1.0) for name in left]
                 offered = max(0.0, end - time.monotonic()) * shares[0] / sum(shares)
-                timed = replace(self.schedule(stage), seconds=self.seconds(stage, offered))
+                timed = replace(schedule, seconds=self.seconds(stage, offered))
                 self.recipe = replace(self.recipe, **{stage: timed})
             try:
                 _STAGES[stage](self, clock)
@@ -268,7 +270,9 @@ def _selfsup(work: Work, clock: Clock) -> None:
 
 
 def _judge(work: Work, clock: Clock) -> None:
-    recipe, schedule = work.recipe, work.schedule("judge")
+    recipe, schedule = work.recipe, work.recipe.judge
+    if schedule is None:
+        raise ValueError("this recipe trains no judge; python -m examples.mini_pack.judge does")
     torch.manual_seed(schedule.seed)
     network = new_judge(recipe.judge_model).to(recipe.device)
     train_judge(network, work.data("scenes-judge"), work.folder, schedule, clock)
@@ -287,12 +291,18 @@ def _judge(work: Work, clock: Clock) -> None:
     work.keep("judge", save)
 
 
+def _pictures(work: Work, clock: Clock) -> None:
+    scenes = work.recipe.domain_scenes
+    work.keep("pictures", lambda folder: write_pictures(folder, GlyphSet(), scenes=scenes, clock=clock))
+
+
 _STAGES: Final[dict[str, Callable[[Work, Clock], None]]] = {
     "autoencoder": _autoencoder,
     "diffusion": _diffusion,
     "clip": _clip,
     "selfsup": _selfsup,
     "judge": _judge,
+    "pictures": _pictures,
 }
 
 
@@ -352,8 +362,6 @@ def close(work: Work, out: Path) -> bool:
     Returns:
         Whether the pack is complete.
     """
-    from examples.mini_pack.domain import add_domain
-
     missing = [stage for stage in PARTS if not work.done(stage)]
     if missing and work.start is None:
         print(
@@ -364,8 +372,8 @@ def close(work: Work, out: Path) -> bool:
     write_pack(work, out)
     complete = not missing
     try:
-        recipe = work.recipe
-        add_domain(out, device=recipe.device, scenes=recipe.domain_scenes, crops=recipe.domain_crops)
+        work.run_lane(("pictures",), Clock(), None)  # rendered while the models trained, unless that failed
+        add_domain(out, work.folder / "pictures", device=work.recipe.device, crops=work.recipe.domain_crops)
     except Exception:  # a pack without it is complete but for one warning to its users
         traceback.print_exc()
         print(f"error: {out} has no domain; try again: python -m examples.mini_pack.domain {out}", file=sys.stderr)
@@ -392,6 +400,8 @@ def _run_lanes(options: argparse.Namespace, recipe: Recipe, begun: float) -> int
         command += ["--work", str(options.work), "--stages", ",".join(lane)]
         if options.start_from is not None:
             command += ["--start-from", str(options.start_from)]
+        if options.styles is not None:
+            command += ["--styles", ",".join(options.styles)]
         if options.pause_after is not None:
             command += ["--pause-after", f"{max(0.0, options.pause_after - spent / 60):.3f}"]
         if options.minutes is not None:

@@ -109,7 +109,7 @@ class Recipe:
         styles: Whose glyphs; see `DatasetSpec`.
         mixed: How several artists' glyphs are mixed; see `DatasetSpec`.
         jitter: How strongly sprites vary.
-        domain_scenes: Scenes of each kind that the domain classifier is fitted to.
+        domain_scenes: Scenes of each kind that the domain classifier is fitted to; at least 8.
         domain_crops: Parts of each photograph that it is fitted to.
         autoencoder_model: The autoencoder.
         diffusion_model: UNet and text encoder.

@@ -209,7 +209,11 @@ class PatchEncoder:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Latents float32 (B, C, h, w) of pictures uint8 (B, S, S, 3), on their device."""
-        return (_patches(images, self.factor) @ self.matrix.to(images.device)).permute(0, 3, 1, 2)
+        return (_patches(images, self.factor) @ self.matrix).permute(0, 3, 1, 2)
+
+    def to(self, device: str) -> PatchEncoder:
+        """The same on another device."""
+        return PatchEncoder(self.factor, self.matrix.to(device))
 
 
 def _to_pixels(images: Tensor) -> Tensor:
@@ -313,7 +317,7 @@ def train_diffusion(
     Raises:
         Stopped: If the clock ran out.
     """
-    latents = PatchEncoder.of(vae, sets[0])
+    latents = PatchEncoder.of(vae, sets[0]).to(device)
     draw = draw_scenes(sets, encoder, config, vae.config.latent_channels, latents.factor, schedule.batch)
     alphas = DDPMScheduler(**NOISE).alphas_cumprod.to(device)
     unet.to(device, memory_format=torch.channels_last).train()

@@ -543,7 +543,9 @@ def unfamiliar(setup: Setup) -> list[Figure]:
     models, domain = setup.models, setup.models.domain
     if domain is None:
         raise ValueError(f"{setup.pack} has no domain; make it: python -m examples.mini_pack.domain {setup.pack}")
-    seen = mini_domain.look_at_all(models, domain.spec, setup.glyphs)
+    with tempfile.TemporaryDirectory() as folder:
+        mini_domain.write_pictures(Path(folder), setup.glyphs)
+        seen = mini_domain.look_at_all(models, domain.spec, Path(folder))
     whole, cut = [], []
     for place, photograph in enumerate(mini_domain.photographs()):
         others = [one for index, one in enumerate(seen.photographs) if index != place]

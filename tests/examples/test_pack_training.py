@@ -153,7 +153,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float | None]]:
 
     def stage(name: str) -> Callable[[Work, Clock], None]:
         def run(work: Work, clock: Clock) -> None:
-            seen.append((name, work.schedule(name).seconds))
+            seen.append((name, getattr(work.recipe, name).seconds))
             if name == "clip":
                 raise RuntimeError("no such weather")
             work.keep(name, lambda folder: (folder / "x").touch())
@@ -197,12 +197,13 @@ def test_what_failed_is_taken_from_the_pack_that_it_started_from(
     work = Work(tmp_path / "work", RECIPES["smoke"], start)
     work.keep("clip", lambda folder: (folder / "x.safetensors").write_text("new"))
     asked = []
-    monkeypatch.setattr("examples.mini_pack.domain.add_domain", lambda pack, **settings: asked.append(settings))
+    monkeypatch.setattr(training_command, "add_domain", lambda *folders, **settings: asked.append((folders, settings)))
+    (tmp_path / "work" / "pictures").mkdir()
     assert not training_command.close(work, tmp_path / "pack")
     found = {path.parent.name: path.read_text() for path in (tmp_path / "pack").glob("*/x.safetensors")}
     assert found == {"diffusion": "old", "clip": "new", "dino": "old"}
     assert f"diffusion: taken from {start}" in capsys.readouterr().err
-    assert asked == [{"device": "cpu", "scenes": 8, "crops": 1}]
+    assert asked == [((tmp_path / "pack", tmp_path / "work" / "pictures"), {"device": "cpu", "crops": 1})]
 
 
 def test_the_stages_of_a_lane_share_its_time_and_keep_their_share(
