@@ -416,9 +416,13 @@ def _run_lanes(options: argparse.Namespace, recipe: Recipe, begun: float) -> int
             child.send_signal(number)
 
     # Ctrl-C reaches the children by itself, being typed at the terminal of all of them
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, pass_on)
+    before = {
+        number: signal.signal(number, action)
+        for number, action in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, pass_on))
+    }
     codes = {",".join(lane): child.wait() for lane, child in zip(recipe.lanes, children, strict=True)}
+    for number, action in before.items():
+        signal.signal(number, action)
     for lane, code in codes.items():
         if code not in (0, STOPPED, FAILED):
             print(f"error: the process of {lane} ended with status {code}", file=sys.stderr)
