@@ -382,6 +382,29 @@ def close(work: Work, out: Path) -> bool:
     return complete
 
 
+def _lane_command(options: argparse.Namespace, lane: Sequence[str], spent: float) -> list[str]:
+    """The command that runs one lane.
+
+    Args:
+        options: Of the whole command.
+        lane: Names of the stages.
+        spent: Seconds since the whole command began.
+    """
+    command = [sys.executable, "-m", "examples.mini_pack", "--hardware", options.hardware]
+    command += ["--work", str(options.work), "--stages", ",".join(lane)]
+    given = {
+        "--start-from": options.start_from,
+        "--styles": options.styles and ",".join(options.styles),
+        "--device": options.device,
+    }
+    if options.pause_after is not None:
+        given["--pause-after"] = f"{max(0.0, options.pause_after - spent / 60):.3f}"
+    if options.minutes is not None:
+        whole = 60 * options.minutes
+        given["--minutes"] = f"{max(0.0, whole - spent - min(_CLOSING, 0.1 * whole)) / 60:.3f}"
+    return command + [word for name, value in given.items() if value is not None for word in (name, str(value))]
+
+
 def _run_lanes(options: argparse.Namespace, recipe: Recipe, begun: float) -> int:
     """Run every lane in a process of its own, side by side, and pass signals on.
 
@@ -393,23 +416,11 @@ def _run_lanes(options: argparse.Namespace, recipe: Recipe, begun: float) -> int
     Returns:
         0, or `FAILED` if a stage failed, or else `STOPPED`.
     """
-    children = []
+    threads = {"OMP_NUM_THREADS": str(recipe.threads)} if recipe.threads else {}
     spent = time.monotonic() - begun
-    for lane in recipe.lanes:
-        command = [sys.executable, "-m", "examples.mini_pack", "--hardware", options.hardware]
-        command += ["--work", str(options.work), "--stages", ",".join(lane)]
-        if options.start_from is not None:
-            command += ["--start-from", str(options.start_from)]
-        if options.styles is not None:
-            command += ["--styles", ",".join(options.styles)]
-        if options.pause_after is not None:
-            command += ["--pause-after", f"{max(0.0, options.pause_after - spent / 60):.3f}"]
-        if options.minutes is not None:
-            whole = 60 * options.minutes
-            seconds = max(0.0, whole - spent - min(_CLOSING, 0.1 * whole))
-            command += ["--minutes", f"{seconds / 60:.3f}"]
-        threads = {"OMP_NUM_THREADS": str(recipe.threads)} if recipe.threads else {}
-        children.append(subprocess.Popen(command, env={**os.environ, **threads}))
+    children = [
+        subprocess.Popen(_lane_command(options, lane, spent), env={**os.environ, **threads}) for lane in recipe.lanes
+    ]
 
     def pass_on(number: int, frame: object) -> None:
         for child in children:
@@ -453,10 +464,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.minutes = recipe.minutes
     if options.styles is not None:
         recipe = replace(recipe, styles=options.styles)
+    if options.device is not None:
+        recipe = replace(recipe, device=options.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     if recipe.device == "cuda" and not torch.cuda.is_available():
-        print("error: this recipe needs a CUDA GPU; take --hardware cpu", file=sys.stderr)
+        print("error: this needs a CUDA GPU; take --hardware cpu, and no --device", file=sys.stderr)
         return 2
     work = Work(options.work, recipe, options.start_from)
     if options.stages:
@@ -477,6 +490,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m examples.mini_pack", description="Train the mini models and write the pack."
     )
     parser.add_argument("--hardware", choices=sorted(RECIPES), default="cpu", help="which recipe (default: cpu)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="where to train (default: where the recipe says)")
     parser.add_argument("--work", type=Path, required=True, help="folder for scenes, checkpoints and curves")
     parser.add_argument("--out", type=Path, help="folder of the finished pack; replaced if it exists")
     parser.add_argument(

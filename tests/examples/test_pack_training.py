@@ -216,3 +216,23 @@ def test_the_stages_of_a_lane_share_its_time_and_keep_their_share(
     assert second == pytest.approx(100, abs=2)  # the first took none of its time
     Work(tmp_path / "work", recipe, None).run_lane(("autoencoder", "clip"), Clock(), 10.0)
     assert stages[2] == ("clip", second)
+
+
+def test_a_lane_is_told_everything_that_was_asked() -> None:
+    arguments = ["--hardware", "smoke", "--work", "w", "--minutes", "10", "--styles", "noto,x", "--device", "cpu"]
+    options = training_command._parser().parse_args([*arguments, "--start-from", "p", "--pause-after", "5"])
+    words = training_command._lane_command(options, ("clip", "judge"), 120.0)[3:]
+    asked = training_command._parser().parse_args(words)
+    assert (asked.stages, asked.styles, asked.device) == (("clip", "judge"), ("noto", "x"), "cpu")
+    assert (asked.work, asked.start_from) == (Path("w"), Path("p"))
+    assert asked.minutes == pytest.approx((600 - 120 - 40) / 60, abs=0.001)  # what closes the pack has its time
+    assert asked.pause_after == pytest.approx(3)
+    plain = training_command._parser().parse_args(["--hardware", "smoke", "--work", "w"])
+    assert training_command._lane_command(plain, ("clip",), 1.0)[3:] == [
+        "--hardware",
+        "smoke",
+        "--work",
+        "w",
+        "--stages",
+        "clip",
+    ]
