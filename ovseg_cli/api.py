@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ovseg_cli.errors import ClassExistsError, UsageError
+from ovseg_cli.errors import ClassExistsError, MethodError, UsageError
 from ovseg_cli.evaluation.arrays import evaluate_arrays as evaluate
 from ovseg_cli.names import check_names
 from ovseg_cli.precision import Precision
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from ovseg_cli.runs.ledger import RunSummary
     from ovseg_cli.segmentation.options import SegmentOptions
     from ovseg_cli.segmentation.segmenter import Segmentation
+
+log = logging.getLogger("ovseg_cli")
 
 __all__ = ["add_class", "compare", "evaluate", "evaluate_folder", "explain", "segment", "segment_folder"]
 
@@ -247,7 +250,8 @@ def compare(
         store: An open store; it may be empty for methods that read words.
         image: As `segment` takes it.
         classes: Likewise.
-        methods: Of those that `ovseg methods` lists (default: all that read words).
+        methods: Of those that `ovseg methods` lists. Default: all that read words, but for methods of other packages
+            that cannot be run, each with a warning.
         options: What else decides the label maps; each of the methods must have what is asked for.
         image_classes: As `segment` takes them.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
@@ -258,6 +262,7 @@ def compare(
 
     Raises:
         ImageError: One of the methods cannot do with this picture.
+        MethodError: A method that is named comes from another package and cannot be run.
         UsageError: A method is named twice; or as `segment`.
         UnknownClassError: As `segment`.
         ProfileMismatchError: As `segment`.
@@ -274,8 +279,16 @@ def compare(
         raise UsageError(f"methods must name at least one method, and none twice; got {list(wanted)!r}.")
     names = _names(store, classes)
     models = _models(get_profile(store.profile_name), device, precision)
-    segmenters = [Segmenter(models, store, names, method=method, options=options) for method in wanted]
-    return dict(zip(wanted, segment_together(segmenters, _picture(image), image_classes), strict=True))
+    segmenters: dict[str, Segmenter] = {}
+    for name in wanted:
+        try:
+            segmenters[name] = Segmenter(models, store, names, method=name, options=options)
+        except MethodError as error:
+            if methods is not None:
+                raise
+            log.warning("%s", error)
+    found = segment_together(list(segmenters.values()), _picture(image), image_classes)
+    return dict(zip(segmenters, found, strict=True))
 
 
 def segment_folder(

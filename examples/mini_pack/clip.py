@@ -84,7 +84,7 @@ class Towers(nn.Module):
             whole = visual._pool(last(tokens))[0] @ visual.proj
             patches = visual.ln_post(tokens + _values(last, tokens))[:, 1:] @ visual.proj
             texts = self.model.encode_text(ids)
-        return tuple(F.normalize(x.float(), dim=-1) for x in (whole, patches, texts))  # type: ignore[return-value]
+        return tuple(F.normalize(x.float(), dim=-1) for x in (whole, patches, texts))
 
 
 def _values(block: Any, tokens: Tensor) -> Tensor:

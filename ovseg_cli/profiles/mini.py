@@ -29,7 +29,7 @@ _DIFFUSION = Weights(
 )
 _CLIP = Weights(
     part="clip",
-    revision="sha256:916147474eefa014",
+    revision="sha256:64142ac9b26bfcd0",
     bundled="mini/clip",
     files=("**",),
     marker="open_clip_model.safetensors",
@@ -39,7 +39,7 @@ _CLIP = Weights(
 
 _DINO = Weights(
     part="dino",
-    revision="sha256:17f8b6d8b1bc1f12",
+    revision="sha256:102a5997c9b1074a",
     bundled="mini/dino",
     files=("**",),
     marker="model.safetensors",
@@ -49,7 +49,7 @@ _DINO = Weights(
 
 _DOMAIN = Weights(
     part="domain",
-    revision="sha256:806abca53f6fefe0",
+    revision="sha256:d386939f538f3fc8",
     bundled="mini/domain",
     files=("**",),
     marker="domain.safetensors",
@@ -106,13 +106,13 @@ MINI = Profile(
         dense=DenseDefaults(
             background_words=_BACKGROUND,
             short_side=192,
-            windows=((128, 64), (96, 48), (64, 32), (48, 24)),
+            windows=((96, 48), (64, 32), (48, 24)),
             whole_image=True,
             squash=64,
             logit_scale=40.0,
         ),
-        streams=2,
-        gem_temperature=10.0,
+        streams=3,  # half of the blocks, as published
+        gem_temperature=4.0,
         tuned=(  # measured as above
             Tuning(methods=("cliper", "cliper-coarse"), values=(("score_threshold", 0.9), ("threshold", 0.5))),
         ),
@@ -184,7 +184,7 @@ MINI = Profile(
         limit=6,  # more names than that do not fit into the text model's 24 tokens
         crops=(4,),  # in the whole picture objects are smaller than any in training
         # Without these two, three of five classes that stay are not there, as each of the crops keeps at least one.
-        margin=0.08,
+        margin=0.12,
         background=True,
     ),
 )

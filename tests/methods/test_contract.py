@@ -9,6 +9,7 @@ import textwrap
 
 import pytest
 
+from ovseg_cli.api import compare
 from ovseg_cli.errors import MethodError
 from ovseg_cli.methods import catalogue
 from ovseg_cli.methods.catalogue import METHODS, Catalogue, Method, word_methods
@@ -150,6 +151,16 @@ def test_a_scorer_that_cannot_be_made_names_its_package(package, tmp_path):
         pytest.raises(MethodError, match=r"'wide-naclip' of wide-naclip 1\.2.*RuntimeError: no luck"),
     ):
         Segmenter(mini_models(), store, ["cat"], method="wide-naclip")
+
+
+def test_comparing_all_methods_does_without_one_that_cannot_be_run(package, tmp_path, monkeypatch, caplog):
+    package(UNLUCKY)
+    monkeypatch.setattr(METHODS, "_own", {name: METHODS[name] for name in ("maskclip", "naclip")})
+    with Store.open(tmp_path / "store", profile="mini") as store:
+        assert list(compare(store, PICTURES[0], ["cat"], device="cpu")) == ["maskclip", "naclip"]
+        assert "'wide-naclip' of wide-naclip 1.2" in caplog.text
+        with pytest.raises(MethodError, match="no luck"):
+            compare(store, PICTURES[0], ["cat"], ["naclip", "wide-naclip"], device="cpu")
 
 
 FAMILY = """
