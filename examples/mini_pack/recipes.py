@@ -50,7 +50,7 @@ _GPU: Final = Recipe(
         weight_decay=0.1,
         betas=(0.9, 0.98),
         ema=0.9995,
-        workers=7,
+        workers=5,
     ),
     selfsup=Schedule(steps=200_000, batch=384, lr=1e-3, warmup=300, decay=0.7, weight_decay=0.04, ema=0, workers=1),
     judge=Schedule(
