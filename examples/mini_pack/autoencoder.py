@@ -8,6 +8,7 @@ the components leave out. Both are diffusers' `AutoencoderKL`, so that every pip
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from examples.mini_pack.config import AutoencoderConfig
 from examples.mini_pack.dataset import Dataset
-from examples.mini_pack.training import Clock, Schedule, train
+from examples.mini_pack.training import Batch, Clock, Schedule, train
 
 FACTOR: Final = 4
 """Pixels per latent cell, in both directions."""
@@ -161,7 +162,7 @@ def _zero(layer: nn.Module) -> None:
 
 def train_autoencoder(
     vae: AutoencoderKL,
-    data: Dataset,
+    sets: Sequence[Dataset],
     folder: Path,
     schedule: Schedule,
     clock: Clock,
@@ -176,7 +177,7 @@ def train_autoencoder(
 
     Args:
         vae: Starts from its current weights; the encoder stays as it is.
-        data: Training scenes.
+        sets: Training scenes of one size or several; each step takes crops of one size from one of them.
         folder: For checkpoint and log.
         schedule: How long and how fast.
         clock: When to stop.
@@ -190,30 +191,34 @@ def train_autoencoder(
     vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)
     decode = torch.compile(vae.decode) if compiled else vae.decode
-    side = data.images.shape[1]
-    crop = side // 2
+    crop = min(data.images.shape[1] for data in sets) // 2
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def draw(generator: torch.Generator) -> Batch:
+        which = int(torch.randint(len(sets), (1,), generator=generator)) if len(sets) > 1 else 0
+        data = sets[which]
         index = torch.randint(len(data), (schedule.batch,), generator=generator).tolist()
-        corners = FACTOR * torch.randint((side - crop) // FACTOR + 1, (schedule.batch, 2), generator=generator)
+        places = (data.images.shape[1] - crop) // FACTOR + 1
+        corners = FACTOR * torch.randint(places, (schedule.batch, 2), generator=generator)
         pixels = np.stack(
             [data.images[i, y : y + crop, x : x + crop] for i, (y, x) in zip(index, corners.tolist(), strict=True)]
         )
-        clean = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().to(device) / 127.5 - 1
+        shape = (schedule.batch, vae.config.latent_channels, crop // FACTOR, crop // FACTOR)
+        return {"pixels": torch.from_numpy(pixels), "noise": torch.randn(shape, generator=generator)}
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        clean = batch["pixels"].permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.no_grad():
             latents = vae.encode(clean).latent_dist.mode()
-        latents = latents + _LATENT_NOISE * torch.randn(latents.shape, generator=generator).to(device)
+        latents = latents + _LATENT_NOISE * batch["noise"]
         with torch.autocast(device, torch.bfloat16):
             decoded = decode(latents.contiguous(memory_format=torch.channels_last), return_dict=False)[0]
         decoded = decoded.float()
         pixel_error = (decoded - clean).abs().mean()
         detail_error = (_detail(decoded) - _detail(clean)).abs().mean()
-        return pixel_error + detail_error, {
-            "l1": float(pixel_error.detach()),
-            "detail": float(detail_error.detach()),
-        }
+        return pixel_error + detail_error, {"l1": pixel_error, "detail": detail_error}
 
-    train("autoencoder", folder, {"decoder": vae.decoder, "post_quant": vae.post_quant_conv}, schedule, loss, clock)
+    modules = {"decoder": vae.decoder, "post_quant": vae.post_quant_conv}
+    train("autoencoder", folder, modules, schedule, draw, loss, clock)
 
 
 def _detail(images: Tensor) -> Tensor:

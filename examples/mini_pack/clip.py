@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,10 +24,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from examples.mini_pack.captions import caption
+from examples.mini_pack.colours import colour_maps, recolour
 from examples.mini_pack.config import ClipConfig
 from examples.mini_pack.dataset import Dataset
+from examples.mini_pack.selfsup import crop
 from examples.mini_pack.tokens import CONTEXT_LENGTH, Encoder
-from examples.mini_pack.training import Clock, Schedule, train
+from examples.mini_pack.training import Batch, Clock, Draw, Schedule, train
 from examples.mini_pack.vocabulary import LABEL_NAMES, STUFF, THINGS
 
 Box = tuple[int, int, int]
@@ -74,7 +76,7 @@ class Towers(nn.Module):
         """
         visual: Any = self.model.visual
         # the backward pass of the fused attention is slow on CPUs for so few tokens: half of a step
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH) if pixels.device.type == "cpu" else nullcontext():
             tokens = visual._embeds(pixels)
             for block in visual.transformer.resblocks[:-1]:
                 tokens = block(tokens)
@@ -149,12 +151,12 @@ def draw_crop(data: Dataset, index: int, config: ClipConfig, rng: np.random.Gene
     return (0, 0, side), texts[int(rng.integers(len(texts)))]
 
 
-def box_means(patches: Tensor, boxes: Sequence[Box], side: int) -> Tensor:
+def box_means(patches: Tensor, boxes: Tensor, side: int) -> Tensor:
     """Mean patch embedding inside of boxes, each patch weighted with the share of it that is inside.
 
     Args:
         patches: (B, g * g, E).
-        boxes: One per image: top, left and side in pixels.
+        boxes: (B, 3): top, left and side in pixels.
         side: Side of the images in pixels.
 
     Returns:
@@ -163,7 +165,7 @@ def box_means(patches: Tensor, boxes: Sequence[Box], side: int) -> Tensor:
     grid = math.isqrt(patches.shape[1])
     cell = side / grid
     edges = torch.arange(grid, device=patches.device) * cell
-    corners = torch.tensor(boxes, dtype=torch.float32, device=patches.device)
+    corners = boxes.float()
 
     def overlap(start: Tensor) -> Tensor:
         end = torch.minimum(edges + cell, (start + corners[:, 2])[:, None])
@@ -173,30 +175,81 @@ def box_means(patches: Tensor, boxes: Sequence[Box], side: int) -> Tensor:
     return F.normalize(torch.einsum("bt,bte->be", weights.flatten(1), patches), dim=-1)
 
 
-def relight(pictures: Tensor, config: ClipConfig, rng: np.random.Generator) -> Tensor:
-    """Change colour, contrast about its mean, brightness and sharpness of pictures, as far as `config` allows.
-
-    Args:
-        pictures: float (K, B, 3, S, S) in 0..255; K views of each of B scenes, which are changed alike.
-        config: How far.
-        rng: Source of everything random.
-
-    Returns:
-        The same shape and range.
-    """
-    scenes = pictures.shape[1]
+def draw_light(scenes: int, config: ClipConfig, rng: np.random.Generator) -> Batch:
+    """Draw the light of scenes, as far as `config` allows: what `relight` takes, each (B, C, 1, 1)."""
 
     def draw(low: float, high: float, channels: int) -> Tensor:
         return torch.from_numpy(rng.uniform(low, high, (scenes, channels, 1, 1))).float()
 
-    gain = draw(1 - config.gain, 1 + config.gain, 3)
-    contrast = draw(1 - config.contrast, 1 + config.contrast, 1)
-    offset = draw(-config.offset, config.offset, 1)
-    softness = draw(0, 1, 1) * (draw(0, 1, 1) < config.blurred)
+    return {
+        "gain": draw(1 - config.gain, 1 + config.gain, 3),
+        "contrast": draw(1 - config.contrast, 1 + config.contrast, 1),
+        "offset": draw(-config.offset, config.offset, 1),
+        "softness": draw(0, 1, 1) * (draw(0, 1, 1) < config.blurred),
+    }
+
+
+def relight(pictures: Tensor, light: Batch) -> Tensor:
+    """Change colour, contrast about its mean, brightness and sharpness of pictures.
+
+    Args:
+        pictures: float (K, B, 3, S, S) in 0..255; K views of each of B scenes, which are changed alike.
+        light: See `draw_light`.
+
+    Returns:
+        The same shape and range.
+    """
     blurred = F.avg_pool2d(pictures.flatten(0, 1), 3, 1, 1, count_include_pad=False).view_as(pictures)
-    pictures = pictures + softness * (blurred - pictures)
+    pictures = pictures + light["softness"] * (blurred - pictures)
     grey = pictures.mean((-3, -2, -1), keepdim=True)
-    return ((grey + (pictures - grey) * contrast) * gain + offset).clamp(0, 255)
+    return ((grey + (pictures - grey) * light["contrast"]) * light["gain"] + light["offset"]).clamp(0, 255)
+
+
+def draw_pairs(data: Dataset, encoder: Encoder, config: ClipConfig, scenes: int) -> Draw:
+    """What prepares batches of scenes, crops and captions; pictures are changed later, where they are needed."""
+
+    def draw(generator: torch.Generator) -> Batch:
+        rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+        indices = rng.integers(len(data), size=scenes).tolist()
+        drawn = [draw_crop(data, index, config, rng) for index in indices]
+        texts = [data.captions[index][int(rng.integers(len(data.captions[index])))] for index in indices]
+        texts += [text for _, text in drawn]
+        batch = draw_light(scenes, config, rng) | {
+            "images": torch.from_numpy(np.stack([data.images[index] for index in indices])),
+            "boxes": torch.tensor([box for box, _ in drawn]),
+            "mirrored": torch.tensor(rng.random() < 0.5),
+            "texts": torch.from_numpy(np.unique(texts, return_inverse=True)[1].astype(np.int64)),
+            "ids": torch.stack([encoder.encode(text).ids for text in texts]),
+        }
+        if config.recoloured:
+            labels = torch.from_numpy(np.stack([data.labels[index] for index in indices]))
+            changed = torch.rand(scenes, generator=generator) < config.recoloured
+            matrices, offsets = colour_maps(scenes, generator)
+            inside = (labels < _FIRST_STUFF) & changed[:, None, None]
+            batch |= {"inside": inside, "matrices": matrices, "offsets": offsets}
+        return batch
+
+    return draw
+
+
+def show_pairs(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The pictures of a batch of `draw_pairs`.
+
+    Returns:
+        float (2 * B, 3, S, S) in -1..1, scenes and then their crops; and the crops' boxes (B, 3) in the scenes.
+    """
+    whole = batch["images"].permute(0, 3, 1, 2).float()
+    if "inside" in batch:
+        whole = 255 * recolour(whole / 255, batch["inside"], batch["matrices"], batch["offsets"])
+    side, boxes = whole.shape[-1], batch["boxes"]
+    top, left, size = boxes.float().unbind(1)
+    half = size / side
+    parts = crop(whole, torch.stack([half, half, 2 * left / side - 1 + half, 2 * top / side - 1 + half], 1), side)
+    # the same light for a scene and its crop: the one is to be what the other is a part of
+    pixels = relight(torch.stack([whole, parts]), batch).flatten(0, 1) / 127.5 - 1
+    mirrored = torch.stack([boxes[:, 0], side - boxes[:, 1] - boxes[:, 2], boxes[:, 2]], 1)
+    flip = batch["mirrored"]
+    return torch.where(flip, pixels.flip(-1), pixels), torch.where(flip, mirrored, boxes)
 
 
 def train_clip(
@@ -233,43 +286,24 @@ def train_clip(
     side = data.images.shape[1]
     scenes = schedule.batch // 2
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
-        indices = rng.integers(len(data), size=scenes).tolist()
-        drawn = [draw_crop(data, index, config, rng) for index in indices]
-        texts = [data.captions[index][int(rng.integers(len(data.captions[index])))] for index in indices]
-        texts += [text for _, text in drawn]
-        whole = torch.from_numpy(np.stack([data.images[index] for index in indices])).permute(0, 3, 1, 2).float()
-        parts = [
-            F.interpolate(picture[None, :, y : y + size, x : x + size], (side, side), mode="bilinear")
-            for picture, ((y, x, size), _) in zip(whole, drawn, strict=True)
-        ]
-        # the same light for a scene and its crop: the one is to be what the other is a part of
-        pixels = relight(torch.cat([whole, *parts]).view(2, scenes, 3, side, side), config, rng)
-        pixels = pixels.flatten(0, 1) / 127.5 - 1
-        boxes = [box for box, _ in drawn]
-        if rng.random() < 0.5:
-            pixels = pixels.flip(-1)
-            boxes = [(y, side - x - size, size) for y, x, size in boxes]
-        same = torch.tensor([[a == b for b in texts] for a in texts], device=device)
-        # what is said of a scene is mostly true of its crop as well: no negatives
-        skipped = torch.eye(scenes, dtype=torch.bool, device=device).repeat(2, 2) & ~same
-        skipped.fill_diagonal_(False)
-        ids = torch.stack([encoder.encode(text).ids for text in texts]).to(device)
+    # what is said of a scene is mostly true of its crop as well: no negatives
+    kin = torch.eye(scenes, dtype=torch.bool, device=device).repeat(2, 2)
+    kin.fill_diagonal_(False)
+    rows = torch.arange(2 * scenes, device=device)
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        pixels, boxes = show_pairs(batch)
+        same = batch["texts"][:, None] == batch["texts"]
         with torch.autocast(device, torch.bfloat16):
-            images, patches, words = forward(pixels.to(device), ids)
-        contrastive = contrastive_loss(images, words, model.logit_scale.exp().clamp(max=100), same, skipped)
+            images, patches, words = forward(pixels, batch["ids"])
+        scale = model.logit_scale.exp().clamp(max=100)
+        contrastive = contrastive_loss(images, words, scale, same, kin & ~same)
         inside = box_means(patches[:scenes], boxes, side)
         dense = 1 - (inside * images[scenes:].detach()).sum(-1).mean()
-        best = (images @ words.T).argmax(1)
-        right = same[torch.arange(len(best), device=device), best].float().mean()
-        return contrastive + config.dense_weight * dense, {
-            "loss": float(contrastive.detach()),
-            "dense": float(dense.detach()),
-            "right": float(right),
-        }
+        right = same[rows, (images @ words.T).argmax(1)].float().mean()
+        return contrastive + config.dense_weight * dense, {"loss": contrastive, "dense": dense, "right": right}
 
-    train("clip", folder, {"clip": model}, schedule, loss, clock)
+    train("clip", folder, {"clip": model}, schedule, draw_pairs(data, encoder, config, scenes), loss, clock)
 
 
 def save_clip(model: CLIP, config: dict[str, Any], tokenizer_folder: Path, folder: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from examples.mini_pack.glyphs import GlyphSet, Jitter
+from examples.mini_pack.glyphs import Jitter, Mixed, Styles
 from examples.mini_pack.world import World
 from examples.mini_pack.world_tensor import TensorWorld
 from ovseg_cli.atomic import write_json
@@ -42,6 +42,9 @@ class DatasetSpec:
         captions: Captions per scene.
         count: Number of objects in every scene; None draws it for each.
         jitter: How strongly sprites vary.
+        styles: Whose glyphs: names of `glyphs.STYLES`, or paths of fonts and of folders of PNG files.
+        mixed: Whether every object is by an artist of its own, or all of a scene by one.
+        smallest: See `world.direct`.
     """
 
     scenes: int
@@ -51,6 +54,9 @@ class DatasetSpec:
     captions: int = 3
     count: int | None = None
     jitter: Jitter = field(default_factory=Jitter)
+    styles: tuple[str, ...] = ("noto",)
+    mixed: Mixed = "glyph"
+    smallest: float = 1.0
 
 
 class Dataset:
@@ -83,9 +89,7 @@ class Dataset:
         return len(self.images)
 
 
-def render_dataset(
-    folder: Path, spec: DatasetSpec, *, workers: int = 1, device: str | None = None, font: Path | None = None
-) -> Iterator[int]:
+def render_dataset(folder: Path, spec: DatasetSpec, *, workers: int = 1, device: str | None = None) -> Iterator[int]:
     """Render a data set, or what is missing of it.
 
     Args:
@@ -94,16 +98,16 @@ def render_dataset(
         workers: Processes that render side by side.
         device: Render batches of tensors there instead of single scenes in `workers` processes. The scenes are
             the same but for rounding.
-        font: Other artwork for the glyphs (see `GlyphSet`); None takes the bundled ones.
 
     Yields:
         The number of scenes done so far, after every chunk.
 
     Raises:
-        ValueError: If `folder` holds another data set.
+        FontError: If a style cannot be used.
+        ValueError: If `folder` holds another data set, or tensors cannot render this one (see `world_tensor`).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {**asdict(spec), "tensors": device is not None}
+    wanted = json.loads(json.dumps({**asdict(spec), "tensors": device is not None}))
     state = _read_state(folder)
     if state is not None and state["spec"] != wanted:
         raise ValueError(f"{folder} holds a data set of other settings; remove it or choose another folder")
@@ -118,7 +122,7 @@ def render_dataset(
     kept = text.read_text(encoding="utf-8").splitlines()[:done] if done else []
     text.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     ranges = [(start, min(start + _CHUNK, spec.scenes)) for start in range(done, spec.scenes, _CHUNK)]
-    chunks = _render_all(ranges, spec, workers, font) if device is None else _render_on(device, ranges, spec, font)
+    chunks = _render_all(ranges, spec, workers) if device is None else _render_on(device, ranges, spec)
     for (start, end), (images, labels, counts, captions) in zip(ranges, chunks, strict=True):
         arrays["images"][start:end], arrays["labels"][start:end] = images, labels
         arrays["counts"][start:end] = counts
@@ -130,16 +134,21 @@ def render_dataset(
         yield end
 
 
-def _render_on(device: str, ranges: list[tuple[int, int]], spec: DatasetSpec, font: Path | None) -> Iterator[_Chunk]:
-    world = TensorWorld(GlyphSet(font), size=spec.size, bank_seed=spec.bank_seed, jitter=spec.jitter, device=device)
+def _render_on(device: str, ranges: list[tuple[int, int]], spec: DatasetSpec) -> Iterator[_Chunk]:
+    if spec.smallest < 1:
+        raise ValueError("tensors render no scenes of smaller objects; render in processes on the CPU instead")
+    styles = Styles.named(spec.styles, spec.mixed)
+    world = TensorWorld(styles, size=spec.size, bank_seed=spec.bank_seed, jitter=spec.jitter, device=device)
     for start, end in ranges:
         batch = world.scenes(spec.first_seed + start, end - start, count=spec.count, captions=spec.captions)
         images, labels, counts = (part.cpu().numpy() for part in (batch.images, batch.labels, batch.counts))
         yield images, labels, counts, list(batch.captions)
 
 
-def _render_all(ranges: list[tuple[int, int]], spec: DatasetSpec, workers: int, font: Path | None) -> Iterator[_Chunk]:
-    with ProcessPoolExecutor(workers, initializer=_open_world, initargs=(spec, font)) as pool:
+def _render_all(ranges: list[tuple[int, int]], spec: DatasetSpec, workers: int) -> Iterator[_Chunk]:
+    Styles.named(spec.styles, spec.mixed)  # what is wrong with them is told here, not as a broken pool
+    # every process paints the textures first, needed or not
+    with ProcessPoolExecutor(max(1, min(workers, len(ranges))), initializer=_open_world, initargs=(spec,)) as pool:
         yield from pool.map(_render, ranges)
 
 
@@ -159,10 +168,11 @@ _world: World | None = None
 _spec: DatasetSpec | None = None
 
 
-def _open_world(spec: DatasetSpec, font: Path | None) -> None:
+def _open_world(spec: DatasetSpec) -> None:
     global _world, _spec
     _spec = spec
-    _world = World(GlyphSet(font), size=spec.size, bank_seed=spec.bank_seed, jitter=spec.jitter)
+    styles = Styles.named(spec.styles, spec.mixed)
+    _world = World(styles, size=spec.size, bank_seed=spec.bank_seed, jitter=spec.jitter, smallest=spec.smallest)
 
 
 def _render(bounds: tuple[int, int]) -> _Chunk:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,8 +25,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from examples.mini_pack.config import DiffusionConfig
 from examples.mini_pack.dataset import Dataset
 from examples.mini_pack.tokens import Encoder
-from examples.mini_pack.training import Clock, Schedule, train
-from examples.mini_pack.vocabulary import LABEL_NAMES
+from examples.mini_pack.training import Batch, Clock, Draw, Schedule, train
+from examples.mini_pack.vocabulary import LABEL_IDS, LABEL_NAMES
 
 NOISE: Final[dict[str, Any]] = {
     "num_train_timesteps": 1000,
@@ -170,49 +171,118 @@ def attention_loss(maps: Sequence[Tensor], tokens: Tensor, regions: Tensor, vali
     return torch.stack(losses).mean()
 
 
-@torch.no_grad()
-def encode_latents(vae: AutoencoderKL, data: Dataset, path: Path, *, batch: int = 1000) -> Tensor:
-    """Latents of a data set, cached at `path`.
+@dataclass(frozen=True, slots=True)
+class PatchEncoder:
+    """The pack's encoder as what it is, a linear map of patches (see `autoencoder`): one matrix product.
 
-    The pack's encoder computes a linear map of patches (see `autoencoder`). The map is read off a few encoded
-    scenes by least squares and applied to all: one matrix product is hundreds of times faster than the network.
+    Attributes:
+        factor: Pixels per latent cell, in both directions.
+        matrix: float32 (3 * factor * factor + 1, C); the last row is the offset.
+    """
+
+    factor: int
+    matrix: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, vae: AutoencoderKL, data: Dataset, *, scenes: int = 64) -> PatchEncoder:
+        """Read the map off a few encoded scenes, by least squares.
+
+        Args:
+            vae: The autoencoder, float32.
+            data: The scenes; the first ones are taken.
+            scenes: How many.
+
+        Raises:
+            ValueError: If the encoder is not linear in its patches.
+        """
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        images = torch.from_numpy(np.array(data.images[:scenes]))
+        exact = vae.encode(_to_pixels(images)).latent_dist.mode().permute(0, 2, 3, 1) * vae.config.scaling_factor
+        inputs, exact = _patches(images, factor).flatten(0, 2), exact.flatten(0, 2)
+        matrix = torch.linalg.lstsq(inputs, exact).solution
+        residual = (inputs @ matrix - exact).std() / exact.std()
+        if residual > 0.02:
+            raise ValueError(f"the encoder is not linear in patches of {factor} pixels: {residual:.1%} is left over")
+        return cls(factor, matrix)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Latents float32 (B, C, h, w) of pictures uint8 (B, S, S, 3), on their device."""
+        return (_patches(images, self.factor) @ self.matrix).permute(0, 3, 1, 2)
+
+    def to(self, device: str) -> PatchEncoder:
+        """The same on another device."""
+        return PatchEncoder(self.factor, self.matrix.to(device))
+
+
+def _to_pixels(images: Tensor) -> Tensor:
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _patches(images: Tensor, factor: int) -> Tensor:
+    """Patches (B, h, w, 3 * factor * factor + 1) of pictures, each with a one at its end."""
+    flat = F.pixel_unshuffle(_to_pixels(images), factor).permute(0, 2, 3, 1)
+    return torch.cat([flat, torch.ones_like(flat[..., :1])], -1)
+
+
+def draw_scenes(
+    sets: Sequence[Dataset], encoder: Encoder, config: DiffusionConfig, channels: int, factor: int, batch: int
+) -> Draw:
+    """What prepares batches of scenes, captions and noise.
 
     Args:
-        vae: The autoencoder, float32.
-        data: The scenes.
-        path: File of the cache.
-        batch: Scenes per matrix product.
-
-    Returns:
-        float16 (N, C, h, w).
-
-    Raises:
-        ValueError: If the encoder is not linear in its patches.
+        sets: Training scenes, each set of another size; those with more than two objects are left out. A step takes
+            one of them, larger pictures in smaller batches: as many pixels.
+        encoder: Tokenizes captions and finds the words in them.
+        config: Settings of the loss.
+        channels: Channels of the latents.
+        factor: Pixels per latent cell.
+        batch: Scenes per step, of the first set.
     """
-    if path.is_file():
-        return torch.as_tensor(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    usable = [torch.from_numpy(np.flatnonzero(data.counts <= 2)) for data in sets]
+    empty = encoder.encode("").ids
+    first_side = sets[0].images.shape[1]
 
-    def patches(start: int, end: int) -> Tensor:
-        pixels = torch.from_numpy(np.array(data.images[start:end])).permute(0, 3, 1, 2).float() / 127.5 - 1
-        flat = F.pixel_unshuffle(pixels, factor).permute(0, 2, 3, 1)
-        return torch.cat([flat, torch.ones_like(flat[..., :1])], -1)
+    def draw(generator: torch.Generator) -> Batch:
+        which = int(torch.randint(len(sets), (1,), generator=generator)) if len(sets) > 1 else 0
+        data, side = sets[which], sets[which].images.shape[1]
+        count = max(1, batch * first_side**2 // side**2)
 
-    few = min(64, len(data))
-    pixels = torch.from_numpy(np.array(data.images[:few])).permute(0, 3, 1, 2).float() / 127.5 - 1
-    exact = vae.encode(pixels).latent_dist.mode().permute(0, 2, 3, 1) * vae.config.scaling_factor
-    inputs = patches(0, few).flatten(0, 2)
-    matrix = torch.linalg.lstsq(inputs, exact.flatten(0, 2)).solution
-    residual = (inputs @ matrix - exact.flatten(0, 2)).std() / exact.std()
-    if residual > 0.02:
-        raise ValueError(f"the encoder is not linear in patches of {factor} pixels: {residual:.1%} is left over")
-    parts = [
-        (patches(start, min(start + batch, len(data))) @ matrix).permute(0, 3, 1, 2).half()
-        for start in range(0, len(data), batch)
-    ]
-    result = torch.cat(parts)
-    torch.save(result, path)
-    return result
+        def pick(high: int) -> Tensor:
+            return torch.randint(high, (count,), generator=generator)
+
+        index = usable[which][pick(len(usable[which]))]
+        chosen = pick(max(1, len(data.captions[0]))).tolist()
+        dropped = torch.rand(count, generator=generator) < config.caption_dropout
+        timesteps = pick(NOISE["num_train_timesteps"])
+        noise = torch.randn(count, channels, side // factor, side // factor, generator=generator)
+        ids = torch.empty(count, encoder.length, dtype=torch.int64)
+        tokens = torch.zeros(count, _PAIRS, encoder.length)
+        named = torch.zeros(count, _PAIRS, dtype=torch.uint8)
+        for row, (scene, choice) in enumerate(zip(index.tolist(), chosen, strict=True)):
+            if dropped[row]:
+                ids[row] = empty
+                continue
+            present = [LABEL_NAMES[i] for i in np.unique(data.labels[scene]).tolist()]
+            encoded = encoder.encode(data.captions[scene][choice], present)
+            ids[row] = encoded.ids
+            if timesteps[row] < _SUPERVISED_BELOW:
+                for pair, (name, positions) in enumerate(list(encoded.words.items())[:_PAIRS]):
+                    tokens[row, pair, positions] = 1
+                    named[row, pair] = LABEL_IDS[name]
+        rows = index.numpy()
+        return {
+            "images": torch.from_numpy(np.asarray(data.images[rows])),
+            "labels": torch.from_numpy(np.asarray(data.labels[rows])),
+            "timesteps": timesteps,
+            "noise": noise,
+            "ids": ids,
+            "tokens": tokens,
+            "named": named,
+        }
+
+    return draw
 
 
 def train_diffusion(
@@ -220,7 +290,7 @@ def train_diffusion(
     text_encoder: CLIPTextModel,
     vae: AutoencoderKL,
     encoder: Encoder,
-    data: Dataset,
+    sets: Sequence[Dataset],
     folder: Path,
     config: DiffusionConfig,
     schedule: Schedule,
@@ -236,8 +306,8 @@ def train_diffusion(
         text_encoder: Starts from its current weights.
         vae: Makes the latents; not trained.
         encoder: Tokenizes captions and finds the words in them.
-        data: Training scenes; those with more than two objects are left out.
-        folder: For checkpoint, log and latents.
+        sets: Training scenes of one size or several; see `draw_scenes`.
+        folder: For checkpoint and log.
         config: Settings of the loss.
         schedule: How long and how fast.
         clock: When to stop.
@@ -247,66 +317,34 @@ def train_diffusion(
     Raises:
         Stopped: If the clock ran out.
     """
-    latents = encode_latents(vae, data, folder / "latents.pt")
-    usable = torch.from_numpy(np.flatnonzero(data.counts <= 2))
+    latents = PatchEncoder.of(vae, sets[0]).to(device)
+    draw = draw_scenes(sets, encoder, config, vae.config.latent_channels, latents.factor, schedule.batch)
     alphas = DDPMScheduler(**NOISE).alphas_cumprod.to(device)
     unet.to(device, memory_format=torch.channels_last).train()
     text_encoder.to(device).train()
     denoiser = Denoiser(unet)
     denoise = torch.compile(denoiser) if compiled else denoiser
     encode = torch.compile(text_encoder) if compiled else text_encoder
-    empty = encoder.encode("").ids
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        def draw(high: int) -> Tensor:
-            return torch.randint(high, (schedule.batch,), generator=generator)
-
-        index = usable[draw(len(usable))]
-        which = draw(max(1, len(data.captions[0]))).tolist()
-        dropped = torch.rand(schedule.batch, generator=generator) < config.caption_dropout
-        timesteps = draw(NOISE["num_train_timesteps"])
-        clean = latents[index].float()
-        noise = torch.randn(clean.shape, generator=generator)
-
-        ids = torch.empty(schedule.batch, encoder.length, dtype=torch.int64)
-        tokens = torch.zeros(schedule.batch, _PAIRS, encoder.length)
-        regions = torch.zeros(schedule.batch, _PAIRS, *data.labels.shape[1:])
-        valid = torch.zeros(schedule.batch, _PAIRS, dtype=torch.bool)
-        for row, (scene, choice) in enumerate(zip(index.tolist(), which, strict=True)):
-            if dropped[row]:
-                ids[row] = empty
-                continue
-            labels = data.labels[scene]
-            present = [LABEL_NAMES[i] for i in np.unique(labels).tolist()]
-            encoded = encoder.encode(data.captions[scene][choice], present)
-            ids[row] = encoded.ids
-            if timesteps[row] < _SUPERVISED_BELOW:
-                for pair, (name, positions) in enumerate(list(encoded.words.items())[:_PAIRS]):
-                    tokens[row, pair, positions] = 1
-                    regions[row, pair] = torch.from_numpy(labels == LABEL_NAMES.index(name))
-                    valid[row, pair] = True
-
-        clean, noise, timesteps, ids = (x.to(device) for x in (clean, noise, timesteps, ids))
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        clean, noise, timesteps = latents(batch["images"]), batch["noise"], batch["timesteps"]
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
         with torch.autocast(device, torch.bfloat16):
-            context = encode(ids).last_hidden_state
+            context = encode(batch["ids"]).last_hidden_state
             predicted, maps = denoise(noisy.contiguous(memory_format=torch.channels_last), timesteps, context)
         ratio = (alpha / (1 - alpha)).flatten()
         # the floor keeps some weight on the noisiest steps, where the place and the kind are decided
         weight = (ratio.clamp(max=config.snr_gamma) / (ratio + 1)).clamp(min=config.weight_floor)
         error = (predicted.float() - velocity).square().mean((1, 2, 3))
         denoising = (weight * error).mean()
-        attention = attention_loss(maps, tokens.to(device), regions.to(device), valid.to(device))
+        regions = (batch["labels"][:, None] == batch["named"][:, :, None, None]).float()
+        attention = attention_loss(maps, batch["tokens"], regions, batch["named"] > 0)
         total = denoising + config.attention_weight * attention
-        return total, {
-            "loss": float(denoising.detach()),
-            "v_mse": float(error.detach().mean()),
-            "attention": float(attention.detach()),
-        }
+        return total, {"loss": denoising, "v_mse": error.mean(), "attention": attention}
 
     try:
-        train("diffusion", folder, {"unet": unet, "text_encoder": text_encoder}, schedule, loss, clock)
+        train("diffusion", folder, {"unet": unet, "text_encoder": text_encoder}, schedule, draw, loss, clock)
     finally:
         denoiser.release()

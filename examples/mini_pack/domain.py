@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ import torch
 from PIL import Image
 
 from examples.mini_pack.glyphs import GlyphSet
+from examples.mini_pack.pack import MINI, pack_profile
+from examples.mini_pack.training import Clock, Stopped
 from examples.mini_pack.vocabulary import THING_NAMES
 from examples.mini_pack.world import World
 from examples.pictograms.scenes import Part, render_set
@@ -31,10 +34,7 @@ from ovseg_cli.atomic import atomic_path
 from ovseg_cli.backbones.pixels import to_working_tensor
 from ovseg_cli.methods.domain import DOMAIN_FILE, domain_tokens, look, write_domain
 from ovseg_cli.models import Models, load_models
-from ovseg_cli.profiles import get_profile
 from ovseg_cli.profiles.specs import DomainSpec, bundled_revision
-
-MINI: Final = get_profile("mini")
 
 PHOTOGRAPHS: Final = (
     "astronaut.png",
@@ -137,13 +137,44 @@ class Seen:
     calibration: npt.NDArray[np.float32]
 
 
-def look_at_all(models: Models, spec: DomainSpec, glyphs: GlyphSet) -> Seen:
-    """Show CLIP everything that the classifier is made of."""
+def write_pictures(folder: Path, glyphs: GlyphSet, *, scenes: int = SCENES, clock: Clock | None = None) -> None:
+    """Render the scenes that the classifier is made of into a folder, which takes a core two minutes.
+
+    Args:
+        folder: Gets ``fit`` and ``calibration``.
+        glyphs: Where the objects come from.
+        scenes: See `SCENES`; at least 8.
+        clock: When to stop; None for never.
+
+    Raises:
+        Stopped: If the clock ran out.
+    """
+    for name, count, seed in (("fit", scenes, _FIT_SEED), ("calibration", scenes // 2, _CALIBRATION_SEED)):
+        (folder / name).mkdir(parents=True)
+        for index, image in enumerate(rendered(glyphs, count, seed)):
+            if clock is not None and clock.spent:
+                raise Stopped("pictures: stopped; the same command renders them again")
+            image.save(folder / name / f"{index:05d}.png", compress_level=1)
+
+
+def look_at_all(models: Models, spec: DomainSpec, pictures: Path, *, crops: int = CROPS) -> Seen:
+    """Show CLIP everything that the classifier is made of.
+
+    Args:
+        models: Of the pack.
+        spec: What is looked at.
+        pictures: What `write_pictures` wrote.
+        crops: See `CROPS`.
+    """
     rng = np.random.default_rng(_PARTS_SEED)
+
+    def scenes(name: str) -> npt.NDArray[np.float32]:
+        return tokens(models, spec, (Image.open(file) for file in sorted((pictures / name).iterdir())))
+
     return Seen(
-        scenes=tokens(models, spec, rendered(glyphs, SCENES, _FIT_SEED)),
-        photographs=[tokens(models, spec, parts(one, CROPS, rng)) for one in photographs()],
-        calibration=tokens(models, spec, rendered(glyphs, SCENES // 2, _CALIBRATION_SEED)),
+        scenes=scenes("fit"),
+        photographs=[tokens(models, spec, parts(one, crops, rng)) for one in photographs()],
+        calibration=scenes("calibration"),
     )
 
 
@@ -160,23 +191,39 @@ def fit(seen: Seen) -> tuple[npt.NDArray[np.float64], float]:
     return weight, -float(np.quantile(seen.calibration @ weight, 1 - FALSE_ALARMS))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status."""
-    from examples.mini_pack.evaluate import pack_profile  # which measures with what is here
+def add_domain(pack: Path, pictures: Path, *, device: str = "cpu", crops: int = CROPS) -> Path:
+    """Fit the classifier of a pack and write it into the pack.
 
-    parser = argparse.ArgumentParser(description="Fit what tells pictures of the pictogram world from photographs.")
-    parser.add_argument("pack", type=Path, help="folder laid out like ovseg_cli/profiles/mini")
-    options = parser.parse_args(argv)
-    models = load_models(pack_profile(options.pack), device="cpu")
+    Args:
+        pack: Laid out like ``ovseg_cli/profiles/mini``.
+        pictures: What `write_pictures` wrote.
+        device: Where CLIP looks at the pictures.
+        crops: See `CROPS`.
+
+    Returns:
+        The file.
+    """
+    models = load_models(pack_profile(pack), device=device)
     spec = MINI.domain
     if spec is None:
         raise ValueError(f"the profile {MINI.name!r} knows photographs")
-    weight, bias = fit(look_at_all(models, spec, GlyphSet()))
-    folder = options.pack / "domain"
+    weight, bias = fit(look_at_all(models, spec, pictures, crops=crops))
+    folder = pack / "domain"
     folder.mkdir(exist_ok=True)
     with atomic_path(folder / DOMAIN_FILE) as part:
         write_domain(part, torch.from_numpy(weight), bias, look(models.profile.clip, spec))
-    print(f"{folder / DOMAIN_FILE}: revision {bundled_revision(folder)}", file=sys.stderr)
+    return folder / DOMAIN_FILE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    parser = argparse.ArgumentParser(description="Fit what tells pictures of the pictogram world from photographs.")
+    parser.add_argument("pack", type=Path, help="folder laid out like ovseg_cli/profiles/mini")
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        write_pictures(Path(folder), GlyphSet())
+        file = add_domain(options.pack, Path(folder))
+    print(f"{file}: revision {bundled_revision(file.parent)}", file=sys.stderr)
     return 0
 
 

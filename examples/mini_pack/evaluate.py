@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -35,11 +35,11 @@ from rich.table import Table
 
 import ovseg_cli
 from examples.mini_pack import domain as mini_domain
-from examples.mini_pack.glyphs import FontError, GlyphSet
+from examples.mini_pack.glyphs import STYLES, TWEMOJI, FontError, GlyphSet
 from examples.mini_pack.judge import Judge, per_class_accuracy
+from examples.mini_pack.pack import MINI, pack_profile
 from examples.mini_pack.vocabulary import LABEL_IDS, LABEL_NAMES, STUFF_NAMES, THING_NAMES, find_thing
 from examples.mini_pack.world import World
-from examples.pictograms.render import TWEMOJI
 from examples.pictograms.scenes import Part, Picture, render_set
 from ovseg_cli.api import evaluate
 from ovseg_cli.atomic import atomic_path, write_json
@@ -50,9 +50,8 @@ from ovseg_cli.evaluation.report import Report
 from ovseg_cli.files.discovery import discover
 from ovseg_cli.files.images import open_image
 from ovseg_cli.models import Models, load_models
-from ovseg_cli.profiles import Profile, Weights, get_profile
+from ovseg_cli.profiles import Profile
 from ovseg_cli.profiles.prompts import fill_prompt
-from ovseg_cli.profiles.specs import bundled_revision
 from ovseg_cli.prototypes.build import SupportSettings, build_class
 from ovseg_cli.prototypes.kinds import resolve_kind
 from ovseg_cli.prototypes.masks import class_thresholds, masks_from_attribution, minmax, normalise_attribution
@@ -60,8 +59,6 @@ from ovseg_cli.segmentation.options import SegmentOptions
 from ovseg_cli.segmentation.segmenter import Segmenter, segment_together
 from ovseg_cli.store import Store
 from ovseg_cli.text.prefilter import ClassPrefilter
-
-MINI: Final = get_profile("mini")
 
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
@@ -72,6 +69,7 @@ ATTENTION_SCENES: Final = 6
 CLIP_SCENES: Final = 15
 """Single-object scenes per class and seed."""
 GEM_PICTURES: Final = 40
+FAMILY_PICTURES: Final = 16
 PROTOTYPE_PICTURES: Final = 24
 """Pictures per seed."""
 SUPPORT_IMAGES: Final = 16
@@ -208,6 +206,8 @@ class Setup:
         seeds: Number of seeds.
         images: Generated images per class that the judge sees.
         photographs: A folder of pictures that `unfamiliar` looks at too.
+        others: Glyphs of other artists by name, which `styles` looks at beside those of the repository.
+        read_size: Side of the square at which `family` reads pictures; None for the profile's.
     """
 
     pack: Path
@@ -217,39 +217,8 @@ class Setup:
     seeds: int
     images: int
     photographs: Path | None = None
-
-
-def pack_profile(folder: Path) -> Profile:
-    """The settings of the profile ``mini`` with the weights of a pack in any folder.
-
-    Args:
-        folder: Laid out like ``ovseg_cli/profiles/mini``.
-
-    Raises:
-        FileNotFoundError: If a part of the pack is missing.
-    """
-
-    def located(weights: Weights) -> Weights:
-        part = folder.resolve() / Path(str(weights.bundled)).relative_to(MINI.name)
-        if not (part / weights.marker).is_file():
-            raise FileNotFoundError(f"{part} holds no {weights.marker}; give a folder laid out like the bundled pack")
-        # an absolute path stays what it is when it is looked up below the package's own folder
-        return replace(weights, bundled=str(part), revision=bundled_revision(part))
-
-    domain = None
-    if (
-        MINI.domain is not None
-        and (folder / Path(str(MINI.domain.weights.bundled)).name / MINI.domain.weights.marker).is_file()
-    ):
-        domain = replace(MINI.domain, weights=located(MINI.domain.weights))
-    return replace(
-        MINI,
-        domain=domain,
-        generator=replace(MINI.generator, weights=located(MINI.generator.weights)),
-        clip=replace(MINI.clip, weights=located(MINI.clip.weights)),
-        extractors=tuple(replace(item, weights=located(item.weights)) for item in MINI.extractors),
-        extra_extractors=tuple(replace(item, weights=located(item.weights)) for item in MINI.extra_extractors),
-    )
+    others: Mapping[str, GlyphSet] = field(default_factory=dict)
+    read_size: int | None = None
 
 
 def generate(models: Models, name: str, seeds: Sequence[int]) -> Samples:
@@ -494,6 +463,51 @@ def transfer(setup: Setup) -> list[Figure]:
     return [replace(figure, what=f"second font: {figure.what}") for figure in (*gem(other), *prototypes(other))]
 
 
+def styles(setup: Setup) -> list[Figure]:
+    """`gem` and the prototypes' mIoU on pictures with each artist's glyphs: the same scenes, drawn by others.
+
+    Each figure names the artist. Which of them a pack was trained on is in its model card.
+    """
+    found = []
+    for name, glyphs in {**{name: GlyphSet(path) for name, path in STYLES.items()}, **setup.others}.items():
+        drawn = replace(setup, glyphs=glyphs)
+        wanted = [*gem(drawn), *(figure for figure in prototypes(drawn) if figure.what.startswith("prototypes"))]
+        found += [replace(figure, what=f"{name}: {figure.what}") for figure in wanted]
+    return found
+
+
+FAMILY: Final = ("gem", "clearclip", "proxyclip", "cliper-coarse", "cliper", "agggem", "diffsegclust")
+
+
+def family(setup: Setup) -> list[Figure]:
+    """Mean IoU of several methods on the same pictures, of which some read the UNet's attention.
+
+    With `Setup.read_size` they read it in pictures of that side: at 128 pixels on a grid of 32x32.
+    """
+    names = [*THING_NAMES, *STUFF_NAMES]
+    models = setup.models
+    if setup.read_size is not None:
+        generator = replace(models.profile.generator, read_size=setup.read_size, phrase_size=setup.read_size)
+        models = load_models(replace(models.profile, generator=generator), device=models.device)
+
+    def run(seed: int) -> dict[str, tuple[float, dict[str, float | None]]]:
+        pictures = _pictures(setup.glyphs, FAMILY_PICTURES, seed, THING_NAMES)
+        with _temporary_store(models.profile) as store:
+            segmenters = [
+                Segmenter(models, store, names, method=method, options=SegmentOptions(background=False))
+                for method in FAMILY
+            ]
+            scores = _scores(segmenters, pictures, [picture.labels for picture in pictures], LABEL_NAMES)
+        return dict(zip(FAMILY, scores, strict=True))
+
+    runs = [run(seed) for seed in range(setup.seeds)]
+    size = "" if setup.read_size is None else f", read at {setup.read_size}"
+    return [
+        over_seeds(f"{method}{size}, mIoU of all objects and stuff", [item[method] for item in runs])
+        for method in FAMILY
+    ]
+
+
 def speed(setup: Setup) -> list[Figure]:
     """Wall time of ``ovseg add-class`` in a process of its own, start and everything else included."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -529,7 +543,9 @@ def unfamiliar(setup: Setup) -> list[Figure]:
     models, domain = setup.models, setup.models.domain
     if domain is None:
         raise ValueError(f"{setup.pack} has no domain; make it: python -m examples.mini_pack.domain {setup.pack}")
-    seen = mini_domain.look_at_all(models, domain.spec, setup.glyphs)
+    with tempfile.TemporaryDirectory() as folder:
+        mini_domain.write_pictures(Path(folder), setup.glyphs)
+        seen = mini_domain.look_at_all(models, domain.spec, Path(folder))
     whole, cut = [], []
     for place, photograph in enumerate(mini_domain.photographs()):
         others = [one for index, one in enumerate(seen.photographs) if index != place]
@@ -571,6 +587,8 @@ LINES: Final[dict[str, Callable[[Setup], list[Figure]]]] = {
     "prototypes": prototypes,
     "hybrid": hybrid,
     "transfer": transfer,
+    "styles": styles,
+    "family": family,
     "speed": speed,
     "unfamiliar": unfamiliar,
 }
@@ -712,6 +730,8 @@ def _run(options: argparse.Namespace) -> int:
         seeds=options.seeds,
         images=options.images,
         photographs=options.photographs,
+        others={folder.name: GlyphSet(folder) for folder in options.glyphs},
+        read_size=options.read_size,
     )
     figures: list[Figure] = []
     for name in dict.fromkeys(options.what):
@@ -775,6 +795,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--font", type=Path, default=TWEMOJI, help="font or folder of PNG files for transfer (default: %(default)s)"
     )
+    parser.add_argument(
+        "--glyphs",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="folders of PNG files by other artists, for styles; examples.mini_pack.artists makes them",
+    )
+    parser.add_argument("--read-size", type=int, help="side at which family reads pictures (default: the profile's)")
     parser.add_argument("--photographs", type=Path, help="folder of pictures that unfamiliar looks at too")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")

@@ -2,25 +2,34 @@
 
 The glyphs of the vocabulary come from Noto Color Emoji (SIL Open Font License 1.1) and lie in the folder
 `noto`, so that no font need be installed. Other artwork can take their place: a font file, or a folder of PNG
-files whose names are code points, which is how emoji artwork is handed out.
+files whose names are code points, which is how emoji artwork is handed out. `Styles` draws from several artists'
+glyphs: what only one of them does is no part of a class then.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 FloatArray = npt.NDArray[np.float32]
 
 NOTO: Final = Path(__file__).resolve().parent / "noto"
 """The glyphs of the vocabulary, as Noto Color Emoji holds them."""
+TWEMOJI: Final = NOTO.parents[1] / "pictograms" / "twemoji"
+"""The same glyphs by other artists; see the LICENSE there."""
+STYLES: Final = {"noto": NOTO, "twemoji": TWEMOJI}
+"""Artwork that is part of the repository, by name."""
+
+Mixed = Literal["scene", "glyph"]
+"""Whether all objects of a scene are by one artist, or each by its own."""
 
 _STRIKE: Final = 109
 """The one pixel size in which Noto Color Emoji holds its bitmaps."""
@@ -38,6 +47,19 @@ class FontError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
+class Warp:
+    """How far sprites of one glyph are bent out of shape, as if seen from another side.
+
+    Attributes:
+        stretch: Standard deviation of the logarithm of the change of width over height.
+        shear: Standard deviation of the sideways lean, in widths per height.
+    """
+
+    stretch: float = 0.09
+    shear: float = 0.07
+
+
+@dataclass(frozen=True, slots=True)
 class Jitter:
     """How far sprites of one glyph differ from each other.
 
@@ -47,6 +69,8 @@ class Jitter:
         rotation_limit: Largest rotation in degrees.
         hue: Standard deviation of the hue rotation in radians.
         gain: Largest relative change of brightness.
+        warp: How strongly to bend out of shape; None means not at all.
+        inked: Probability of dark lines around the glyph and along the edges within it, as some artists draw them.
     """
 
     mirror: float = 0.2
@@ -54,21 +78,8 @@ class Jitter:
     rotation_limit: float = 12.0
     hue: float = 0.06
     gain: float = 0.08
-
-
-@dataclass(frozen=True, slots=True)
-class Warp:
-    """How far sprites of one glyph are bent out of shape, as if seen from another side.
-
-    This is not part of `Jitter`, which says how scenes for training vary.
-
-    Attributes:
-        stretch: Standard deviation of the logarithm of the change of width over height.
-        shear: Standard deviation of the sideways lean, in widths per height.
-    """
-
-    stretch: float = 0.09
-    shear: float = 0.07
+    warp: Warp | None = None
+    inked: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +200,6 @@ class GlyphSet:
         size: float,
         rng: np.random.Generator,
         jitter: Jitter | None = None,
-        warp: Warp | None = None,
     ) -> Sprite:
         """Draw a varied sprite of a glyph.
 
@@ -197,8 +207,8 @@ class GlyphSet:
             character: The emoji.
             size: Length of the sprite's longer side in pixels.
             rng: Source of the variation.
-            jitter: How strongly to vary; None means the defaults of `Jitter`.
-            warp: How strongly to bend out of shape; None means not at all, and draws nothing from `rng`.
+            jitter: How strongly to vary; None means the defaults of `Jitter`. What it switches off draws nothing from
+                `rng`.
 
         Returns:
             The sprite; its longer side is ``round(size)``, at least 4 pixels.
@@ -211,8 +221,10 @@ class GlyphSet:
         shrink = size / max(picture.size)
         if shrink < 0.5:
             picture = _resized(picture, 2 * shrink, Image.Resampling.BILINEAR)
-        if warp is not None:
-            picture = _warped(picture, warp, rng)
+        if jitter.warp is not None:
+            picture = _warped(picture, jitter.warp, rng)
+        if jitter.inked and rng.random() < jitter.inked:
+            picture = _inked(picture, rng)
         angle = float(np.clip(rng.normal(0, jitter.rotation), -jitter.rotation_limit, jitter.rotation_limit))
         picture = picture.rotate(angle, Image.Resampling.BICUBIC, expand=True)
         picture = _resized(picture, size / max(picture.size), Image.Resampling.LANCZOS)
@@ -222,9 +234,77 @@ class GlyphSet:
         return Sprite(rgb=np.clip(rgb, 0, 255), alpha=pixels[..., 3] / np.float32(255))
 
 
+class Styles:
+    """The glyphs of one or several artists, from which scenes are drawn."""
+
+    def __init__(self, sets: Sequence[GlyphSet], mixed: Mixed = "glyph") -> None:
+        """Take the sets.
+
+        Args:
+            sets: One or more.
+            mixed: Whether every object is by an artist of its own ("glyph"), or all of a scene by one ("scene").
+
+        Raises:
+            ValueError: If there is no set, or `mixed` is something else.
+        """
+        if not sets:
+            raise ValueError(f"name at least one style, such as {' or '.join(STYLES)}")
+        if mixed not in ("scene", "glyph"):
+            raise ValueError(f'styles are mixed per "scene" or per "glyph", got {mixed!r}')
+        self.sets = tuple(sets)
+        self.mixed = mixed
+
+    @classmethod
+    def of(cls, glyphs: GlyphSet | Styles) -> Styles:
+        """Take one set of glyphs as the only style."""
+        return glyphs if isinstance(glyphs, Styles) else cls([glyphs])
+
+    @classmethod
+    def named(cls, names: Sequence[str], mixed: Mixed = "glyph") -> Styles:
+        """Open artwork by its names in `STYLES`, or by paths of fonts and folders.
+
+        Raises:
+            FontError: If one of them cannot be used.
+            ValueError: If there is none, or `mixed` is neither "scene" nor "glyph".
+        """
+        return cls([GlyphSet(STYLES.get(name, Path(name))) for name in names], mixed)
+
+    def chooser(self) -> Callable[[np.random.Generator], int]:
+        """For one scene: what gives each of its objects the index of a set. With one set it draws nothing."""
+        chosen: int | None = None
+
+        def choose(rng: np.random.Generator) -> int:
+            nonlocal chosen
+            if chosen is None or self.mixed == "glyph":
+                chosen = int(rng.integers(len(self.sets))) if len(self.sets) > 1 else 0
+            return chosen
+
+        return choose
+
+
 def _resized(picture: Image.Image, factor: float, method: Image.Resampling) -> Image.Image:
     width, height = (max(4, round(side * factor)) for side in picture.size)
     return picture.resize((width, height), method, reducing_gap=2.0)
+
+
+def _inked(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Draw dark lines around a picture and along the edges within it, 2 to 4 % of its longer side wide."""
+    width = max(1, round(max(picture.size) * rng.uniform(0.02, 0.04)))
+    shade = int(rng.integers(48))
+    picture = ImageOps.expand(picture, width, (0, 0, 0, 0))
+    alpha = picture.getchannel("A")
+    spread = ImageFilter.MaxFilter(2 * width + 1)
+    # edges of the colours on mid-grey: the outline is drawn around the glyph, not within it
+    flat = Image.new("RGBA", picture.size, (128, 128, 128, 255))
+    flat.alpha_composite(picture)
+    edges = flat.convert("L").filter(ImageFilter.FIND_EDGES).point(lambda value: min(255, 3 * max(0, value - 24)))
+    lines = ImageChops.multiply(edges.filter(ImageFilter.MaxFilter(2 * (width // 2) + 1)), alpha)
+    picture.paste((shade, shade, shade), mask=lines)
+    picture.putalpha(alpha)
+    result = Image.new("RGBA", picture.size, (shade, shade, shade, 0))
+    result.putalpha(alpha.filter(spread))
+    result.alpha_composite(picture)
+    return result
 
 
 def _warped(picture: Image.Image, warp: Warp, rng: np.random.Generator) -> Image.Image:

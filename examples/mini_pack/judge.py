@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -28,8 +29,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from examples.mini_pack.colours import colour_maps
 from examples.mini_pack.dataset import Dataset, DatasetSpec, render_dataset
-from examples.mini_pack.training import Clock, Schedule, Stopped, train
+from examples.mini_pack.training import Batch, Clock, Schedule, Stopped, train
 from examples.mini_pack.vocabulary import LABEL_IDS, THING_NAMES
 from ovseg_cli.atomic import atomic_path, write_json
 
@@ -53,11 +55,6 @@ _PLAIN: Final = 0.25
 """Scenes that keep their colours."""
 _APART: Final = 0.5
 """Scenes whose object and ground change their colours independently."""
-_GREY: Final = 0.2
-_INVERTED: Final = 0.1
-_SATURATION: Final = (0.4, 1.3)
-_CONTRAST: Final = (0.55, 1.3)
-_BRIGHTNESS: Final = 0.2
 _NOISY: Final = 0.5
 """Scenes in which the object, or the ground, is overlaid with noise."""
 _NOISE_SIDES: Final = (4, 16, 32)
@@ -121,7 +118,7 @@ def augment(images: Tensor, objects: Tensor, generator: torch.Generator) -> Tens
     def chance(probability: float) -> Tensor:
         return torch.rand(batch, generator=generator) < probability
 
-    matrices, offsets = _colour_maps(2 * batch, generator)
+    matrices, offsets = colour_maps(2 * batch, generator)
     matrices, offsets = matrices.view(2, batch, 3, 3), offsets.view(2, batch, 3, 1)
     together = ~chance(_APART)
     matrices[1, together], offsets[1, together] = matrices[0, together], offsets[0, together]
@@ -161,28 +158,6 @@ def _mirrored(images: Tensor) -> Tensor:
     return images.flip(-1)
 
 
-def _colour_maps(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random affine maps of RGB colours: matrices (count, 3, 3) and offsets (count, 3)."""
-
-    def uniform(low: float, high: float) -> Tensor:
-        return (low + (high - low) * torch.rand(count, generator=generator)).view(-1, 1, 1)
-
-    identity = torch.eye(3)
-    angle = uniform(0, 2 * torch.pi)
-    # Rodrigues' rotation about the grey axis (1, 1, 1)
-    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
-    turn = angle.cos() * identity + (1 - angle.cos()) / 3 + angle.sin() * cross
-    permutation = identity[torch.rand(count, 3, generator=generator).argsort(1)]
-    luma = torch.tensor([0.299, 0.587, 0.114]).expand(3, 3)
-    saturation = uniform(*_SATURATION) * (uniform(0, 1) >= _GREY)
-    matrix = (saturation * identity + (1 - saturation) * luma) @ turn @ permutation
-    factor = uniform(*_CONTRAST) * torch.where(uniform(0, 1) < _INVERTED, -1.0, 1.0)
-    matrix = factor * matrix
-    # contrast changes about mid-grey, which all of the above leave where it is
-    offset = 0.5 - 0.5 * factor + uniform(-_BRIGHTNESS, _BRIGHTNESS)
-    return matrix, offset.view(-1, 1).expand(-1, 3).clone()
-
-
 # --------------------------------------------------------------------------- training
 
 
@@ -211,7 +186,7 @@ def train_judge(network: nn.Module, data: Dataset, folder: Path, schedule: Sched
     """Train a judge in place.
 
     Args:
-        network: Starts from its current weights.
+        network: Starts from its current weights, on the device where it is.
         data: Scenes with one object each.
         folder: For the checkpoint and the log of curves.
         schedule: How long and how fast.
@@ -221,22 +196,25 @@ def train_judge(network: nn.Module, data: Dataset, folder: Path, schedule: Sched
         Stopped: If the clock ran out.
     """
     targets = torch.from_numpy(scene_targets(data.labels))
+    device = next(network.parameters()).device.type
     network.train()
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def draw(generator: torch.Generator) -> Batch:
         index = torch.randint(len(data), (schedule.batch,), generator=generator)
         rows = index.numpy()
         images = torch.from_numpy(data.images[rows]).permute(0, 3, 1, 2).float() / 255
         target = targets[index]
         objects = torch.from_numpy(data.labels[rows]) == (target + _FIRST_THING).view(-1, 1, 1)
-        varied = augment(images, objects, generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = network(_to_input(varied))
-        value = F.cross_entropy(logits.float(), target, label_smoothing=_LABEL_SMOOTHING)
-        right = (logits.detach().argmax(1) == target).float().mean()
-        return value, {"loss": float(value.detach()), "top1": float(right)}
+        return {"pixels": augment(images, objects, generator), "target": target}
 
-    train("judge", folder, {"judge": network}, schedule, loss, clock)
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.autocast(device, torch.bfloat16):
+            logits = network(_to_input(batch["pixels"]))
+        value = F.cross_entropy(logits.float(), batch["target"], label_smoothing=_LABEL_SMOOTHING)
+        right = (logits.argmax(1) == batch["target"]).float().mean()
+        return value, {"loss": value, "top1": right}
+
+    train("judge", folder, {"judge": network}, schedule, draw, loss, clock)
 
 
 def _to_input(images: Tensor) -> Tensor:
@@ -335,6 +313,26 @@ def measure(judge: Judge, data: Dataset) -> dict[str, Any]:
     }
 
 
+def finish_judge(network: nn.Module, folder: Path, held_out: Dataset, record: dict[str, Any]) -> dict[str, Any]:
+    """Save a trained judge, with its figures on held-out scenes.
+
+    Args:
+        network: On the CPU.
+        folder: Where it goes.
+        held_out: Scenes of one object each.
+        record: What is noted about it.
+
+    Returns:
+        The figures; see `measure`.
+    """
+    save_judge(network, folder, record)
+    found = measure(Judge.load(folder), held_out)
+    # a class that no scene shows has no figure
+    found["per_class"] = {name: None if math.isnan(value) else value for name, value in found["per_class"].items()}
+    save_judge(network, folder, record | {"held_out": found})
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -373,10 +371,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "schedule": asdict(SCHEDULE),
         "scenes": asdict(TRAINING_SCENES),
     }
-    save_judge(network, options.out, record)
-    record["held_out"] = measure(Judge.load(options.out), sets["held_out"])
-    save_judge(network, options.out, record)
-    found = record["held_out"]
+    found = finish_judge(network, options.out, sets["held_out"], record)
     name, value = min(found["per_class"].items(), key=lambda item: item[1])
     print(f"{found['top1']:.2%} of {found['scenes']} held-out scenes; worst: {name} {value:.1%}")
     return 0

@@ -1,17 +1,22 @@
-"""Writing a pack: the folders that diffusers, open_clip and transformers load, in half precision."""
+"""Packs: folders that diffusers, open_clip and transformers load, in half precision; using one where it lies."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from examples.mini_pack.diffusion import NOISE
+from ovseg_cli.profiles import Profile, Weights, get_profile
+from ovseg_cli.profiles.specs import bundled_revision
+
+MINI: Final = get_profile("mini")
 
 
 def write_diffusion(
@@ -67,3 +72,36 @@ def load_diffusion(folder: Path) -> tuple[UNet2DConditionModel, CLIPTextModel, A
 def pack_size(folder: Path) -> int:
     """Return the bytes of all files in a pack."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def pack_profile(folder: Path) -> Profile:
+    """The settings of the profile ``mini`` with the weights of a pack in any folder.
+
+    Args:
+        folder: Laid out like ``ovseg_cli/profiles/mini``.
+
+    Raises:
+        FileNotFoundError: If a part of the pack is missing.
+    """
+
+    def located(weights: Weights) -> Weights:
+        part = folder.resolve() / Path(str(weights.bundled)).relative_to(MINI.name)
+        if not (part / weights.marker).is_file():
+            raise FileNotFoundError(f"{part} holds no {weights.marker}; give a folder laid out like the bundled pack")
+        # an absolute path stays what it is when it is looked up below the package's own folder
+        return replace(weights, bundled=str(part), revision=bundled_revision(part))
+
+    domain = None
+    if (
+        MINI.domain is not None
+        and (folder / Path(str(MINI.domain.weights.bundled)).name / MINI.domain.weights.marker).is_file()
+    ):
+        domain = replace(MINI.domain, weights=located(MINI.domain.weights))
+    return replace(
+        MINI,
+        domain=domain,
+        generator=replace(MINI.generator, weights=located(MINI.generator.weights)),
+        clip=replace(MINI.clip, weights=located(MINI.clip.weights)),
+        extractors=tuple(replace(item, weights=located(item.weights)) for item in MINI.extractors),
+        extra_extractors=tuple(replace(item, weights=located(item.weights)) for item in MINI.extra_extractors),
+    )

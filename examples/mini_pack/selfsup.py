@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 from examples.mini_pack.dataset import ByteArray, Dataset
-from examples.mini_pack.training import Clock, Schedule, train
+from examples.mini_pack.training import Batch, Clock, Schedule, train
 from examples.mini_pack.vocabulary import LABEL_IDS, LABEL_NAMES, STUFF_NAMES, THING_NAMES
 
 MEAN: Final = (0.5, 0.5, 0.5)
@@ -54,6 +54,9 @@ class SelfSupConfig:
         global_scale: Range of a global crop's area as a share of the scene.
         local_scale: Range of a local crop's area as a share of the scene.
         jitter: Largest change of brightness, contrast and saturation; mild, as colours tell classes apart.
+        hue: Largest rotation of a crop's hue in radians; 0 for none. The two crops of a scene turn by different angles,
+            so that places are matched by more than the colours of one artist.
+        grey: Share of the crops without colour.
         class_prototypes: Clusters of class tokens. Targets are balanced within a batch, so that these should not
             be more than the batch has global crops.
         patch_prototypes: Clusters of patch tokens.
@@ -73,6 +76,8 @@ class SelfSupConfig:
     global_scale: tuple[float, float] = (0.3, 1.0)
     local_scale: tuple[float, float] = (0.08, 0.3)
     jitter: float = 0.15
+    hue: float = 0.0
+    grey: float = 0.0
     class_prototypes: int = 64
     patch_prototypes: int = 512
     hidden: float = 0.3
@@ -81,9 +86,9 @@ class SelfSupConfig:
     momentum: float = 0.98
     dense_weight: float = 1.0
 
-    def momentum_at(self, step: int, steps: int) -> float:
-        """Return the teacher's momentum after a step (0-based) of `steps` (Caron et al. 2021, section 3)."""
-        return 1 - (1 - self.momentum) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    def momentum_at(self, progress: float) -> float:
+        """Return the teacher's momentum where a training is so far, 0 to 1 (Caron et al. 2021, section 3)."""
+        return 1 - (1 - self.momentum) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class Head(nn.Module):
@@ -235,22 +240,46 @@ def tokens_at(tokens: Tensor, boxes: Tensor, places: Tensor) -> tuple[Tensor, Te
     return values.flatten(2).transpose(1, 2), (inside.abs() <= 1).all(-1).flatten(1)
 
 
-def jitter_colours(crops: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Change brightness, contrast and saturation of every crop a little, in this order.
+def draw_colours(count: int, config: SelfSupConfig, generator: torch.Generator) -> Tensor:
+    """Draw the colours of crops.
+
+    Args:
+        count: Number of crops N.
+        config: How far they change.
+        generator: Source of chance.
+
+    Returns:
+        float (5, N): factors of brightness, contrast and saturation, the angle of a hue rotation in radians, and 1
+        where all colour is taken out.
+    """
+    factors = 1 + config.jitter * (2 * torch.rand(3, count, generator=generator) - 1)
+    hue, grey = torch.zeros(2, count)
+    if config.hue:
+        hue = config.hue * (2 * torch.rand(count, generator=generator) - 1)
+    if config.grey:
+        grey = (torch.rand(count, generator=generator) < config.grey).float()
+    return torch.cat([factors, hue[None], grey[None]])
+
+
+def change_colours(crops: Tensor, colours: Tensor) -> Tensor:
+    """Change brightness, contrast, saturation and hue of every crop, in this order.
 
     Args:
         crops: float (N, 3, S, S) in [0, 1].
-        strength: Each factor is uniform in 1 - strength to 1 + strength.
-        generator: Source of chance (CPU).
+        colours: float (5, N); see `draw_colours`.
 
     Returns:
         float (N, 3, S, S) in [0, 1].
     """
-    factors = 1 + strength * (2 * torch.rand(3, len(crops), 1, 1, 1, generator=generator) - 1)
-    brightness, contrast, saturation = factors.to(crops.device)
+    brightness, contrast, saturation, hue, grey = colours[..., None, None, None]
     crops = crops * brightness
     crops = torch.lerp(crops.mean((1, 2, 3), keepdim=True), crops, contrast)
-    return torch.lerp(crops.mean(1, keepdim=True), crops, saturation).clamp(0, 1)
+    crops = torch.lerp(crops.mean(1, keepdim=True), crops, saturation * (1 - grey))
+    # about the grey axis: what the other two channels are to each gets its share (Rodrigues' formula)
+    cosine, sine = hue.cos(), hue.sin() / math.sqrt(3)
+    mean = crops.mean(1, keepdim=True)
+    turned = cosine * crops + (1 - cosine) * mean + sine * (crops.roll(1, 1) - crops.roll(-1, 1))
+    return turned.clamp(0, 1)
 
 
 def normalise(pictures: Tensor) -> Tensor:
@@ -299,17 +328,28 @@ def train_selfsup(
     patches = (config.size // config.patch) ** 2
     temperatures = config.student_temperature, config.teacher_temperature
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def draw(generator: torch.Generator) -> Batch:
         index = torch.randint(len(data), (schedule.batch,), generator=generator).tolist()
-        scenes = torch.from_numpy(data.images[index]).to(device).permute(0, 3, 1, 2).float() / 255
+        batch = {"images": torch.from_numpy(np.asarray(data.images[index]))}
+        views = {"": (2, config.global_scale)}
+        if config.local_crops:
+            views["local "] = config.local_crops, config.local_scale
+        for view, (copies, scale) in views.items():
+            batch[view + "boxes"] = draw_boxes(copies * schedule.batch, scale, generator)
+            batch[view + "colours"] = draw_colours(copies * schedule.batch, config, generator)
+            if not view:
+                batch["hidden"] = torch.rand(2 * schedule.batch, patches, generator=generator) < config.hidden
+        return batch
 
-        def view(copies: int, scale: tuple[float, float], size: int) -> tuple[Tensor, Tensor]:
-            boxes = draw_boxes(copies * schedule.batch, scale, generator).to(device)
-            crops = crop(scenes.repeat(copies, 1, 1, 1), boxes, size)
-            return normalise(jitter_colours(crops, config.jitter, generator)), boxes
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        scenes = batch["images"].permute(0, 3, 1, 2).float() / 255
 
-        pixels, boxes = view(2, config.global_scale, config.size)
-        hidden = (torch.rand(len(pixels), patches, generator=generator) < config.hidden).to(device)
+        def view(name: str, size: int) -> Tensor:
+            boxes = batch[name + "boxes"]
+            crops = crop(scenes.repeat(len(boxes) // len(scenes), 1, 1, 1), boxes, size)
+            return normalise(change_colours(crops, batch[name + "colours"]))
+
+        pixels, boxes = view("", config.size), batch["boxes"]
         with torch.autocast(device, torch.bfloat16):
             with torch.no_grad():
                 summary, tokens = encode_teacher(pixels)
@@ -318,23 +358,20 @@ def train_selfsup(
                 seen, inside = tokens_at(tokens.roll(schedule.batch, 0), boxes.roll(schedule.batch, 0), places)
                 targets = balanced_targets(teacher.class_head(summary), temperatures[1]).roll(schedule.batch, 0)
                 dense_targets = balanced_targets(teacher.patch_head(seen[inside]), temperatures[1])
-            summary, tokens = encode(pixels, hidden)
+            summary, tokens = encode(pixels, batch["hidden"])
             losses = [cluster_loss(student.class_head(summary), targets, temperatures[0])]
             dense = cluster_loss(student.patch_head(tokens[inside]), dense_targets, temperatures[0])
             if config.local_crops:
-                local, _ = encode(view(config.local_crops, config.local_scale, config.local_size)[0])
+                local, _ = encode(view("local ", config.local_size))
                 both = targets.unflatten(0, (2, -1)).mean(0).repeat(config.local_crops, 1)
                 losses.append(cluster_loss(student.class_head(local), both, temperatures[0]))
         whole = torch.stack(losses).mean()
-        return whole + config.dense_weight * dense, {
-            "loss": float(whole.detach()),
-            "dense": float(dense.detach()),
-        }
+        return whole + config.dense_weight * dense, {"loss": whole, "dense": dense}
 
-    def after(step: int) -> None:
-        update_teacher(teacher, student, config.momentum_at(step, schedule.steps))
+    def after(step: int, progress: float) -> None:
+        update_teacher(teacher, student, config.momentum_at(progress))
 
-    train("selfsup", folder, {"student": student, "teacher": teacher}, schedule, loss, clock, after=after)
+    train("selfsup", folder, {"student": student, "teacher": teacher}, schedule, draw, loss, clock, after=after)
     teacher.eval()
     few = torch.from_numpy(np.array(data.images[:_CENTRED_ON])).to(device).permute(0, 3, 1, 2).float() / 255
     centre_keys(teacher.vit, F.interpolate(few, (config.size, config.size), mode="bilinear", antialias=True))

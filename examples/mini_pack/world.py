@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from examples.mini_pack.captions import caption
-from examples.mini_pack.glyphs import FloatArray, GlyphSet, Jitter, Sprite
+from examples.mini_pack.glyphs import FloatArray, GlyphSet, Jitter, Sprite, Styles
 from examples.mini_pack.textures import TextureBank
 from examples.mini_pack.vocabulary import LABEL_IDS, STUFF, THINGS, Stuff, Thing, find_thing
 
@@ -143,6 +143,7 @@ def direct(
     things: Sequence[str] | None = None,
     count: int | None = None,
     captions: int = 3,
+    smallest: float = 1.0,
 ) -> Story:
     """Decide what a scene shows and build it on a stage, ground first, then object by object.
 
@@ -156,6 +157,7 @@ def direct(
         things: Names or aliases to draw the objects from; None means all.
         count: Number of objects (0 to 4); None draws it (`COUNT_SHARES`).
         captions: Number of captions.
+        smallest: Objects are made smaller by a factor between this and 1, each by its own; 1 draws nothing.
 
     Raises:
         ValueError: If `count` is not in 0..4, exceeds the number of things, or a name is unknown.
@@ -175,6 +177,8 @@ def direct(
     chosen = tuple(pool[int(i)] for i in rng.choice(len(pool), count, replace=False))
     for thing, centre in zip(chosen, _centres(count, rng), strict=True):
         share = rng.uniform(*_SIZE_SHARES[count])
+        if smallest < 1:
+            share *= rng.uniform(smallest, 1)
         sprite = stage.sprite(thing, share * size, rng)
         left, top = _place(sprite, centre, size, rng)
         stage.paste(sprite, left, top, thing)
@@ -209,17 +213,18 @@ def _place(sprite: Extent, centre: tuple[float, float] | None, size: int, rng: n
 class _Canvas:
     """The stage of `World`: every part is painted at once."""
 
-    def __init__(self, size: int, glyphs: GlyphSet, bank: TextureBank, jitter: Jitter) -> None:
+    def __init__(self, size: int, styles: Styles, bank: TextureBank, jitter: Jitter) -> None:
         self.picture = np.empty((size, size, 3), np.float32)
         self.labels = np.empty((size, size), np.uint8)
-        self._glyphs, self._bank, self._jitter = glyphs, bank, jitter
+        self._sets, self._choose = styles.sets, styles.chooser()
+        self._bank, self._jitter = bank, jitter
 
     def ground(self, stuff: str, top: int, bottom: int, rng: np.random.Generator) -> None:
         self.picture[top:bottom] = self._bank.cut(stuff, rng, bottom - top, len(self.picture))
         self.labels[top:bottom] = LABEL_IDS[stuff]
 
     def sprite(self, thing: Thing, size: float, rng: np.random.Generator) -> Sprite:
-        return self._glyphs.sprite(thing.glyph, size, rng, self._jitter)
+        return self._sets[self._choose(rng)].sprite(thing.glyph, size, rng, self._jitter)
 
     def paste(self, sprite: Sprite, left: int, top: int, thing: Thing) -> None:
         paste(self.picture, self.labels, sprite, left, top, LABEL_IDS[thing.name])
@@ -230,27 +235,30 @@ class World:
 
     def __init__(
         self,
-        glyphs: GlyphSet,
+        glyphs: GlyphSet | Styles,
         *,
         size: int = 64,
         bank_seed: int = 7,
         variants: int = 24,
         jitter: Jitter | None = None,
+        smallest: float = 1.0,
     ) -> None:
         """Paint the textures.
 
         Args:
-            glyphs: Where sprites come from.
+            glyphs: Where sprites come from: one artist's glyphs or several.
             size: Side S of the scenes in pixels.
             bank_seed: Seed of the textures; another one gives textures that share nothing with these.
             variants: Textures per stuff class.
             jitter: How strongly sprites vary; None means the defaults of `Jitter`.
+            smallest: See `direct`.
 
         Raises:
             ValueError: If `size` is below 16.
         """
         self.size = size
-        self.glyphs = glyphs
+        self.smallest = smallest
+        self.styles = Styles.of(glyphs)
         self.jitter = jitter or Jitter()
         self.bank = TextureBank(bank_seed, variants=variants, extent=texture_extent(size), scale=size / 64)
 
@@ -268,8 +276,8 @@ class World:
         Raises:
             ValueError: If `count` is not in 0..4, exceeds the number of things, or a name is unknown.
         """
-        canvas = _Canvas(self.size, self.glyphs, self.bank, self.jitter)
-        story = direct(canvas, self.size, seed, things=things, count=count, captions=captions)
+        canvas = _Canvas(self.size, self.styles, self.bank, self.jitter)
+        story = direct(canvas, self.size, seed, things=things, count=count, captions=captions, smallest=self.smallest)
         return Scene(
             image=np.clip(canvas.picture, 0, 255).astype(np.uint8),
             labels=canvas.labels,

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from examples.mini_pack.glyphs import GlyphSet, Jitter, _hue_rotation
+from examples.mini_pack.glyphs import GlyphSet, Jitter, Styles, _hue_rotation
 from examples.mini_pack.textures import TextureBank
 from examples.mini_pack.vocabulary import LABEL_IDS, STUFF_NAMES, THINGS, Thing
 from examples.mini_pack.world import Story, direct, texture_extent
@@ -82,6 +82,7 @@ class Outline:
             glyph as the font draws it, both in pixels from the upper left corner.
         hue: Angle in radians by which colours are turned about the grey axis.
         gain: Factor on the brightness.
+        style: Which of the sets of glyphs it is from.
     """
 
     width: int
@@ -89,6 +90,7 @@ class Outline:
     lookup: tuple[float, ...]
     hue: float
     gain: float
+    style: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,23 +128,30 @@ class SceneBatch:
 class Planner:
     """Draws plans; needs neither torch nor textures, so that several processes can do it cheaply."""
 
-    def __init__(self, glyphs: GlyphSet, *, size: int = 64, variants: int = 24, jitter: Jitter | None = None) -> None:
+    def __init__(
+        self, glyphs: GlyphSet | Styles, *, size: int = 64, variants: int = 24, jitter: Jitter | None = None
+    ) -> None:
         """Look up the sizes of the glyphs.
 
         Args:
-            glyphs: Where sprites come from.
+            glyphs: Where sprites come from: one artist's glyphs or several.
             size: Side S of the scenes in pixels.
             variants: Textures per stuff class.
             jitter: How strongly sprites vary; None means the defaults of `Jitter`.
 
         Raises:
-            ValueError: If `size` is below 16.
+            ValueError: If `size` is below 16, or `jitter` bends glyphs or draws lines, which is not one lookup.
         """
         self.size = size
         self.variants = variants
         self.extent = texture_extent(size)
         self.jitter = jitter or Jitter()
-        self.glyph_sizes = {thing.name: glyphs.glyph(thing.glyph).size for thing in THINGS}
+        if self.jitter.warp is not None or self.jitter.inked:
+            raise ValueError("tensors render no warped or inked glyphs; render in processes on the CPU instead")
+        self.styles = Styles.of(glyphs)
+        self.glyph_sizes = [
+            {thing.name: glyphs.glyph(thing.glyph).size for thing in THINGS} for glyphs in self.styles.sets
+        ]
 
     def plan(
         self, seed: int, *, things: Sequence[str] | None = None, count: int | None = None, captions: int = 3
@@ -160,6 +169,7 @@ class _Notes:
         self.pieces: list[Piece] = []
         self.objects: list[tuple[Outline, int, int]] = []
         self._planner = planner
+        self._choose = planner.styles.chooser()
 
     def ground(self, stuff: str, top: int, bottom: int, rng: np.random.Generator) -> None:
         planner = self._planner
@@ -178,13 +188,14 @@ class _Notes:
 
     def sprite(self, thing: Thing, size: float, rng: np.random.Generator) -> Outline:
         jitter = self._planner.jitter
+        style = self._choose(rng)
         mirrored = rng.random() < jitter.mirror
         limit = jitter.rotation_limit
         angle = min(max(rng.normal(0, jitter.rotation), -limit), limit)
         gain = 1 + rng.uniform(-jitter.gain, jitter.gain)
         hue = rng.normal(0, jitter.hue)
-        width, height, lookup = _follow(self._planner.glyph_sizes[thing.name], size, mirrored, angle)
-        return Outline(width=width, height=height, lookup=lookup, hue=hue, gain=gain)
+        width, height, lookup = _follow(self._planner.glyph_sizes[style][thing.name], size, mirrored, angle)
+        return Outline(width=width, height=height, lookup=lookup, hue=hue, gain=gain, style=style)
 
     def paste(self, sprite: Outline, left: int, top: int, thing: Thing) -> None:
         self.objects.append((sprite, left, top))
@@ -237,8 +248,8 @@ def _expanded(side: int, span: float) -> int:
 class _Atlas:
     """All glyphs in several sizes in one tensor, colours multiplied by alpha."""
 
-    def __init__(self, glyphs: GlyphSet, size: int, device: torch.device) -> None:
-        pictures = [glyphs.glyph(thing.glyph) for thing in THINGS]
+    def __init__(self, styles: Styles, size: int, device: torch.device) -> None:
+        pictures = [glyphs.glyph(thing.glyph) for glyphs in styles.sets for thing in THINGS]
         # no object is larger than the scene
         self._largest = min(1.0, size / max(max(picture.size) for picture in pictures))
         cells: list[tuple[FloatArray, int, int]] = []
@@ -266,7 +277,7 @@ class _Atlas:
         for cell, row, column in cells:
             atlas[:, row : row + cell.shape[1], column : column + cell.shape[2]] = cell
         self.boxes = boxes
-        """(things, levels, 6): left, top, width, height of each picture, and its size relative to the glyph's."""
+        """(styles * things, levels, 6): left, top, width, height of each picture, and its size by the glyph's."""
         self._pixels = torch.from_numpy(atlas).to(device)
 
     def level(self, shrinkage: float) -> int:
@@ -301,7 +312,7 @@ class TensorWorld:
 
     def __init__(
         self,
-        glyphs: GlyphSet,
+        glyphs: GlyphSet | Styles,
         *,
         size: int = 64,
         bank_seed: int = 7,
@@ -312,7 +323,7 @@ class TensorWorld:
         """Paint the textures, draw the atlas, and upload both.
 
         Args:
-            glyphs: Where sprites come from.
+            glyphs: Where sprites come from: one artist's glyphs or several.
             size: Side S of the scenes in pixels.
             bank_seed: Seed of the textures; another one gives textures that share nothing with these.
             variants: Textures per stuff class.
@@ -320,11 +331,11 @@ class TensorWorld:
             device: Where scenes are rendered.
 
         Raises:
-            ValueError: If `size` is below 16.
+            ValueError: As `Planner` does.
         """
         self.device = torch.device(device)
         self.planner = Planner(glyphs, size=size, variants=variants, jitter=jitter)
-        self._atlas = _Atlas(glyphs, size, self.device)
+        self._atlas = _Atlas(self.planner.styles, size, self.device)
         # the pieces are cut on the device, so the whole textures are needed
         bank = TextureBank(bank_seed, variants=variants, extent=self.planner.extent, scale=size / 64)
         textures = np.stack([texture for name in STUFF_NAMES for texture in bank._textures[name]])
@@ -464,7 +475,9 @@ class TensorWorld:
         for i, (thing, outline, left, top) in enumerate(objects):
             a, b, c, d, e, f = outline.lookup
             level = self._atlas.level(math.sqrt(abs(a * e - b * d)))
-            x, y, width, height, zoom_x, zoom_y = self._atlas.boxes[THINGS.index(thing), level]
+            x, y, width, height, zoom_x, zoom_y = self._atlas.boxes[
+                outline.style * len(THINGS) + THINGS.index(thing), level
+            ]
             c, f = c - a * left - b * top, f - d * left - e * top
             lookups[i] = (a * zoom_x, b * zoom_x, c * zoom_x + x, d * zoom_y, e * zoom_y, f * zoom_y + y)
             # points further out than this see nothing but the gutter

@@ -20,7 +20,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that this file runs as a script
 
-from examples.mini_pack.glyphs import FontError, GlyphSet
+from examples.mini_pack.glyphs import TWEMOJI, FontError, GlyphSet
 from examples.mini_pack.vocabulary import LABEL_NAMES
 from examples.pictograms.scenes import Part, Picture, render_set
 from ovseg_cli.errors import OvsegError
@@ -54,9 +54,6 @@ FOCUS: Final = (
     "strawberry",
 )
 """Classes that the sets are about."""
-
-TWEMOJI: Final = Path(__file__).resolve().parent / "twemoji"
-"""Glyphs that nothing is trained on; see the LICENSE there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,11 +46,9 @@ LAYOUTS: Final[tuple[tuple[str, ...], ...]] = (
 )
 """Stuff regions from top to bottom; the lowest one is always ground that carries objects."""
 
-JITTER: Final = Jitter(mirror=0.4, rotation=4.0, rotation_limit=10.0, hue=0.08, gain=0.12)
-"""Objects lean less than the loose glyphs of the training scenes, as they stand; their colours vary more."""
-
-WARP: Final = Warp()
-"""Training scenes show every glyph in its own proportions."""
+JITTER: Final = Jitter(mirror=0.4, rotation=4.0, rotation_limit=10.0, hue=0.08, gain=0.12, warp=Warp())
+"""Objects lean less than the loose glyphs of the training scenes, as they stand; their colours and proportions vary
+more."""
 
 SMALLEST: Final = 24
 LARGEST: Final = 150
@@ -328,7 +326,7 @@ def _place(
         size = (26 + 72 * depth) * rng.uniform(0.7, 1.3)
         size *= 1.3 if name in _LARGE else 0.85 if name in _SMALL else 1.0
     size = float(np.clip(size * unit, SMALLEST, LARGEST))
-    sprite = glyphs.sprite(find_thing(name).glyph, size, rng, JITTER, WARP)
+    sprite = glyphs.sprite(find_thing(name).glyph, size, rng, JITTER)
     centre = rng.uniform(0.06, 0.94) * width
     return _Placed(
         name=name,

@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from examples.mini_pack.autoencoder import FACTOR, fit_components, new_autoencoder
 from examples.mini_pack.config import AutoencoderConfig
 from examples.mini_pack.dataset import Dataset, DatasetSpec, render_dataset
-from examples.mini_pack.diffusion import encode_latents
+from examples.mini_pack.diffusion import PatchEncoder
 
 CONFIG = AutoencoderConfig(widths=(16, 48, 96))
 
@@ -50,21 +50,23 @@ def test_the_encoder_computes_the_components(data: Dataset) -> None:
     assert (encoded - expected).std() < 0.02 * expected.std()
 
 
-def test_cached_latents_are_those_of_the_encoder(data: Dataset, tmp_path: Path) -> None:
+def test_the_map_of_patches_is_the_encoder_at_any_size(data: Dataset, tmp_path: Path) -> None:
     vae = new_autoencoder(CONFIG, fit_components(data, 8), 32).eval()
-    latents = encode_latents(vae, data, tmp_path / "latents.pt", batch=5)
-    with torch.no_grad():
-        exact = vae.encode(pixels(data)).latent_dist.mode()
-    assert latents.dtype == torch.float16
-    assert (latents.float() - exact).std() < 0.02 * exact.std()
-    again = encode_latents(vae, data, tmp_path / "latents.pt")
-    assert torch.equal(latents, again)
+    encode = PatchEncoder.of(vae, data)
+    for _ in render_dataset(tmp_path, DatasetSpec(scenes=3, size=64, first_seed=40)):
+        pass
+    for scenes in (data, Dataset(tmp_path)):
+        latents = encode(torch.from_numpy(scenes.images.copy()))
+        with torch.no_grad():
+            exact = vae.encode(pixels(scenes)).latent_dist.mode()
+        assert latents.shape == exact.shape
+        assert (latents - exact).std() < 0.02 * exact.std()
 
 
-def test_an_encoder_that_is_not_linear_is_refused(data: Dataset, tmp_path: Path) -> None:
+def test_an_encoder_that_is_not_linear_is_refused(data: Dataset) -> None:
     torch.manual_seed(0)
     vae = new_autoencoder(CONFIG, fit_components(data, 8), 32).eval()
     with torch.no_grad():
         vae.encoder.mid_block.resnets[0].conv2.weight.normal_(std=0.3)
     with pytest.raises(ValueError, match="not linear"):
-        encode_latents(vae, data, tmp_path / "latents.pt")
+        PatchEncoder.of(vae, data)

@@ -1,12 +1,24 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
 
-from examples.mini_pack.clip import Towers, box_means, contrastive_loss, draw_crop, model_config
+from examples.mini_pack.clip import (
+    Towers,
+    box_means,
+    contrastive_loss,
+    draw_crop,
+    draw_pairs,
+    model_config,
+    show_pairs,
+)
 from examples.mini_pack.config import ClipConfig
 from examples.mini_pack.dataset import Dataset, DatasetSpec, render_dataset
 from examples.mini_pack.vocabulary import LABEL_IDS, STUFF_NAMES, THINGS
@@ -88,7 +100,7 @@ def test_box_means_weigh_patches_by_their_share(box: tuple[int, int, int]) -> No
     pixels = patches[0].reshape(8, 8, 5).repeat_interleave(8, 0).repeat_interleave(8, 1)
     top, left, side = box
     expected = F.normalize(pixels[top : top + side, left : left + side].mean((0, 1)), dim=0)
-    found = box_means(patches, [box, (0, 0, 8)], 64)
+    found = box_means(patches, torch.tensor([box, (0, 0, 8)]), 64)
     torch.testing.assert_close(found[0], expected)
     torch.testing.assert_close(found[1], patches[1, 0])
 
@@ -104,3 +116,47 @@ def test_the_towers_give_open_clips_embeddings() -> None:
         torch.testing.assert_close(texts, model.encode_text(ids, normalize=True))
     assert patches.shape == (3, 16, 8)
     torch.testing.assert_close(patches.norm(dim=-1), torch.ones(3, 16))
+
+
+def drawn(data: Dataset, config: ClipConfig, scenes: int = 40, seed: int = 0) -> dict[str, torch.Tensor]:
+    words: Any = SimpleNamespace(encode=lambda text: SimpleNamespace(ids=torch.tensor([len(text)])))
+    return draw_pairs(data, words, config, scenes)(torch.Generator().manual_seed(seed))
+
+
+STILL = ClipConfig(gain=0, contrast=0, offset=0, blurred=0)
+
+
+def test_crops_are_parts_of_their_scenes(data: Dataset) -> None:
+    for seed in range(4):  # mirrored and not
+        batch = drawn(data, STILL, seed=seed)
+        pixels, boxes = show_pairs(batch)
+        pixels = (pixels + 1) * 127.5
+        whole = batch["images"].permute(0, 3, 1, 2).float()
+        whole = whole.flip(-1) if batch["mirrored"] else whole
+        torch.testing.assert_close(pixels[:40], whole, atol=1e-3, rtol=0)
+        for index, (top, left, side) in enumerate(boxes.tolist()):
+            part = whole[index : index + 1, :, top : top + side, left : left + side]
+            expected = F.interpolate(part, (64, 64), mode="bilinear")[0]
+            # at the border, the one looks at the pixel beyond and the other repeats its own
+            assert (pixels[40 + index] - expected)[:, 4:-4, 4:-4].abs().max() < 0.1
+    assert {bool(drawn(data, STILL, seed=seed)["mirrored"]) for seed in range(4)} == {True, False}
+
+
+def test_equal_texts_have_equal_numbers(data: Dataset) -> None:
+    batch = drawn(data, STILL, scenes=60)
+    assert batch["texts"].shape == batch["ids"].shape[:1] == (120,)
+    for number in batch["texts"].unique():
+        assert len(batch["ids"][batch["texts"] == number].unique()) == 1
+    assert 2 < len(batch["texts"].unique()) < 120
+
+
+def test_objects_get_other_colours_and_grounds_keep_theirs(data: Dataset) -> None:
+    batch = drawn(data, replace(STILL, recoloured=0.5), scenes=60)
+    pixels, _ = show_pairs(batch)
+    shown = (pixels[:60] + 1) * 127.5
+    shown = shown.flip(-1) if batch["mirrored"] else shown
+    changed = (shown - batch["images"].permute(0, 3, 1, 2)).abs().amax(1) > 1
+    assert not changed[~batch["inside"]].any()
+    scenes = changed.flatten(1).any(1)
+    assert 10 < int(scenes.sum()) < 45
+    assert "inside" not in drawn(data, STILL)

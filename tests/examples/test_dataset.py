@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from examples.mini_pack.dataset import Dataset, DatasetSpec, render_dataset
-from examples.mini_pack.glyphs import GlyphSet
+from examples.mini_pack.glyphs import FontError, GlyphSet, Jitter, Styles, Warp
 from examples.mini_pack.world import World
 
 SPEC = DatasetSpec(scenes=5, first_seed=11, bank_seed=3, size=32)
@@ -73,3 +74,19 @@ def test_tensors_give_the_same_scenes(tmp_path: Path) -> None:
     assert (tensors.labels == plain.labels).mean() > 0.97
     with pytest.raises(ValueError, match="other settings"):
         next(render_dataset(tmp_path / "plain", spec, device="cpu"))
+
+
+@pytest.mark.usefixtures("glyphs")
+def test_the_styles_are_part_of_what_is_asked(tmp_path: Path) -> None:
+    spec = replace(SPEC, styles=("noto", "twemoji"), mixed="scene", smallest=0.5, jitter=Jitter(inked=0.5, warp=Warp()))
+    data = render(tmp_path / "set", spec)
+    world = World(Styles.named(["noto", "twemoji"], "scene"), size=32, bank_seed=3, jitter=spec.jitter, smallest=0.5)
+    for index in range(5):
+        assert np.array_equal(data.images[index], world.scene(11 + index).image)
+    assert list(render_dataset(tmp_path / "set", spec)) == []
+    with pytest.raises(ValueError, match="other settings"):
+        next(render_dataset(tmp_path / "set", SPEC))
+    with pytest.raises(FontError, match="nowhere does not exist"):
+        next(render_dataset(tmp_path / "other", replace(SPEC, styles=("nowhere",))))
+    with pytest.raises(ValueError, match="in processes on the CPU"):
+        next(render_dataset(tmp_path / "tensors", replace(SPEC, smallest=0.5), device="cpu"))

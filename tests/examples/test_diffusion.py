@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from torch import nn
 
-from examples.mini_pack.config import DiffusionConfig
-from examples.mini_pack.diffusion import Denoiser, attention_loss, new_unet
+from examples.mini_pack import diffusion
+from examples.mini_pack.autoencoder import fit_components, new_autoencoder
+from examples.mini_pack.config import AutoencoderConfig, DiffusionConfig
+from examples.mini_pack.dataset import Dataset, DatasetSpec, render_dataset
+from examples.mini_pack.diffusion import Denoiser, attention_loss, draw_scenes, new_unet, train_diffusion
+from examples.mini_pack.tokens import Encoded
+from examples.mini_pack.training import Clock, Schedule
 
 SMALL = DiffusionConfig(unet_widths=(32, 32, 64), text_width=32)
 
@@ -97,3 +108,65 @@ def test_a_batch_without_words_has_no_attention_loss() -> None:
     loss.backward()  # type: ignore[no-untyped-call]
     assert maps[0].grad is not None
     assert not maps[0].grad.any()
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory, glyphs: object) -> list[Dataset]:
+    found = []
+    for size, scenes in ((32, 40), (64, 20)):
+        folder = tmp_path_factory.mktemp("scenes")
+        list(render_dataset(folder, DatasetSpec(scenes=scenes, size=size)))
+        found.append(Dataset(folder))
+    return found
+
+
+class Words:
+    """Stands in for a tokenizer: three tokens, the second of which is every name."""
+
+    length = 3
+
+    def encode(self, caption: str, names: Sequence[str] = ()) -> Encoded:
+        return Encoded(ids=torch.tensor([len(caption), 1, 2]), words={name: [1] for name in names})
+
+
+def test_steps_take_scenes_of_either_size_and_as_many_pixels(sets: list[Dataset]) -> None:
+    draw = draw_scenes(sets, Words(), DiffusionConfig(), channels=8, factor=4, batch=12)
+    seen = set()
+    for seed in range(12):
+        batch = draw(torch.Generator().manual_seed(seed))
+        count, side = batch["images"].shape[:2]
+        seen.add((count, side))
+        assert batch["noise"].shape == (count, 8, side // 4, side // 4)
+        assert batch["labels"].shape == (count, side, side)
+        for row in range(count):
+            named = set(batch["named"][row].tolist()) - {0}
+            assert named <= set(batch["labels"][row].unique().tolist())
+            dropped = batch["ids"][row, 0] == 0
+            assert bool(named) == bool(batch["timesteps"][row] < 700 and not dropped)
+            assert torch.equal(batch["tokens"][row, :, 1] > 0, batch["named"][row] > 0)
+    assert seen == {(12, 32), (3, 64)}
+
+
+def test_a_training_on_both_sizes_reaches_attention_of_both(
+    sets: list[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[int] = set()
+    loss = diffusion.attention_loss
+
+    def watched(maps: Sequence[torch.Tensor], *rest: torch.Tensor) -> torch.Tensor:
+        seen.update(layer.shape[1] for layer in maps)
+        return loss(maps, *rest)
+
+    monkeypatch.setattr(diffusion, "attention_loss", watched)
+    torch.manual_seed(0)
+    unet = new_unet(SMALL, 8, 8)
+    vae = new_autoencoder(AutoencoderConfig(widths=(16, 48, 96)), fit_components(sets[0], 8), 32).eval()
+    encoder = nn.Embedding(1000, 32)
+    encoder.forward = lambda ids: SimpleNamespace(last_hidden_state=F.embedding(ids, encoder.weight))  # type: ignore
+    schedule = Schedule(steps=6, batch=4, lr=1e-4)
+    before = unet.conv_in.weight.detach().clone()
+    train_diffusion(unet, encoder, vae, Words(), sets, tmp_path, SMALL, schedule, Clock(), device="cpu", compiled=False)  # type: ignore[arg-type]
+    assert {64, 256} <= seen  # 8x8 and 16x16: the finest grids of pictures of 32 and of 64 pixels
+    assert not torch.equal(unet.conv_in.weight, before)
+    row = (tmp_path / "diffusion.csv").read_text().splitlines()[-1].split(",")
+    assert all(np.isfinite(float(value)) for value in row)

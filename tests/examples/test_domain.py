@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from examples.mini_pack import domain
-from examples.mini_pack.domain import Seen, fit, parts, photographs, rendered, tokens
+from examples.mini_pack.domain import Seen, add_domain, fit, parts, photographs, rendered, tokens, write_pictures
 from examples.mini_pack.evaluate import pack_profile
+from examples.mini_pack.training import Clock, Stopped
 from ovseg_cli.methods.domain import look, read_domain
 from tests.mini import MINI_FOLDER, mini_models
 
@@ -41,6 +42,19 @@ def test_parts_of_photographs_lie_inside_and_are_not_too_large():
 def test_scenes_and_pictures_are_rendered_in_equal_numbers(glyphs):
     sizes = [image.size for image in rendered(glyphs, 4, 5)]
     assert sizes == [(64, 64)] * 4 + list(domain.SIZES)
+
+
+def test_a_pack_gets_its_classifier(tmp_path, glyphs):
+    shutil.copytree(MINI_FOLDER, tmp_path / "pack", ignore=shutil.ignore_patterns("domain"))
+    write_pictures(tmp_path / "pictures", glyphs, scenes=8)
+    assert len(list((tmp_path / "pictures" / "fit").iterdir())) == 16
+    assert len(list((tmp_path / "pictures" / "calibration").iterdir())) == 8
+    with pytest.raises(Stopped, match="pictures: stopped"):
+        write_pictures(tmp_path / "others", glyphs, scenes=8, clock=Clock(minutes=0))
+    file = add_domain(tmp_path / "pack", tmp_path / "pictures", crops=1)
+    profile = pack_profile(tmp_path / "pack")
+    weight, _ = read_domain(file, look(profile.clip, profile.domain))
+    assert weight.shape == (192,)
 
 
 def test_the_bundled_classifier_calls_photographs_unfamiliar_and_scenes_not(glyphs):

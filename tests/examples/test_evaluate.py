@@ -24,10 +24,9 @@ from examples.mini_pack.evaluate import (
     scene_attribution,
     table,
 )
-from examples.mini_pack.glyphs import GlyphSet
+from examples.mini_pack.glyphs import NOTO, TWEMOJI, GlyphSet
 from examples.mini_pack.vocabulary import LABEL_IDS, THING_NAMES, find_thing
 from examples.mini_pack.world import World
-from examples.pictograms.render import TWEMOJI
 from ovseg_cli.backbones.unet import Samples
 from ovseg_cli.models import Models, load_models
 from tests.mini import MINI_FOLDER, mini_models
@@ -172,6 +171,40 @@ def test_transfer_measures_the_second_font(setup: Setup, monkeypatch: pytest.Mon
     monkeypatch.setattr(evaluate, "gem", fake)
     monkeypatch.setattr(evaluate, "prototypes", fake)
     assert [(item.what, item.mean) for item in evaluate.transfer(setup)] == 2 * [("second font: figure", 1.0)]
+
+
+def test_styles_are_measured_artist_by_artist(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def fake(asked: Setup) -> list[Figure]:
+        drawn.append(asked.glyphs.path)
+        return [Figure(f"{what} figure", "share", (0.5,), {}) for what in ("prototypes,", "pre-filter,")]
+
+    monkeypatch.setattr(evaluate, "gem", lambda asked: [Figure("GEM", "share", (0.5,), {})])
+    monkeypatch.setattr(evaluate, "prototypes", fake)
+    found = evaluate.styles(replace(setup, others={"mine": GlyphSet(TWEMOJI)}))
+    assert [figure.what for figure in found] == [
+        f"{artist}: {what}" for artist in ("noto", "twemoji", "mine") for what in ("GEM", "prototypes, figure")
+    ]
+    assert drawn == [NOTO, TWEMOJI, TWEMOJI]
+
+
+def test_the_family_reads_pictures_at_the_size_that_is_asked(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    class Reader:
+        def __init__(self, models: Models, _store: object, _names: list[str], **settings: object) -> None:
+            sizes.append((settings["method"], models.profile.generator.reading_side))
+
+    monkeypatch.setattr(evaluate, "Segmenter", Reader)
+    monkeypatch.setattr(evaluate, "FAMILY_PICTURES", 1)
+    monkeypatch.setattr(evaluate, "_scores", lambda segmenters, *_: [(0.5, {}) for _ in segmenters])
+    assert len(evaluate.family(setup)) == len(evaluate.FAMILY)
+    assert {size for _, size in sizes} == {setup.models.profile.generator.reading_side}
+    sizes.clear()
+    found = evaluate.family(replace(setup, read_size=128))
+    assert sizes == [(method, 128) for method in evaluate.FAMILY]
+    assert found[0].what == "gem, read at 128, mIoU of all objects and stuff"
 
 
 def test_the_installation_for_timing_holds_the_given_pack(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from examples.mini_pack.glyphs import FontError, GlyphSet, Jitter, Warp
+from examples.mini_pack.glyphs import NOTO, STYLES, TWEMOJI, FontError, GlyphSet, Jitter, Styles, Warp
 from examples.mini_pack.vocabulary import THINGS
 
 SYSTEM_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
@@ -79,13 +80,13 @@ def test_what_a_folder_lacks_is_told(tmp_path: Path) -> None:
 def test_a_warp_draws_nothing_unless_it_is_asked_for(glyphs: GlyphSet) -> None:
     plain, without = np.random.default_rng(3), np.random.default_rng(3)
     np.testing.assert_array_equal(
-        glyphs.sprite("🚗", 50, plain).rgb, glyphs.sprite("🚗", 50, without, Jitter(), None).rgb
+        glyphs.sprite("🚗", 50, plain).rgb, glyphs.sprite("🚗", 50, without, Jitter(warp=None)).rgb
     )
     assert plain.random() == without.random()
 
 
 def proportions(glyphs: GlyphSet, warp: Warp) -> list[float]:
-    sprites = [glyphs.sprite("⚽", 100, np.random.default_rng(seed), STILL, warp) for seed in range(30)]
+    sprites = [glyphs.sprite("⚽", 100, np.random.default_rng(seed), replace(STILL, warp=warp)) for seed in range(30)]
     assert all(max(sprite.width, sprite.height) == 100 for sprite in sprites)
     return [sprite.width / sprite.height for sprite in sprites]
 
@@ -100,7 +101,8 @@ def test_a_warp_changes_the_proportions_by_what_it_says(glyphs: GlyphSet) -> Non
 def test_a_warp_leans_to_either_side_about_the_foot(glyphs: GlyphSet) -> None:
     lean = []
     for seed in range(30):
-        alpha = glyphs.sprite("🚗", 100, np.random.default_rng(seed), STILL, Warp(stretch=0, shear=0.3)).alpha > 0.5
+        leaning = replace(STILL, warp=Warp(stretch=0, shear=0.3))
+        alpha = glyphs.sprite("🚗", 100, np.random.default_rng(seed), leaning).alpha > 0.5
         rows = np.nonzero(alpha.any(1))[0]
         top, foot = (np.nonzero(alpha[row])[0].mean() for row in (rows[0] + 4, rows[-1] - 4))
         lean.append(top - foot)
@@ -149,3 +151,62 @@ def test_turning_the_hue_keeps_the_luma(glyphs: GlyphSet) -> None:
     assert inside.sum() > 100
     assert np.abs(turned.rgb - plain.rgb)[inside].mean() > 3
     np.testing.assert_allclose(turned.rgb[inside] @ luma, plain.rgb[inside] @ luma, atol=1.5)
+
+
+def test_dark_lines_are_drawn_around_a_glyph_and_along_its_edges(tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (100, 100), (240, 240, 240, 255))
+    picture.paste((250, 200, 60, 255), (50, 0, 100, 100))
+    picture.paste((60, 90, 200, 255), (50, 0, 100, 50))
+    picture.save(tmp_path / "1f431.png")
+    glyphs = GlyphSet(tmp_path)
+    inked = glyphs.sprite("🐱", 100, np.random.default_rng(0), replace(STILL, inked=1.0))
+    dark = (inked.rgb.max(2) < 100) & (inked.alpha > 0.9)
+    assert dark[1].mean() > 0.9  # the outline
+    assert dark[:, 1].mean() > 0.9
+    assert dark[48:53, 65:90].any(0).all()  # between the fields
+    assert not dark[10:40, 10:40].any()
+    assert not dark[60:90, 60:90].any()
+    plain = glyphs.sprite("🐱", 100, np.random.default_rng(0), STILL)
+    assert not (plain.rgb.max(2) < 60).any()
+
+
+def test_lines_are_drawn_as_often_as_asked(glyphs: GlyphSet) -> None:
+    def darkest_edge(seed: int) -> float:
+        sprite = glyphs.sprite("🍌", 60, np.random.default_rng(seed), replace(STILL, inked=0.3))
+        edge = sprite.alpha > 0.9
+        edge[2:-2, 2:-2] &= ~(sprite.alpha[4:, 2:-2] > 0.9) | ~(sprite.alpha[:-4, 2:-2] > 0.9)
+        return float(np.median(sprite.rgb.max(2)[edge]))
+
+    inked = sum(darkest_edge(seed) < 80 for seed in range(60))
+    assert 8 <= inked <= 30
+
+
+class TestStyles:
+    def test_one_style_draws_nothing(self, glyphs: GlyphSet) -> None:
+        rng = np.random.default_rng(1)
+        assert Styles.of(glyphs).chooser()(rng) == 0
+        assert rng.random() == np.random.default_rng(1).random()
+
+    def test_each_glyph_or_each_scene_has_its_artist(self) -> None:
+        rng = np.random.default_rng(0)
+        glyph, scene = (Styles.named(["noto", "twemoji"], mixed) for mixed in ("glyph", "scene"))
+        within = [[choose(rng) for _ in range(4)] for choose in (glyph.chooser() for _ in range(200))]
+        assert {0, 1} == set().union(*within)
+        assert sum(len(set(one)) == 2 for one in within) > 150
+        whole = [{choose(rng) for _ in range(4)} for choose in (scene.chooser() for _ in range(200))]
+        assert all(len(one) == 1 for one in whole)
+        assert 60 < sum(one == {1} for one in whole) < 140
+
+    def test_names_and_paths(self, tmp_path: Path) -> None:
+        write_png(tmp_path / "1f431.png", (200, 30, 60, 255))
+        styles = Styles.named(["noto", "twemoji", str(tmp_path)])
+        assert [one.path for one in styles.sets] == [NOTO, TWEMOJI, tmp_path]
+        assert set(STYLES) == {"noto", "twemoji"}
+
+    def test_wrong_ones_are_told(self, glyphs: GlyphSet) -> None:
+        with pytest.raises(FontError, match="does not exist"):
+            Styles.named(["noto", "nowhere"])
+        with pytest.raises(ValueError, match="at least one style, such as noto or twemoji"):
+            Styles.named([])
+        with pytest.raises(ValueError, match="got 'both'"):
+            Styles([glyphs], "both")  # type: ignore[arg-type]

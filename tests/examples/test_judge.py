@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from examples.mini_pack.dataset import Dataset, DatasetSpec, render_dataset
-from examples.mini_pack.glyphs import GlyphSet
 from examples.mini_pack.judge import (
     Judge,
     JudgeSpec,
@@ -194,9 +193,9 @@ def test_a_judge_that_is_missing_or_of_another_vocabulary_is_refused(tmp_path: P
         Judge.load(tmp_path)
 
 
-def test_the_judge_of_the_repository_names_held_out_scenes(glyphs: GlyphSet, tmp_path: Path) -> None:
+def test_the_judge_of_the_repository_names_held_out_scenes(tmp_path: Path) -> None:
     spec = DatasetSpec(scenes=132, count=1, first_seed=61_000_000, bank_seed=72, captions=1)
-    for _ in render_dataset(tmp_path, spec, font=glyphs.path):
+    for _ in render_dataset(tmp_path, spec):
         pass
     assert measure(Judge.load(), Dataset(tmp_path))["top1"] >= 0.95
     assert Judge.load().record["held_out"]["top1"] >= 0.97

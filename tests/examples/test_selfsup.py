@@ -19,10 +19,11 @@ from examples.mini_pack.selfsup import (
     SelfSupConfig,
     balanced_targets,
     centre_keys,
+    change_colours,
     cluster_loss,
     crop,
     draw_boxes,
-    jitter_colours,
+    draw_colours,
     normalise,
     save,
     token_probe,
@@ -150,7 +151,7 @@ def test_the_teacher_is_the_moving_average_of_the_student() -> None:
 
 
 def test_the_momentum_rises_from_its_start_to_one() -> None:
-    momenta = [SelfSupConfig(momentum=0.9).momentum_at(step, 11) for step in range(12)]
+    momenta = [SelfSupConfig(momentum=0.9).momentum_at(step / 11) for step in range(12)]
     assert momenta[0] == pytest.approx(0.9)
     assert momenta[-1] == pytest.approx(1.0)
     assert momenta == sorted(momenta)
@@ -211,14 +212,30 @@ def test_tokens_of_another_crop_are_those_of_the_same_place() -> None:
     torch.testing.assert_close(inside, ((wanted - theirs[:, None, 2:]).abs() <= edge).all(-1))
 
 
+def recoloured(crops: torch.Tensor, seed: int = 1, **settings: float) -> torch.Tensor:
+    config = SelfSupConfig(**settings)  # type: ignore[arg-type]
+    return change_colours(crops, draw_colours(len(crops), config, torch.Generator().manual_seed(seed)))
+
+
 def test_colours_change_a_little_and_grey_stays_grey() -> None:
     crops = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.6 + 0.1
-    changed = jitter_colours(crops, 0.1, torch.Generator().manual_seed(1))
+    changed = recoloured(crops, jitter=0.1)
     assert 0 < (changed - crops).abs().max() < 0.25
-    torch.testing.assert_close(jitter_colours(crops, 0.0, torch.Generator().manual_seed(1)), crops)
+    torch.testing.assert_close(recoloured(crops, jitter=0.0), crops)
     grey = crops.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    changed = jitter_colours(grey, 0.1, torch.Generator().manual_seed(1))
+    changed = recoloured(grey, jitter=0.1, hue=3.0)
     torch.testing.assert_close(changed[:, :1].expand(-1, 3, -1, -1), changed)
+
+
+def test_hues_turn_and_some_crops_lose_their_colour() -> None:
+    crops = torch.tensor([0.6, 0.4, 0.4]).view(1, 3, 1, 1).expand(400, 3, 2, 2)
+    turned = recoloured(crops, jitter=0.0, hue=math.pi)[..., 0, 0]
+    torch.testing.assert_close(turned.mean(1), crops.mean((1, 2, 3)), atol=1e-3, rtol=0)
+    assert turned.argmax(1).bincount(minlength=3).min() > 100
+    third = change_colours(crops[:1], torch.tensor([1, 1, 1, 2 * math.pi / 3, 0]).view(5, 1))
+    torch.testing.assert_close(third[0, :, 0, 0], torch.tensor([0.4, 0.6, 0.4]))
+    without = recoloured(crops, jitter=0.0, grey=0.25)
+    assert 60 < int((without[:, 0] == without[:, 1]).all((1, 2)).sum()) < 140
 
 
 def labelled(seed: int) -> Pictures:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from examples.mini_pack.glyphs import GlyphSet, Sprite
+from examples.mini_pack.glyphs import TWEMOJI, GlyphSet, Jitter, Sprite, Styles
 from examples.mini_pack.vocabulary import LABEL_IDS, STUFF_NAMES, THING_NAMES, find_thing
 from examples.mini_pack.world import World, paste
 
@@ -137,3 +139,29 @@ def test_every_thing_and_stuff_is_drawn(world: World) -> None:
     scenes = [world.scene(seed, count=4) for seed in range(150)]
     assert {thing.name for scene in scenes for thing in scene.things} == set(THING_NAMES)
     assert {scene.stuff.name for scene in scenes} == set(STUFF_NAMES)
+
+
+def test_scenes_are_drawn_by_several_artists(glyphs: GlyphSet) -> None:
+    other = GlyphSet(TWEMOJI)
+    alone = [World(one, variants=1, jitter=Jitter(mirror=0)) for one in (glyphs, other)]
+    mixed = World(Styles([glyphs, other], "scene"), variants=1, jitter=Jitter(mirror=0))
+    artists: Counter[int] = Counter()
+    for seed in range(40):
+        scene = mixed.scene(seed, things=["cat"], count=1)
+        assert scene.captions
+        mean = scene.image[scene.labels == LABEL_IDS["cat"]].mean(0)
+        theirs = []
+        for world in alone:
+            drawn = world.scene(seed, things=["cat"], count=1)
+            theirs.append(drawn.image[drawn.labels == LABEL_IDS["cat"]].mean(0))
+        artists[int(np.argmin([np.abs(mean - one).sum() for one in theirs]))] += 1
+    assert min(artists[0], artists[1]) > 10
+
+
+def test_objects_are_made_smaller_down_to_a_share(glyphs: GlyphSet) -> None:
+    def sizes(smallest: float) -> list[int]:
+        world = World(glyphs, variants=1, smallest=smallest)
+        return [int((world.scene(seed, count=1).labels < 45).sum()) for seed in range(60)]
+
+    plain, smaller = sizes(1.0), sizes(0.3)
+    assert 0.25 * np.mean(plain) < np.mean(smaller) < 0.65 * np.mean(plain)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from examples.mini_pack.glyphs import GlyphSet, Jitter, Sprite
+from examples.mini_pack.glyphs import TWEMOJI, GlyphSet, Jitter, Sprite, Styles, Warp
 from examples.mini_pack.vocabulary import LABEL_IDS
 from examples.mini_pack.world import Scene, World
 from examples.mini_pack.world_tensor import Planner, SceneBatch, TensorWorld
@@ -152,3 +152,18 @@ def test_a_gpu_renders_what_the_cpu_renders(glyphs: GlyphSet, tensor_world: Tens
     assert (ours.images.int() - theirs.images.cpu().int()).abs().float().mean() < 0.02
     empty = tensor_world.scenes(0, 40, count=0), TensorWorld(glyphs, variants=2, device="cuda").scenes(0, 40, count=0)
     assert torch.equal(empty[0].images, empty[1].images.cpu())
+
+
+def test_both_renderers_draw_the_same_artists(glyphs: GlyphSet) -> None:
+    for mixed in ("glyph", "scene"):
+        styles = Styles([glyphs, GlyphSet(TWEMOJI)], mixed)
+        world, tensor_world = World(styles, variants=1), TensorWorld(styles, variants=1)
+        assert_alike([world.scene(seed) for seed in range(40)], tensor_world.scenes(0, 40))
+        drawn = {outline.style for seed in range(40) for outline, *_ in tensor_world.planner.plan(seed).objects}
+        assert drawn == {0, 1}
+
+
+def test_what_tensors_cannot_draw_is_refused(glyphs: GlyphSet) -> None:
+    for jitter in (Jitter(inked=0.1), Jitter(warp=Warp())):
+        with pytest.raises(ValueError, match="in processes on the CPU"):
+            TensorWorld(glyphs, variants=1, jitter=jitter)
