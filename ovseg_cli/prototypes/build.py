@@ -391,6 +391,8 @@ def _draw(models: Models, plan: _Plan, kind: ClassKind, tell: Callable[[Progress
             guidance=generator.guidance,
             negative_prompt=generator.negative_prompt,
             min_attention_grid=generator.min_attention_grid,
+            sampler=generator.sampler,
+            spacing=generator.spacing,
             on_step=on_step,
         )
         support = _judge(support, seeds, batch.images.numpy(), batch.attribution.numpy(), kind)
