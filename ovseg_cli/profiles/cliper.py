@@ -20,7 +20,7 @@ _SD_21 = replace(_SD, weights=SD_21_BASE)
 CLIPER_B = replace(
     SD15,
     name="cliper-b",
-    summary="CLIPer's smaller set: CLIP ViT-B/16 and Stable Diffusion 2.1-base. For photographs; wants a GPU.",
+    summary="CLIPer's smaller set: CLIP ViT-B/16 and Stable Diffusion 2.1-base.",
     table="CLIPer, ViT-B/16: 66.4 VOC, 37.5 Context, 39.2 COCO-Object (its README)",
     generator=replace(SD15.generator, weights=SD_21_BASE),
     clip=replace(SD15.clip, best="cliper"),
@@ -33,7 +33,7 @@ _CLIP_L = replace(_CLIP, weights=CLIP_L14, dim=1024, grid=32)
 CLIPER_L: Profile = replace(
     CLIPER_B,
     name="cliper-l",
-    summary="CLIPer's larger set: CLIP ViT-L/14 and Stable Diffusion 2.1-base. For photographs; wants a GPU.",
+    summary="CLIPer's larger set: CLIP ViT-L/14 and Stable Diffusion 2.1-base.",
     table="CLIPer, ViT-L/14: 71.6 VOC, 39.0 Context, 44.4 COCO-Object (its README)",
     # The code loads ViT-L-14.pt, OpenAI's for 224 pixels, and resizes its position embeddings to the 24 patches of 336.
     clip=replace(CLIPER_B.clip, weights=CLIP_L14, large=True),

@@ -19,8 +19,8 @@ _TOKENS, _DINOV2, _ = SD15.extra_extractors
 LANGSEG: Profile = replace(
     SD15,
     name="langseg",
-    summary="langseg's set: MetaCLIP ViT-B/16 and Stable Diffusion 1.5. For photographs; wants a GPU.",
-    table="Le, Language-based segmentation, section 4: AggGEM, DiffSegClust, SpecClust, AggSD",
+    summary="langseg's set: MetaCLIP ViT-B/16 and Stable Diffusion 1.5.",
+    table="Le, EPFL 2023: AggGEM, DiffSegClust, SpecClust, AggSD",
     clip=replace(SD15.clip, weights=METACLIP_B16, best="agggem"),
     extractors=(_SD, replace(_CLIP, weights=METACLIP_B16)),
     extra_extractors=(_DINO, replace(_TOKENS, weights=METACLIP_B16), _DINOV2),

@@ -25,8 +25,8 @@ _TOKENS, _DINOV2, _ = SD15.extra_extractors
 OPEN_2026: Profile = replace(
     SD15,
     name="open-2026",
-    summary="Large open models: Stable Diffusion XL, OpenCLIP ViT-H/14, DINO and DINOv2. For photographs; wants a GPU.",
-    table="ProxyCLIP, ViT-H/14: 65.0 VOC, 35.4 Context, 38.6 COCO-Object; for the others none",
+    summary="Large open models: Stable Diffusion XL, OpenCLIP ViT-H/14, DINO, DINOv2 ViT-L/14.",
+    table="ProxyCLIP, ViT-H/14: 65.0 VOC, 35.4 Context, 38.6 COCO-Object",
     generator=replace(
         SD15.generator,
         weights=SDXL,

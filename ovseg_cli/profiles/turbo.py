@@ -19,7 +19,7 @@ _SD, _CLIP, _DINO = SD15.extractors
 TURBO: Profile = replace(
     SD15,
     name="turbo",
-    summary="For people in a hurry: SD-Turbo draws in 4 steps. CLIP ViT-B/16, DINO ViT-B/8. For photographs.",
+    summary="For people in a hurry: sd15 with SD-Turbo, which draws in 4 steps.",
     table="none; nobody has published figures with it",
     generator=replace(
         SD15.generator,

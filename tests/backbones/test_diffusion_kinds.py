@@ -235,7 +235,7 @@ def test_a_layer_with_several_blocks_is_its_first_one_or_any_by_its_whole_name(w
     seen = wide.queries(pictures, noising, layers=(layer, first, second))
     assert torch.equal(seen[layer], seen[first])
     assert not torch.equal(seen[first], seen[second])
-    with pytest.raises(WeightsError, match="no attention block 'up_blocks.2.attentions.0'"):
+    with pytest.raises(WeightsError, match=r"no attention block 'up_blocks.2.attentions.0'"):
         wide.queries(pictures, noising, layers=("up_blocks.2.attentions.0",))
 
 

@@ -341,7 +341,9 @@ def test_emphasis_moves_the_phrases_tokens_and_no_others(backbone, monkeypatch):
         prompt_attention(backbone, random_pictures(1, 64, 64), [TWO], emphasis=emphasis)
     places = [5, 6, 7, 11]  # <start> a photo of a chocolate glazed donut , and a dog <end>
     empty = backbone.prompts.empty().tokens
-    torch.testing.assert_close(seen[1].tokens[:, places] - empty[:, places], 1.5 * (seen[0].tokens[:, places] - empty[:, places]))
+    torch.testing.assert_close(
+        seen[1].tokens[:, places] - empty[:, places], 1.5 * (seen[0].tokens[:, places] - empty[:, places])
+    )
     others = [i for i in range(24) if i not in places]
     assert torch.equal(seen[1][:, others], seen[0][:, others])
 
