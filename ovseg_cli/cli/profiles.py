@@ -152,13 +152,9 @@ def _show_profile(common: Common, profile: Profile, states: list[WeightsStatus])
         sam = profile.regions.sam
         out.line((f"with --mask-method sam also {sam.model_id} ({file_size(sam.nbytes)}, {sam.licence})", "dim"))
     generator = profile.generator
-    out.line(
-        (
-            f"a class: {generator.count} images of {generator.image_size} x {generator.image_size} in {generator.steps} "
-            f"steps ({generator.sampler}, {f'guidance {generator.guidance:g}' if generator.guided else 'no guidance'})",
-            "dim",
-        )
-    )
+    side, guidance = generator.image_size, f"guidance {generator.guidance:g}" if generator.guided else "no guidance"
+    drawn = f"{generator.count} images of {side} x {side} in {generator.steps} steps ({generator.sampler}, {guidance})"
+    out.line((f"a class: {drawn}", "dim"))
     out.line((f"methods: {_methods(profile)}", "dim"))
     for state in states:
         if not state.commercial:
@@ -178,9 +174,8 @@ def _methods(profile: Profile) -> str:
     if proxy is None or proxy.weights in profile.weights:
         return told
     needing = ", ".join(name for name in can if "proxy" in METHODS[name].networks)
-    return (
-        f"{told}; for {needing} fetch {proxy.name} too: ovseg pull --profile {profile.name} --extractors {proxy.name}"
-    )
+    fetch = f"ovseg pull --profile {profile.name} --extractors {proxy.name}"
+    return f"{told}; for {needing} fetch {proxy.name} too: {fetch}"
 
 
 def _details(state: WeightsStatus) -> str:

@@ -210,8 +210,8 @@ SD_QUERIES = (
     "up_blocks.2.attentions.2",
     "up_blocks.3.attentions.2",
 )
-"""OVDiff's cross-attention layers of them: indices 0, 6:13 and 15 of the published list (down, mid, up), by module path;
-7680 channels."""
+"""OVDiff's cross-attention layers of them: indices 0, 6:13 and 15 of the published list (down, mid, up), by module
+path; 7680 channels."""
 
 SDXL_SELF_ATTENTION = (
     "down_blocks.1.attentions.0",

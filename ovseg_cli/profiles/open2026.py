@@ -1,8 +1,8 @@
 """The best open models of 2026 that this code can take, all ungated, with licences that allow commercial use.
 
-- CLIP: OpenCLIP ViT-H/14 on LAION-2B. ProxyCLIP is published with it, and with DINO ViT-B/8. SigLIP 2 has no class token
-  and pools patches by another attention after the last block, so that none of the dense methods is defined for it;
-  MetaCLIP 2 and Apple's DFN are for research only.
+- CLIP: OpenCLIP ViT-H/14 on LAION-2B. ProxyCLIP is published with it, and with DINO ViT-B/8. SigLIP 2 has no class
+  token and pools patches by another attention after the last block, so that none of the dense methods is defined for
+  it; MetaCLIP 2 and Apple's DFN are for research only.
 - Features: its keys, DINO's, and those of DINOv2 ViT-L/14 with registers. DINOv3's weights are gated, and C-RADIOv4's
   repository is run by code of its own, which is never done here.
 - Diffusion: Stable Diffusion XL at 1024 pixels. Its successors have no UNet with cross-attention.

@@ -85,8 +85,8 @@ class GeneratorSpec:
         image_size: Side of the square images, in pixels.
         prompt: Template with ``{name}`` and optionally ``{article}`` ("a" or "an").
         negative_prompt: What classifier-free guidance steers away from.
-        guidance: Classifier-free guidance scale. Up to 1 there is none, as few-step models need it: one walk through the
-            network for each step instead of two, and no negative prompt.
+        guidance: Classifier-free guidance scale. Up to 1 there is none, as few-step models need it: one walk through
+            the network for each step instead of two, and no negative prompt.
         steps: Steps of the sampler.
         count: Support images per class.
         seed: First image's seed; image i has seed + i, whatever the batch size.

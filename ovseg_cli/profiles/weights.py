@@ -53,14 +53,14 @@ def fetch_command(weights: Weights, profile: Profile | None = None) -> str:
         weights: What to fetch.
         profile: Whose weights they are; None for the first that has them.
     """
-    for profile in (() if profile is None else (profile,)) + tuple(PROFILES.values()):
-        if weights in profile.weights:
-            return f"ovseg pull --profile {profile.name}"
-        for extractor in profile.extra_extractors:
+    for known in (() if profile is None else (profile,)) + tuple(PROFILES.values()):
+        if weights in known.weights:
+            return f"ovseg pull --profile {known.name}"
+        for extractor in known.extra_extractors:
             if extractor.weights == weights:
-                return f"ovseg pull --profile {profile.name} --extractors {extractor.name}"
-        if weights == profile.regions.sam:
-            return f"ovseg pull --profile {profile.name} --mask-method sam"
+                return f"ovseg pull --profile {known.name} --extractors {extractor.name}"
+        if weights == known.regions.sam:
+            return f"ovseg pull --profile {known.name} --mask-method sam"
     return "ovseg pull --profile NAME"
 
 
@@ -139,7 +139,8 @@ def fetch_weights(weights: Weights, *, offline: bool = False, profile: Profile |
     except Exception as error:  # the hub client raises a dozen unrelated types; each means "not fetched"
         raise WeightsError(
             f"Could not download {weights.repo} ({type(error).__name__}: {_first_line(error)}). "
-            f"Check the network and try again: {fetch_command(weights, profile)} (or copy a hub cache here and set HF_HOME)."
+            f"Check the network and try again: {fetch_command(weights, profile)} "
+            "(or copy a hub cache here and set HF_HOME)."
         ) from error
     folder = find_weights(weights)
     if folder is None:  # without a network, the hub client hands back what an interrupted download left

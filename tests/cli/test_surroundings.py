@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from ovseg_cli.errors import NoDefaultStoreError
+from ovseg_cli.profiles import PROFILES
 from ovseg_cli.store import default_store_path
 from tests.cli.conftest import REPOSITORY, Process
 from tests.runs.conftest import paint

@@ -279,7 +279,7 @@ def test_the_command_that_fetches_weights_is_that_of_the_profile_at_hand(cache):
     assert fetch_command(CLIP, small) == "ovseg pull --profile cliper-b"
     assert fetch_command(DINO, small) == "ovseg pull --profile cliper-b --extractors dino"
     assert fetch_command(MAE, small) == f"{PULL} --extractors mae"
-    with pytest.raises(WeightsError, match="ovseg pull --profile cliper-b$"):
+    with pytest.raises(WeightsError, match=r"ovseg pull --profile cliper-b$"):
         _ = Models(small, "cpu").clip
 
 
