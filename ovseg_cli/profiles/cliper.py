@@ -1,8 +1,9 @@
 """CLIPer's sets (Sun et al., ICCV 2025), by its published code (c05fa41).
 
-They are CLIP ViT-B/16 or ViT-L/14 and Stable Diffusion 2.1-base, which predicts the noise, at 512 pixels. The settings of its data sets are the methods' (`ovseg_cli.methods.published.CLIPER`, `CLIPER_LARGE`); the layers that
-sharpen its maps, `GeneratorSpec.refine_layers`, are the code's ``[-4, -6]`` of Stable Diffusion 2.1-base. CLIPer draws
-no pictures: how `ovseg add-class` does it, and which features it takes, is OVDiff's (`sd15`).
+They are CLIP ViT-B/16 or ViT-L/14, and Stable Diffusion 2.1-base, which predicts the noise, at 512 pixels. The settings
+of its data sets are the methods' (`ovseg_cli.methods.published.CLIPER`, `CLIPER_LARGE`); the layers that sharpen its
+maps, `GeneratorSpec.refine_layers`, are the code's ``[-4, -6]``. CLIPer draws no pictures: how `ovseg add-class` does
+it, and which features it takes, is OVDiff's (`sd15`).
 """
 
 from __future__ import annotations
