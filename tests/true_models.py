@@ -103,8 +103,9 @@ class RandomModels(Models):
     def _get(self, kind: type[Any], weights: Weights) -> Any:
         if (kind, weights) not in self._loaded:
             torch.manual_seed(0)
-            with quiet_libraries():
-                self._loaded[kind, weights] = maker(weights)(self.device, self.dtype)
+            with quiet_libraries(), cheap_weights() as fill:
+                made = self._loaded[kind, weights] = maker(weights)(self.device, self.dtype)
+                fill(made)
         return self._loaded[kind, weights]
 
     def make(self, extractor: ExtractorSpec) -> None:
@@ -163,6 +164,35 @@ def diffusion(weights: Weights, device: str, dtype: torch.dtype) -> DiffusionBac
         off = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         pipeline = diffusers.StableDiffusionPipeline(**parts, **off, scheduler=scheduler)
     return DiffusionBackbone(pipeline, device)
+
+
+@contextmanager
+def cheap_weights() -> Iterator[Callable[[Any], None]]:
+    """Networks are made without weights, which takes most of the time; what is given fills those of a backbone."""
+    names = ("kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "uniform_", "normal_", "trunc_normal_")
+    before = {name: getattr(nn.init, name) for name in names}
+    noise = torch.randn(2**20)
+
+    @torch.no_grad()
+    def fill(backbone: Any) -> None:
+        parts = backbone.pipeline.components.values() if hasattr(backbone, "pipeline") else [backbone.model]
+        for part in (part for part in parts if isinstance(part, nn.Module)):
+            for name, tensor in part.named_parameters():
+                if tensor.ndim > 1:
+                    flat, scale = tensor.view(-1), tensor[0].numel() ** -0.5
+                    for start in range(0, len(flat), len(noise)):
+                        piece = flat[start : start + len(noise)]
+                        piece.copy_(noise[: len(piece)] * scale)
+                elif name.endswith("bias"):
+                    tensor.zero_()
+
+    for name in names:
+        setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+    try:
+        yield fill
+    finally:
+        for name, function in before.items():
+            setattr(nn.init, name, function)
 
 
 @contextmanager
