@@ -155,7 +155,7 @@ def _show_profile(common: Common, profile: Profile, states: list[WeightsStatus])
     side, guidance = generator.image_size, f"guidance {generator.guidance:g}" if generator.guided else "no guidance"
     drawn = f"{generator.count} images of {side} x {side} in {generator.steps} steps ({generator.sampler}, {guidance})"
     out.line((f"a class: {drawn}", "dim"))
-    out.line((f"methods: {_methods(profile)}", "dim"))
+    out.line((f"for words, auto takes {profile.clip.best}; methods: {_methods(profile)}", "dim"))
     for state in states:
         if not state.commercial:
             out.line((_forbidden(state), "yellow"))
