@@ -87,6 +87,8 @@ def test_a_profile_at_true_size(models, tell_cost):
         assert np.isfinite(list(result.mean_scores.values())).all(), name
     tell_cost(f"a picture by {len(methods)} methods")
 
+    models.drop_diffusion()  # the largest, which is not needed any more
+    del segmenters
     for extractor in profile.extractors:
         if extractor.kind != "unet-query":
             check_features(models, extractor)
