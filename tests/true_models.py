@@ -108,10 +108,6 @@ class RandomModels(Models):
                 fill(made)
         return self._loaded[kind, weights]
 
-    def drop_diffusion(self) -> None:
-        """Forget the diffusion models, so that their memory is free."""
-        self._loaded = {key: made for key, made in self._loaded.items() if key[0] is not DiffusionBackbone}
-
     def make(self, extractor: ExtractorSpec) -> None:
         """Make the model of an extractor, so that it is not made inside a measurement."""
         kinds = {"unet": DiffusionBackbone, "clip": ClipBackbone, "vit": VitBackbone}

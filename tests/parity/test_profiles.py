@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 
+from ovseg_cli.backbones.phrases import PhrasedPrompt
+from ovseg_cli.backbones.unet import Noising
 from ovseg_cli.methods.catalogue import METHODS, methods_of, word_methods
 from ovseg_cli.profiles import PROFILES
 from ovseg_cli.segmentation.options import SegmentOptions
@@ -33,7 +35,7 @@ PHOTO = (300, 400)
 
 @pytest.fixture(params=[name for name, profile in PROFILES.items() if not profile.bundled])
 def models(request):
-    """One profile at a time: the largest takes 11 GB."""
+    """One profile at a time: the largest takes 15 GB."""
     made = RandomModels("cpu", request.param)
     made.profile = replace(made.profile, generator=replace(made.profile.generator, image_size=128))
     yield made
@@ -53,12 +55,13 @@ def tell_cost(tell):
     return told
 
 
-def test_a_profile_at_true_size(models, tell_cost):
+def test_the_diffusion_model_at_true_size(models, tell_cost):
+    """A support image, and what methods read of pictures."""
     profile, generator = models.profile, models.profile.generator
     side = generator.image_size
-
+    prompt = generator.prompt.format(name=NAME)
     drawn = models.generator.generate(
-        generator.prompt.format(name=NAME),
+        prompt,
         NAME,
         [generator.seed],
         image_size=side,
@@ -75,6 +78,21 @@ def test_a_profile_at_true_size(models, tell_cost):
     assert 0 < drawn.attribution.mean() < 1 / len(NAME.split())
     tell_cost("an image")
 
+    pictures, noising = random_pictures(1, side, side), Noising(100, 3, side)
+    layers = models.generator.attention_layers(pictures, noising, layers=generator.refine_layers)
+    assert len({layer.queries.shape for layer in layers.values()}) == 1
+    start = prompt.index(NAME)
+    phrases = PhrasedPrompt(prompt, ((start, start + len(NAME)),))
+    (seen,) = models.generator.prompt_attention(pictures, [phrases], noising)
+    attention = models.generator.self_attention(pictures, noising, layers=profile.regions.layers)
+    for matrix in (attention, seen.self_attention):
+        assert matrix.shape[1] == matrix.shape[2] == next(iter(layers.values())).queries.shape[1]
+        torch.testing.assert_close(matrix.sum(-1), torch.ones(matrix.shape[:2]))
+    tell_cost("what is read of a picture")
+
+
+def test_a_picture_by_every_method_at_true_size(models, tell_cost):
+    profile = models.profile
     methods = [name for name in methods_of(profile) if name in word_methods()]
     photo = (random_pictures(1, *PHOTO)[0].permute(1, 2, 0) * 255).byte().numpy()
     store = RandomPrototypes([NAME], {e.digest: e.dim for e in profile.extractors})
@@ -87,9 +105,9 @@ def test_a_profile_at_true_size(models, tell_cost):
         assert np.isfinite(list(result.mean_scores.values())).all(), name
     tell_cost(f"a picture by {len(methods)} methods")
 
-    models.drop_diffusion()  # the largest, which is not needed any more
-    del segmenters
-    for extractor in profile.extractors:
+
+def test_features_at_true_size(models, tell_cost):
+    for extractor in models.profile.extractors:
         if extractor.kind != "unet-query":
             check_features(models, extractor)
     tell_cost("features")
