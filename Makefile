@@ -7,7 +7,7 @@
 # make bench  measurements of speed and memory (not tests)
 # make ablation  every part of the prototype method switched off in turn, three seeds
 # make methods  every method on bundled and rendered pictures, one table; half an hour
-# make parity  numbers against the published implementations', at their networks' true sizes; minutes and 7 GB
+# make parity  numbers against the published implementations', at their networks' true sizes; many minutes, 7 GB or 18
 # make quality  figures of the bundled models, one seed; fails when one is below its floor
 #
 # make TARGET CPU=1  the same in .venv-cpu, for computers without an NVIDIA GPU: with faiss-cpu, which brings no CUDA.

@@ -71,7 +71,7 @@ class Models:
         """
         spec = self.profile.domain
         if spec is not None and self._domain is None:
-            folder = require_weights(spec.weights)
+            folder = require_weights(spec.weights, self.profile)
             self._domain = Domain(self.clip, self.profile.clip, spec, folder)
         return self._domain
 
@@ -169,7 +169,7 @@ class Models:
     def _get(self, kind: type[Backbone], weights: Weights) -> Backbone:
         key = (kind, weights)
         if key not in self._loaded:
-            folder = require_weights(weights)
+            folder = require_weights(weights, self.profile)
             log.info("Loading %s on %s.", weights.model_id, self.device)
             if kind is DiffusionBackbone:
                 self._loaded[key] = DiffusionBackbone.load(

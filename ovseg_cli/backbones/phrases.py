@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,18 +27,33 @@ class PhrasedPrompt:
     spans: tuple[tuple[int, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PromptEmbedding:
+    """What a UNet reads of a prompt.
+
+    Attributes:
+        tokens: (1, T, D), what cross-attention sees: of XL, both text encoders' numbers side by side.
+        pooled: (1, P), one vector for the whole prompt, which XL's time embedding takes in; None for the others.
+    """
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+
+
 class PromptEncoder:
-    """The tokenizer and the text encoder of a Stable Diffusion pipeline.
+    """The tokenizers and the text encoders of a Stable Diffusion pipeline.
+
+    XL has two of each. Both tokenizers part words alike and differ in the padding alone, so that a token has one place.
 
     Args:
-        pipeline: `diffusers.StableDiffusionPipeline`.
+        pipeline: `diffusers.StableDiffusionPipeline` or `diffusers.StableDiffusionXLPipeline`.
         device: Where embeddings are made.
     """
 
     def __init__(self, pipeline: Any, device: str) -> None:
         self._pipeline = pipeline
         self._device = device
-        self._empty: Tensor | None = None
+        self._empty: PromptEmbedding | None = None
 
     def reads(self, prompt: PhrasedPrompt) -> bool:
         """Whether the text encoder reads all phrases of a prompt; otherwise the prompt is too long."""
@@ -49,18 +64,24 @@ class PromptEncoder:
         return True
 
     @torch.inference_mode()
-    def encode(self, prompt: str) -> Tensor:
-        """Embedding of a prompt that is filled up to the text encoder's length T, as in training: (1, T, D)."""
-        return self._pipeline.encode_prompt(prompt, self._device, 1, False)[0]
+    def encode(self, prompt: str) -> PromptEmbedding:
+        """Embedding of a prompt that is filled up to the text encoder's length T, as in training."""
+        made = self._pipeline.encode_prompt(
+            prompt=prompt, device=self._device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        # Of XL: tokens, negative tokens, pooled, negative pooled; of the others the first two.
+        return PromptEmbedding(made[0], made[2] if len(made) > 2 else None)
 
-    def empty(self, *, padded: bool = True) -> Tensor:
-        """Embedding of the empty prompt: (1, T, D), or without its padding (1, 2, D), start and end."""
+    def empty(self, *, padded: bool = True) -> PromptEmbedding:
+        """Embedding of the empty prompt, or without its padding: two tokens, start and end."""
         if self._empty is None:
             self._empty = self.encode("")
         return self._empty if padded else self._cut(self._empty, "")
 
     @torch.inference_mode()
-    def encode_phrases(self, prompt: str, phrases: Sequence[Sequence[int]], emphasis: float, *, padded: bool) -> Tensor:
+    def encode_phrases(
+        self, prompt: str, phrases: Sequence[Sequence[int]], emphasis: float, *, padded: bool
+    ) -> PromptEmbedding:
         """Embedding of a prompt, the tokens of its phrases emphasised.
 
         Args:
@@ -71,19 +92,23 @@ class PromptEncoder:
             padded: Whether the prompt is filled up to the text encoder's length.
 
         Returns:
-            (1, T, D), or without padding as many tokens as the prompt has, start and end included.
+            T tokens, or without padding as many as the prompt has, start and end included.
         """
         text = self.encode(prompt)
         if emphasis != 1:
-            empty = self.empty()
+            empty = self.empty().tokens
             places = sorted({position for phrase in phrases for position in phrase})
-            text = text.clone()
-            text[:, places] = empty[:, places] + emphasis * (text[:, places] - empty[:, places])
+            tokens = text.tokens.clone()
+            tokens[:, places] = empty[:, places] + emphasis * (tokens[:, places] - empty[:, places])
+            text = replace(text, tokens=tokens)
         return text if padded else self._cut(text, prompt)
 
-    def _cut(self, text: Tensor, prompt: str) -> Tensor:
-        """An embedding without its padding. CLIP's text encoder is causal: that has had no influence on what stays."""
-        return text[:, : len(self._pipeline.tokenizer(prompt, truncation=True).input_ids)]
+    def _cut(self, text: PromptEmbedding, prompt: str) -> PromptEmbedding:
+        """An embedding without its padding, whatever token that is (the end token, or in Stable Diffusion 2 a "!").
+
+        CLIP's text encoder is causal: padding has had no influence on what stays.
+        """
+        return replace(text, tokens=text.tokens[:, : len(self._pipeline.tokenizer(prompt, truncation=True).input_ids)])
 
 
 def phrase_token_positions(tokenizer: Any, prompt: str, phrase: str) -> list[int]:

@@ -6,12 +6,14 @@ are `ovseg_cli.backbones.phrases`'.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -27,6 +29,7 @@ from ovseg_cli.backbones.attention import (
 )
 from ovseg_cli.backbones.phrases import (
     PhrasedPrompt,
+    PromptEmbedding,
     PromptEncoder,
     phrase_token_positions,
     span_token_positions,
@@ -34,10 +37,23 @@ from ovseg_cli.backbones.phrases import (
 from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
 from ovseg_cli.errors import WeightsError
-from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD
+from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, Sampler
 
 AttentionKind = Literal["attn1", "attn2"]
 """Self-attention, cross-attention, as diffusers names them."""
+
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+"""The classes of diffusers that a folder's model_index.json may name: Stable Diffusion 1.x and 2.x, and XL."""
+
+SAMPLERS: Mapping[Sampler, tuple[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+        "euler": ("EulerDiscreteScheduler", {}),
+        "euler-ancestral": ("EulerAncestralDiscreteScheduler", {}),
+        "lcm": ("LCMScheduler", {}),
+    }
+)
+"""The class in diffusers of each sampler, and what it is made with beside the folder's own settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,32 +117,32 @@ class DiffusionBackbone:
 
     Args:
         pipeline: `diffusers.StableDiffusionPipeline` without safety checker (its black images would become
-            prototypes; what is generated never leaves the store).
+            prototypes; what is generated never leaves the store), or `diffusers.StableDiffusionXLPipeline`.
         device: Where it runs.
 
     Attributes:
-        pipeline: As above, with a DPM-Solver++ multistep scheduler of the model's own noise schedule.
+        pipeline: As above, with a sampler of the model's own noise schedule: DPM-Solver++, until another one draws.
         device: As above.
         prompts: What reads prompts.
     """
 
     def __init__(self, pipeline: Any, device: str) -> None:
-        from diffusers import DPMSolverMultistepScheduler
-
         with quiet_libraries():  # of half precision on a CPU it says that it cannot be; it is only slow
             self.pipeline = pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
-            pipeline.scheduler.config, algorithm_type="dpmsolver++"
-        )
+        self._schedule = pipeline.scheduler.config
+        self._use_sampler("dpmsolver++")
         if pipeline.vae.config.sample_size >= 256:
             # The autoencoder makes the largest peak at 512 pixels; one picture at a time costs little there.
             pipeline.vae.enable_slicing()
-        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-            part.eval().requires_grad_(False)
+        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
+            if part is not None:
+                part.eval().requires_grad_(False)
         # Pictures become latents in float32, whatever the rest computes in: the encoders of some autoencoders overflow
         # float16, and one pass for each picture costs little.
-        for part in (pipeline.vae.encoder, pipeline.vae.quant_conv):
+        # XL's decoder overflows too, unless its configuration says that it was mended. (Of the others it says nothing.)
+        wide = hasattr(pipeline, "text_encoder_2") and pipeline.vae.config.force_upcast
+        for part in (pipeline.vae,) if wide else (pipeline.vae.encoder, pipeline.vae.quant_conv):
             if part is not None:
                 part.float()
         self.device = device
@@ -145,22 +161,30 @@ class DiffusionBackbone:
             variant: Of the weights' files, as "fp16".
 
         Raises:
-            WeightsError: It cannot be loaded.
+            WeightsError: It cannot be loaded, or is none of `PIPELINES`.
         """
-        from diffusers import StableDiffusionPipeline
+        import diffusers
 
         try:
+            kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsError(
+                f"The diffusion model in {folder} cannot be loaded: no _class_name in its model_index.json ({error!r})."
+            ) from error
+        if kind not in PIPELINES:
+            raise WeightsError(
+                f"The diffusion model in {folder} cannot be loaded: its pipeline is {kind!r}. "
+                f"What can be used: {', '.join(PIPELINES)}."
+            )
+        settings: dict[str, Any] = {"feature_extractor": None, "image_encoder": None}
+        if kind == "StableDiffusionPipeline":
+            settings |= {"safety_checker": None, "requires_safety_checker": False}
+        else:  # a mark in every support image would become part of prototypes
+            settings["add_watermarker"] = False
+        try:
             with quiet_libraries():
-                pipeline = StableDiffusionPipeline.from_pretrained(
-                    folder,
-                    dtype=dtype,
-                    variant=variant,
-                    use_safetensors=True,
-                    local_files_only=True,
-                    safety_checker=None,
-                    feature_extractor=None,
-                    image_encoder=None,
-                    requires_safety_checker=False,
+                pipeline = getattr(diffusers, kind).from_pretrained(
+                    folder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True, **settings
                 )
         except Exception as error:  # diffusers raises whatever its parts raise
             raise WeightsError(f"The diffusion model in {folder} cannot be loaded: {error}") from error
@@ -190,6 +214,8 @@ class DiffusionBackbone:
         guidance: float,
         negative_prompt: str,
         min_attention_grid: int,
+        sampler: Sampler = "dpmsolver++",
+        spacing: str | None = None,
         on_step: Callable[[int], None] | None = None,
     ) -> Samples:
         """Support images and the attribution maps of the class phrase (OVDiff, supplement C.5; DAAM).
@@ -199,10 +225,12 @@ class DiffusionBackbone:
             phrase: The class name inside it.
             seeds: One per image; an image depends on its own seed only, not on its batch.
             image_size: Side of the square images in pixels.
-            steps: DPM-Solver++ steps.
-            guidance: Classifier-free guidance scale.
+            steps: Steps of the sampler.
+            guidance: Classifier-free guidance scale; up to 1 there is no unconditional half.
             negative_prompt: Prompt of the unconditional half.
             min_attention_grid: Coarser cross-attention layers are left out of the attribution map.
+            sampler: What draws.
+            spacing: How its timesteps are spread (`GeneratorSpec.spacing`).
             on_step: Called with the number of steps done.
 
         Returns:
@@ -220,6 +248,7 @@ class DiffusionBackbone:
                 on_step(step + 1)
             return tensors
 
+        self._use_sampler(sampler, spacing)
         with self._tap("attn2", attribution.add):
             output = self.pipeline(
                 [prompt] * len(seeds),
@@ -230,10 +259,10 @@ class DiffusionBackbone:
                 guidance_scale=guidance,
                 # Noise is drawn on the CPU, so a seed gives the same picture on every device.
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-                output_type="pt",
+                output_type="latent",
                 callback_on_step_end=step_done,
             )
-        images = (output.images.float().clamp(0, 1) * 255).round().to(torch.uint8)
+        images = (self._decode(output.images) * 255).round().to(torch.uint8)
         return Samples(images.permute(0, 2, 3, 1).cpu(), attribution.mean().cpu())
 
     @torch.inference_mode()
@@ -421,6 +450,13 @@ class DiffusionBackbone:
             latents = latents + distribution.std * _draw_noise(latents, generator)
         return latents * vae.config.scaling_factor
 
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Pictures of scaled latents, float32 (B, 3, H, W) in [0, 1]."""
+        vae = self.pipeline.vae
+        decoder = next(vae.decoder.parameters())  # not the pipeline's own decoding, which takes the encoder's precision
+        pixels = vae.decode((latents / vae.config.scaling_factor).to(decoder.dtype), return_dict=False)[0]
+        return (pixels * 0.5 + 0.5).clamp(0, 1).float()
+
     def _add_noise(self, latents: Tensor, timestep: int, generator: torch.Generator) -> Tensor:
         """The forward process of DDPM, equation 4, with one draw of noise for all pictures.
 
@@ -429,10 +465,29 @@ class DiffusionBackbone:
         alpha = self.pipeline.scheduler.alphas_cumprod[timestep].to(latents)
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * _draw_noise(latents, generator)
 
-    def _denoise(self, noisy: Tensor, timestep: int, text: Tensor) -> None:
+    def _denoise(self, noisy: Tensor, timestep: int, text: PromptEmbedding) -> None:
         """One forward pass of the UNet, for the hooks' sake."""
-        times = torch.full((len(noisy),), timestep, device=noisy.device)
-        self.unet(noisy.to(self.unet.dtype), times, text.expand(len(noisy), -1, -1))
+        count = len(noisy)
+        times = torch.full((count,), timestep, device=noisy.device)
+        more: dict[str, Any] = {}
+        if text.pooled is not None:  # of XL, which was told the size of the picture and what was cut off of it
+            size = [length * self.latent_scale for length in noisy.shape[2:]]
+            sizes = torch.tensor([[*size, 0, 0, *size]], dtype=text.pooled.dtype, device=noisy.device)
+            more["added_cond_kwargs"] = {
+                "text_embeds": text.pooled.expand(count, -1),
+                "time_ids": sizes.expand(count, -1),
+            }
+        self.unet(noisy.to(self.unet.dtype), times, text.tokens.expand(count, -1, -1), **more)
+
+    def _use_sampler(self, sampler: Sampler, spacing: str | None = None) -> None:
+        """Let another sampler draw. What the network predicts and its noise schedule are its folder's."""
+        import diffusers
+
+        kind, settings = SAMPLERS[sampler]
+        if spacing is not None:
+            settings = {**settings, "timestep_spacing": spacing}
+        with quiet_libraries():  # each sampler warns of what is another one's
+            self.pipeline.scheduler = getattr(diffusers, kind).from_config(self._schedule, **settings)
 
     def _tap(self, kind: AttentionKind, sink: AttentionSink) -> AbstractContextManager[None]:
         """Give `sink` what every layer of a kind sees at every forward pass."""
@@ -465,9 +520,13 @@ class DiffusionBackbone:
             self._denoise(noisy, noising.timestep, text)
 
     def _block(self, layer: str, kind: AttentionKind) -> Any:
-        """The attention block of a layer."""
+        """The attention block of a layer; of a layer with several transformer blocks, as in XL, the first one's.
+
+        Another one is named in full, as ``up_blocks.0.attentions.1.transformer_blocks.9``.
+        """
         try:
-            return getattr(self.unet.get_submodule(layer).transformer_blocks[0], kind)
+            module = self.unet.get_submodule(layer)
+            return getattr(module.transformer_blocks[0] if hasattr(module, "transformer_blocks") else module, kind)
         except AttributeError as error:
             raise WeightsError(f"The UNet has no attention block {layer!r}; correct the profile.") from error
 

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.output import table
-from ovseg_cli.methods.catalogue import METHODS, check_method
+from ovseg_cli.methods.catalogue import METHODS, check_method, methods_of
 
 if TYPE_CHECKING:
     from ovseg_cli.profiles.specs import DenseDefaults
@@ -32,15 +32,20 @@ def methods(
     """List the methods that can segment, and where they come from; or one with its published settings.
 
     `auto` takes prototypes when every class has them, `hybrid` when some have them, and the profile's best otherwise.
+    With `--profile NAME`: those that it has the networks for.
     """
     if method is not None:
         _show_one(common, method)
         return
-    rows = [(name, f"{info.title}: {info.gist}", _source(name)) for name, info in METHODS.items()]
+    from ovseg_cli.profiles import get_profile
+
+    chosen = common.options.profile
+    known = tuple(METHODS) if chosen is None else methods_of(get_profile(chosen))
+    rows = [(name, f"{METHODS[name].title}: {METHODS[name].gist}", _source(name)) for name in known]
     common.out.result(
-        [_data(name) for name in METHODS],
+        [_data(name) for name in known],
         human=lambda: common.out.show(table(("method", "left"), ("how", "left"), ("source", "left"), rows=rows)),
-        quiet=list(METHODS),
+        quiet=known,
     )
 
 
@@ -51,6 +56,8 @@ def _source(name: str) -> str:
 
 
 def _data(name: str) -> dict[str, Any]:
+    from ovseg_cli.profiles import PROFILES
+
     info = METHODS[name]
     return {
         "name": name,
@@ -63,6 +70,7 @@ def _data(name: str) -> dict[str, Any]:
         "prototypes": info.matches_prototypes,
         "explained": info.explained,
         "package": METHODS.origin(name),
+        "profiles": [profile.name for profile in PROFILES.values() if name in methods_of(profile)],
     }
 
 

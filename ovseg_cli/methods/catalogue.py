@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from ovseg_cli.errors import MethodError, UsageError
 from ovseg_cli.methods import published
 from ovseg_cli.names import unknown_choice
-from ovseg_cli.profiles.specs import DenseDefaults
+from ovseg_cli.profiles.specs import DenseDefaults, Profile
 
 GROUP = "ovseg.methods"
 """The entry-point group of methods from other packages."""
@@ -306,6 +306,12 @@ METHODS = Catalogue(_OWN)
 def word_methods() -> tuple[str, ...]:
     """Names of the methods that need words only."""
     return tuple(name for name, method in METHODS.items() if method.reads_words)
+
+
+def methods_of(profile: Profile) -> tuple[str, ...]:
+    """Names of the methods that a profile has all networks for."""
+    has = {"clip", "generator"} | ({"proxy"} if profile.proxy_extractor is not None else set())
+    return tuple(name for name, method in METHODS.items() if has.issuperset(method.networks))
 
 
 def check_method(name: str) -> None:

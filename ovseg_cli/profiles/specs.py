@@ -10,13 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from ovseg_cli.errors import UsageError
 from ovseg_cli.names import did_you_mean
 from ovseg_cli.profiles.geometry import Geometry, short_side_size, unsquashed_size, whole_patches_size
+
+Sampler = Literal["dpmsolver++", "euler", "euler-ancestral", "lcm"]
+"""What takes a diffusion model from noise to a picture: DPM-Solver++ (multistep), Euler's method, the same with fresh
+noise in every step, or the steps of latent consistency models."""
 
 ExtractorKind = Literal["unet-query", "clip-key", "clip-token", "vit-key"]
 
@@ -30,6 +34,12 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 VAE_MEAN = VAE_STD = (0.5, 0.5, 0.5)
 """Every Stable Diffusion's autoencoder takes pictures in [-1, 1]."""
+
+LATER: Final = {"record": "where it is not the default"}
+"""Metadata of fields that came after stores had been made: at their default they stay out of records, so that a profile
+that does not use them keeps its digest."""
+FOR_PEOPLE: Final = {"record": "never"}
+"""Metadata of fields that change no answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +56,7 @@ class Weights:
         variant: diffusers' file variant (``"fp16"``), or None.
         licence: Licence of the weights.
         nbytes: Size of the download, about.
+        commercial: Whether the licence allows commercial use to everybody, without another contract.
     """
 
     part: str
@@ -57,6 +68,7 @@ class Weights:
     variant: str | None = None
     licence: str
     nbytes: int
+    commercial: bool = field(default=True, metadata=FOR_PEOPLE)
 
     @property
     def model_id(self) -> str:
@@ -69,12 +81,13 @@ class GeneratorSpec:
     """How support images are made (OVDiff, supplement C.5).
 
     Attributes:
-        weights: A folder that `diffusers.StableDiffusionPipeline` loads.
+        weights: A folder in diffusers' layout, of Stable Diffusion 1.x, 2.x or XL or what was distilled from them.
         image_size: Side of the square images, in pixels.
         prompt: Template with ``{name}`` and optionally ``{article}`` ("a" or "an").
         negative_prompt: What classifier-free guidance steers away from.
-        guidance: Classifier-free guidance scale.
-        steps: Steps of the DPM-Solver++ multistep scheduler.
+        guidance: Classifier-free guidance scale. Up to 1 there is none, as few-step models need it: one walk through
+            the network for each step instead of two, and no negative prompt.
+        steps: Steps of the sampler.
         count: Support images per class.
         seed: First image's seed; image i has seed + i, whatever the batch size.
         batch_size: Images generated at once.
@@ -93,6 +106,12 @@ class GeneratorSpec:
             the prompt's padding. AggSD finds the background by it.
         read_size: Side of the square at which given pictures are read for dense methods; None for `image_size`.
         phrase_size: The same for methods that look for class names in them; None for `read_size`.
+        sampler: What draws. What the network predicts (the noise, or "v"), and its noise schedule, are as its folder's
+            scheduler says.
+        spacing: How the sampler's timesteps are spread, in diffusers' words; None as the folder's scheduler says.
+
+    Raises:
+        ValueError: There is a negative prompt that nothing reads.
     """
 
     weights: Weights
@@ -115,6 +134,22 @@ class GeneratorSpec:
     idle_attention: Literal["start", "padding"] = "start"
     read_size: int | None = None
     phrase_size: int | None = None
+    sampler: Sampler = field(default="dpmsolver++", metadata=LATER)
+    spacing: Literal["leading", "trailing", "linspace"] | None = field(default=None, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        if self.negative_prompt and not self.guided:
+            raise ValueError(f"guidance {self.guidance:g} is none, so that nothing reads the negative prompt")
+
+    @property
+    def guided(self) -> bool:
+        """Whether it draws with classifier-free guidance, which takes two walks through the network for each step."""
+        return self.guidance > 1
+
+    @property
+    def walks(self) -> int:
+        """How often a class's support images go through the network until they are drawn."""
+        return self.count * self.steps * (2 if self.guided else 1)
 
     @property
     def reading_side(self) -> int:
@@ -453,6 +488,7 @@ class Profile:
         hybrid: How prototypes and words are weighed where some classes have prototypes and others do not.
         proxy: Name of the extractor whose network lends its features to ProxyCLIP; None for a profile without one.
         domain: What the models know where that is less than photographs; None for models that know these.
+        table: For people: which published table it is for, or why there is none.
     """
 
     name: str
@@ -467,6 +503,7 @@ class Profile:
     hybrid: HybridSpec = HybridSpec()
     proxy: str | None = None
     domain: DomainSpec | None = None
+    table: str = field(default="", metadata=FOR_PEOPLE)
 
     @property
     def weights(self) -> tuple[Weights, ...]:
@@ -522,12 +559,30 @@ class Profile:
 
     def record(self) -> dict[str, Any]:
         """The whole profile as JSON-able values (kept in the store and in every run.json)."""
-        return json.loads(json.dumps(asdict(self)))
+        return json.loads(json.dumps(_recorded(self)))
+
+    @property
+    def commercial(self) -> bool:
+        """Whether all licences of the default ensemble allow commercial use."""
+        return all(w.commercial for w in self.weights)
 
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of `record`."""
         return digest_of(self.record())
+
+
+def _recorded(value: Any) -> Any:
+    """What `dataclasses.asdict` gives, less the fields that their metadata keep out of records."""
+    if isinstance(value, (tuple, list)):
+        return [_recorded(item) for item in value]
+    if not is_dataclass(value):
+        return value
+    return {
+        f.name: _recorded(getattr(value, f.name))
+        for f in fields(value)
+        if f.metadata != FOR_PEOPLE and not (f.metadata == LATER and getattr(value, f.name) == f.default)
+    }
 
 
 def bundled_revision(folder: Path) -> str:

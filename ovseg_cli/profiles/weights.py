@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovseg_cli.errors import WeightsError
+from ovseg_cli.names import listed
 from ovseg_cli.profiles.mini import MINI
 from ovseg_cli.profiles.registry import PROFILES, get_profile
 from ovseg_cli.profiles.sd15 import SD15
@@ -31,6 +32,7 @@ class WeightsStatus:
         path: The folder, when present.
         nbytes: Size of the download, about.
         fetch_hint: The command that fetches them; empty when present.
+        commercial: Whether the licence allows commercial use to everybody.
     """
 
     part: str
@@ -41,18 +43,24 @@ class WeightsStatus:
     path: Path | None
     nbytes: int
     fetch_hint: str
+    commercial: bool = True
 
 
-def fetch_command(weights: Weights) -> str:
-    """The shell command that downloads these weights, with what is needed beside them, into the hub's cache."""
-    for profile in PROFILES.values():
-        if weights in profile.weights:
-            return f"ovseg pull --profile {profile.name}"
-        for extractor in profile.extra_extractors:
+def fetch_command(weights: Weights, profile: Profile | None = None) -> str:
+    """The shell command that downloads these weights, with what is needed beside them, into the hub's cache.
+
+    Args:
+        weights: What to fetch.
+        profile: Whose weights they are; None for the first that has them.
+    """
+    for known in (() if profile is None else (profile,)) + tuple(PROFILES.values()):
+        if weights in known.weights:
+            return f"ovseg pull --profile {known.name}"
+        for extractor in known.extra_extractors:
             if extractor.weights == weights:
-                return f"ovseg pull --profile {profile.name} --extractors {extractor.name}"
-        if weights == profile.regions.sam:
-            return f"ovseg pull --profile {profile.name} --mask-method sam"
+                return f"ovseg pull --profile {known.name} --extractors {extractor.name}"
+        if weights == known.regions.sam:
+            return f"ovseg pull --profile {known.name} --mask-method sam"
     return "ovseg pull --profile NAME"
 
 
@@ -87,8 +95,12 @@ def _needed_files(weights: Weights) -> list[str]:
     return [weights.marker, *needed]
 
 
-def require_weights(weights: Weights) -> Path:
+def require_weights(weights: Weights, profile: Profile | None = None) -> Path:
     """The folder that holds these weights. Never uses the network: gigabytes are fetched only by `ovseg pull`.
+
+    Args:
+        weights: What to find.
+        profile: As `fetch_command` takes it.
 
     Raises:
         WeightsError: They are not on this machine.
@@ -102,22 +114,23 @@ def require_weights(weights: Weights) -> Path:
         )
     raise WeightsError(
         f"The weights of {weights.repo} (about {weights.nbytes / 1e9:.1f} GB) are not on this machine, and nothing is "
-        f"downloaded unasked. Fetch them once with a network: {fetch_command(weights)}"
+        f"downloaded unasked. Fetch them once with a network: {fetch_command(weights, profile)}"
     )
 
 
-def fetch_weights(weights: Weights, *, offline: bool = False) -> Path:
+def fetch_weights(weights: Weights, *, offline: bool = False, profile: Profile | None = None) -> Path:
     """The folder that holds these weights, downloading them when they are absent.
 
     Args:
         weights: What to find or fetch.
         offline: Look on this machine only.
+        profile: As `fetch_command` takes it.
 
     Raises:
         WeightsError: They are not here and cannot be (or, with `offline`, must not be) downloaded.
     """
     if offline or weights.bundled is not None or find_weights(weights) is not None:
-        return require_weights(weights)
+        return require_weights(weights, profile)
     from huggingface_hub import snapshot_download
 
     log.warning("Downloading %s (about %.1f GB, %s).", weights.repo, weights.nbytes / 1e9, weights.licence)
@@ -126,22 +139,24 @@ def fetch_weights(weights: Weights, *, offline: bool = False) -> Path:
     except Exception as error:  # the hub client raises a dozen unrelated types; each means "not fetched"
         raise WeightsError(
             f"Could not download {weights.repo} ({type(error).__name__}: {_first_line(error)}). "
-            f"Check the network and try again: {fetch_command(weights)} (or copy a hub cache here and set HF_HOME)."
+            f"Check the network and try again: {fetch_command(weights, profile)} "
+            "(or copy a hub cache here and set HF_HOME)."
         ) from error
     folder = find_weights(weights)
     if folder is None:  # without a network, the hub client hands back what an interrupted download left
         raise WeightsError(
             f"The download of {weights.repo} is incomplete. Check the network and try again, "
-            f"or fetch it with: {fetch_command(weights)}"
+            f"or fetch it with: {fetch_command(weights, profile)}"
         )
     return folder
 
 
-def weights_status(parts: Iterable[Weights]) -> list[WeightsStatus]:
+def weights_status(parts: Iterable[Weights], profile: Profile | None = None) -> list[WeightsStatus]:
     """Status of sets of weights. Never uses the network.
 
     Args:
         parts: The weights, such as `Profile.weights`.
+        profile: As `fetch_command` takes it.
     """
     states = []
     for weights in parts:
@@ -155,7 +170,8 @@ def weights_status(parts: Iterable[Weights]) -> list[WeightsStatus]:
                 present=folder is not None,
                 path=folder,
                 nbytes=weights.nbytes,
-                fetch_hint=fetch_command(weights) if folder is None else "",
+                fetch_hint=fetch_command(weights, profile) if folder is None else "",
+                commercial=weights.commercial,
             )
         )
     return states
@@ -164,8 +180,9 @@ def weights_status(parts: Iterable[Weights]) -> list[WeightsStatus]:
 def resolve_profile(name: str | None = None) -> Profile:
     """The profile for a new store: the named one, else one whose weights are on this machine, else `mini`.
 
-    Without a name, a warning says what was taken, and what the other set would cost: `mini` knows pictograms only, and
-    the others take long without a GPU. Nothing is downloaded.
+    Of several that are here, the first in the order of `PROFILES` is taken. One whose licences forbid commercial use is
+    never taken unasked. Without a name, a warning says what was taken, and what the other set would cost: `mini` knows
+    pictograms only, and the others take long without a GPU. Nothing is downloaded.
 
     Args:
         name: An explicit choice (``--profile``), or None.
@@ -175,29 +192,32 @@ def resolve_profile(name: str | None = None) -> Profile:
     """
     if name is not None:
         return get_profile(name)
-    here = next((p for p in PROFILES.values() if not p.bundled and all(map(find_weights, p.weights))), None)
-    if here is not None:
+    here = [p for p in PROFILES.values() if not p.bundled and p.commercial and all(map(find_weights, p.weights))]
+    if here:
+        first, *others = here
         log.warning(
-            "This store uses the profile %s, whose weights are on this machine (%s). "
+            "This store uses the profile %s, %s on this machine (%s). %s"
             "To try ovseg out on the bundled mini models instead: ovseg --profile mini --store DIR …",
-            here.name,
-            _time_a_class(),
+            first.name,
+            "the first in `ovseg profiles` of those whose weights are" if others else "whose weights are",
+            _time_a_class(first),
+            f"Here are also {listed([p.name for p in others])}: --profile NAME takes one. " if others else "",
         )
-        return here
+        return first
     log.warning(
         "THIS STORE USES THE BUNDLED MINI MODELS. They know 44 pictograms (cat, dog, car, …) and nothing else: use "
         "them to try ovseg out, not on photographs. For photographs there is the profile sd15: a download of %s GB, "
         "which stay on the disk, and %s. Fetch it with %s, and make another store with: "
         "ovseg --profile sd15 --store DIR …",
         f"{sum(w.nbytes for w in SD15.weights) / 1e9:.1f}",
-        _time_a_class(),
+        _time_a_class(SD15),
         fetch_command(SD15.weights[0]),
     )
     return MINI
 
 
-def _time_a_class() -> str:
-    """How long `add-class` takes here with Stable Diffusion 1.5, as far as anybody has measured it.
+def _time_a_class(profile: Profile) -> str:
+    """How long `add-class` takes here, as far as anybody has measured it: with Stable Diffusion 1.5.
 
     32 images of 30 steps are 1,920 walks through its UNet of 0.8 trillion operations each. An H200 was done in 30 s.
     """
@@ -205,6 +225,9 @@ def _time_a_class() -> str:
 
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         return "hours for each class on this machine, which has no GPU that ovseg can use"
+    if profile != SD15:
+        walks = f"{profile.generator.walks:,} walks through its network of unmeasured time"
+        return f"{walks} for each class; as many through that of sd15 take half a minute on a large GPU (an H200)"
     return "for each class half a minute on a large GPU (an H200), minutes on a small one"
 
 

@@ -148,6 +148,7 @@ def plan_class(
         "count": plan.count,
         "steps": plan.steps,
         "guidance": generator.guidance,
+        "sampler": generator.sampler,
         "image_size": generator.image_size,
         "seeds": [plan.seed, plan.seed + plan.count - 1],
     }
@@ -350,6 +351,7 @@ def _generate(models: Models, plan: _Plan, kind: ClassKind, tell: Callable[[Prog
         "count": plan.count,
         "steps": plan.steps,
         "guidance": generator.guidance,
+        "sampler": generator.sampler,
         "image_size": generator.image_size,
         "batch_size": plan.batch_size,
         **_mask_facts(cutouts.record),
@@ -391,6 +393,8 @@ def _draw(models: Models, plan: _Plan, kind: ClassKind, tell: Callable[[Progress
             guidance=generator.guidance,
             negative_prompt=generator.negative_prompt,
             min_attention_grid=generator.min_attention_grid,
+            sampler=generator.sampler,
+            spacing=generator.spacing,
             on_step=on_step,
         )
         support = _judge(support, seeds, batch.images.numpy(), batch.attribution.numpy(), kind)

@@ -340,10 +340,11 @@ def test_emphasis_moves_the_phrases_tokens_and_no_others(backbone, monkeypatch):
     for emphasis in (1.0, 1.5):
         prompt_attention(backbone, random_pictures(1, 64, 64), [TWO], emphasis=emphasis)
     places = [5, 6, 7, 11]  # <start> a photo of a chocolate glazed donut , and a dog <end>
-    empty = backbone.prompts.empty()
-    torch.testing.assert_close(seen[1][:, places] - empty[:, places], 1.5 * (seen[0][:, places] - empty[:, places]))
+    empty = backbone.prompts.empty().tokens
+    first, second = (one.tokens for one in seen)
+    torch.testing.assert_close(second[:, places] - empty[:, places], 1.5 * (first[:, places] - empty[:, places]))
     others = [i for i in range(24) if i not in places]
-    assert torch.equal(seen[1][:, others], seen[0][:, others])
+    assert torch.equal(second[:, others], first[:, others])
 
 
 def test_a_list_of_names_that_the_prompt_cuts_off_is_refused_before_anything_runs(backbone):

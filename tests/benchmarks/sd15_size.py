@@ -33,8 +33,8 @@ def checked(values: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def features(name: str, device: str) -> Job:
     """Features of one picture by one extractor."""
-    from tests.benchmarks.sd15_models import RandomModels
     from tests.mini import random_pictures
+    from tests.true_models import RandomModels
 
     models = RandomModels(device)
     (extractor,) = models.profile.pick_extractors([name])
@@ -52,8 +52,8 @@ def whole_unet(device: str) -> Job:
     """The VAE's encoder and all of the UNet for one picture: nothing is read, and nothing is left out."""
     import torch
 
-    from tests.benchmarks.sd15_models import RandomModels
     from tests.mini import random_pictures
+    from tests.true_models import RandomModels
 
     pipeline = RandomModels(device).generator.pipeline
     text = pipeline.encode_prompt("", device, 1, False)[0]
@@ -69,7 +69,7 @@ def whole_unet(device: str) -> Job:
 
 def generating(device: str) -> Job:
     """One support image and its attribution map."""
-    from tests.benchmarks.sd15_models import RandomModels
+    from tests.true_models import RandomModels
 
     models = RandomModels(device)
     spec, backbone = models.profile.generator, models.generator
@@ -95,7 +95,7 @@ def sampling(device: str) -> Job:
     """The same image by the pipeline alone."""
     import torch
 
-    from tests.benchmarks.sd15_models import RandomModels
+    from tests.true_models import RandomModels
 
     models = RandomModels(device)
     spec, pipeline = models.profile.generator, models.generator.pipeline
@@ -122,9 +122,9 @@ def segmenting(crops_at_once: int | None, device: str) -> Job:
 
     from ovseg_cli.segmentation import segmenter, task
     from ovseg_cli.segmentation.options import SegmentOptions
-    from tests.benchmarks.sd15_models import RandomModels
     from tests.benchmarks.stores import RandomPrototypes
     from tests.mini import random_pictures
+    from tests.true_models import RandomModels
 
     if crops_at_once is not None:
         task.MAX_CROPS_AT_ONCE = crops_at_once

@@ -35,6 +35,12 @@ class RandomPrototypes:
     def get_class(self, name: str) -> RandomClass:
         return RandomClass(name, tuple(self._dims))
 
+    def cached_texts(self, _key: str, _texts: Sequence[str]) -> dict[str, np.ndarray]:
+        return {}
+
+    def keep_texts(self, _key: str, _vectors: Mapping[str, np.ndarray]) -> None:
+        """Nothing is kept."""
+
     def prototypes(self, names: Sequence[str] | None, extractor: str) -> PrototypeBlock:
         chosen = self._names if names is None else tuple(names)
         count = 2 * PER_ROLE * len(chosen)

@@ -24,10 +24,10 @@ def random_clip(device: str) -> ClipBackbone:
     """The same weights in every process."""
     import torch
 
-    from tests.benchmarks.sd15_models import clip_b16
+    from tests.true_models import clip
 
     torch.manual_seed(0)
-    return clip_b16(device, torch.float32)
+    return clip("ViT-B-16-quickgelu", device, torch.float32)
 
 
 def every_place(device: str) -> Job:

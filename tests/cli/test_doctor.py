@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from ovseg_cli.profiles import PROFILES
+
 
 @pytest.fixture(autouse=True)
 def no_torch(monkeypatch):
@@ -83,7 +85,7 @@ def test_a_store_that_cannot_be_opened_is_damaged(cli, own_world):
 
 
 def test_profiles(cli):
-    [mini, sd15] = cli("profiles", "--json").data
+    [mini, sd15, *_] = cli("profiles", "--json").data
     assert (mini["name"], mini["ready"]) == ("mini", True)
     assert (sd15["name"], sd15["ready"]) == ("sd15", False)
     assert {weights["part"] for weights in sd15["weights"]} == {"diffusion", "clip", "dino"}
@@ -92,11 +94,13 @@ def test_profiles(cli):
 
 
 def test_profiles_for_a_person(cli):
-    result = cli("profiles")
-    assert "mini  ready" in result.stdout
+    lines = cli("profiles").stdout.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith(("mini", "sd15"))] == ["here", "missing"]
+    assert "mini  ready" in cli("profiles", "mini").stdout
+    result = cli("profiles", "sd15")
     assert "sd15  weights are missing" in result.stdout
     assert "fetch them: ovseg pull --profile sd15" in result.stderr
-    assert cli("profiles", "-q").stdout == "mini\nsd15\n"
+    assert cli("profiles", "-q").stdout == "".join(f"{name}\n" for name in PROFILES)
 
 
 def test_pull_offline_names_what_is_missing(cli):

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from ovseg_cli.errors import NoDefaultStoreError
+from ovseg_cli.profiles import PROFILES
 from ovseg_cli.store import default_store_path
 from tests.cli.conftest import REPOSITORY, Process
 from tests.runs.conftest import paint
@@ -54,7 +55,7 @@ class TestWithoutAHome:
     def test_what_needs_none_works_and_says_nothing_of_it(self, homeless, here):
         result = homeless(*score(here))
         assert (result.exit_code, result.stdout, result.stderr) == (0, "1.000\n", "")
-        assert homeless("profiles", "-q").stdout == "mini\nsd15\n"
+        assert homeless("profiles", "-q").stdout == "".join(f"{name}\n" for name in PROFILES)
 
     def test_doctor_says_what_is_lacking(self, homeless):
         result = homeless("doctor")

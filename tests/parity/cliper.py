@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from ovseg_cli.backbones.attention import AttentionLayer
 from ovseg_cli.profiles import get_profile
-from tests.benchmarks.sd15_models import clip_tokenizer
 from tests.mini import SD15_UNET
 from tests.parity.clip_family import Tower
 from tests.parity.inputs import fill, noise, uniform
+from tests.true_models import clip_tokenizer
 
 Width = Literal["narrow", "true"]
 

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tests.benchmarks.sd15_models import clip_tokenizer
 from tests.mini import SD15_UNET
 from tests.parity.file_inputs import photographs
 from tests.parity.inputs import Floats, fill, golden, noise, parameter
+from tests.true_models import clip_tokenizer
 
 # --------------------------------------------------------------------------- photographs and classes
 

@@ -15,9 +15,9 @@ from ovseg_cli.backbones.unet import DiffusionBackbone
 from ovseg_cli.backbones.vit import VitBackbone
 from ovseg_cli.models import Models
 from ovseg_cli.profiles import ExtractorSpec, Weights, get_profile
-from tests.benchmarks.sd15_models import clip_tokenizer
 from tests.mini import SD15_UNET
 from tests.parity.inputs import Floats, fill, parameter
+from tests.true_models import clip_tokenizer
 
 Size = Literal["true", "narrow"]
 

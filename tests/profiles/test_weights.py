@@ -12,6 +12,7 @@ from ovseg_cli.backbones.phrases import phrase_token_positions
 from ovseg_cli.errors import UsageError, WeightsError
 from ovseg_cli.models import Models
 from ovseg_cli.profiles import fetch_weights, find_weights, get_profile, resolve_profile, weights_status
+from ovseg_cli.profiles.weights import fetch_command
 from ovseg_cli.prototypes.build import SupportSettings, build_class
 from tests.mini import (
     MINI_FOLDER,
@@ -250,6 +251,36 @@ def test_a_set_whose_weights_are_here_is_taken_and_told(full_cache, no_download,
     (record,) = caplog.records
     assert "the profile sd15, whose weights are on this machine" in record.getMessage()
     assert "--profile mini" in record.getMessage()
+
+
+def test_of_several_sets_that_are_here_the_first_is_taken_and_the_others_are_told(no_download, caplog, monkeypatch):
+    here = {"cliper-l", "cliper-b"}
+    parts = {weights for name in here for weights in get_profile(name).weights}
+    monkeypatch.setattr("ovseg_cli.profiles.weights.find_weights", lambda weights: weights in parts)
+    assert resolve_profile().name == "cliper-l"
+    (record,) = caplog.records
+    assert (
+        "the profile cliper-l, the first in `ovseg profiles` of those whose weights are on this" in record.getMessage()
+    )
+    assert "Here are also cliper-b: --profile NAME takes one." in record.getMessage()
+
+
+@pytest.mark.parametrize("name", ["turbo", "langseg"])
+def test_a_set_that_must_not_be_used_commercially_is_never_taken_unasked(no_download, monkeypatch, name):
+    parts = get_profile(name).weights
+    monkeypatch.setattr("ovseg_cli.profiles.weights.find_weights", lambda weights: weights in parts)
+    assert resolve_profile() is MINI
+    assert resolve_profile(name).name == name
+
+
+def test_the_command_that_fetches_weights_is_that_of_the_profile_at_hand(cache):
+    small = get_profile("cliper-b")
+    assert fetch_command(CLIP) == PULL
+    assert fetch_command(CLIP, small) == "ovseg pull --profile cliper-b"
+    assert fetch_command(DINO, small) == "ovseg pull --profile cliper-b --extractors dino"
+    assert fetch_command(MAE, small) == f"{PULL} --extractors mae"
+    with pytest.raises(WeightsError, match=r"ovseg pull --profile cliper-b$"):
+        _ = Models(small, "cpu").clip
 
 
 def test_a_set_of_which_something_is_missing_is_not_here(cache, sources, no_download):

@@ -236,6 +236,8 @@ def test_settings_reach_the_generator_and_the_record():
     assert call["image_size"] == MINI.generator.image_size
     assert call["negative_prompt"] == MINI.generator.negative_prompt
     assert call["min_attention_grid"] == MINI.generator.min_attention_grid
+    assert (call["sampler"], call["spacing"]) == ("dpmsolver++", None)
+    assert record.settings["sampler"] == "dpmsolver++"
     assert [s.seed for s in record.supports] == [7, 8, 9, 10]
     assert {s.prompt for s in record.supports} == {"an apple on a table"}
     assert record.seed == 7
@@ -284,7 +286,8 @@ def test_the_plan_says_what_is_then_done():
     record = build_class(models, "猫", settings)
     assert plan["prompt"] == "my 猫" == record.supports[0].prompt
     assert plan["seeds"] == [5, 7] == [record.supports[0].seed, record.supports[-1].seed]
-    for key in ("prompt", "negative_prompt", "count", "steps", "guidance", "image_size", "batch_size", "parts"):
+    drawn = ("prompt", "negative_prompt", "count", "steps", "guidance", "sampler", "image_size", "batch_size", "parts")
+    for key in drawn:
         assert plan[key] == record.settings[key]
     assert plan["extractors"] == [e.name for e in record.extractors]
     json.dumps(plan)
