@@ -14,9 +14,9 @@ from PIL import Image
 from examples.ablation.rows import GROUP_NAMES, Group, Prefilter, Setting, groups
 from examples.ablation.scoring import Choice, Shortlists, Study, extract, filtered_share, working_picture
 from examples.ablation.supports import Classes, Pool, RememberingModels, build_pools
-from examples.mini_pack.glyphs import GlyphSet
+from examples.mini_pack.glyphs import TWEMOJI, GlyphSet
 from examples.mini_pack.vocabulary import LABEL_IDS, LABEL_NAMES, STUFF_NAMES, find_thing
-from examples.pictograms.render import FOCUS, TWEMOJI
+from examples.pictograms.render import FOCUS
 from examples.pictograms.scenes import Part, render_set
 from ovseg_cli.evaluation.confusion import ConfusionMatrix
 from ovseg_cli.evaluation.metrics import class_iou, mean_iou

@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from diffusers import AutoencoderKL
@@ -151,8 +151,8 @@ class Work:
             if end is not None and schedule is not None:
                 shares = [self.recipe.shares.get(name, 1.0) for name in left]
                 offered = max(0.0, end - time.monotonic()) * shares[0] / sum(shares)
-                timed = replace(schedule, seconds=self.seconds(stage, offered))
-                self.recipe = replace(self.recipe, **{stage: timed})
+                timed: dict[str, Any] = {stage: replace(schedule, seconds=self.seconds(stage, offered))}
+                self.recipe = replace(self.recipe, **timed)
             try:
                 _STAGES[stage](self, clock)
             except Stopped:
@@ -342,14 +342,12 @@ def write_pack(work: Work, out: Path) -> None:
 
 def describe_pack(out: Path) -> None:
     """Write ``digests.json``: for each part its revision and its bytes, as a profile names them; and tell them."""
-    parts = {
-        folder.name: {"revision": bundled_revision(folder), "nbytes": pack_size(folder)}
-        for folder in sorted(out.iterdir())
-        if folder.is_dir()
-    }
+    parts: dict[str, dict[str, str | int]] = {}
+    for folder in sorted(path for path in out.iterdir() if path.is_dir()):
+        revision, nbytes = bundled_revision(folder), pack_size(folder)
+        parts[folder.name] = {"revision": revision, "nbytes": nbytes}
+        print(f"{folder}: {revision}, {nbytes / 1e6:.1f} MB", file=sys.stderr)
     write_json(out / "digests.json", parts)
-    for name, part in parts.items():
-        print(f"{out / name}: {part['revision']}, {part['nbytes'] / 1e6:.1f} MB", file=sys.stderr)
 
 
 def close(work: Work, out: Path) -> bool:

@@ -21,7 +21,7 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,7 +178,7 @@ class _Steps(StepsBase[Batch]):
         return self._draw(torch.Generator().manual_seed(self._seed * 1_000_003 + step))
 
 
-def batches(draw: Draw, schedule: Schedule, first: int, *, pinned: bool = False) -> Iterator[Batch]:
+def batches(draw: Draw, schedule: Schedule, first: int, *, pinned: bool = False) -> Generator[Batch]:
     """Prepare batches in the order of their steps.
 
     Args:
