@@ -138,9 +138,9 @@ class Common:
 
     def profile_of(self, store: Store) -> Profile:
         """The profile that `store` was made with."""
-        from ovseg_cli.profiles import get_profile
+        from ovseg_cli.profiles import profile_of
 
-        return get_profile(store.profile_name)
+        return profile_of(store)
 
     def load_models(self, profile: Profile, *, precision: Precision | None = None) -> Models:
         """Load the networks of `profile` onto the device that was asked for.
@@ -358,7 +358,11 @@ class OvsegGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The commands in the order of registration, which is the order of use."""
-        return list(self.commands)
+        return sorted(self.commands, key=_registered.index)
+
+
+_registered: list[str] = []
+"""The names of commands and groups in the order of registration; typer puts all groups last."""
 
 
 def root_callback(app: typer.Typer, *, examples: Sequence[str]) -> Callable[[Callable[[], None]], Callable[[], None]]:
@@ -381,6 +385,68 @@ def root_callback(app: typer.Typer, *, examples: Sequence[str]) -> Callable[[Cal
     return register
 
 
+class OvsegSubgroup(OvsegGroup):
+    """A command with commands of its own, which does something by itself too."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Read what stands between its name and that of the command; whether JSON is wanted is known already."""
+        return TyperGroup.make_context(self, info_name, args, parent, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it, or the command."""
+        return TyperGroup.invoke(self, ctx)
+
+
+def group(app: typer.Typer, name: str, *, examples: Sequence[str], function: Callable[..., None]) -> typer.Typer:
+    """Register a command that has commands of its own, and does `function` when none is named.
+
+    Args:
+        app: where to register.
+        name: the command's name as typed.
+        examples: command lines for the help.
+        function: the body, as `command` takes it.
+
+    Returns:
+        Where its commands are registered.
+    """
+    own = typer.Typer(
+        cls=OvsegSubgroup, context_settings={"help_option_names": ["-h", "--help"]}, rich_markup_mode="rich"
+    )
+
+    def run(ctx: typer.Context, **values: Any) -> None:
+        before = ctx.obj if isinstance(ctx.obj, Globals) else Globals()
+        ctx.obj = before.merged(_take_globals(dict(values)))
+        if ctx.invoked_subcommand is None:
+            _run(ctx, function, values)
+
+    _dress(run, function, [_CONTEXT, *_own_parameters(function), *_global_parameters(root=False)])
+    _registered.append(name)
+    own.callback(invoke_without_command=True, help=_help_of(function, examples))(run)
+    app.add_typer(own, name=name)
+    return own
+
+
+def _run(ctx: typer.Context, function: Callable[..., None], values: dict[str, Any]) -> None:
+    """Do what a command is there for."""
+    before = ctx.obj if isinstance(ctx.obj, Globals) else Globals()
+    options = before.merged(_take_globals(values))
+    common = _begin(options)
+    with signals.working(), _endings(common.out):
+        _require_current_folder()
+        # A shell leaves the ~ of '~/x' and of --gt=~/x alone.
+        given = {name: expanded(value) if isinstance(value, Path) else value for name, value in values.items()}
+        function(common, **given)
+
+
+def _own_parameters(function: Callable[..., None]) -> list[inspect.Parameter]:
+    """The parameters of a body behind its `Common`, as typer reads them."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    return [
+        parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in list(inspect.signature(function).parameters.values())[1:]
+    ]
+
+
 def command(
     app: typer.Typer, name: str, *, examples: Sequence[str]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -397,21 +463,10 @@ def command(
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         def run_command(ctx: typer.Context, **values: Any) -> None:
-            before = ctx.obj if isinstance(ctx.obj, Globals) else Globals()
-            options = before.merged(_take_globals(values))
-            common = _begin(options)
-            with signals.working(), _endings(common.out):
-                _require_current_folder()
-                # A shell leaves the ~ of '~/x' and of --gt=~/x alone.
-                given = {name: expanded(value) if isinstance(value, Path) else value for name, value in values.items()}
-                function(common, **given)
+            _run(ctx, function, values)
 
-        hints = typing.get_type_hints(function, include_extras=True)
-        own = [
-            parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
-            for parameter in list(inspect.signature(function).parameters.values())[1:]
-        ]
-        _dress(run_command, function, [_CONTEXT, *own, *_global_parameters(root=False)])
+        _dress(run_command, function, [_CONTEXT, *_own_parameters(function), *_global_parameters(root=False)])
+        _registered.append(name)
         app.command(name, cls=OvsegCommand, help=_help_of(function, examples))(run_command)
         return function
 

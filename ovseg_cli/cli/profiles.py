@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from ovseg_cli.cli.common import Common, command
+from ovseg_cli.cli.common import Common, command, group
+from ovseg_cli.cli.complete import complete_profile
 from ovseg_cli.cli.options import ExtractorsOpt, MaskMethodOpt, split_names
 from ovseg_cli.cli.output import file_size, table
 from ovseg_cli.errors import UsageError
@@ -20,32 +23,78 @@ _SHOWN_REVISION = 12
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
-    command(app, "profiles", examples=("ovseg profiles", "ovseg profiles --json"))(profiles)
+    own = group(
+        app,
+        "profiles",
+        examples=("ovseg profiles", "ovseg profiles --json", "ovseg profiles new my.toml --from sd15"),
+        function=profiles,
+    )
+    command(own, "new", examples=("ovseg profiles new my.toml", "ovseg profiles new my.toml --from mini"))(new)
     command(
         app,
         "pull",
-        examples=("ovseg pull", "ovseg pull --profile sd15", "ovseg pull --profile sd15 --extractors sd,clip,dinov2"),
+        examples=(
+            "ovseg pull",
+            "ovseg pull --profile sd15",
+            "ovseg pull --profile sd15 --extractors sd,clip,dinov2",
+            "ovseg pull --profile my.toml",
+        ),
     )(pull)
 
 
 def profiles(common: Common) -> None:
     """List the model sets and where their weights are.
 
-    With hub ids, pinned revisions, licences and sizes, and the feature extractors that `--extractors` takes. A store
-    keeps the profile that it was made with.
+    With hub ids, pinned revisions, licences and sizes, and the feature extractors that `--extractors` takes. Those of
+    your own are the files in the folder `profiles` of your configuration folder, see `ovseg config path`. A store keeps
+    the profile that it was made with.
     """
     from ovseg_cli.profiles import PROFILES, weights_status
+    from ovseg_cli.profiles.own import own_profiles
 
     out = common.out
-    known = [(profile, weights_status(profile.weights)) for profile in PROFILES.values()]
+    readings, broken = own_profiles()
+    every = [*PROFILES.values(), *(reading.profile for reading in readings)]
+    known = [(profile, weights_status(profile.weights)) for profile in every]
 
     def human() -> None:
         for number, (profile, states) in enumerate(known):
             if number:
                 out.line()
             _show_profile(common, profile, states)
+        for path, why in broken.items():
+            out.line()
+            out.line((path.stem, "bold"), ("  cannot be used", "red"))
+            out.line((why, "dim"))
 
-    out.result([profile_data(*pair) for pair in known], human=human, quiet=list(PROFILES))
+    data = [*(profile_data(*pair) for pair in known), *({"name": p.stem, "error": why} for p, why in broken.items())]
+    out.result(data, human=human, quiet=[profile.name for profile in every])
+
+
+def new(
+    common: Common,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, called NAME.toml.")],
+    start: Annotated[
+        str,
+        typer.Option("--from", metavar="NAME", autocompletion=complete_profile, help="The profile to start from."),
+    ] = "sd15",
+) -> None:
+    """Write a profile of your own, to be changed as you like.
+
+    Every field is explained where it first stands. `ovseg --profile FILE` takes it from then on. In the folder
+    `profiles` of your configuration folder (see `ovseg config path`) it is found by its name, without `.toml`.
+    """
+    from ovseg_cli.profiles import get_profile
+    from ovseg_cli.profiles.own import write_profile
+
+    write_profile(file, get_profile(start))
+    out = common.out
+
+    def human() -> None:
+        out.line(str(file), copyable=True)
+        out.hint(f"change what you like, then: ovseg pull --profile {shlex.quote(str(file))}", copyable=True)
+
+    out.result({"file": str(file), "from": start}, human=human, quiet=[str(file)])
 
 
 def pull(
@@ -58,10 +107,13 @@ def pull(
     Takes `--profile NAME` (default: sd15). They land in the hub's cache (`HF_HOME`), where `--offline` finds them.
     With `--extractors`: what those need, instead of the profile's own ensemble, beside the models that draw and that
     read class names. With `--mask-method sam`: SAM's too.
+    What a profile of your own leaves open is pinned beside its file, as NAME.lock.toml.
     """
     from ovseg_cli.profiles import fetch_weights, get_profile, weights_status
 
-    profile = get_profile(common.options.profile or "sd15")
+    name = common.options.profile or "sd15"
+    pinned = _pin(common, name)
+    profile = get_profile(name) if pinned is None else pinned
     parts = profile.weights_for(profile.pick_extractors(split_names(extractors) or None))
     if mask_method == "sam":
         if profile.regions.sam is None:
@@ -69,6 +121,8 @@ def pull(
         parts += (profile.regions.sam,)
     for weights in parts:
         fetch_weights(weights, offline=common.options.offline)
+    if pinned is not None:
+        profile = get_profile(name)  # with what the models themselves tell, now that they are here
     states = weights_status(parts)
     common.out.result(
         profile_data(profile, states),
@@ -77,16 +131,36 @@ def pull(
     )
 
 
+def _pin(common: Common, name: str) -> Profile | None:
+    """A profile of the user's own with its revisions pinned; None for one of ovseg's.
+
+    Its weights may not be here yet, so that the shapes of features may be unknown.
+    """
+    from ovseg_cli.profiles import PROFILES
+    from ovseg_cli.profiles.own import file_of, look_up_missing, pin_profile
+
+    file = None if name in PROFILES else file_of(name)
+    if file is None:
+        return None
+    lock = pin_profile(file, offline=common.options.offline)
+    if lock is not None:
+        common.out.note(f"The revisions that {file.name} leaves open are pinned in {lock}.")
+    return look_up_missing(file, offline=common.options.offline)
+
+
 def _show_profile(common: Common, profile: Profile, states: list[WeightsStatus]) -> None:
     out = common.out
-    here = all(state.present for state in states)
+    here = all(state.present for state in states) and all(extractor.dim for extractor in profile.extractors)
     out.line((profile.name, "bold"), ("  ready" if here else "  weights are missing", "green" if here else "yellow"))
-    out.line((profile.summary, "dim"))
+    if profile.source is not None:
+        out.line((profile.source, "dim"), copyable=True)
+    if profile.summary:
+        out.line((profile.summary, "dim"))
     rows = [
         (
             state.part,
             "here" if state.present else "missing",
-            file_size(state.nbytes),
+            file_size(state.nbytes) if state.nbytes else "",
             Text.assemble(state.repo, "\n", (_details(state), "dim")),
         )
         for state in states
@@ -105,7 +179,7 @@ def _show_profile(common: Common, profile: Profile, states: list[WeightsStatus])
 
 
 def _details(state: WeightsStatus) -> str:
-    revision = state.revision.removeprefix("sha256:")[:_SHOWN_REVISION]
+    revision = state.revision.removeprefix("sha256:")[:_SHOWN_REVISION] or "not pinned yet"
     return f"{revision}, {state.licence}"
 
 
@@ -116,8 +190,9 @@ def profile_data(profile: Profile, states: list[WeightsStatus]) -> dict[str, Any
     return {
         "name": profile.name,
         "summary": profile.summary,
+        "file": profile.source,
         "digest": profile.digest,
-        "ready": all(state.present for state in states),
+        "ready": all(state.present for state in states) and all(e.dim for e in profile.extractors),
         "weights": [
             {
                 "part": state.part,

@@ -21,7 +21,6 @@ MAX_BYTES = 2**20
 KeyPath = tuple[str | int, ...]
 """A place in a file: names of tables and keys, and the positions of elements of arrays."""
 
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _AT = re.compile(r" ?\(at line (\d+), column \d+\)$")
 _REASONS = {
     errno.ENOENT: "there is no such file",
@@ -182,10 +181,10 @@ class _Scanner:
                 self._string()
                 names.append(tomllib.loads(f"key = {self._text[start : self._at]}")["key"])
             else:
-                match = _BARE.match(self._text, self._at)
-                assert match is not None  # tomllib has read it
-                names.append(match[0])
-                self._at = match.end()
+                start = self._at
+                while self._peek() not in ("", *" \t.=]\n"):
+                    self._at += 1
+                names.append(self._text[start : self._at])
             self._skip("")
             if self._peek() != ".":
                 return names

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +45,10 @@ class Weights:
         marker: One file without which the weights count as absent.
         variant: diffusers' file variant (``"fp16"``), or None.
         licence: Licence of the weights.
-        nbytes: Size of the download, about.
+        nbytes: Size of the download, about; 0 where nobody has said it yet.
+        folder: A folder of the user's own, absolute, or None. Its revision is a hash over the files in it.
+        allow_pickle: Pickles that may be read all the same, with an unpickler for tensors alone; whatever is not named
+            here must be safetensors.
     """
 
     part: str
@@ -57,11 +60,18 @@ class Weights:
     variant: str | None = None
     licence: str
     nbytes: int
+    folder: str | None = None
+    allow_pickle: tuple[str, ...] = ()
 
     @property
     def model_id(self) -> str:
-        """The hub id, or the name of the bundled folder."""
-        return self.repo or f"bundled:{self.bundled}"
+        """The hub id, or the name of the bundled folder, or where the user's own is: for people."""
+        return self.repo or (f"local-dir:{self.folder}" if self.folder else f"bundled:{self.bundled}")
+
+    @property
+    def identity(self) -> str:
+        """The same for digests: a folder of the user's own is what is in it (`revision`), wherever it lies."""
+        return "local-dir" if self.folder else self.model_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +200,7 @@ class ExtractorSpec:
         """Everything that changes a feature vector, as JSON-able values."""
         record = {"code": FEATURE_CODE, **asdict(self)}
         weights = record.pop("weights")
-        record["model"] = self.weights.model_id
+        record["model"] = self.weights.identity
         record["revision"] = weights["revision"]
         record["variant"] = weights["variant"]
         return record
@@ -453,6 +463,7 @@ class Profile:
         hybrid: How prototypes and words are weighed where some classes have prototypes and others do not.
         proxy: Name of the extractor whose network lends its features to ProxyCLIP; None for a profile without one.
         domain: What the models know where that is less than photographs; None for models that know these.
+        source: The file of a profile of the user's own, absolute; None for one of ovseg's.
     """
 
     name: str
@@ -467,6 +478,7 @@ class Profile:
     hybrid: HybridSpec = HybridSpec()
     proxy: str | None = None
     domain: DomainSpec | None = None
+    source: str | None = field(default=None, compare=False)
 
     @property
     def weights(self) -> tuple[Weights, ...]:
@@ -525,9 +537,25 @@ class Profile:
         return json.loads(json.dumps(asdict(self)))
 
     @property
+    def every_weights(self) -> tuple[Weights, ...]:
+        """Every distinct set of weights that the profile can load, whatever is asked of it."""
+        others = (self.regions.sam, None if self.domain is None else self.domain.weights)
+        return tuple(dict.fromkeys((*self.weights_for(self.known_extractors), *(w for w in others if w is not None))))
+
+    @property
     def digest(self) -> str:
-        """SHA-256 (hex) of `record`."""
-        return digest_of(self.record())
+        """SHA-256 (hex) of all that can change a result: of `record` without where files lie."""
+        return digest_of(_without_places(self.record()))
+
+
+def _without_places(value: Any) -> Any:
+    """A record without the file of the profile, and with the folders of weights only as being some."""
+    if isinstance(value, list):
+        return [_without_places(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _without_places(item) for key, item in value.items() if key != "source"}
+    return kept | {"folder": "local-dir"} if kept.get("folder") else kept
 
 
 def bundled_revision(folder: Path) -> str:

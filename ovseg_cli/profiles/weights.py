@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovseg_cli.errors import WeightsError
+from ovseg_cli.profiles.folders import folder_revision
 from ovseg_cli.profiles.mini import MINI
+from ovseg_cli.profiles.own import seen_profiles
 from ovseg_cli.profiles.registry import PROFILES, get_profile
 from ovseg_cli.profiles.sd15 import SD15
 from ovseg_cli.profiles.specs import Profile, Weights
@@ -45,14 +47,14 @@ class WeightsStatus:
 
 def fetch_command(weights: Weights) -> str:
     """The shell command that downloads these weights, with what is needed beside them, into the hub's cache."""
-    for profile in PROFILES.values():
+    for name, profile in (*PROFILES.items(), *seen_profiles()):
         if weights in profile.weights:
-            return f"ovseg pull --profile {profile.name}"
+            return f"ovseg pull --profile {name}"
         for extractor in profile.extra_extractors:
             if extractor.weights == weights:
-                return f"ovseg pull --profile {profile.name} --extractors {extractor.name}"
+                return f"ovseg pull --profile {name} --extractors {extractor.name}"
         if weights == profile.regions.sam:
-            return f"ovseg pull --profile {profile.name} --mask-method sam"
+            return f"ovseg pull --profile {name} --mask-method sam"
     return "ovseg pull --profile NAME"
 
 
@@ -60,6 +62,10 @@ def find_weights(weights: Weights) -> Path | None:
     """The folder that holds these weights, or None when they are not on this machine. Never uses the network."""
     if weights.bundled is not None:
         folder = _PACKAGE_FOLDER / weights.bundled
+    elif weights.folder is not None:
+        folder = Path(weights.folder)
+    elif not weights.revision:  # a profile of the user's own that is not pinned yet
+        return None
     else:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
@@ -94,6 +100,8 @@ def require_weights(weights: Weights) -> Path:
         WeightsError: They are not on this machine.
     """
     folder = find_weights(weights)
+    if weights.folder is not None:
+        return _own_folder(weights, folder)
     if folder is not None:
         return folder
     if weights.bundled is not None:
@@ -101,9 +109,29 @@ def require_weights(weights: Weights) -> Path:
             f"The bundled weights {weights.bundled!r} are missing from this installation; reinstall ovseg."
         )
     raise WeightsError(
-        f"The weights of {weights.repo} (about {weights.nbytes / 1e9:.1f} GB) are not on this machine, and nothing is "
+        f"The weights of {weights.repo} ({_size(weights)}) are not on this machine, and nothing is "
         f"downloaded unasked. Fetch them once with a network: {fetch_command(weights)}"
     )
+
+
+def _own_folder(weights: Weights, folder: Path | None) -> Path:
+    """A folder of the user's own, if it is still what the profile was made with."""
+    if folder is None:
+        raise WeightsError(
+            f"The folder {weights.folder} is gone, or lacks files of the model ({weights.part}): put it back, or name "
+            "its new place in the profile's file and give that with --profile."
+        )
+    found = folder_revision(folder, weights.files)
+    if found != weights.revision:
+        raise WeightsError(
+            f"The files in {folder} ({weights.part}) are not those that the profile was made with: put them back, or "
+            "make another store for the new ones with --profile and --store."
+        )
+    return folder
+
+
+def _size(weights: Weights) -> str:
+    return f"about {weights.nbytes / 1e9:.1f} GB" if weights.nbytes else "of unknown size"
 
 
 def fetch_weights(weights: Weights, *, offline: bool = False) -> Path:
@@ -116,11 +144,11 @@ def fetch_weights(weights: Weights, *, offline: bool = False) -> Path:
     Raises:
         WeightsError: They are not here and cannot be (or, with `offline`, must not be) downloaded.
     """
-    if offline or weights.bundled is not None or find_weights(weights) is not None:
+    if offline or weights.repo is None or find_weights(weights) is not None:
         return require_weights(weights)
     from huggingface_hub import snapshot_download
 
-    log.warning("Downloading %s (about %.1f GB, %s).", weights.repo, weights.nbytes / 1e9, weights.licence)
+    log.warning("Downloading %s (%s, %s).", weights.repo, _size(weights), weights.licence)
     try:
         snapshot_download(weights.repo, revision=weights.revision, allow_patterns=list(weights.files))
     except Exception as error:  # the hub client raises a dozen unrelated types; each means "not fetched"

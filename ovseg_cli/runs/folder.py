@@ -12,7 +12,7 @@ from ovseg_cli.errors import UnknownClassError, UsageError
 from ovseg_cli.methods.catalogue import METHODS, check_explained
 from ovseg_cli.names import MAX_NAME_LENGTH, listed, listed_names, nearest, question, shown_name
 from ovseg_cli.precision import Precision
-from ovseg_cli.profiles import Profile, get_profile
+from ovseg_cli.profiles import Profile, profile_of
 from ovseg_cli.runs.classes import stored_names
 from ovseg_cli.runs.ledger import RunSummary
 from ovseg_cli.runs.plan import Plan, plan_run
@@ -114,7 +114,7 @@ def plan_folder(
         NoInputError: There is no image.
     """
     names = wanted_classes(store, classes, image_classes)
-    profile = get_profile(store.profile_name)
+    profile = profile_of(store)
     try:
         with store.snapshot():
             choice = choose_method(store, profile, names, method)
