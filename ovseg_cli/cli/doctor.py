@@ -39,7 +39,7 @@ _MOST_TOLD = 3
 
 def register(app: typer.Typer) -> None:
     """Add this command to the application."""
-    command(app, "doctor", examples=("ovseg doctor", "ovseg doctor --json > doctor.json"))(doctor)
+    command(app, "doctor", examples=("ovseg doctor", "ovseg doctor --json > doctor.json"), tolerant=True)(doctor)
 
 
 def doctor(common: Common) -> None:

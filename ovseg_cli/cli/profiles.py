@@ -120,7 +120,7 @@ def pull(
             raise UsageError(f"The profile {profile.name!r} has no SAM weights. Leave out --mask-method sam.")
         parts += (profile.regions.sam,)
     for weights in parts:
-        fetch_weights(weights, offline=common.options.offline)
+        fetch_weights(weights, offline=bool(common.options.offline))
     if pinned is not None:
         profile = get_profile(name)  # with what the models themselves tell, now that they are here
     states = weights_status(parts)
@@ -142,10 +142,10 @@ def _pin(common: Common, name: str) -> Profile | None:
     file = None if name in PROFILES else file_of(name)
     if file is None:
         return None
-    lock = pin_profile(file, offline=common.options.offline)
+    lock = pin_profile(file, offline=bool(common.options.offline))
     if lock is not None:
         common.out.note(f"The revisions that {file.name} leaves open are pinned in {lock}.")
-    return look_up_missing(file, offline=common.options.offline)
+    return look_up_missing(file, offline=bool(common.options.offline))
 
 
 def _show_profile(common: Common, profile: Profile, states: list[WeightsStatus]) -> None:

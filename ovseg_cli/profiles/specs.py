@@ -554,7 +554,7 @@ def _without_places(value: Any) -> Any:
         return [_without_places(item) for item in value]
     if not isinstance(value, dict):
         return value
-    kept = {key: _without_places(item) for key, item in value.items() if key != "source"}
+    kept = {key: None if key == "source" else _without_places(item) for key, item in value.items()}
     return kept | {"folder": "local-dir"} if kept.get("folder") else kept
 
 
