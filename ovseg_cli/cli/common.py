@@ -458,9 +458,11 @@ def group(
 def _run(ctx: typer.Context, function: Callable[..., None], values: dict[str, Any], *, tolerant: bool) -> None:
     """Do what a command is there for."""
     before = ctx.obj if isinstance(ctx.obj, Globals) else Globals()
-    options = before.merged(_take_globals(values))
+    later = _take_globals(values)
+    options = before.merged(later)
     defaults: Defaults = ctx.meta.get("ovseg.defaults") or Defaults()
-    used = defaults.used_by(ctx)
+    # What is typed behind the command's name goes before what stood in its place before it.
+    used = [s for s in defaults.used_by(ctx) if s.command or getattr(later, s.parameter) is None]
     if options.json and any(setting.key == "quiet" for setting in used):
         options = replace(options, quiet=None)  # what a file wishes gives way to what is typed
     common = _begin(options)
@@ -481,7 +483,7 @@ def _tell(out: Output, defaults: Defaults, used: Sequence[Setting]) -> None:
     """Say what a project's file has set for this command: the project may be somebody else's."""
     for note in defaults.notes:
         out.note(note)
-    for file, scope in defaults.files.items():
+    for file, scope in defaults.files.items() if out.mode == "human" else ():
         set_there = [setting.name for setting in used if setting.scope == scope == "project"]
         if set_there:
             out.note(f"{file} sets {', '.join(set_there)}")

@@ -21,7 +21,7 @@ MAX_BYTES = 2**20
 KeyPath = tuple[str | int, ...]
 """A place in a file: names of tables and keys, and the positions of elements of arrays."""
 
-_AT = re.compile(r" ?\(at line (\d+), column \d+\)$")
+_AT = re.compile(r" ?\(at (?:line (\d+), column \d+|end of document)\)$")
 _REASONS = {
     errno.ENOENT: "there is no such file",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
@@ -86,7 +86,7 @@ def parse_toml(text: str, path: Path, *, what: str) -> TomlFile:
     except ValueError as error:  # also of a number with thousands of digits, which is no error of TOML
         told = str(error)
         at = _AT.search(told)
-        line = f", line {at[1]}" if at else ""
+        line = "" if at is None else f", line {at[1] or len(text.splitlines())}"
         raise UsageError(f"{path}{line}: this is no TOML: {_AT.sub('', told)[:200]}.") from None
 
 

@@ -567,7 +567,7 @@ def pin_profile(path: Path, *, offline: bool = False) -> Path | None:
         }
     writer = Writer()
     writer.comment(
-        f"Pinned by `ovseg pull` for {path.name}: keep it beside that file. Without a table its revision is asked for "
+        f"Pinned by ovseg pull for {path.name}: keep it beside that file. Without a table its revision is asked for "
         "anew."
     )
     wanted = {weights.part for weights in reading.profile.every_weights}
@@ -694,7 +694,7 @@ def profile_text(profile: Profile, name: str) -> str:
         f"A profile of your own: ovseg --profile {name} … It begins as {profile.name}; change what you like. Fields "
         "that have a default may be left out, and so may dim and grid of an extractor, which its model tells.",
         "Weights come from one place each: repo = a model of the hub, with revision = a commit (left out: "
-        "`ovseg pull` pins the latest); folder = a folder of yours, relative to this file; or "
+        "ovseg pull pins the latest); folder = a folder of yours, relative to this file; or "
         'open-clip = ["ViT-B-16", "openai"]. Only safetensors are read; a pickle has to be named in allow-pickle, and '
         "then its tensors are read and nothing else.",
     )
