@@ -423,10 +423,7 @@ class Writer:
             if item == default_of(field):
                 left_out.append(key if item in (None, ()) or is_table(item) else f"{key} = {write_value(item)}")
             elif not is_table(item):
-                note = "" if self.seen(cls, key) else notes_of(cls).get(field.name, "")
-                self.pair(
-                    key, item.part if isinstance(item, Weights) else item, note.replace("``", "").replace("`", "")
-                )
+                self.pair(key, item.part if isinstance(item, Weights) else item, self.note(cls, key, field.name))
         if left_out and not self.seen(cls, ""):
             self.comment(f"Left out, as they have defaults: {', '.join(left_out)}")
         for key, field in shown_fields.items():
