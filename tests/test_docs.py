@@ -296,7 +296,7 @@ def test_the_readme_is_short_and_leads_to_every_page() -> None:
 
 def test_every_command_and_global_option_has_its_line() -> None:
     page = (REPOSITORY / "docs" / "commands.md").read_text(encoding="utf-8")
-    for command in app.registered_commands:
+    for command in (*app.registered_commands, *app.registered_groups):
         assert f"| `ovseg {command.name}" in page
     for option in ("--store", "--profile", "--device", "--precision", "--offline", "--json", "-q", "-v"):
         assert f"| `{option}" in page

@@ -172,7 +172,8 @@ def _show_profile(common: Common, profile: Profile, states: list[WeightsStatus])
         out.line((f"extractors: {own}; with --extractors also {extra}", "dim"))
     if profile.regions.sam is not None:
         sam = profile.regions.sam
-        out.line((f"with --mask-method sam also {sam.model_id} ({file_size(sam.nbytes)}, {sam.licence})", "dim"))
+        size = f"{file_size(sam.nbytes)}, " if sam.nbytes else ""
+        out.line((f"with --mask-method sam also {sam.model_id} ({size}{sam.licence})", "dim"))
     hint = next((state.fetch_hint for state in states if state.fetch_hint), None)
     if hint is not None:
         out.hint(f"fetch them: {hint}", copyable=True)
