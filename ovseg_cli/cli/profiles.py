@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,7 +88,8 @@ def new(
     from ovseg_cli.profiles import get_profile
     from ovseg_cli.profiles.own import write_profile
 
-    write_profile(file, get_profile(start))
+    profile = get_profile(start)
+    write_profile(file, replace(profile, summary=f"A profile of my own, which began as {profile.name}."))
     out = common.out
 
     def human() -> None:

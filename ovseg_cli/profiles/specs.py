@@ -39,7 +39,7 @@ class Weights:
     Attributes:
         part: Short name shown to people ("diffusion", "clip", "dino").
         repo: Hub id, or None for weights that ship inside the package.
-        revision: Commit hash on the hub; for bundled weights `bundled_revision` of the folder.
+        revision: Commit hash on the hub; of a folder, a hash over its files (for bundled ones `bundled_revision`).
         bundled: Folder below ``ovseg_cli/profiles``, or None.
         files: Glob patterns of the files that are needed; nothing else is downloaded.
         marker: One file without which the weights count as absent.
