@@ -15,7 +15,7 @@ from ovseg_cli.atomic import write_json
 from ovseg_cli.errors import OvsegError, WeightsError
 
 _MOST_FILES = 2000
-_STEP = 1000
+_MOST_KEPT = 1000
 
 
 def files_in(folder: Path, patterns: Sequence[str]) -> list[Path]:
@@ -103,4 +103,4 @@ class _Known:
         """Write down what is new; where nothing can be written, it is hashed again the next time."""
         if self._changed and self._file is not None:
             with suppress(OvsegError, OSError, ValueError):
-                write_json(self._file, dict(list(self._kept.items())[-_STEP:]))
+                write_json(self._file, dict(list(self._kept.items())[-_MOST_KEPT:]))

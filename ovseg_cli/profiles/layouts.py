@@ -111,9 +111,8 @@ def refuse_code(folder: Path, use: Use, allowed: Iterable[str] = ()) -> None:
                 f"The CLIP model in {folder} is not loaded: its text tower is {text['hf_model_name']!r}, another model "
                 "of the hub. Take a CLIP with a text tower of open_clip's own."
             )
-    if use in ("clip", "sam"):
-        for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
-            if use == "clip" and "auto_map" in _json(folder / name):
+        for name in ("config.json", "tokenizer_config.json"):
+            if "auto_map" in _json(folder / name):
                 raise WeightsError(f"The model in {folder} is not loaded: {name} names code of its own (auto_map).")
     first = _READ_FIRST.get(use, ())
     if first and not any((folder / name).is_file() for name in first):
@@ -135,9 +134,7 @@ def _json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def feature_shape(
-    folder: Path, use: Use, layers: tuple[str, ...], input_size: int, kind: str
-) -> tuple[int, int] | None:
+def feature_shape(folder: Path, use: Use, layers: tuple[str, ...], input_size: int) -> tuple[int, int] | None:
     """(length, grid) of features, read from the configurations in a folder.
 
     Args:
@@ -145,7 +142,6 @@ def feature_shape(
         use: What it is loaded as.
         layers: As `ExtractorSpec` has them.
         input_size: Side of the square that it sees.
-        kind: Of the extractor.
 
     Returns:
         None where the configurations do not say it.

@@ -493,7 +493,7 @@ def _with_shapes(builder: FileBuilder, profile: Profile) -> tuple[Profile, list[
             folder = find_weights(item.weights)
             shape = None
             if folder is not None:
-                shape = feature_shape(folder, _USES[item.kind], item.layers, item.input_size, item.kind)
+                shape = feature_shape(folder, _USES[item.kind], item.layers, item.input_size)
             if shape is not None and all(shape):
                 items[number] = replace(item, dim=item.dim or shape[0], grid=item.grid or shape[1])
             elif folder is not None:
