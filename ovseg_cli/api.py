@@ -12,7 +12,7 @@ from ovseg_cli.errors import ClassExistsError, MethodError, UsageError
 from ovseg_cli.evaluation.arrays import evaluate_arrays as evaluate
 from ovseg_cli.names import check_names
 from ovseg_cli.precision import Precision
-from ovseg_cli.profiles import Profile, get_profile
+from ovseg_cli.profiles import Profile, profile_of
 from ovseg_cli.runs.classes import IfExists
 from ovseg_cli.store import ClassInfo, Store
 from ovseg_cli.store.records import ClassKind, PrototypeKind
@@ -117,7 +117,7 @@ def add_class(
     pictures = None
     if from_images is not None:
         pictures = load_pictures(plan.build[0], Path(from_images), None if masks is None else Path(masks))
-    models = _models(get_profile(store.profile_name), device, precision)
+    models = _models(profile_of(store), device, precision)
     tell = None if progress is None else lambda _name, step: progress(step)
     (added,) = add_classes(store, models, plan, settings, pictures=pictures, progress=tell)
     return added.info
@@ -206,7 +206,7 @@ def segment(
         check_names(f"the synonyms of {name!r}", words)
     names = _names(store, classes)
     segmenter = Segmenter(
-        _models(get_profile(store.profile_name), device, precision),
+        _models(profile_of(store), device, precision),
         store,
         names,
         method=method,
@@ -278,7 +278,7 @@ def compare(
     if not wanted or len(set(wanted)) < len(wanted):
         raise UsageError(f"methods must name at least one method, and none twice; got {list(wanted)!r}.")
     names = _names(store, classes)
-    models = _models(get_profile(store.profile_name), device, precision)
+    models = _models(profile_of(store), device, precision)
     segmenters: dict[str, Segmenter] = {}
     for name in wanted:
         try:
@@ -450,7 +450,7 @@ def explain(
 
     check_names("image_classes", image_classes)
     names = _names(store, classes)
-    models = _models(get_profile(store.profile_name), device, precision)
+    models = _models(profile_of(store), device, precision)
     segmenter = Segmenter(models, store, names, method=method, options=options)
     return Explainer(segmenter, store).explain(_picture(image), points, image_classes)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TypeVar, cast
 
 import torch
@@ -18,9 +20,14 @@ from ovseg_cli.errors import UsageError, WeightsError
 from ovseg_cli.methods.domain import Domain
 from ovseg_cli.precision import Precision, choose_precision
 from ovseg_cli.profiles import ExtractorSpec, Profile, Weights, require_weights
+from ovseg_cli.profiles.layouts import Use, refuse_code
 from ovseg_cli.profiles.specs import PositionMode, Sight
 
 Backbone = TypeVar("Backbone", ClipBackbone, DiffusionBackbone, SamBackbone, VitBackbone)
+
+_USES: Mapping[type, Use] = MappingProxyType(
+    {ClipBackbone: "clip", DiffusionBackbone: "diffusion", SamBackbone: "sam", VitBackbone: "vit"}
+)
 
 log = logging.getLogger("ovseg_cli")
 
@@ -170,6 +177,7 @@ class Models:
         key = (kind, weights)
         if key not in self._loaded:
             folder = require_weights(weights, self.profile)
+            refuse_code(folder, _USES[kind], weights.allow_pickle)
             log.info("Loading %s on %s.", weights.model_id, self.device)
             if kind is DiffusionBackbone:
                 self._loaded[key] = DiffusionBackbone.load(

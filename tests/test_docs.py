@@ -32,7 +32,7 @@ from ovseg_cli.cli.common import Common
 from ovseg_cli.files.label_names import voc_colour
 from ovseg_cli.methods.catalogue import METHODS
 from ovseg_cli.models import Models
-from ovseg_cli.profiles import registry
+from ovseg_cli.profiles import Profile, registry
 from ovseg_cli.prototypes import build
 from tests.mini import EXAMPLES, example_labels, example_names, example_scene, mini_models
 
@@ -156,9 +156,9 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @functools.cache
-def quick_models() -> Models:
-    """The bundled models, which look at each picture through its largest windows only."""
-    models = Models(QUICK, "cpu")
+def quick_models(profile: Profile = QUICK) -> Models:
+    """The bundled models, which look at pictures through their largest windows only, or as a file of one's own says."""
+    models = Models(profile, "cpu")
     models._loaded = mini_models()._loaded  # another test may have loaded some
     return models
 
@@ -185,9 +185,9 @@ def reader(things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setenv("PATH", os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]))
     monkeypatch.setattr(registry, "PROFILES", {**registry.PROFILES, "mini": QUICK})
     monkeypatch.setattr(build, "build_class", build_little)
-    monkeypatch.setattr(Common, "load_models", lambda *_, **__: quick_models())
-    monkeypatch.setattr(api, "_models", lambda *_: quick_models())
-    monkeypatch.setattr("ovseg_cli.models.load_models", lambda *_, **__: quick_models())
+    monkeypatch.setattr(Common, "load_models", lambda _, profile, **__: quick_models(profile))
+    monkeypatch.setattr(api, "_models", lambda profile, *_: quick_models(profile))
+    monkeypatch.setattr("ovseg_cli.models.load_models", lambda profile, **_: quick_models(profile))
     return folder
 
 
@@ -296,7 +296,7 @@ def test_the_readme_is_short_and_leads_to_every_page() -> None:
 
 def test_every_command_and_global_option_has_its_line() -> None:
     page = (REPOSITORY / "docs" / "commands.md").read_text(encoding="utf-8")
-    for command in app.registered_commands:
+    for command in (*app.registered_commands, *app.registered_groups):
         assert f"| `ovseg {command.name}" in page
     for option in ("--store", "--profile", "--device", "--precision", "--offline", "--json", "-q", "-v"):
         assert f"| `{option}" in page

@@ -26,7 +26,7 @@ from ovseg_cli.evaluation.report import convention
 from ovseg_cli.files.images import discover
 from ovseg_cli.files.labels import LabelMap
 from ovseg_cli.models import load_models
-from ovseg_cli.profiles import get_profile
+from ovseg_cli.profiles import profile_of
 from ovseg_cli.runs.classes import stored_names
 from ovseg_cli.store import Store
 
@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace, store: Store) -> str:
             f"No picture in {options.folder} has the name of a label image in {options.gt}: "
             "both folders must have the same names, apart from the suffixes."
         )
-    models = load_models(get_profile(store.profile_name), device=options.device)
+    models = load_models(profile_of(store), device=options.device)
     methods = None if options.methods is None else split(options.methods)
     contestants = enter(models, store, names, methods, _tell)
     make_folder(options.output)

@@ -47,9 +47,15 @@ class SamBackbone:
         try:
             with quiet_libraries():
                 model, report = AutoModelForMaskGeneration.from_pretrained(
-                    folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+                    folder,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
                 )
-                image_processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+                image_processor = AutoImageProcessor.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False
+                )
         except Exception as error:  # transformers raises whatever its parts raise
             raise WeightsError(f"The SAM in {folder} cannot be loaded: {error}") from error
         if report["missing_keys"]:  # transformers fills these with random numbers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ovseg_cli.cli import bundles, classes, demo, doctor, evaluate, explain, methods, profiles, segment
+from ovseg_cli.cli import bundles, classes, config, demo, doctor, evaluate, explain, methods, profiles, segment
 from ovseg_cli.cli.common import OvsegGroup, root_callback
 
 app = typer.Typer(
@@ -36,5 +36,6 @@ explain.register(app)
 evaluate.register(app)
 methods.register(app)
 profiles.register(app)
+config.register(app)
 doctor.register(app)
 demo.register(app)

@@ -16,6 +16,7 @@ from ovseg_cli.cli.output import ProgressBars, amount, file_size
 from ovseg_cli.files.discovery import expanded
 
 if TYPE_CHECKING:
+    from ovseg_cli.profiles import Profile
     from ovseg_cli.store.transfer import ImportPlan
 
 
@@ -137,7 +138,7 @@ def import_class(
         for info in infos:
             count = sum(info.prototype_counts.values())
             out.line(f"{info.name}: {amount(info.support_count, 'image')}, {amount(count, 'prototype')}")
-        out.hint(f"{amount(len(infos), 'class', 'classes')} imported into {store.path} (profile {profile})")
+        out.hint(f"{amount(len(infos), 'class', 'classes')} imported into {store.path} (profile {profile.name})")
 
     out.result(
         skipped + [{"status": "imported", **class_data(info)} for info in infos],
@@ -160,12 +161,12 @@ def _planned(plan: ImportPlan) -> list[dict[str, Any]]:
     ]
 
 
-def _show_plan(common: Common, plan: ImportPlan, profile: str) -> None:
+def _show_plan(common: Common, plan: ImportPlan, profile: Profile) -> None:
     for name in plan.skip:
         common.out.line(f"{name}: already there, would stay as it is")
     for item in _planned(plan):
         counts = f"{amount(item['images'], 'image')}, {amount(item['prototypes'], 'prototype')}"
-        common.out.line(f"{item['name']}: {counts}, would be imported from {item['file']} (profile {profile})")
+        common.out.line(f"{item['name']}: {counts}, would be imported from {item['file']} (profile {profile.name})")
 
 
 def _progress_teller(bars: ProgressBars, what: str, total: int) -> Callable[[int], None]:

@@ -328,7 +328,7 @@ def _show_plan(
     pictures: Sequence[OwnPicture] | None,
 ) -> None:
     """What --dry-run prints; it makes no store."""
-    from ovseg_cli.profiles import get_profile, resolve_profile
+    from ovseg_cli.profiles import profile_of, resolve_profile
     from ovseg_cli.runs.classes import plan_classes
 
     store = common.find_store()
@@ -337,7 +337,7 @@ def _show_plan(
         plan, stored = plan_classes(None, names, if_exists), []
     else:
         with store:
-            profile = get_profile(store.profile_name)
+            profile = profile_of(store)
             plan = plan_classes(store, names, if_exists)
             stored = store.class_names()
     _doubt(common, plan, stored, None)

@@ -16,9 +16,9 @@ import sys
 import tempfile
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -27,10 +27,11 @@ from typer.core import TyperCommand, TyperGroup
 
 from ovseg_cli.cli import signals
 from ovseg_cli.cli.complete import complete_profile
+from ovseg_cli.cli.defaults import RIVALS, Defaults, Setting, blamed, read_defaults
 from ovseg_cli.cli.output import Output, dump_json, failure_data, set_up_logging, silence_stdout
 from ovseg_cli.cli.signals import Terminated
 from ovseg_cli.cli.visible import visible
-from ovseg_cli.errors import OvsegError, StoreNotFoundError
+from ovseg_cli.errors import OvsegError, StoreNotFoundError, UsageError
 from ovseg_cli.files.discovery import expanded
 from ovseg_cli.precision import PRECISIONS, Precision
 
@@ -51,9 +52,9 @@ class Globals:
     profile: str | None = None
     device: str | None = None
     precision: str | None = None
-    offline: bool = False
+    offline: bool | None = None
     json: bool = False
-    quiet: bool = False
+    quiet: bool | None = None
     verbose: int = 0
 
     def merged(self, later: Globals) -> Globals:
@@ -63,9 +64,9 @@ class Globals:
             profile=later.profile or self.profile,
             device=later.device or self.device,
             precision=later.precision or self.precision,
-            offline=later.offline or self.offline,
+            offline=self.offline if later.offline is None else later.offline,
             json=later.json or self.json,
-            quiet=later.quiet or self.quiet,
+            quiet=self.quiet if later.quiet is None else later.quiet,
             verbose=max(later.verbose, self.verbose),
         )
 
@@ -78,11 +79,15 @@ class Common:
         options: the merged global options.
         out: the output sink.
         argv: the command line, for the record.
+        defaults: what the files with defaults say.
+        configured: the options that come from such a file, each with its value and its place, for the record.
     """
 
     options: Globals
     out: Output
     argv: tuple[str, ...] = field(default_factory=lambda: tuple(sys.argv))
+    defaults: Defaults = field(default_factory=Defaults)
+    configured: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> str:
@@ -138,9 +143,9 @@ class Common:
 
     def profile_of(self, store: Store) -> Profile:
         """The profile that `store` was made with."""
-        from ovseg_cli.profiles import get_profile
+        from ovseg_cli.profiles import profile_of
 
-        return get_profile(store.profile_name)
+        return profile_of(store)
 
     def load_models(self, profile: Profile, *, precision: Precision | None = None) -> Models:
         """Load the networks of `profile` onto the device that was asked for.
@@ -241,9 +246,19 @@ def _global_parameters(*, root: bool) -> list[inspect.Parameter]:
             ),
             None,
         ),
-        "offline": (option(bool, "--offline", help="Never ask the model hub, which only pull does."), False),
+        "offline": (
+            option(
+                bool | None,
+                "--offline/--no-offline",
+                help="Whether the model hub, which only pull asks, is left alone.",
+            ),
+            None,
+        ),
         "json": (option(bool, "--json", help="Print one JSON document on stdout."), False),
-        "quiet": (option(bool, "--quiet", "-q", help="Print bare values only, no progress."), False),
+        "quiet": (
+            option(bool | None, "--quiet/--no-quiet", "-q", help="Print bare values only, no progress."),
+            None,
+        ),
         "verbose": (
             option(int, "--verbose", "-v", count=True, metavar="", help="Tell more; twice for debugging."),
             0,
@@ -304,6 +319,14 @@ def _usage_errors(*, json: bool) -> Iterator[None]:
         raise
 
 
+def _without_rivals(defaults: Mapping[str, Any] | None, typed: set[str]) -> dict[str, Any] | None:
+    """Defaults of files without those that exclude what is typed."""
+    if not defaults:
+        return None
+    out = {other for pair in RIVALS for one in pair if one in typed for other in pair if other not in typed}
+    return {name: value for name, value in defaults.items() if name not in out}
+
+
 class OvsegCommand(TyperCommand):
     """A command of ovseg."""
 
@@ -319,6 +342,7 @@ class OvsegCommand(TyperCommand):
             single = single and not (parameter.multiple or parameter.is_flag or parameter.count)
             if single and given.count(parameter) > 1:
                 raise typer.BadParameter("is given more than once; name one value.", ctx=ctx, param=parameter)
+        ctx.default_map = _without_rivals(ctx.default_map, {parameter.name for parameter in given})
         return super().parse_args(ctx, args)
 
     def get_params(self, ctx: Any) -> list[Any]:
@@ -337,9 +361,11 @@ class OvsegGroup(TyperGroup):
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Read what stands before the command's name."""
         json = "--json" in itertools.takewhile(lambda arg: arg != "--", args)
+        defaults = read_defaults(self)
         with _usage_errors(json=json):
-            ctx = super().make_context(info_name, args, parent, **extra)
+            ctx = super().make_context(info_name, args, parent, default_map=defaults.map(), **extra)
         ctx.meta["ovseg.json"] = json
+        ctx.meta["ovseg.defaults"] = defaults
         return ctx
 
     def invoke(self, ctx: Any) -> Any:
@@ -358,7 +384,11 @@ class OvsegGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The commands in the order of registration, which is the order of use."""
-        return list(self.commands)
+        return sorted(self.commands, key=_registered.index)
+
+
+_registered: list[str] = []
+"""The names of commands and groups in the order of registration; typer puts all groups last."""
 
 
 def root_callback(app: typer.Typer, *, examples: Sequence[str]) -> Callable[[Callable[[], None]], Callable[[], None]]:
@@ -381,8 +411,107 @@ def root_callback(app: typer.Typer, *, examples: Sequence[str]) -> Callable[[Cal
     return register
 
 
+class OvsegSubgroup(OvsegGroup):
+    """A command with commands of its own, which does something by itself too."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Read what stands between its name and that of the command; whether JSON is wanted is known already."""
+        return TyperGroup.make_context(self, info_name, args, parent, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it, or the command."""
+        return TyperGroup.invoke(self, ctx)
+
+
+def group(
+    app: typer.Typer, name: str, *, examples: Sequence[str], function: Callable[..., None], tolerant: bool = False
+) -> typer.Typer:
+    """Register a command that has commands of its own, and does `function` when none is named.
+
+    Args:
+        app: where to register.
+        name: the command's name as typed.
+        examples: command lines for the help.
+        function: the body, as `command` takes it.
+        tolerant: see `command`.
+
+    Returns:
+        Where its commands are registered.
+    """
+    own = typer.Typer(
+        cls=OvsegSubgroup, context_settings={"help_option_names": ["-h", "--help"]}, rich_markup_mode="rich"
+    )
+
+    def run(ctx: typer.Context, **values: Any) -> None:
+        before = ctx.obj if isinstance(ctx.obj, Globals) else Globals()
+        ctx.obj = before.merged(_take_globals(dict(values)))
+        if ctx.invoked_subcommand is None:
+            _run(ctx, function, values, tolerant=tolerant)
+
+    _dress(run, function, [_CONTEXT, *_own_parameters(function), *_global_parameters(root=False)])
+    _registered.append(name)
+    own.callback(invoke_without_command=True, help=_help_of(function, examples))(run)
+    app.add_typer(own, name=name)
+    return own
+
+
+def _run(ctx: typer.Context, function: Callable[..., None], values: dict[str, Any], *, tolerant: bool) -> None:
+    """Do what a command is there for."""
+    before = ctx.obj if isinstance(ctx.obj, Globals) else Globals()
+    later = _take_globals(values)
+    options = before.merged(later)
+    defaults: Defaults = ctx.meta.get("ovseg.defaults") or Defaults()
+    # What is typed behind the command's name goes before what stood in its place before it.
+    used = [s for s in defaults.used_by(ctx) if s.command or getattr(later, s.parameter) is None]
+    if options.json and any(setting.key == "quiet" for setting in used):
+        options = replace(options, quiet=None)  # what a file wishes gives way to what is typed
+    common = _begin(options)
+    common.defaults = defaults
+    common.configured = {setting.name: {"value": setting.value, "from": setting.where} for setting in used}
+    with signals.working(), _endings(common.out), _blaming(used):
+        _require_current_folder()
+        if not tolerant:
+            if defaults.problem is not None:
+                raise defaults.problem
+            _tell(common.out, defaults, used)
+        # A shell leaves the ~ of '~/x' and of --gt=~/x alone.
+        given = {name: expanded(value) if isinstance(value, Path) else value for name, value in values.items()}
+        function(common, **given)
+
+
+def _tell(out: Output, defaults: Defaults, used: Sequence[Setting]) -> None:
+    """Say what a project's file has set for this command: the project may be somebody else's."""
+    for note in defaults.notes:
+        out.note(note)
+    for file, scope in defaults.files.items() if out.mode == "human" else ():
+        set_there = [setting.name for setting in used if setting.scope == scope == "project"]
+        if set_there:
+            out.note(f"{file} sets {', '.join(set_there)}")
+
+
+@contextmanager
+def _blaming(used: Sequence[Setting]) -> Iterator[None]:
+    """Say of a value that is refused in which file it stands."""
+    try:
+        yield
+    except UsageError as error:
+        where = blamed(str(error), used)
+        if where:
+            raise UsageError(f"{error}{where}") from error
+        raise
+
+
+def _own_parameters(function: Callable[..., None]) -> list[inspect.Parameter]:
+    """The parameters of a body behind its `Common`, as typer reads them."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    return [
+        parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in list(inspect.signature(function).parameters.values())[1:]
+    ]
+
+
 def command(
-    app: typer.Typer, name: str, *, examples: Sequence[str]
+    app: typer.Typer, name: str, *, examples: Sequence[str], tolerant: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a command body.
 
@@ -393,25 +522,15 @@ def command(
         app: where to register.
         name: the command's name as typed.
         examples: command lines for the help.
+        tolerant: whether it does its work although the files with defaults cannot be used.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         def run_command(ctx: typer.Context, **values: Any) -> None:
-            before = ctx.obj if isinstance(ctx.obj, Globals) else Globals()
-            options = before.merged(_take_globals(values))
-            common = _begin(options)
-            with signals.working(), _endings(common.out):
-                _require_current_folder()
-                # A shell leaves the ~ of '~/x' and of --gt=~/x alone.
-                given = {name: expanded(value) if isinstance(value, Path) else value for name, value in values.items()}
-                function(common, **given)
+            _run(ctx, function, values, tolerant=tolerant)
 
-        hints = typing.get_type_hints(function, include_extras=True)
-        own = [
-            parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
-            for parameter in list(inspect.signature(function).parameters.values())[1:]
-        ]
-        _dress(run_command, function, [_CONTEXT, *own, *_global_parameters(root=False)])
+        _dress(run_command, function, [_CONTEXT, *_own_parameters(function), *_global_parameters(root=False)])
+        _registered.append(name)
         app.command(name, cls=OvsegCommand, help=_help_of(function, examples))(run_command)
         return function
 

@@ -33,9 +33,10 @@ def complete_method(incomplete: str) -> list[str]:
 
 def complete_profile(incomplete: str) -> list[str]:
     """The model sets."""
+    from ovseg_cli.profiles.own import own_files
     from ovseg_cli.profiles.registry import PROFILES
 
-    return _fitting(PROFILES, incomplete)
+    return _fitting((*PROFILES, *own_files()), incomplete)
 
 
 def _fitting(names: Iterable[str], incomplete: str) -> list[str]:

@@ -39,7 +39,7 @@ _MOST_TOLD = 3
 
 def register(app: typer.Typer) -> None:
     """Add this command to the application."""
-    command(app, "doctor", examples=("ovseg doctor", "ovseg doctor --json > doctor.json"))(doctor)
+    command(app, "doctor", examples=("ovseg doctor", "ovseg doctor --json > doctor.json"), tolerant=True)(doctor)
 
 
 def doctor(common: Common) -> None:
@@ -156,26 +156,25 @@ def _devices() -> dict[str, str]:
 
 def _weights() -> dict[str, str]:
     from ovseg_cli.profiles import PROFILES, weights_status
+    from ovseg_cli.profiles.own import own_profiles
 
     summary = {}
-    for profile in PROFILES.values():
+    readings, broken = own_profiles()
+    for profile in (*PROFILES.values(), *(reading.profile for reading in readings)):
         missing = [state.part for state in weights_status(profile.weights) if not state.present]
         summary[profile.name] = f"missing: {', '.join(missing)} (see `ovseg profiles`)" if missing else "ready"
-    return summary
+    return summary | {path.stem: why for path, why in broken.items()}
 
 
 def _damaged_weights() -> list[str]:
     """What has changed among the weights that are here, with what to do about it."""
     from ovseg_cli.profiles import PROFILES
     from ovseg_cli.profiles.checks import damaged_files
+    from ovseg_cli.profiles.own import own_profiles
     from ovseg_cli.profiles.weights import fetch_command
 
-    known = dict.fromkeys(
-        weights
-        for profile in PROFILES.values()
-        for weights in (*profile.weights_for(profile.known_extractors), profile.regions.sam)
-        if weights is not None
-    )
+    own = [reading.profile for reading in own_profiles()[0]]
+    known = dict.fromkeys(weights for profile in (*PROFILES.values(), *own) for weights in profile.every_weights)
     return [
         f"{path} is not what was published: "
         + ("install ovseg again" if weights.bundled else f"delete it, then run {fetch_command(weights)}")

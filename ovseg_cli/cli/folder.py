@@ -81,6 +81,7 @@ def run_with_progress(
                 lambda: common.load_models(profile),
                 listener=_Bars(common, bars),
                 argv=common.argv,
+                configured=common.configured,
                 fail_fast=fail_fast,
                 recorded=recorded,
                 batch=batch,

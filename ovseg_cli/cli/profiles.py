@@ -1,13 +1,16 @@
-"""profiles and pull: the model sets that ovseg knows, whether their weights are here, and how they get here."""
+"""profiles and pull: the model sets that ovseg and the user have, whether their weights are here, and getting them."""
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from ovseg_cli.cli.common import Common, command
+from ovseg_cli.cli.common import Common, command, group
 from ovseg_cli.cli.complete import complete_profile
 from ovseg_cli.cli.options import ExtractorsOpt, MaskMethodOpt, split_names
 from ovseg_cli.cli.output import file_size, table
@@ -21,55 +24,105 @@ _SHOWN_REVISION = 12
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
-    command(app, "profiles", examples=("ovseg profiles", "ovseg profiles cliper-l", "ovseg profiles --json"))(profiles)
+    own = group(
+        app,
+        "profiles",
+        examples=("ovseg profiles", "ovseg profiles --json", "ovseg profiles show cliper-l"),
+        function=profiles,
+    )
+    command(own, "show", examples=("ovseg profiles show cliper-l", "ovseg profiles show sd15 --json"))(show)
+    command(own, "new", examples=("ovseg profiles new my.toml", "ovseg profiles new my.toml --from mini"))(new)
     command(
         app,
         "pull",
-        examples=("ovseg pull", "ovseg pull --profile sd15", "ovseg pull --profile sd15 --extractors sd,clip,dinov2"),
+        examples=(
+            "ovseg pull",
+            "ovseg pull --profile sd15",
+            "ovseg pull --profile sd15 --extractors sd,clip,dinov2",
+            "ovseg pull --profile my.toml",
+        ),
     )(pull)
 
 
-def profiles(
-    common: Common,
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[PROFILE]",
-            help="Show this one with its models.",
-            show_default=False,
-            autocompletion=complete_profile,
-        ),
-    ] = None,
-) -> None:
-    """List the model sets, what they are for, and whether their weights are here; or one with its models.
+def profiles(common: Common) -> None:
+    """List the model sets, what they are for, and whether their weights are here.
 
-    Of one: hub ids, pinned revisions, licences and sizes, the feature extractors that `--extractors` takes, and the
-    methods that it can run. A store keeps the profile that it was made with.
+    A store keeps the profile that it was made with. Those of your own are the files in the folder `profiles` of your
+    configuration folder, see `ovseg config path`.
     """
-    from ovseg_cli.profiles import PROFILES, get_profile, weights_status
+    from ovseg_cli.profiles import PROFILES, weights_status
+    from ovseg_cli.profiles.own import own_profiles
 
     out = common.out
-    if name is not None:
-        one = get_profile(name)
-        states = weights_status(one.weights, one)
-        out.result(profile_data(one, states), human=lambda: _show_profile(common, one, states), quiet=[one.name])
-        return
-    known = [(each, weights_status(each.weights, each)) for each in PROFILES.values()]
+    readings, broken = own_profiles()
+    every = [*PROFILES.values(), *(reading.profile for reading in readings)]
+    known = [(each, weights_status(each.weights, each)) for each in every]
     rows = [
         (
             Text(each.name, style="bold"),
-            "here" if all(state.present for state in states) else "missing",
+            Text("here" if all(state.present for state in states) else "missing"),
             file_size(sum(state.nbytes for state in states)),
             Text.assemble(each.summary, *_for_what(each)),
         )
         for each, states in known
     ]
+    rows += [
+        (Text(path.stem, style="bold"), Text("cannot be used", style="red"), "", Text(why, style="dim"))
+        for path, why in broken.items()
+    ]
 
     def human() -> None:
         out.show(table(("profile", "left"), ("weights", "left"), ("size", "right"), ("models", "left"), rows=rows))
-        out.hint("one with its models, licences and methods: ovseg profiles NAME")
+        out.hint("one with its models, licences and methods: ovseg profiles show NAME")
 
-    out.result([profile_data(*pair) for pair in known], human=human, quiet=list(PROFILES))
+    data = [*(profile_data(*pair) for pair in known), *({"name": p.stem, "error": why} for p, why in broken.items())]
+    out.result(data, human=human, quiet=[profile.name for profile in every])
+
+
+def show(
+    common: Common,
+    name: Annotated[
+        str, typer.Argument(metavar="PROFILE", help="Which one, or a file.", autocompletion=complete_profile)
+    ],
+) -> None:
+    """Show a model set: hub ids, pinned revisions, licences and sizes.
+
+    Also the feature extractors that `--extractors` takes, and the methods that it can run.
+    """
+    from ovseg_cli.profiles import get_profile, weights_status
+
+    profile = get_profile(name)
+    states = weights_status(profile.weights, profile)
+    common.out.result(
+        profile_data(profile, states), human=lambda: _show_profile(common, profile, states), quiet=[profile.name]
+    )
+
+
+def new(
+    common: Common,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, called NAME.toml.")],
+    start: Annotated[
+        str,
+        typer.Option("--from", metavar="NAME", autocompletion=complete_profile, help="The profile to start from."),
+    ] = "sd15",
+) -> None:
+    """Write a profile of your own, to be changed as you like.
+
+    Every field is explained where it first stands. `ovseg --profile FILE` takes it from then on. In the folder
+    `profiles` of your configuration folder (see `ovseg config path`) it is found by its name, without `.toml`.
+    """
+    from ovseg_cli.profiles import get_profile
+    from ovseg_cli.profiles.own import write_profile
+
+    profile = get_profile(start)
+    write_profile(file, replace(profile, summary=f"A profile of my own, which began as {profile.name}."))
+    out = common.out
+
+    def human() -> None:
+        out.line(str(file), copyable=True)
+        out.hint(f"change what you like, then: ovseg pull --profile {shlex.quote(str(file))}", copyable=True)
+
+    out.result({"file": str(file), "from": start}, human=human, quiet=[str(file)])
 
 
 def _for_what(profile: Profile) -> list[tuple[str, str]]:
@@ -88,10 +141,13 @@ def pull(
     Takes `--profile NAME` (default: sd15). They land in the hub's cache (`HF_HOME`), where `--offline` finds them.
     With `--extractors`: what those need, instead of the profile's own ensemble, beside the models that draw and that
     read class names. With `--mask-method sam`: SAM's too.
+    What a profile of your own leaves open is pinned beside its file, as NAME.lock.toml.
     """
     from ovseg_cli.profiles import fetch_weights, get_profile, weights_status
 
-    profile = get_profile(common.options.profile or "sd15")
+    name = common.options.profile or "sd15"
+    pinned = _pin(common, name)
+    profile = get_profile(name) if pinned is None else pinned
     parts = profile.weights_for(profile.pick_extractors(split_names(extractors) or None))
     if mask_method == "sam":
         if profile.regions.sam is None:
@@ -100,7 +156,9 @@ def pull(
     states = weights_status(parts, profile)
     _tell_costs(common, profile, states)
     for weights in parts:
-        fetch_weights(weights, offline=common.options.offline, profile=profile)
+        fetch_weights(weights, offline=bool(common.options.offline), profile=profile)
+    if pinned is not None:
+        profile = get_profile(name)  # with what the models themselves tell, now that they are here
     states = weights_status(parts, profile)
     common.out.result(
         profile_data(profile, states),
@@ -125,20 +183,38 @@ def _tell_costs(common: Common, profile: Profile, states: list[WeightsStatus]) -
 
 def _forbidden(state: WeightsStatus) -> str:
     return f"{state.repo} is for non-commercial use only ({state.licence})"
+def _pin(common: Common, name: str) -> Profile | None:
+    """A profile of the user's own with its revisions pinned; None for one of ovseg's.
+
+    Its weights may not be here yet, so that the shapes of features may be unknown.
+    """
+    from ovseg_cli.profiles import PROFILES
+    from ovseg_cli.profiles.own import file_of, look_up_missing, pin_profile
+
+    file = None if name in PROFILES else file_of(name)
+    if file is None:
+        return None
+    lock = pin_profile(file, offline=bool(common.options.offline))
+    if lock is not None:
+        common.out.note(f"The revisions that {file.name} leaves open are pinned in {lock}.")
+    return look_up_missing(file, offline=bool(common.options.offline))
 
 
 def _show_profile(common: Common, profile: Profile, states: list[WeightsStatus]) -> None:
     out = common.out
-    here = all(state.present for state in states)
+    here = all(state.present for state in states) and all(extractor.dim for extractor in profile.extractors)
     out.line((profile.name, "bold"), ("  ready" if here else "  weights are missing", "green" if here else "yellow"))
-    out.line((profile.summary, "dim"))
+    if profile.source is not None:
+        out.line((profile.source, "dim"), copyable=True)
+    if profile.summary:
+        out.line((profile.summary, "dim"))
     if profile.table:
         out.line((f"for: {profile.table}", "dim"))
     rows = [
         (
             state.part,
             "here" if state.present else "missing",
-            file_size(state.nbytes),
+            file_size(state.nbytes) if state.nbytes else "",
             Text.assemble(state.repo, "\n", (_details(state), "dim")),
         )
         for state in states
@@ -150,7 +226,8 @@ def _show_profile(common: Common, profile: Profile, states: list[WeightsStatus])
         out.line((f"extractors: {own}; with --extractors also {extra}", "dim"))
     if profile.regions.sam is not None:
         sam = profile.regions.sam
-        out.line((f"with --mask-method sam also {sam.model_id} ({file_size(sam.nbytes)}, {sam.licence})", "dim"))
+        size = f"{file_size(sam.nbytes)}, " if sam.nbytes else ""
+        out.line((f"with --mask-method sam also {sam.model_id} ({size}{sam.licence})", "dim"))
     generator = profile.generator
     side, guidance = generator.image_size, f"guidance {generator.guidance:g}" if generator.guided else "no guidance"
     drawn = f"{generator.count} images of {side} x {side} in {generator.steps} steps ({generator.sampler}, {guidance})"
@@ -179,7 +256,7 @@ def _methods(profile: Profile) -> str:
 
 
 def _details(state: WeightsStatus) -> str:
-    revision = state.revision.removeprefix("sha256:")[:_SHOWN_REVISION]
+    revision = state.revision.removeprefix("sha256:")[:_SHOWN_REVISION] or "not pinned yet"
     return f"{revision}, {state.licence}"
 
 
@@ -192,10 +269,11 @@ def profile_data(profile: Profile, states: list[WeightsStatus]) -> dict[str, Any
         "name": profile.name,
         "summary": profile.summary,
         "table": profile.table or None,
+        "file": profile.source,
         "commercial": all(state.commercial for state in states),
         "methods": list(methods_of(profile)),
         "digest": profile.digest,
-        "ready": all(state.present for state in states),
+        "ready": all(state.present for state in states) and all(e.dim for e in profile.extractors),
         "weights": [
             {
                 "part": state.part,

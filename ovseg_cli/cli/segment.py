@@ -41,10 +41,14 @@ def segment(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")] = Path(
         "ovseg-out"
     ),
-    overlay: Annotated[bool, typer.Option("--overlay", help="Also draw the labels on the pictures.")] = False,
+    overlay: Annotated[
+        bool, typer.Option("--overlay/--no-overlay", help="Also draw the labels on the pictures.")
+    ] = False,
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Also show why: the prototypes and support images behind each class found."),
+        typer.Option(
+            "--explain/--no-explain", help="Also show why: the prototypes and support images behind each class found."
+        ),
     ] = False,
     overwrite: Annotated[
         bool,

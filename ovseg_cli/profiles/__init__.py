@@ -1,6 +1,6 @@
 """Named model sets, and where their weights are."""
 
-from ovseg_cli.profiles.registry import PROFILES, get_profile
+from ovseg_cli.profiles.registry import PROFILES, get_profile, profile_of
 from ovseg_cli.profiles.specs import (
     ClipSpec,
     ExtractorSpec,
@@ -30,6 +30,7 @@ __all__ = [
     "fetch_weights",
     "find_weights",
     "get_profile",
+    "profile_of",
     "require_weights",
     "resolve_profile",
     "weights_status",

@@ -6,6 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
+from ovseg_cli.profiles.folders import folder_revision
 from ovseg_cli.profiles.specs import Weights, bundled_revision
 from ovseg_cli.profiles.weights import find_weights
 
@@ -33,6 +34,8 @@ def damaged_files(weights: Weights) -> tuple[Path, ...]:
         return ()
     if weights.bundled is not None:
         return () if bundled_revision(folder) == weights.revision else (folder,)
+    if weights.folder is not None:
+        return () if folder_revision(folder, weights.files) == weights.revision else (folder,)
     blobs = [path.resolve() for path in sorted(folder.rglob("*")) if path.is_symlink() and path.is_file()]
     return tuple(blob for blob in dict.fromkeys(blobs) if not _is_as_named(blob))
 

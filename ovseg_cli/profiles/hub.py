@@ -164,6 +164,7 @@ MAE_L16 = Weights(
     # There is no safetensors file. A pickle is read with torch's unpickler for tensors alone, which runs no code.
     files=("config.json", "pytorch_model.bin", "preprocessor_config.json"),
     marker="pytorch_model.bin",
+    allow_pickle=("pytorch_model.bin",),
     licence="Apache-2.0",
     nbytes=1_318_000_000,
 )

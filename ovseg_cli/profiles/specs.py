@@ -35,11 +35,11 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 VAE_MEAN = VAE_STD = (0.5, 0.5, 0.5)
 """Every Stable Diffusion's autoencoder takes pictures in [-1, 1]."""
 
-LATER: Final = {"record": "where it is not the default"}
+LATER: Final = {"digest": "where it is not the default"}
 """Metadata of fields that came after stores had been made: at their default they stay out of records, so that a profile
 that does not use them keeps its digest."""
-FOR_PEOPLE: Final = {"record": "never"}
-"""Metadata of fields that change no answer."""
+FOR_PEOPLE: Final = {"digest": "never"}
+"""Metadata of fields that change no answer: in a record where they are not the default, and in no digest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +49,17 @@ class Weights:
     Attributes:
         part: Short name shown to people ("diffusion", "clip", "dino").
         repo: Hub id, or None for weights that ship inside the package.
-        revision: Commit hash on the hub; for bundled weights `bundled_revision` of the folder.
+        revision: Commit hash on the hub; of a folder, a hash over its files (for bundled ones `bundled_revision`).
         bundled: Folder below ``ovseg_cli/profiles``, or None.
         files: Glob patterns of the files that are needed; nothing else is downloaded.
         marker: One file without which the weights count as absent.
         variant: diffusers' file variant (``"fp16"``), or None.
         licence: Licence of the weights.
-        nbytes: Size of the download, about.
+        nbytes: Size of the download, about; 0 where nobody has said it yet.
         commercial: Whether the licence allows commercial use to everybody, without another contract.
+        folder: A folder of the user's own, absolute, or None. Its revision is a hash over the files in it.
+        allow_pickle: Pickles that may be read all the same, with an unpickler for tensors alone; whatever is not named
+            here must be safetensors.
     """
 
     part: str
@@ -69,11 +72,18 @@ class Weights:
     licence: str
     nbytes: int
     commercial: bool = field(default=True, metadata=FOR_PEOPLE)
+    folder: str | None = field(default=None, metadata=LATER)
+    allow_pickle: tuple[str, ...] = field(default=(), metadata=FOR_PEOPLE)
 
     @property
     def model_id(self) -> str:
-        """The hub id, or the name of the bundled folder."""
-        return self.repo or f"bundled:{self.bundled}"
+        """The hub id, or the name of the bundled folder, or where the user's own is: for people."""
+        return self.repo or (f"local-dir:{self.folder}" if self.folder else f"bundled:{self.bundled}")
+
+    @property
+    def identity(self) -> str:
+        """The same for digests: a folder of the user's own is what is in it (`revision`), wherever it lies."""
+        return "local-dir" if self.folder else self.model_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +235,7 @@ class ExtractorSpec:
         """Everything that changes a feature vector, as JSON-able values."""
         record = {"code": FEATURE_CODE, **asdict(self)}
         weights = record.pop("weights")
-        record["model"] = self.weights.model_id
+        record["model"] = self.weights.identity
         record["revision"] = weights["revision"]
         record["variant"] = weights["variant"]
         return record
@@ -489,6 +499,7 @@ class Profile:
         proxy: Name of the extractor whose network lends its features to ProxyCLIP; None for a profile without one.
         domain: What the models know where that is less than photographs; None for models that know these.
         table: For people: which published table it is for, or why there is none.
+        source: The file of a profile of the user's own, absolute; None for one of ovseg's.
     """
 
     name: str
@@ -504,6 +515,7 @@ class Profile:
     proxy: str | None = None
     domain: DomainSpec | None = None
     table: str = field(default="", metadata=FOR_PEOPLE)
+    source: str | None = field(default=None, compare=False, metadata=FOR_PEOPLE)
 
     @property
     def weights(self) -> tuple[Weights, ...]:
@@ -559,7 +571,7 @@ class Profile:
 
     def record(self) -> dict[str, Any]:
         """The whole profile as JSON-able values (kept in the store and in every run.json)."""
-        return json.loads(json.dumps(_recorded(self)))
+        return json.loads(json.dumps(_recorded(self, people=True)))
 
     @property
     def commercial(self) -> bool:
@@ -567,22 +579,30 @@ class Profile:
         return all(w.commercial for w in self.weights)
 
     @property
+    def every_weights(self) -> tuple[Weights, ...]:
+        """Every distinct set of weights that the profile can load, whatever is asked of it."""
+        others = (self.regions.sam, None if self.domain is None else self.domain.weights)
+        return tuple(dict.fromkeys((*self.weights_for(self.known_extractors), *(w for w in others if w is not None))))
+
+    @property
     def digest(self) -> str:
-        """SHA-256 (hex) of `record`."""
-        return digest_of(self.record())
+        """SHA-256 (hex) of all that can change a result: no words for people, nor where files lie."""
+        return digest_of(json.loads(json.dumps(_recorded(self, people=False))))
 
 
-def _recorded(value: Any) -> Any:
-    """What `dataclasses.asdict` gives, less the fields that their metadata keep out of records."""
+def _recorded(value: Any, *, people: bool) -> Any:
+    """What `dataclasses.asdict` gives, less the fields that their metadata keep out."""
     if isinstance(value, (tuple, list)):
-        return [_recorded(item) for item in value]
+        return [_recorded(item, people=people) for item in value]
     if not is_dataclass(value):
         return value
-    return {
-        f.name: _recorded(getattr(value, f.name))
+    found = {
+        f.name: _recorded(getattr(value, f.name), people=people)
         for f in fields(value)
-        if f.metadata != FOR_PEOPLE and not (f.metadata == LATER and getattr(value, f.name) == f.default)
+        if not f.metadata or (getattr(value, f.name) != f.default and (people or f.metadata == LATER))
     }
+    # A folder of the user's own is what is in it, which its revision says, wherever it lies.
+    return found if people or "folder" not in found else found | {"folder": "local-dir"}
 
 
 def bundled_revision(folder: Path) -> str:

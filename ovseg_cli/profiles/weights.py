@@ -9,7 +9,9 @@ from pathlib import Path
 
 from ovseg_cli.errors import WeightsError
 from ovseg_cli.names import listed
+from ovseg_cli.profiles.folders import folder_revision
 from ovseg_cli.profiles.mini import MINI
+from ovseg_cli.profiles.own import seen_profiles
 from ovseg_cli.profiles.registry import PROFILES, get_profile
 from ovseg_cli.profiles.sd15 import SD15
 from ovseg_cli.profiles.specs import Profile, Weights
@@ -53,14 +55,15 @@ def fetch_command(weights: Weights, profile: Profile | None = None) -> str:
         weights: What to fetch.
         profile: Whose weights they are; None for the first that has them.
     """
-    for known in (() if profile is None else (profile,)) + tuple(PROFILES.values()):
+    every = [*PROFILES.items(), *seen_profiles()]
+    for name, known in sorted(every, key=lambda pair: pair[1] != profile):
         if weights in known.weights:
-            return f"ovseg pull --profile {known.name}"
+            return f"ovseg pull --profile {name}"
         for extractor in known.extra_extractors:
             if extractor.weights == weights:
-                return f"ovseg pull --profile {known.name} --extractors {extractor.name}"
+                return f"ovseg pull --profile {name} --extractors {extractor.name}"
         if weights == known.regions.sam:
-            return f"ovseg pull --profile {known.name} --mask-method sam"
+            return f"ovseg pull --profile {name} --mask-method sam"
     return "ovseg pull --profile NAME"
 
 
@@ -68,6 +71,10 @@ def find_weights(weights: Weights) -> Path | None:
     """The folder that holds these weights, or None when they are not on this machine. Never uses the network."""
     if weights.bundled is not None:
         folder = _PACKAGE_FOLDER / weights.bundled
+    elif weights.folder is not None:
+        folder = Path(weights.folder)
+    elif not weights.revision:  # a profile of the user's own that is not pinned yet
+        return None
     else:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
@@ -106,6 +113,8 @@ def require_weights(weights: Weights, profile: Profile | None = None) -> Path:
         WeightsError: They are not on this machine.
     """
     folder = find_weights(weights)
+    if weights.folder is not None:
+        return _own_folder(weights, folder)
     if folder is not None:
         return folder
     if weights.bundled is not None:
@@ -113,9 +122,29 @@ def require_weights(weights: Weights, profile: Profile | None = None) -> Path:
             f"The bundled weights {weights.bundled!r} are missing from this installation; reinstall ovseg."
         )
     raise WeightsError(
-        f"The weights of {weights.repo} (about {weights.nbytes / 1e9:.1f} GB) are not on this machine, and nothing is "
+        f"The weights of {weights.repo} ({_size(weights)}) are not on this machine, and nothing is "
         f"downloaded unasked. Fetch them once with a network: {fetch_command(weights, profile)}"
     )
+
+
+def _own_folder(weights: Weights, folder: Path | None) -> Path:
+    """A folder of the user's own, if it is still what the profile was made with."""
+    if folder is None:
+        raise WeightsError(
+            f"The folder {weights.folder} is gone, or lacks files of the model ({weights.part}): put it back, or name "
+            "its new place in the profile's file and give that with --profile."
+        )
+    found = folder_revision(folder, weights.files)
+    if found != weights.revision:
+        raise WeightsError(
+            f"The files in {folder} ({weights.part}) are not those that the profile was made with: put them back, or "
+            "make another store for the new ones with --profile and --store."
+        )
+    return folder
+
+
+def _size(weights: Weights) -> str:
+    return f"about {weights.nbytes / 1e9:.1f} GB" if weights.nbytes else "of unknown size"
 
 
 def fetch_weights(weights: Weights, *, offline: bool = False, profile: Profile | None = None) -> Path:
@@ -129,11 +158,11 @@ def fetch_weights(weights: Weights, *, offline: bool = False, profile: Profile |
     Raises:
         WeightsError: They are not here and cannot be (or, with `offline`, must not be) downloaded.
     """
-    if offline or weights.bundled is not None or find_weights(weights) is not None:
+    if offline or weights.repo is None or find_weights(weights) is not None:
         return require_weights(weights, profile)
     from huggingface_hub import snapshot_download
 
-    log.warning("Downloading %s (about %.1f GB, %s).", weights.repo, weights.nbytes / 1e9, weights.licence)
+    log.warning("Downloading %s (%s, %s).", weights.repo, _size(weights), weights.licence)
     try:
         snapshot_download(weights.repo, revision=weights.revision, allow_patterns=list(weights.files))
     except Exception as error:  # the hub client raises a dozen unrelated types; each means "not fetched"

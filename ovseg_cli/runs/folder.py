@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ovseg_cli.errors import UnknownClassError, UsageError
 from ovseg_cli.methods.catalogue import METHODS, check_explained
 from ovseg_cli.names import MAX_NAME_LENGTH, listed, listed_names, nearest, question, shown_name
 from ovseg_cli.precision import Precision
-from ovseg_cli.profiles import Profile, get_profile
+from ovseg_cli.profiles import Profile, profile_of
 from ovseg_cli.runs.classes import stored_names
 from ovseg_cli.runs.ledger import RunSummary
 from ovseg_cli.runs.plan import Plan, plan_run
@@ -114,7 +114,7 @@ def plan_folder(
         NoInputError: There is no image.
     """
     names = wanted_classes(store, classes, image_classes)
-    profile = get_profile(store.profile_name)
+    profile = profile_of(store)
     try:
         with store.snapshot():
             choice = choose_method(store, profile, names, method)
@@ -146,6 +146,7 @@ def run_plan(
     *,
     listener: Listener | None = None,
     argv: tuple[str, ...] = (),
+    configured: Mapping[str, Any] | None = None,
     fail_fast: bool = False,
     recorded: bool = True,
     batch: int | None = None,
@@ -158,6 +159,7 @@ def run_plan(
         load_models: Loads the models of the recipe's profile; called only when there is an image to segment.
         listener: Is told how far the run is.
         argv: The command line, for the record.
+        configured: Options that come from a file, for the record: see `Manifest`.
         fail_fast: Whether to stop at the first image that cannot be read.
         recorded: Whether the store remembers the run, so that a later evaluation finds it.
         batch: How many images may go through the models together; None for the device's default.
@@ -180,6 +182,7 @@ def run_plan(
         store,
         recipe.profile,
         argv=argv,
+        configured=configured,
         progress=listener.step,
         fail_fast=fail_fast,
         recorded=recorded,

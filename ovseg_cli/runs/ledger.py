@@ -107,6 +107,7 @@ class Ledger:
         store: Where it is recorded.
         profile: The model set, for the record.
         argv: The command line, for the record.
+        configured: Options that come from a file, for the record: see `Manifest`.
         recorded: Whether the store remembers it.
 
     Attributes:
@@ -114,7 +115,16 @@ class Ledger:
         summary: What was done so far.
     """
 
-    def __init__(self, plan: Plan, store: Store, profile: Profile, argv: tuple[str, ...], *, recorded: bool) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        profile: Profile,
+        argv: tuple[str, ...],
+        configured: Mapping[str, Any],
+        *,
+        recorded: bool,
+    ) -> None:
         self._plan = plan
         self._profile = profile
         self._record = _StoreRecord(store if recorded else None, plan, argv)
@@ -127,7 +137,8 @@ class Ledger:
             images=len(plan.items),
             given=sum(item.classes is not None for item in plan.items),
         )
-        self._manifest = _manifest(plan, store, profile, argv, self.labels, self._record.id)
+        made = _manifest(plan, store, profile, argv, self.labels, self._record.id)
+        self._manifest = replace(made, configured=dict(configured))
         self._entries = {entry.path: entry for entry in plan.kept}
         self._begun = False
 

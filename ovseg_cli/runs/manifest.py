@@ -30,6 +30,7 @@ class Manifest:
         started_at: ISO 8601 time with zone.
         finished_at: likewise, None while running.
         argv: the command line.
+        configured: the options that come from a file with defaults, each with its `value` and `from` where.
         inputs: the inputs as typed.
         classes: one mapping per class with `id`, `name` and `colour` `[r, g, b]`; the ids are those in the masks.
         background: whether id 0 is background (otherwise each pixel has a class).
@@ -61,6 +62,7 @@ class Manifest:
     started_at: str
     finished_at: str | None = None
     argv: tuple[str, ...]
+    configured: Mapping[str, Any] = field(default_factory=dict)
     inputs: tuple[str, ...]
     classes: tuple[Mapping[str, Any], ...]
     background: bool
@@ -132,7 +134,9 @@ def _check(manifest: Manifest) -> None:
         "batch": (int, type(None)),
         "unfamiliar": (int, type(None)),
     }
-    kinds |= dict.fromkeys(("method", "options", "image_classes", "settings", "profile", "libraries", "store"), dict)
+    kinds |= dict.fromkeys(
+        ("configured", "method", "options", "image_classes", "settings", "profile", "libraries", "store"), dict
+    )
     for name, kind in kinds.items():
         if not isinstance(getattr(manifest, name), kind):
             raise ValueError(f"{name} cannot be {str(getattr(manifest, name))[:60]!r}")

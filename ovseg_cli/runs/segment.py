@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,6 +43,7 @@ def run_folder(
     profile: Profile,
     *,
     argv: tuple[str, ...] = (),
+    configured: Mapping[str, Any] | None = None,
     progress: Callable[[Step], None] | None = None,
     fail_fast: bool = False,
     recorded: bool = True,
@@ -65,6 +66,7 @@ def run_folder(
         store: where the run is recorded, so that `eval` finds it. A read-only store is no obstacle.
         profile: the model set, for the record.
         argv: the command line, for the record.
+        configured: options that come from a file, for the record: see `Manifest`.
         progress: told after each image.
         fail_fast: stop at the first picture that cannot be read.
         recorded: whether the store remembers the run.
@@ -84,7 +86,7 @@ def run_folder(
         raise UsageError(f"batch must be at least 1, got {batch}.")
     with only_writer(plan.output):
         plan = current(plan)
-        ledger = Ledger(plan, store, profile, argv, recorded=recorded)
+        ledger = Ledger(plan, store, profile, argv, configured or {}, recorded=recorded)
         worker = Worker(segmenter_factory, store, batch, ledger.note_models)
         return _execute(plan, worker, ledger, progress, fail_fast=fail_fast)
 

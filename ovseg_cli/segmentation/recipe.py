@@ -459,7 +459,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         weights = profile.clip.weights
         settings["prefilter"] = {
             **prefilter.spec.record(),
-            "model": weights.model_id,
+            "model": weights.identity,
             "revision": weights.revision,
             "mean": list(profile.clip.mean),
             "std": list(profile.clip.std),

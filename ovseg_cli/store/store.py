@@ -29,7 +29,7 @@ from ovseg_cli.errors import (
     UnknownClassError,
     UsageError,
 )
-from ovseg_cli.names import did_you_mean, normalise_class_name, slugify
+from ovseg_cli.names import did_you_mean, listed, normalise_class_name, slugify
 from ovseg_cli.places import DATABASE_NAME, default_store_path
 from ovseg_cli.store import classes, digests, health, journal, schema, support, vector_index
 from ovseg_cli.store import texts as text_cache
@@ -166,13 +166,39 @@ class Store:
                 meta = classes.meta(session)
                 session.expunge(meta)
         store = cls(database, meta, lock_timeout=lock_timeout)
-        asked = profile if isinstance(profile, str) or profile is None else profile.name
-        if asked is not None and asked != store.profile_name and not store._adopt(_resolve(profile)):
-            raise ProfileMismatchError(
-                f"The store {folder} was made with profile {store.profile_name!r}, not {asked!r}: leave --profile "
-                f"out, or choose another folder with --store for {asked!r}"
-            )
+        if profile is not None:
+            store._require(profile)
         return store
+
+    def _require(self, profile: str | ProfileLike) -> None:
+        """See that the store has this profile; one without classes takes it.
+
+        Raises:
+            ProfileMismatchError: If its classes were made with another one.
+        """
+        asked = profile if isinstance(profile, str) else profile.name
+        own = self.profile_record.get("source") is not None
+        if asked == self.profile_name and not (own and _is_known(asked)):
+            return
+        chosen = _resolve(profile)
+        changed = _changes(self.profile_record, chosen) if own else None
+        if changed == [] or (changed is None and chosen.name == self.profile_name):
+            # The same as a whole, and perhaps in another place.
+            if changed is not None and not self.read_only and chosen.record() != self.profile_record:
+                self._keep_profile(chosen)
+            return
+        if self._adopt(chosen):
+            return
+        if changed and chosen.name == self.profile_name:
+            raise ProfileMismatchError(
+                f"The store {self.path} was made with another state of the profile {asked!r}, which its prototypes do "
+                f"not fit any more: {listed(changed, most=3, between='; ')}. Put the file back, or choose another "
+                "folder with --store for what it says now"
+            )
+        raise ProfileMismatchError(
+            f"The store {self.path} was made with profile {self.profile_name!r}, not {asked!r}: leave --profile "
+            f"out, or choose another folder with --store for {asked!r}"
+        )
 
     def _adopt(self, profile: ProfileLike) -> bool:
         """Change the profile of a store that holds no class yet; False when it holds one or cannot be written.
@@ -181,9 +207,13 @@ class Store:
         """
         if self.read_only or self.class_names():
             return False
+        return self._keep_profile(profile, empty=True)
+
+    def _keep_profile(self, profile: ProfileLike, *, empty: bool = False) -> bool:
+        """Note a profile; with `empty` only while there is no class, and False when another process was faster."""
         with self._noting() as session:
-            if session.scalars(select(Category.id).limit(1)).first() is not None:
-                return False  # another process was faster
+            if empty and session.scalars(select(Category.id).limit(1)).first() is not None:
+                return False
             meta = classes.meta(session)
             meta.profile_name = self.profile_name = profile.name
             meta.profile_digest = self.profile_digest = profile.digest
@@ -817,6 +847,21 @@ def _resolve(profile: str | ProfileLike | None) -> ProfileLike:
 
         return resolve_profile(profile)
     return profile
+
+
+def _is_known(profile: str) -> bool:
+    """Whether a profile of the user's own is still there under a name."""
+    from ovseg_cli.profiles.own import file_of
+
+    return file_of(profile) is not None
+
+
+def _changes(kept: Mapping[str, Any], chosen: ProfileLike) -> list[str] | None:
+    """What has changed since a profile was kept, as far as a result can depend on it; None for another one."""
+    from ovseg_cli.profiles import Profile
+    from ovseg_cli.profiles.tables import differences, profile_from_record
+
+    return differences(profile_from_record(kept), chosen) if isinstance(chosen, Profile) and chosen.source else None
 
 
 def _create(file: Path, profile: ProfileLike, lock_timeout: float) -> None:

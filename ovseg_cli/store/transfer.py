@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ovseg_cli.errors import BundleError, ClassExistsError, ProfileMismatchError, UsageError
+from ovseg_cli.errors import BundleError, ClassExistsError, OvsegError, ProfileMismatchError, UsageError
 from ovseg_cli.names import class_key
 from ovseg_cli.store.bundle import DEFAULT_IMAGE_SIDE, Bundle, Origin, write_bundle
 from ovseg_cli.store.records import ClassInfo, ClassRecord, ExtractorRecord
 from ovseg_cli.store.store import Store, ovseg_version
 
 if TYPE_CHECKING:
-    from ovseg_cli.profiles import ExtractorSpec
+    from ovseg_cli.profiles import ExtractorSpec, Profile
 
 IfExists = Literal["error", "skip", "replace"]
 """What to do about a class that the store holds."""
@@ -78,7 +78,7 @@ class ImportPlan:
         return tuple(bundle.classes[number].name for bundle, number in self.take)
 
 
-def choose_profile(bundles: Sequence[Bundle], store: Store | None, asked: str | None) -> str:
+def choose_profile(bundles: Sequence[Bundle], store: Store | None, asked: str | None) -> Profile:
     """Give the profile that a store must have to take these classes.
 
     Args:
@@ -94,16 +94,17 @@ def choose_profile(bundles: Sequence[Bundle], store: Store | None, asked: str | 
         ProfileMismatchError: If no profile that the store can have knows all the extractors.
         UsageError: If `asked` is no profile.
     """
-    from ovseg_cli.profiles import PROFILES, get_profile
+    from ovseg_cli.profiles import PROFILES, get_profile, profile_of
 
-    choices = [] if asked is None else [get_profile(asked).name]
+    choices = [] if asked is None else [get_profile(asked)]
     if store is not None:
-        choices.append(store.profile_name)
+        choices.append(profile_of(store))
     if asked is None and (store is None or not store.class_names()):
-        choices += [bundle.origin.profile_name for bundle in bundles if bundle.origin.profile_name in PROFILES]
-    for name in choices:
-        if not _unknown_extractors(bundles, name):
-            return name
+        origins = [bundle.origin.profile_name for bundle in bundles]
+        choices += [found for found in map(_found, origins) if found is not None]
+    for profile in choices:
+        if not _unknown_extractors(bundles, profile):
+            return profile
     if not choices:
         sources = ", ".join(repr(bundle.origin.profile_name) for bundle in bundles)
         raise ProfileMismatchError(
@@ -111,7 +112,7 @@ def choose_profile(bundles: Sequence[Bundle], store: Store | None, asked: str | 
         )
     bundle, extractor = _unknown_extractors(bundles, choices[0])[0]
     source = bundle.origin.profile_name
-    if source == choices[0]:
+    if source == choices[0].name:
         remedy = "they were made with another version of it, so update ovseg, or make the classes anew"
     elif source in PROFILES:
         remedy = f"import them into a store of that profile: choose another folder with --store, and --profile {source}"
@@ -119,8 +120,21 @@ def choose_profile(bundles: Sequence[Bundle], store: Store | None, asked: str | 
         remedy = "this ovseg does not know that profile, so update it, or make the classes anew"
     raise ProfileMismatchError(
         f"The classes in {bundle.path} come from profile {source!r}, and their features ({extractor.name!r}, "
-        f"{extractor.digest[:16]}) cannot be compared with those of profile {choices[0]!r}: {remedy}"
+        f"{extractor.digest[:16]}) cannot be compared with those of profile {choices[0].name!r}: {remedy}"
     )
+
+
+def _found(name: str) -> Profile | None:
+    """The profile of this name: one of ovseg's, or one of the user's own that is found by its name."""
+    from ovseg_cli.profiles import PROFILES
+    from ovseg_cli.profiles.own import load_profile, own_files
+
+    if name in PROFILES:
+        return PROFILES[name]
+    try:
+        return load_profile(own_files()[name]) if name in own_files() else None
+    except OvsegError:  # one that cannot be used is as good as none here
+        return None
 
 
 def plan_import(bundles: Sequence[Bundle], store: Store | None, if_exists: IfExists) -> ImportPlan:
@@ -179,8 +193,7 @@ def import_classes(store: Store, plan: ImportPlan, *, progress: Callable[[int], 
         StoreError: If the store cannot be written.
         DiskFullError: If no space is left; the store is then as before.
     """
-    choose_profile([bundle for bundle, _ in plan.take], store, store.profile_name)
-    specs = _extractors_of(store.profile_name)
+    specs = _extractors_of(choose_profile([bundle for bundle, _ in plan.take], store, None))
 
     def records() -> Iterator[ClassRecord]:
         for done, (bundle, number) in enumerate(plan.take):
@@ -216,14 +229,12 @@ def _imported(bundle: Bundle, number: int, specs: dict[str, ExtractorSpec]) -> C
     )
 
 
-def _extractors_of(profile: str) -> dict[str, ExtractorSpec]:
+def _extractors_of(profile: Profile) -> dict[str, ExtractorSpec]:
     """The extractors that a profile knows, by digest."""
-    from ovseg_cli.profiles import get_profile
-
-    return {extractor.digest: extractor for extractor in get_profile(profile).known_extractors}
+    return {extractor.digest: extractor for extractor in profile.known_extractors}
 
 
-def _unknown_extractors(bundles: Sequence[Bundle], profile: str) -> list[tuple[Bundle, ExtractorRecord]]:
+def _unknown_extractors(bundles: Sequence[Bundle], profile: Profile) -> list[tuple[Bundle, ExtractorRecord]]:
     """The extractors of bundles that a profile does not know.
 
     Raises:

@@ -40,7 +40,7 @@ class TextCache(Protocol):
 
 def text_key(weights: Weights, templates: Sequence[str]) -> str:
     """Under what the embeddings of words are kept: what made them, and which texts they are the mean of."""
-    made_by = {"model": weights.model_id, "revision": weights.revision, "variant": weights.variant}
+    made_by = {"model": weights.identity, "revision": weights.revision, "variant": weights.variant}
     return digest_of({**made_by, "templates": list(templates)})
 
 

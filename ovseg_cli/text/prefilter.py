@@ -219,7 +219,7 @@ class ClassPrefilter:
     def _embed_single(self, words: Sequence[str], cache: TextCache | None) -> dict[str, Tensor]:
         """Embeddings of the prompts of single words, each float32 (E,) of norm 1; without those that are too long."""
         weights = self._clip.weights
-        model = digest_of({"model": weights.model_id, "revision": weights.revision, "variant": weights.variant})
+        model = digest_of({"model": weights.identity, "revision": weights.revision, "variant": weights.variant})
         prompts = {word: joint_prompt(self._spec, [word]) for word in words}
         kept = {} if cache is None else cache.cached_texts(model, list(prompts.values()))
         vectors = {text: torch.tensor(vector, device=self._backbone.device) for text, vector in kept.items()}

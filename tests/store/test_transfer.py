@@ -89,7 +89,7 @@ def test_from_store_to_store(source: Store, target: Store, tmp_path: Path) -> No
     told: list[int] = []
     export_classes(source, ["CAT", "crème brûlée"], tmp_path / "x.ovclass", progress=told.append)
     with opened(tmp_path / "x.ovclass") as bundles:
-        assert choose_profile(bundles, target, None) == "mini"
+        assert choose_profile(bundles, target, None).name == "mini"
         infos = import_classes(target, plan_import(bundles, target, "error"), progress=told.append)
     assert told == [1, 2, 1, 2]
     assert [info.name for info in infos] == ["cat", "crème brûlée"]
@@ -246,8 +246,8 @@ class TestProfiles:
         path = bundle_of(tmp_path / "x", real_class("cat", extractors=SD15.extractors[1:2]), profile="sd15")
         empty = Store.open(tmp_path / "empty", profile=MINI)
         with opened(path) as bundles:
-            assert choose_profile(bundles, None, None) == "sd15"
-            assert choose_profile(bundles, empty, None) == "sd15"
+            assert choose_profile(bundles, None, None).name == "sd15"
+            assert choose_profile(bundles, empty, None).name == "sd15"
             with pytest.raises(ProfileMismatchError):
                 choose_profile(bundles, None, "mini")
             with pytest.raises(UsageError, match="Unknown profile"):
