@@ -183,6 +183,8 @@ def _tell_costs(common: Common, profile: Profile, states: list[WeightsStatus]) -
 
 def _forbidden(state: WeightsStatus) -> str:
     return f"{state.repo} is for non-commercial use only ({state.licence})"
+
+
 def _pin(common: Common, name: str) -> Profile | None:
     """A profile of the user's own with its revisions pinned; None for one of ovseg's.
 

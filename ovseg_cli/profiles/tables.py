@@ -296,7 +296,8 @@ def profile_from_record(record: Mapping[str, Any]) -> Profile:
 
 
 _TELLS_ONLY = frozenset({"summary", "licence", "nbytes", "part", "folder", "name"})
-"""Fields beside those that are `FOR_PEOPLE` that say something to people, or where something lies: no result depends on them."""
+"""Fields that tell something to people, or where something lies, beside those marked as `FOR_PEOPLE`: no result depends
+on them."""
 
 
 def differences(old: Profile, new: Profile) -> list[str]:
