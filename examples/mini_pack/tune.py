@@ -5,7 +5,7 @@
 
 Every line is one setting in another's place, everything else as the profile has it. The seeds of the pictures are 50
 and above; those of the figures (`examples.mini_pack.evaluate`, `examples.compare.study`, `examples.ablation`) are
-below. A setting is taken over when two seeds agree on it.
+below. The profile's settings were chosen on 16 pictures of seed 50, GEM's temperature and streams on 16 of seed 51 too.
 """
 
 from __future__ import annotations
