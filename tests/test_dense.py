@@ -288,7 +288,7 @@ def with_other_dino():
         ("aggsd", with_generator(seed=7)),
         ("diffsegmenter", with_generator(phrase_size=32)),
         ("agggem", dataclasses.replace(MINI, regions=dataclasses.replace(MINI.regions, layers=("mid_block",)))),
-        ("gem", dataclasses.replace(MINI, clip=dataclasses.replace(MINI.clip, streams=3))),
+        ("gem", dataclasses.replace(MINI, clip=dataclasses.replace(MINI.clip, streams=1))),
         ("gem", dataclasses.replace(MINI, clip=dataclasses.replace(MINI.clip, gem_temperature=3.0))),
     ],
 )

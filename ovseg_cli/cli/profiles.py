@@ -246,15 +246,16 @@ def _show_profile(common: Common, profile: Profile, states: list[WeightsStatus])
 def _methods(profile: Profile) -> str:
     """The methods that it can run, where it cannot run all; and for which of them more has to be fetched."""
     from ovseg_cli.methods.catalogue import METHODS, methods_of
+    from ovseg_cli.profiles import find_weights
+    from ovseg_cli.profiles.weights import fetch_command
 
     can = methods_of(profile)
     told = "all" if len(can) == len(METHODS) else ", ".join(can)
     proxy = profile.proxy_extractor
-    if proxy is None or proxy.weights in profile.weights:
+    if proxy is None or proxy.weights in profile.weights or find_weights(proxy.weights) is not None:
         return told
     needing = ", ".join(name for name in can if "proxy" in METHODS[name].networks)
-    fetch = f"ovseg pull --profile {profile.name} --extractors {proxy.name}"
-    return f"{told}; for {needing} fetch {proxy.name} too: {fetch}"
+    return f"{told}; for {needing} fetch {proxy.name} too: {fetch_command(proxy.weights, profile)}"
 
 
 def _details(state: WeightsStatus) -> str:

@@ -58,6 +58,7 @@ def install() -> None:
     signal.signal(signal.SIGTERM, _on_signal)
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, _on_alarm)
+    sys.unraisablehook = _on_unraisable
     atexit.register(_end)  # what is registered first is called last
 
 
@@ -99,6 +100,12 @@ def _on_signal(number: int, _frame: FrameType | None) -> None:
 def _on_alarm(_number: int, _frame: FrameType | None) -> None:
     if _state.working and not _handled():
         _raise()
+
+
+def _on_unraisable(dropped: sys.UnraisableHookArgs) -> None:
+    """Python tells of an exception that it drops. Of this one nobody need hear: it is raised again."""
+    if _state.first is None or not isinstance(dropped.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(dropped)
 
 
 def _raise() -> None:

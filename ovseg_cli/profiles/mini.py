@@ -62,7 +62,7 @@ _BACKGROUND = ("grass", "sand", "water", "sky", "snow", "brick wall", "wood", "r
 
 MINI = Profile(
     name="mini",
-    summary="Bundled models, 31 MB, seconds on a CPU. They know 44 pictograms and 8 textures, not photographs.",
+    summary="Bundled models, seconds on a CPU. They know 44 pictograms and 8 textures, not photographs.",
     generator=GeneratorSpec(
         weights=_DIFFUSION,
         image_size=64,

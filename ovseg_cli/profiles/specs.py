@@ -148,6 +148,8 @@ class GeneratorSpec:
     spacing: Literal["leading", "trailing", "linspace"] | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
+        if self.image_size % 8:
+            raise ValueError(f"draws images of {self.image_size} pixels, which is no multiple of 8")
         if self.negative_prompt and not self.guided:
             raise ValueError(f"guidance {self.guidance:g} is none, so that nothing reads the negative prompt")
 

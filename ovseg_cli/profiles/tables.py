@@ -349,9 +349,15 @@ def lowered(sentence: str) -> str:
     return first[:1].lower() + first[1:] if not first[:2].isupper() else first
 
 
+_CODE = re.compile(r"\(|ovseg_cli")
+"""What is no name of a field, and keeps its underscores."""
+
+
 def in_words_of_a_file(note: str) -> str:
     """A note of a dataclass as a comment: fields have hyphens, and what is None is left out."""
-    note = re.sub(r"`+([^`]*)`+", lambda match: match[1] if "(" in match[1] else match[1].replace("_", "-"), note)
+    note = re.sub(
+        r"`+([^`]*)`+", lambda match: match[1] if _CODE.search(match[1]) else match[1].replace("_", "-"), note
+    )
     note = re.sub(r"(, or None|, None for weights that ship inside the package)(?=[.;])", "", note)
     return re.sub(r"\bNone\b", "left out", note)
 

@@ -352,7 +352,8 @@ def _extractors(profile: Profile, infos: Sequence[ClassInfo], asked: Sequence[st
         use = f" segment with --extractors {','.join(has)}, or" if has else ""
         raise ProfileMismatchError(
             f"The class {info.name!r} has no prototypes by the feature extractor {lacking[0]!r} of the profile "
-            f"{profile.name!r} as it is now:{use} make the class anew with {again}"
+            f"{profile.name!r} as it is now (another version of ovseg may bring other weights or settings):{use} "
+            f"make the class anew with {again}, or segment by words with --method {profile.clip.best}"
         )
     return wanted
 

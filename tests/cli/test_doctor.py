@@ -96,8 +96,8 @@ def test_profiles(cli):
 def test_profiles_for_a_person(cli):
     lines = cli("profiles").stdout.splitlines()
     assert [line.split()[1] for line in lines if line.startswith(("mini", "sd15"))] == ["here", "missing"]
-    assert "mini  ready" in cli("profiles", "mini").stdout
-    result = cli("profiles", "sd15")
+    assert "mini  ready" in cli("profiles", "show", "mini").stdout
+    result = cli("profiles", "show", "sd15")
     assert "sd15  weights are missing" in result.stdout
     assert "fetch them: ovseg pull --profile sd15" in result.stderr
     assert cli("profiles", "-q").stdout == "".join(f"{name}\n" for name in PROFILES)
