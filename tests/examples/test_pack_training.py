@@ -101,7 +101,9 @@ def test_weights_are_half_precision_and_name_no_path(trained: Path) -> None:
     assert "_name_or_path" not in config
     from safetensors import safe_open
 
-    for file in (trained / "pack").rglob("*.safetensors"):
+    files = [path for path in (trained / "pack").rglob("*.safetensors") if path.parent.name != "domain"]
+    assert len(files) == 5
+    for file in files:  # all but the few numbers that tell unfamiliar pictures
         with safe_open(file, "pt") as tensors:  # type: ignore[no-untyped-call]
             kinds = {tensors.get_slice(key).get_dtype() for key in tensors.keys()}  # noqa: SIM118
         assert kinds <= {"F16", "I64"}, file
