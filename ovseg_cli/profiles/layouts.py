@@ -14,7 +14,6 @@ Use = Literal["diffusion", "clip", "vit", "sam", "domain"]
 
 _TEXT = ("tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 _TRANSFORMERS = ("config.json", "preprocessor_config.json")
-_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 """How the names of files end that Python's unpickler would be asked to read."""
@@ -50,6 +49,27 @@ def default_marker(use: Use, variant: str | None, pickles: Iterable[str]) -> str
     }[use]
 
 
+def diffusers_files(variant: str | None, *, encoders: tuple[str, ...] = ("",)) -> tuple[str, ...]:
+    """The files of a Stable Diffusion pipeline in diffusers' layout, without those of a safety checker.
+
+    Args:
+        variant: Of its weights.
+        encoders: What stands behind "text_encoder" and "tokenizer" in the names of their folders.
+    """
+    end = f"{variant}.safetensors" if variant else "safetensors"
+    texts = [(f"text_encoder{number}/config.json", f"text_encoder{number}/model.{end}") for number in encoders]
+    return (
+        "model_index.json",
+        "scheduler/*.json",
+        *(f"tokenizer{number}/*" for number in encoders),
+        *(name for pair in texts for name in pair),
+        "unet/config.json",
+        f"unet/diffusion_pytorch_model.{end}",
+        "vae/config.json",
+        f"vae/diffusion_pytorch_model.{end}",
+    )
+
+
 def default_files(use: Use, variant: str | None, marker: str) -> tuple[str, ...]:
     """Patterns of the files that a loader needs, where nobody names others: nothing else is downloaded.
 
@@ -60,15 +80,9 @@ def default_files(use: Use, variant: str | None, marker: str) -> tuple[str, ...]
     """
     if use == "diffusion":
         dot = f".{variant}" if variant else ""
-        files = ["model_index.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*"]
-        for part in _PARTS:
-            stem = "model" if part.startswith("text") else "diffusion_pytorch_model"
-            files.append(f"{part}/*config.json")
-            # The brackets make a pattern of a name, so that a part which not every pipeline has need not be there.
-            files.append(
-                f"{part}/{stem}{dot}.safetensor[s]" if part.endswith("_2") else f"{part}/{stem}{dot}.safetensors"
-            )
-        return tuple(files)
+        # The brackets make a pattern of a name, so that XL's second text encoder need not be there.
+        second = ("tokenizer_2/*", "text_encoder_2/*config.json", f"text_encoder_2/model{dot}.safetensor[s]")
+        return (*diffusers_files(variant), *second)
     if use == "clip":
         return ("open_clip_config.json", marker, *_TEXT)
     if use == "domain":

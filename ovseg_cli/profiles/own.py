@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from ovseg_cli.atomic import write_text
 from ovseg_cli.errors import OvsegError, UsageError, WeightsError
-from ovseg_cli.files.toml import KeyPath, TomlFile, read_toml
+from ovseg_cli.files.toml import KeyPath, TomlFile, read_toml, shown
 from ovseg_cli.names import did_you_mean, listed
 from ovseg_cli.profiles.folders import files_in, folder_revision
 from ovseg_cli.profiles.layouts import Use, default_files, default_marker, feature_shape, is_pickle
@@ -31,7 +31,6 @@ from ovseg_cli.profiles.tables import (
     Writer,
     differences,
     hints_of,
-    shown,
     text_of,
     written_fields,
 )

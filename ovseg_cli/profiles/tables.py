@@ -18,7 +18,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from ovseg_cli.errors import StoreCorruptError, UsageError
-from ovseg_cli.files.toml import KeyPath, TomlFile
+from ovseg_cli.files.toml import KeyPath, TomlFile, shown
 from ovseg_cli.names import did_you_mean
 from ovseg_cli.profiles.specs import FOR_PEOPLE, ExtractorSpec, Profile, Weights
 
@@ -330,16 +330,6 @@ def _brief(value: Any) -> str:
     if is_dataclass(value):
         return "given"
     text = "left out" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:60]}…"
-
-
-def shown(value: Any) -> str:
-    """A value of a file as a message shows it."""
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 
 import diffusers
 import pytest
@@ -13,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from ovseg_cli.backbones.phrases import PhrasedPrompt, phrase_token_positions
 from ovseg_cli.backbones.unet import DiffusionBackbone, Noising
 from ovseg_cli.errors import WeightsError
-from tests.backbones.test_unet import RecordingProcessor, brute_force_attribution
+from tests.backbones.test_unet import brute_force_attribution, recording
 from tests.mini import random_pictures
 from tests.true_models import SCHEDULE, SD2_UNET, SDXL_UNET, TEXT_G, TEXT_H, TEXT_L, clip_tokenizer
 
@@ -84,17 +83,6 @@ def backbone(request, folders):
 @pytest.fixture
 def wide(folders):
     return DiffusionBackbone.load(folders["xl"], device="cpu")
-
-
-@contextmanager
-def recording(backbone, kind):
-    log = []
-    before = backbone.unet.attn_processors
-    backbone.unet.set_attn_processor({n: RecordingProcessor(n, log if f".{kind}." in n else None) for n in before})
-    try:
-        yield log
-    finally:
-        backbone.unet.set_attn_processor(before)
 
 
 def generate(backbone, seeds, **changes):
