@@ -50,6 +50,8 @@ def doctor(common: Common) -> None:
     Exit code 1: the store, or weights, are damaged.
     """
     out = common.out
+    if common.defaults.problem is not None:
+        out.warning(f"no file with defaults is used here, whatever store it names: {common.defaults.problem}")
     damaged_weights = _damaged_weights()
     data: dict[str, Any] = {
         "python": sys.version.split()[0],

@@ -19,7 +19,7 @@ from ovseg_cli.backbones.clip import ClipBackbone
 from ovseg_cli.backbones.pixels import picture_size, resize, to_working_tensor
 from ovseg_cli.errors import WeightsError
 from ovseg_cli.labeling.windows import all_crops
-from ovseg_cli.profiles.specs import ClipSpec, DomainSpec
+from ovseg_cli.profiles.specs import ClipSpec, DomainSpec, bundled_revision
 
 DOMAIN_FILE = "domain.safetensors"
 MAX_CROPS_AT_ONCE = 64
@@ -104,8 +104,10 @@ class Domain:
 
 def look(clip_spec: ClipSpec, spec: DomainSpec) -> dict[str, str]:
     """Everything that decides what the tokens are, as a file's metadata."""
+    clip = clip_spec.weights
     return {
-        "clip": clip_spec.weights.revision,
+        # The bundled CLIP is itself in a folder of the user's own too.
+        "clip": bundled_revision(Path(clip.folder)) if clip.folder else clip.revision,
         "block": str(spec.block),
         "short_side": str(spec.short_side),
         "windows": " ".join(f"{size}/{stride}" for size, stride in spec.windows),
@@ -152,5 +154,8 @@ def read_domain(path: Path, made_for: dict[str, str]) -> tuple[Tensor, float]:
     if other := [
         f"{key} {found.get(key)!r} instead of {value!r}" for key, value in made_for.items() if found.get(key) != value
     ]:
-        raise WeightsError(f"{path} was made for another model ({'; '.join(other)}). Make it anew, or reinstall ovseg.")
+        raise WeightsError(
+            f"{path} was made for another model ({'; '.join(other)}). In a profile of your own, leave out "
+            "[domain]; otherwise reinstall ovseg."
+        )
     return weight.float(), float(bias)

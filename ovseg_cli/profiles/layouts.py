@@ -125,9 +125,12 @@ def refuse_code(folder: Path, use: Use, allowed: Iterable[str] = ()) -> None:
                 f"The CLIP model in {folder} is not loaded: its text tower is {text['hf_model_name']!r}, another model "
                 "of the hub. Take a CLIP with a text tower of open_clip's own."
             )
-        for name in ("config.json", "tokenizer_config.json"):
-            if "auto_map" in _json(folder / name):
-                raise WeightsError(f"The model in {folder} is not loaded: {name} names code of its own (auto_map).")
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
+        if "auto_map" in _json(folder / name):
+            raise WeightsError(
+                f"The model in {folder} is not loaded: {name} names code of its own (auto_map). Take a model that the "
+                "libraries know, or remove that entry."
+            )
     first = _READ_FIRST.get(use, ())
     if first and not any((folder / name).is_file() for name in first):
         pickles = sorted(p.name for p in folder.iterdir() if is_pickle(p.name) and p.name not in set(allowed))

@@ -120,3 +120,9 @@ def test_the_remark_fits_the_number():
     assert spec.remark(1, 9, "so what").startswith("1 of 9 pictures looks like")
     assert spec.remark(2, 9, "so what").startswith("2 of 9 pictures look like")
     assert "so so what. For photographs: ovseg pull --profile sd15" in spec.remark(2, 9, "so what")
+
+
+def test_a_copy_of_the_bundled_clip_is_the_same_model():
+    spec = MINI.clip
+    copied = replace(spec.weights, bundled=None, folder=str(MINI_FOLDER / "clip"), revision="sha256:other")
+    assert look(replace(spec, weights=copied), MINI.domain) == look(spec, MINI.domain)

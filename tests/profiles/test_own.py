@@ -676,6 +676,12 @@ def test_a_clip_with_code_or_another_model_of_the_hub_is_refused(my):
         refuse_code(folder, "clip")
 
 
+def test_a_vit_with_code_of_its_own_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", "auto_map": {"AutoModel": "evil.Evil"}}))
+    with pytest.raises(WeightsError, match=r"config\.json names code of its own"):
+        refuse_code(tmp_path, "vit")
+
+
 def test_nothing_asks_to_trust_code():
     package = MINI_FOLDER.parents[1]
     for file in package.rglob("*.py"):
