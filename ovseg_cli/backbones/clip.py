@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovseg_cli.backbones.kinds import cannot_be_loaded
 from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
 from ovseg_cli.errors import WeightsError
@@ -206,7 +207,7 @@ class ClipBackbone:
                 model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
                 tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         except Exception as error:  # open_clip raises whatever its parts raise
-            raise WeightsError(f"The CLIP model in {folder} cannot be loaded: {error}") from error
+            raise cannot_be_loaded("CLIP model", folder, error) from error
         model.visual.to(dtype)
         return cls(model, tokenizer, device)
 

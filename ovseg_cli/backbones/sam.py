@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from ovseg_cli.backbones.kinds import cannot_be_loaded
 from ovseg_cli.backbones.quiet import quiet_libraries
 from ovseg_cli.errors import WeightsError
 from ovseg_cli.names import listed
@@ -57,7 +58,7 @@ class SamBackbone:
                     folder, local_files_only=True, trust_remote_code=False
                 )
         except Exception as error:  # transformers raises whatever its parts raise
-            raise WeightsError(f"The SAM in {folder} cannot be loaded: {error}") from error
+            raise cannot_be_loaded("SAM", folder, error) from error
         if report["missing_keys"]:  # transformers fills these with random numbers
             lost = listed(sorted(report["missing_keys"]), most=3)
             raise WeightsError(f"The SAM in {folder} cannot be loaded: its weights lack {lost}.")

@@ -26,7 +26,7 @@ from ovseg_cli.backbones.attention import (
     RunningSelfAttention,
     tapped,
 )
-from ovseg_cli.backbones.kinds import kind_of
+from ovseg_cli.backbones.kinds import cannot_be_loaded, kind_of
 from ovseg_cli.backbones.phrases import (
     PhrasedPrompt,
     PromptEmbedding,
@@ -177,7 +177,7 @@ class DiffusionBackbone:
                     folder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True, **settings
                 )
         except Exception as error:  # diffusers raises whatever its parts raise
-            raise WeightsError(f"The diffusion model in {folder} cannot be loaded: {error}") from error
+            raise cannot_be_loaded("diffusion model", folder, error) from error
         return cls(pipeline, device)
 
     @property

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ovseg_cli.backbones.clip import resize_position_embedding
-from ovseg_cli.backbones.kinds import kind_of
+from ovseg_cli.backbones.kinds import cannot_be_loaded, kind_of
 from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
 from ovseg_cli.errors import WeightsError
@@ -77,7 +77,7 @@ class VitBackbone:
                     **({"add_pooling_layer": False} if kind == "vit" else {}),
                 )
         except Exception as error:  # transformers raises whatever its parts raise
-            raise WeightsError(f"The vision transformer in {folder} cannot be loaded: {error}") from error
+            raise cannot_be_loaded("vision transformer", folder, error) from error
         # Weights that are too many are no fault: a masked autoencoder is published with its decoder.
         if report["missing_keys"]:  # transformers fills these with random numbers
             lost = listed(sorted(report["missing_keys"]), most=3)

@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import re
+import shlex
 import sys
 import tempfile
 import typing
@@ -421,6 +422,17 @@ class OvsegSubgroup(OvsegGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run it, or the command."""
         return TyperGroup.invoke(self, ctx)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command; a thing's name in its place is what `show` is for."""
+        try:
+            return super().resolve_command(ctx, args)
+        except typer.TyperException as error:
+            show = self.commands.get("show")
+            takes_name = show is not None and any(p.param_type_name == "argument" for p in show.params)
+            if takes_name and "Did you mean" not in error.message:
+                error.message += f" To show one: {ctx.command_path} show {shlex.quote(args[0])}"
+            raise
 
 
 def group(

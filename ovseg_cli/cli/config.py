@@ -136,7 +136,7 @@ def _template(*, user: bool) -> str:
         "# Defaults for the options of ovseg: take away the # in front of what you want to set.",
         "# What is typed goes before this file; `ovseg config show` says where each value comes from.",
         "# Paths begin at this file's folder"
-        + ("." if user else ", and do not lead out of it: those belong into `ovseg config new --user`."),
+        + ("." if user else ", and do not lead out of it: those belong in `ovseg config new --user`."),
     ]
     for name, options in commands_with_defaults(_root()).items():
         lines += ["", f"[{name}]"] if name else [""]

@@ -268,6 +268,8 @@ def _unknown(root: Any, command: str, key: str, value: Any, known: Mapping[str, 
     if not command and isinstance(value, dict):
         commands = [name for name in known if name]
         return f"there is no command {key!r} with options that a file can set.{did_you_mean(key, commands)}"
+    if not command and key in known:
+        return f"{key} is a command: its options stand in a table of their own, under [{key}]."
     if command and key in known[""]:
         return f"{key} is an option of all commands: it stands at the beginning, before the first table."
     if any(f"--{key}" in parameter.opts for parameter in (root.commands[command] if command else root).params):
@@ -318,7 +320,7 @@ def _path(value: str, file: Path, scope: Scope, where: str) -> str:
         inside = os.path.realpath(folder)
         if os.path.commonpath([inside, os.path.realpath(path)]) != inside:
             raise UsageError(
-                f"{where} leads out of the project's folder, to {path}. Such a path belongs into your own file, "
+                f"{where} leads out of the project's folder, to {path}. Such a path belongs in your own file, "
                 f"{user_file()}, or on the command line."
             )
     return path

@@ -117,13 +117,16 @@ def _store_lines(store: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "profile" not in store:  # it could not even be opened
         return
     yield "profile", store["profile"] + (" (read-only)" if store["read_only"] else "")
+    for why in store["lacks"]:
+        yield "weights", why
     yield (
         "holds",
         f"{amount(store['classes'], 'class', 'classes')}, {amount(store['prototypes'], 'prototype')}, "
         f"{amount(store['support_images'], 'support image')}, {file_size(store['bytes'])}",
     )
     for index in store["indexes"]:
-        yield "index", f"{index['extractor']}: {index['status']}" + (f" ({index['reason']})" if index["reason"] else "")
+        why = index["reason"] or ("made when neighbours are next asked for" if index["status"] == "missing" else "")
+        yield "index", f"{index['extractor']}: {index['status']}" + (f" ({why})" if why else "")
     if store["leftovers"]:
         yield "leftovers", f"{len(store['leftovers'])}, swept by the next command that writes"
 
@@ -213,6 +216,7 @@ def _examine(store: Store) -> dict[str, Any]:
         "healthy": health.ok,
         "problems": [*health.problems, *lost],
         "profile": store.profile_name,
+        "lacks": _lacking(store),
         "read_only": health.read_only,
         "classes": health.classes,
         "prototypes": health.prototypes,
@@ -224,6 +228,24 @@ def _examine(store: Store) -> dict[str, Any]:
             for index in health.indexes
         ],
     }
+
+
+def _lacking(store: Store) -> list[str]:
+    """Why the weights of the store's own profile cannot be used; nothing of it makes the store itself unsound."""
+    from ovseg_cli.profiles import profile_of
+    from ovseg_cli.profiles.weights import require_weights
+
+    found = []
+    try:
+        profile = profile_of(store)
+        for weights in profile.weights:
+            try:
+                require_weights(weights, profile)
+            except OvsegError as error:
+                found.append(str(error))
+    except OvsegError as error:  # a profile that this version does not know
+        found.append(str(error))
+    return found
 
 
 def _default_path(common: Common) -> str:

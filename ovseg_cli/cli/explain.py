@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ import typer
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.options import Query, with_query
 from ovseg_cli.cli.output import short_path
-from ovseg_cli.errors import UsageError
+from ovseg_cli.errors import NoInputError, UsageError
 
 if TYPE_CHECKING:
     from ovseg_cli.explanations import Explanation
@@ -92,6 +93,8 @@ def explain(
     points = [_point(text) for text in at or ()]
     target = _target(image, output)
     manifest = None if run is None else _manifest(run, query)
+    if not os.path.lexists(image):
+        raise NoInputError(f"{image} does not exist. Name an image.")
     picture = open_image(image)
     # What is wrong with the request itself is told before a store is made for it.
     with common.store_for_planning() if manifest is None else common.open_store(create=False) as store:

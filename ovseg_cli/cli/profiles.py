@@ -18,6 +18,7 @@ from ovseg_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from ovseg_cli.profiles import Profile, WeightsStatus
+    from ovseg_cli.profiles.specs import Weights
 
 _SHOWN_REVISION = 12
 
@@ -120,7 +121,8 @@ def new(
 
     def human() -> None:
         out.line(str(file), copyable=True)
-        out.hint(f"change what you like, then: ovseg pull --profile {shlex.quote(str(file))}", copyable=True)
+        then = "pull" if any(weights.repo for weights in profile.weights) else "add-class NAME"
+        out.hint(f"change what you like, then: ovseg {then} --profile {shlex.quote(str(file))}", copyable=True)
 
     out.result({"file": str(file), "from": start}, human=human, quiet=[str(file)])
 
@@ -212,24 +214,16 @@ def _show_profile(common: Common, profile: Profile, states: list[WeightsStatus])
         out.line((profile.summary, "dim"))
     if profile.table:
         out.line((f"for: {profile.table}", "dim"))
-    rows = [
-        (
-            state.part,
-            "here" if state.present else "missing",
-            file_size(state.nbytes) if state.nbytes else "",
-            Text.assemble(state.repo, "\n", (_details(state), "dim")),
-        )
-        for state in states
+    rows = [_weights_row(state, Text(state.part)) for state in states]
+    rows += [
+        _weights_row(state, Text.assemble(state.part, "\n", (when, "dim")))
+        for state, when in _on_request(profile, states)
     ]
     out.show(table(("part", "left"), ("weights", "left"), ("size", "right"), ("model", "left"), rows=rows))
     if profile.extra_extractors:
         own = ", ".join(extractor.name for extractor in profile.extractors)
         extra = ", ".join(extractor.name for extractor in profile.extra_extractors)
         out.line((f"extractors: {own}; with --extractors also {extra}", "dim"))
-    if profile.regions.sam is not None:
-        sam = profile.regions.sam
-        size = f"{file_size(sam.nbytes)}, " if sam.nbytes else ""
-        out.line((f"with --mask-method sam also {sam.model_id} ({size}{sam.licence})", "dim"))
     generator = profile.generator
     side, guidance = generator.image_size, f"guidance {generator.guidance:g}" if generator.guided else "no guidance"
     drawn = f"{generator.count} images of {side} x {side} in {generator.steps} steps ({generator.sampler}, {guidance})"
@@ -241,6 +235,31 @@ def _show_profile(common: Common, profile: Profile, states: list[WeightsStatus])
     hint = next((state.fetch_hint for state in states if state.fetch_hint), None)
     if hint is not None:
         out.hint(f"fetch them: {hint}", copyable=True)
+
+
+def _weights_row(state: WeightsStatus, part: Text) -> tuple[Text | str, ...]:
+    return (
+        part,
+        "here" if state.present else "missing",
+        file_size(state.nbytes) if state.nbytes else "",
+        Text.assemble(state.repo, "\n", (_details(state), "dim")),
+    )
+
+
+def _on_request(profile: Profile, shown: list[WeightsStatus]) -> list[tuple[WeightsStatus, str]]:
+    """The weights that the default ensemble does not load and that are not shown yet, and what loads them."""
+    from ovseg_cli.profiles import weights_status
+
+    reasons: dict[Weights, str] = {}
+    for extractor in profile.extra_extractors:
+        reasons.setdefault(extractor.weights, f"--extractors {extractor.name}")
+    if profile.regions.sam is not None:
+        reasons.setdefault(profile.regions.sam, "--mask-method sam")
+    if profile.domain is not None:
+        reasons.setdefault(profile.domain.weights, "unfamiliar pictures")
+    known = {state.repo for state in shown}
+    others = [weights for weights in reasons if weights not in profile.weights and weights.model_id not in known]
+    return list(zip(weights_status(others, profile), (reasons[weights] for weights in others), strict=True))
 
 
 def _methods(profile: Profile) -> str:
@@ -277,20 +296,8 @@ def profile_data(profile: Profile, states: list[WeightsStatus]) -> dict[str, Any
         "methods": list(methods_of(profile)),
         "digest": profile.digest,
         "ready": all(state.present for state in states) and all(e.dim for e in profile.extractors),
-        "weights": [
-            {
-                "part": state.part,
-                "model": state.repo,
-                "revision": state.revision,
-                "licence": state.licence,
-                "commercial": state.commercial,
-                "present": state.present,
-                "path": None if state.path is None else str(state.path),
-                "bytes": state.nbytes,
-                "fetch": state.fetch_hint or None,
-            }
-            for state in states
-        ],
+        "weights": [_weights_data(state) for state in states],
+        "on_request": [{**_weights_data(state), "for": what_for} for state, what_for in _on_request(profile, states)],
         "extractors": [
             {
                 "name": extractor.name,
@@ -304,4 +311,18 @@ def profile_data(profile: Profile, states: list[WeightsStatus]) -> dict[str, Any
             }
             for extractor in (*profile.extractors, *profile.extra_extractors)
         ],
+    }
+
+
+def _weights_data(state: WeightsStatus) -> dict[str, Any]:
+    return {
+        "part": state.part,
+        "model": state.repo,
+        "revision": state.revision,
+        "licence": state.licence,
+        "commercial": state.commercial,
+        "present": state.present,
+        "path": None if state.path is None else str(state.path),
+        "bytes": state.nbytes,
+        "fetch": state.fetch_hint or None,
     }

@@ -217,7 +217,7 @@ class _Search:
         for path in walk_files(folder, passes=self._passes, told=self.told):
             self._take(path, root)
         if (len(self.found), len(self.results)) == before:
-            _logger.warning("no (further) image in the folder %s", folder)
+            _logger.warning("the folder %s holds no image, or only images that were named before it", folder)
 
     def _add_pattern(self, text: str) -> None:
         anchor, parts = _split_pattern(text)

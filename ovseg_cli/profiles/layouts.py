@@ -135,6 +135,11 @@ def refuse_code(folder: Path, use: Use, allowed: Iterable[str] = ()) -> None:
     if first and not any((folder / name).is_file() for name in first):
         pickles = sorted(p.name for p in folder.iterdir() if is_pickle(p.name) and p.name not in set(allowed))
         if pickles:
+            if any((folder / name).is_file() for name in allowed):
+                raise WeightsError(
+                    f"The model in {folder} is not loaded: beside the pickle that the profile allows there is "
+                    f"{pickles[0]}, which might be read in its place. Move it out of the folder."
+                )
             raise WeightsError(
                 f"The model in {folder} is not loaded: it would be read from {pickles[0]}, a pickle, and not from "
                 f"{first[0]}. Convert it to safetensors, or name it in the profile: "

@@ -4,7 +4,9 @@ import json
 import shutil
 
 import pytest
+from typer.testing import CliRunner
 
+from ovseg_cli.cli.app import app
 from ovseg_cli.profiles import PROFILES
 
 
@@ -100,7 +102,20 @@ def test_profiles_for_a_person(cli):
     result = cli("profiles", "show", "sd15")
     assert "sd15  weights are missing" in result.stdout
     assert "fetch them: ovseg pull --profile sd15" in result.stderr
+    told = CliRunner().invoke(app, ["profiles", "sd15"], prog_name="ovseg").stderr
+    assert "To show one: ovseg profiles show sd15" in told
     assert cli("profiles", "-q").stdout == "".join(f"{name}\n" for name in PROFILES)
+
+
+def test_a_profile_shows_what_is_loaded_on_request_too(cli):
+    data = cli("profiles", "show", "mini", "--json").data
+    assert {part["part"]: part["for"] for part in data["on_request"]} == {
+        "dino": "--extractors dino",
+        "domain": "unfamiliar pictures",
+    }
+    pulled = cli("pull", "--profile", "mini", "--extractors", "dino", "--json").data
+    assert [part["part"] for part in pulled["weights"]] == ["diffusion", "clip", "dino"]
+    assert [part["part"] for part in pulled["on_request"]] == ["domain"]
 
 
 def test_pull_offline_names_what_is_missing(cli):

@@ -199,7 +199,7 @@ class TestBadInput:
 
     def test_a_picture_that_is_not_there(self, cli, here):
         result = cli("explain", here / "no.png")
-        assert (result.exit_code, "does not exist" in result.error) == (1, True)
+        assert (result.exit_code, "does not exist" in result.error) == (2, True)
 
     def test_an_empty_store_has_nothing_to_look_for(self, cli, photos):
         assert "has no classes yet" in cli("explain", photos / "a.png").error

@@ -150,3 +150,8 @@ def test_folders_of_ones_own_from_end_to_end(real, here):
     taken = real("--store", "T", "--profile", "my.toml", "import-class", "cat.ovclass")
     assert taken.exit_code == 0, taken.stderr
     assert "profile my" in taken.stderr
+    shutil.rmtree(here / "models" / "clip")
+    told = real("doctor", "--store", "S", "--json").data["store"]
+    assert told["healthy"]
+    [why] = told["lacks"]
+    assert "models/clip is gone" in why
