@@ -1,6 +1,6 @@
 """Makes tests/parity/golden/<method>-<size>.npz by running the published code of one CLIP method (no test).
 
-    python -m tests.parity.make_clip_family METHOD SIZE --code DIR [--dino DIR] [--environment DIR]
+    python -m tests.parity.makers.clip_family METHOD SIZE --code DIR [--dino DIR] [--environment DIR]
 
 One method a run, for their packages have the same names. DIR is a checkout of the method's repository; README.md
 beside this file names the commits and says what is put in place of what is missing. None of that code is here.

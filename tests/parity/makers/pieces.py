@@ -1,6 +1,6 @@
 """Makes tests/parity/golden/ by calling the functions of OVDiff's published code (no test; needs its checkouts).
 
-    python -m tests.parity.make_golden PIECE... --sdov DIR --clip DIR --dino DIR
+    python -m tests.parity.makers.pieces PIECE... --sdov DIR --clip DIR --dino DIR
 
 with DIR the checkouts of github.com/karazijal/sdov (commit 218566b1), github.com/openai/CLIP (d05afc43) and
 github.com/facebookresearch/dino (7c446df5). None of that code is here: sdov has no licence. What is replaced so that it

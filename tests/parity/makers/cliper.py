@@ -1,6 +1,6 @@
 """Makes tests/parity/golden/cliper-*.npz by running CLIPer's published code (no test; needs its checkouts).
 
-    python -m tests.parity.make_cliper PIECE... --code DIR --clip DIR
+    python -m tests.parity.makers.cliper PIECE... --code DIR --clip DIR
 
 with DIR checkouts of github.com/linsun449/cliper.code (commit c05fa41) and github.com/openai/CLIP (d05afc43). Neither
 is here: the first has no licence. README.md beside this file says what is put in place of what is missing.
@@ -36,7 +36,7 @@ from tests.parity.cliper import (
     texts,
 )
 from tests.parity.inputs import as_tensor, fill, picture, sample, write_golden
-from tests.parity.make_golden import module
+from tests.parity.makers.pieces import module
 
 
 def configuration(name: str) -> SimpleNamespace:

@@ -1,7 +1,7 @@
 """Makes the golden arrays of the methods on diffusion attention by running their published code (no test).
 
-    python -m tests.parity.make_attention langseg SIZE --code DIR
-    python -m tests.parity.make_attention diffsegmenter --code DIR
+    python -m tests.parity.makers.attention langseg SIZE --code DIR
+    python -m tests.parity.makers.attention diffsegmenter --code DIR
 
 with DIR a checkout of github.com/sonalexle/langseg (commit c5ff0b2c) or github.com/VCG-team/DiffSegmenter (b3a86860).
 None of that code is here; README.md beside this file says what is put in place of what is missing.
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from tests.parity import attention as made
 from tests.parity.inputs import sample, write_golden
-from tests.parity.make_clip_family import module
+from tests.parity.makers.clip_family import module
 
 # --------------------------------------------------------------------------- langseg
 

@@ -1,7 +1,7 @@
 """Makes tests/parity/golden/labels-*.npz: label maps that published code makes of photographs as files (no test).
 
-    python -m tests.parity.make_labels_sd directions SIZE
-    python -m tests.parity.make_labels_sd METHOD CASE... --code DIR [--clip DIR] [--dino DIR] [--environment DIR]
+    python -m tests.parity.makers.labels_sd directions SIZE
+    python -m tests.parity.makers.labels_sd METHOD CASE... --code DIR [--clip DIR] [--dino DIR] [--environment DIR]
 
 with DIR a checkout of the method's code (see `README.md`); `--environment` is a folder with the packages that are not
 installed: einops, compel 1.2, torch_kmeans 0.2 and open_clip 2.23. None of the code is here. Scripts run as a whole, on
@@ -40,7 +40,7 @@ from tests.parity import file_inputs_sd as made
 from tests.parity.file_inputs import photographs
 from tests.parity.file_inputs_sd import write_photograph
 from tests.parity.inputs import GOLDEN, write_golden
-from tests.parity.make_golden import module, replaced
+from tests.parity.makers.pieces import module, replaced
 
 NOISE_SEED = 42
 """`GeneratorSpec.seed` of the profile sd15."""
@@ -334,7 +334,7 @@ def diffsegmenter(code: Path) -> None:
     import transformers
     from diffusers import DDIMScheduler
 
-    from tests.parity.make_attention import Caption
+    from tests.parity.makers.attention import Caption
 
     module("cv2")
     module("IPython")

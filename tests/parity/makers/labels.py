@@ -1,6 +1,6 @@
 """Makes tests/parity/golden/labels-<method>-<case>.npz by running published code from file to label map (no test).
 
-    python -m tests.parity.make_labels METHOD --code DIR [--clip DIR] [--dino DIR] [--environment DIR] [--texts FILE]
+    python -m tests.parity.makers.labels METHOD --code DIR [--clip DIR] [--dino DIR] [--environment DIR] [--texts FILE]
 
 One method a run, for their packages have the same names. DIR is a checkout of the method's repository; README.md beside
 this file names the commits and says what is put in place of what is missing. None of that code is here. It needs
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from tests.parity.file_inputs import BACKGROUND, LISTS, clip_state, fill_dino, words_of, write_photographs
 from tests.parity.inputs import write_golden
-from tests.parity.make_clip_family import Registry, load, module
+from tests.parity.makers.clip_family import Registry, load, module
 
 Labels = tuple[Tensor, Tensor]
 """Labels (H, W), 0 for the background and i for the i-th class; and the score of the best class, (H, W) in [0, 1]."""
