@@ -14,7 +14,7 @@ from ovseg_cli.backbones.unet import DiffusionBackbone
 from ovseg_cli.errors import UnknownClassError, UsageError
 from ovseg_cli.explanations import Explainer
 from ovseg_cli.explanations.words import as_data, describe
-from ovseg_cli.methods.catalogue import METHODS, word_methods
+from ovseg_cli.methods.catalogue import METHODS
 from ovseg_cli.methods.domain import Domain
 from ovseg_cli.segmentation import images as module
 from ovseg_cli.segmentation import segmenter as segmenter_module
@@ -27,6 +27,9 @@ from tests.mini import example_scene, mini_class, mini_models
 from tests.scores import class_scores
 
 NAMES = ("cat", "apple", "soccer ball")
+SOME = ("prototype", "gem", "sclip", "cliper", "agggem", "specclust")
+"""One of each kind of scorer that is quick; the others are compared in the slow tests."""
+EACH = [m if m in (*SOME, "hybrid") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
 QUICK = {"short_side": 64, "windows": ((48, 24), (0, 0))}
 PICTURES = [example_scene(8)[60:180, 100:256], example_scene(3)[:120, :156], example_scene(5)[40:160, 20:176]]
 
@@ -87,8 +90,9 @@ def same(ours, alone):
 # --------------------------------------------------------------------------- methods
 
 
-def test_each_method_answers_as_it_does_alone(store):
-    segmenters = [segmenter(store, method) for method in METHODS]
+@pytest.mark.parametrize("methods", [SOME, pytest.param(tuple(METHODS), marks=pytest.mark.slow)], ids=["some", "all"])
+def test_each_method_answers_as_it_does_alone(store, methods):
+    segmenters = [segmenter(store, method) for method in methods]
     for ours, each in zip(segment_together(segmenters, PICTURES[0]), segmenters, strict=True):
         same(ours, each.segment(PICTURES[0]))
 
@@ -150,7 +154,7 @@ def test_other_models_are_refused(store):
 # --------------------------------------------------------------------------- batches
 
 
-@pytest.mark.parametrize("method", ["prototype", "hybrid", *word_methods()])
+@pytest.mark.parametrize("method", EACH)
 def test_a_batch_gives_what_its_pictures_give_alone(store, method):
     ours = segmenter(store, method)
     for answer, picture in zip(ours.segment_batch(PICTURES), PICTURES, strict=True):
@@ -177,6 +181,7 @@ def test_a_batch_has_no_more_pictures_than_there_is_room_for(store, calls, monke
     assert calls["clip"][2:] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_crops_go_together_by_the_pixels_that_the_network_sees(store, calls):
     """A wide picture is not the square of its short side."""
     models = models_without_a_square()
@@ -223,7 +228,7 @@ def test_each_picture_of_a_batch_has_its_own_classes(store):
 # --------------------------------------------------------------------------- classes of a picture
 
 
-@pytest.mark.parametrize("method", ["prototype", "hybrid", *word_methods()])
+@pytest.mark.parametrize("method", EACH)
 def test_only_classes_that_are_named_for_a_picture_compete(store, method, calls):
     ours = segmenter(store, method)
     answer = ours.segment(PICTURES[0], ["Apple"])

@@ -41,6 +41,7 @@ class TestExitCodes:
         assert result.error.startswith("nowhere does not exist")
         assert len(result.stderr.splitlines()) == 1, "one line, wherever it goes"
 
+    @pytest.mark.slow
     def test_3(self, photos):
         (photos / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
         assert Process("segment", "photos", "-c", "cat").result().exit_code == 3
@@ -75,6 +76,7 @@ class TestCtrlC:
         assert again.exit_code == 0
         assert (again.data["skipped"], again.data["done"]) == (2, 2)
 
+    @pytest.mark.slow
     def test_in_add_class_finished_classes_stay_and_nothing_of_the_other(self, cli, here, own_world, paused):
         environment, ready = paused("build:dog")
         result = Process("add-class", "cat", "dog", "bird", env=environment).interrupt_when(ready)
@@ -90,6 +92,7 @@ class TestCtrlC:
         assert again.exit_code == 0
         assert again.stdout == "dog\nbird\n"
 
+    @pytest.mark.slow
     def test_killed_in_segment_the_next_run_goes_on_too(self, cli, here, paused):
         for i in range(4):
             paint(here / "photos" / f"{i}.png", 1)
@@ -102,6 +105,7 @@ class TestCtrlC:
         again = cli("segment", "photos", "-c", "cat", "--json")
         assert (again.exit_code, again.data["skipped"], again.data["done"]) == (0, 2, 2)
 
+    @pytest.mark.slow
     def test_killed_in_add_class_the_store_is_as_before(self, cli, paused):
         cli("add-class", "cat")
         environment, ready = paused("build:dog")
@@ -113,6 +117,7 @@ class TestCtrlC:
         assert cli("list-classes", "-q").stdout == "cat\n"
 
 
+@pytest.mark.slow
 def test_two_at_a_time_both_add_their_classes(cli, own_world):
     cli("add-class", "first")
     both = [Process("add-class", *(f"{name} {i}" for i in range(4))) for name in ("left", "right")]
@@ -122,6 +127,7 @@ def test_two_at_a_time_both_add_their_classes(cli, own_world):
         assert store.health().ok
 
 
+@pytest.mark.slow
 def test_two_runs_into_one_folder_do_not_mix(cli, photos, paused):
     environment, ready = paused("segment:1")
     first = Process("segment", "photos", "-c", "cat", env=environment)

@@ -57,11 +57,13 @@ class TestWithoutAHome:
         assert (result.exit_code, result.stdout, result.stderr) == (0, "1.000\n", "")
         assert homeless("profiles", "-q").stdout == "".join(f"{name}\n" for name in PROFILES)
 
+    @pytest.mark.slow
     def test_doctor_says_what_is_lacking(self, homeless):
         result = homeless("doctor")
         assert result.exit_code == 0
         assert "no home for the default one" in result.stdout
 
+    @pytest.mark.slow
     def test_with_a_store_everything_works(self, homeless, photos):
         assert homeless("--store", "own", "add-class", "cat").exit_code == 0
         assert homeless("--store", "own", "segment", "photos", "-c", "cat", "-q").exit_code == 0

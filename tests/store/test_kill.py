@@ -29,7 +29,13 @@ def drive(template: Path, scratch: Path, action: str, mode: str, step: int = 1) 
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(("action", "step"), [("add", 3), ("replace", 1), ("several", 3), ("remove", 3), ("create", 3)])
+SLOW = [
+    pytest.param(*each, marks=pytest.mark.slow)
+    for each in (("replace", 1), ("several", 3), ("remove", 3), ("create", 3))
+]
+
+
+@pytest.mark.parametrize(("action", "step"), [("add", 3), *SLOW])
 def test_killed_at_any_line(template: Path, tmp_path: Path, action: str, step: int) -> None:
     result = drive(template, tmp_path, action, "lines", step)
     before, after, *_ = result["states"]
@@ -41,7 +47,7 @@ def test_killed_at_any_line(template: Path, tmp_path: Path, action: str, step: i
         assert result["orphans"] > 5
 
 
-@pytest.mark.parametrize(("action", "step"), [("add", 4), ("replace", 4)])
+@pytest.mark.parametrize(("action", "step"), [("add", 4), pytest.param("replace", 4, marks=pytest.mark.slow)])
 def test_interrupted_at_any_line(template: Path, tmp_path: Path, action: str, step: int) -> None:
     result = drive(template, tmp_path, action, "interrupt", step)
     before, after, *_ = result["states"]
