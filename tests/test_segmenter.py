@@ -120,7 +120,7 @@ def test_without_background_every_pixel_gets_a_class(store, method):
 def test_where_all_scores_are_negative_the_background_wins_or_else_the_best_class(store, background):
     import torch
 
-    options = SegmentOptions(background=background, prefilter=False)
+    options = quick(background=background, prefilter=False)
     segmenter = Segmenter(mini_models(), store, ["cat", "apple"], method="prototype", options=options)
     for scorer in segmenter._prototypes:
         scorer.compare = lambda maps: torch.tensor([-0.9, -0.5, -0.2]).view(1, 3, 1, 1).expand(len(maps[0]), 3, 2, 2)
@@ -182,7 +182,7 @@ def test_names_are_found_in_any_case_and_keep_the_callers_spelling(store, result
     ("names", "method"), [(["cat", "crème brûlée", "猫"], "hybrid"), (["crème brûlée", "猫"], MINI.clip.best)]
 )
 def test_auto_takes_names_that_no_store_knows(store, names, method):
-    segmenter = Segmenter(mini_models(), store, names)
+    segmenter = Segmenter(mini_models(), store, names, options=quick())
     assert segmenter.method == method
     assert segmenter.segment(noise(40, 40)).ids.max() <= len(names)
 
@@ -573,7 +573,10 @@ def test_where_nothing_can_become_background_it_is_told():
     assert published("sclip", ["cat", "dog"]).notes == published("aggsd", ["cat", "dog"]).notes == ()
 
 
-@pytest.mark.parametrize("method", ["sclip", "cliper", "agggem", "diffsegclust", "aggsd", "diffsegmenter", "hybrid"])
+UNHURRIED = [pytest.param(method, marks=pytest.mark.slow) for method in ("diffsegclust", "aggsd", "diffsegmenter")]
+
+
+@pytest.mark.parametrize("method", ["sclip", "cliper", "agggem", "hybrid", *UNHURRIED])
 def test_the_order_of_the_classes_makes_no_difference(store, method):
     """Label maps have the same names at the same pixels, with the pre-filter and without."""
     orders = (["cat", "apple", "sky", "wood"], ["wood", "cat", "sky", "apple"])

@@ -124,6 +124,7 @@ def test_a_changed_number_never_meets_old_prototypes(cli, here, monkeypatch):
     assert "warning" not in cli("--store", "S", "add-class", "car").stderr
 
 
+@pytest.mark.slow
 def test_folders_of_ones_own_from_end_to_end(real, here):
     """The parts of the bundled models, copied to a folder that knows nothing of them being bundled."""
     shutil.copytree(MINI_FOLDER, here / "models")

@@ -247,7 +247,7 @@ def test_settings_reach_the_generator_and_the_record():
     json.dumps(record.settings, allow_nan=False)
 
 
-@pytest.mark.parametrize("seed", [2**31, 2**40, 2**62])
+@pytest.mark.parametrize("seed", [2**31, 2**62])
 def test_large_seeds_work(seed):
     record = build(seed=seed, count=2)
     assert [s.seed for s in record.supports] == [seed, seed + 1]
@@ -503,6 +503,7 @@ def test_a_class_of_the_bundled_models_from_end_to_end():
     assert dataclasses.asdict(record.supports[0])["seed"] == record.supports[0].seed
 
 
+@pytest.mark.slow
 def test_prototypes_of_two_classes_differ_more_than_those_of_two_halves_of_one():
     def mean(name, seed, extractor):
         record = halves[name, seed]
