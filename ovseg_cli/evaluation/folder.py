@@ -291,8 +291,9 @@ def _warnings(
     if not matrix.counts.sum():
         found.append("no pixel is left to score")
     elif true.void and not matrix.counts[1:].sum() and not true.other:
+        values = " or ".join(map(str, true.truth.ignore))
         found.append(
-            f"the ground truth holds only background and pixels that are left out; if {', '.join(map(str, true.truth.ignore))} is a class, "
+            f"the ground truth holds only background and pixels that are left out; if {values} is a class, "
             "name it in the label map and give another --ignore"
         )
     return tuple(found)
