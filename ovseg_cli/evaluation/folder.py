@@ -19,7 +19,7 @@ from ovseg_cli.errors import LabelError
 from ovseg_cli.evaluation.pairing import Pairs, find_labelmap, find_labels, label_folder, pair
 from ovseg_cli.evaluation.pictures import PictureCounts, Pictures, Pixels
 from ovseg_cli.evaluation.report import Report, UnaskedClass, build_report, convention
-from ovseg_cli.evaluation.scoring import joint_counts, picture_of, score_pairs
+from ovseg_cli.evaluation.scoring import picture_of, score_pairs
 from ovseg_cli.files.labels import (
     BACKGROUND,
     IGNORE,
@@ -28,9 +28,10 @@ from ovseg_cli.files.labels import (
     is_background,
     is_colour_label,
     is_void,
-    read_label,
+    read_compact_label,
     read_labelmap,
 )
+from ovseg_cli.files.tally import tally_pairs
 from ovseg_cli.names import ClassList, listed, listed_names
 
 __all__ = ["GroundTruth", "evaluate_folders", "read_ground_truth"]
@@ -38,7 +39,7 @@ __all__ = ["GroundTruth", "evaluate_folders", "read_ground_truth"]
 _REST = 0  # the matrix index of everything that is none of the requested classes
 _LEFT_OUT = -1
 
-Ids = npt.NDArray[np.int32]
+Ids = npt.NDArray[np.integer]
 Indices = npt.NDArray[np.int64]
 
 
@@ -184,13 +185,14 @@ class _FolderCounter:
     def count(self, pair: tuple[str, Path, Path]) -> PictureCounts:
         """Count the label maps of one picture: (key, ground truth, prediction)."""
         key, gt_path, prediction_path = pair
-        true, predicted = read_label(gt_path, self.true.labels), read_label(prediction_path, self.predicted.labels)
+        true = read_compact_label(gt_path, self.true.labels)
+        predicted = read_compact_label(prediction_path, self.predicted.labels)
         if true.shape != predicted.shape:
             raise LabelError(
                 f"The sizes differ: {gt_path} is {_size(true)}, {prediction_path} is {_size(predicted)}. "
                 "Predictions must have the size of the labels."
             )
-        rows, columns, pixels = joint_counts(true, predicted)
+        rows, columns, pixels = tally_pairs(true, predicted)
         return picture_of(
             key,
             _indices(rows, pixels, gt_path, self.true)[rows],
