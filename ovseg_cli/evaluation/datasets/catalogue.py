@@ -214,7 +214,7 @@ def _joined_names(
     names: tuple[str, ...], file: str, published: str, cliper: str | None, **cliper_words: Sequence[str]
 ) -> dict[str, Names]:
     """The names of a data set of which the papers' files have no blanks in words."""
-    of = {
+    of: dict[str, tuple[str, tuple[str, ...], str, Mapping[str, Sequence[str]], tuple[str, ...]]] = {
         "sclip": (
             *("SCLIP, NACLIP, ClearCLIP, ProxyCLIP", ("sclip", "naclip", "clearclip", "proxyclip"), published),
             {},
