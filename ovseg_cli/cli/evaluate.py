@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,9 @@ from ovseg_cli.errors import LabelError, NoDefaultStoreError, NoInputError, Ovse
 from ovseg_cli.figures import figure_beside
 
 if TYPE_CHECKING:
+    from ovseg_cli.evaluation.datasets import OpenDataset
     from ovseg_cli.evaluation.report import Report
+    from ovseg_cli.evaluation.truth import GroundTruth
     from ovseg_cli.runs.evaluate import Predictions
 
 EXIT_BELOW = 4
@@ -35,6 +38,7 @@ def register(app: typer.Typer) -> None:
             "ovseg eval --gt labels/",
             "ovseg eval --gt labels/ --pred ovseg-out -o report.csv",
             "ovseg eval --gt labels/ --images photos/ -c cat,dog --fail-under 0.45",
+            "ovseg eval --dataset voc21 --root VOCdevkit --pred voc-out",
         ),
     )(evaluate)
 
@@ -42,7 +46,12 @@ def register(app: typer.Typer) -> None:
 @with_query
 def evaluate(
     common: Common,
-    gt: Annotated[Path, typer.Option("--gt", metavar="DIR", help="Folder of ground-truth labels.", show_default=False)],
+    gt: Annotated[
+        Path | None,
+        typer.Option(
+            "--gt", metavar="DIR", help="Folder of ground-truth labels, or a COCO JSON file.", show_default=False
+        ),
+    ] = None,
     pred: Annotated[
         Path | None,
         typer.Option(
@@ -61,15 +70,51 @@ def evaluate(
     *,
     query: Query,
     image_classes: ImageClassesOpt = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            metavar="NAME",
+            help="A published data set in place of --gt: voc21, voc20, voc20b, context60, context59, context459, "
+            "coco-object, coco-stuff, coco-stuff27, ade150, ade847, cityscapes; NAME:PAPER for that paper's class names.",
+            show_default=False,
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", metavar="DIR", help="Where that data set was unpacked.", show_default=False),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="NAME|FILE",
+            help="Its part (default: val); or a file that lists the pictures that count, one a line.",
+            show_default=False,
+        ),
+    ] = None,
+    gt_suffix: Annotated[
+        str,
+        typer.Option(
+            "--gt-suffix",
+            metavar="TEXT",
+            help="How label files end beyond the pictures' names: _gtFine_labelIds.png.",
+            show_default=False,
+        ),
+    ] = "",
+    pred_suffix: Annotated[
+        str,
+        typer.Option("--pred-suffix", metavar="TEXT", help="Likewise of the label maps to score.", show_default=False),
+    ] = "",
     label_map: LabelMapOpt = None,
     ignore: Annotated[
-        int | None,
+        list[int] | None,
         typer.Option(
             "--ignore",
             min=-1,
             max=65535,
             metavar="ID",
-            help="Label of pixels that do not count; -1: none. (default: 255)",
+            help="Label of pixels that do not count; -1: none; may be repeated. (default: 255)",
             show_default=False,
         ),
     ] = None,
@@ -98,19 +143,22 @@ def evaluate(
     Ground truth and label maps are paired by file name and their ids by class name.
     Exit code 3: some labelled pictures have no prediction; 4: --fail-under.
     """
-    from ovseg_cli.runs.evaluate import predictions_in
+    from ovseg_cli.runs.evaluate import in_dataset, predictions_in
 
     if output is not None and output.suffix.lower() not in _FORMS:
         raise UsageError(f"A report is written as .json, .csv or .md, and {str(output)!r} is none of them.")
 
     if pred is not None and images is not None:
         raise UsageError("--pred and --images exclude each other: name label maps, or pictures to segment.")
-    if not os.path.isdir(gt):
-        raise LabelError(f"There is no folder {gt} with ground truth. Name it with --gt.")
+    truth, opened = _ground_truth(gt, dataset, root, split, gt_suffix, label_map, ignore)
     names, background = query.classes, query.background
     run_id = None
     if images is not None:
-        report = _score_images(common, images, gt, query, image_classes, label_map, ignore)
+        if pred_suffix:
+            raise UsageError(
+                "--pred-suffix is for label maps that are there already (--pred); with --images, none are."
+            )
+        report = _score_images(common, images, truth, opened, query, image_classes)
     else:
         beside = [flag for flag in query.given if flag not in _OF_LABEL_MAPS]
         if beside or image_classes is not None:
@@ -119,11 +167,18 @@ def evaluate(
                 "pictures are segmented, and these label maps are there already: name the pictures with --images."
             )
         if pred is not None:
-            found = predictions_in(pred, label_map=label_map, classes=names, background=background)
+            found = predictions_in(
+                pred,
+                label_map=label_map,
+                classes=names,
+                background=background,
+                usual=None if opened is None else opened.indices,
+                ending=pred_suffix,
+            )
         else:
-            found = _last_run(common, names, background)
+            found = replace(_last_run(common, names, background), ending=pred_suffix)
         run_id = found.run_id
-        report = _score(common, found, gt, label_map, ignore)
+        report = _score(common, found if opened is None else in_dataset(found, opened, background=background), truth)
     data = report.to_dict()
     if output is not None:
         _write(report, output)
@@ -179,16 +234,44 @@ def _last_run(common: Common, names: tuple[str, ...], background: bool | None) -
     return found
 
 
-def _score(common: Common, predictions: Predictions, gt: Path, label_map: Path | None, ignore: int | None) -> Report:
+def _ground_truth(
+    gt: Path | None,
+    dataset: str | None,
+    root: Path | None,
+    split: str | None,
+    gt_suffix: str,
+    label_map: Path | None,
+    ignore: list[int] | None,
+) -> tuple[GroundTruth, OpenDataset | None]:
+    """The ground truth that the options name, and the data set that it belongs to."""
+    from ovseg_cli.evaluation.datasets import open_dataset
+    from ovseg_cli.runs.evaluate import open_truth
+
+    if dataset is not None:
+        if gt is not None or gt_suffix:
+            raise UsageError("--dataset says where the labels are, so --gt and --gt-suffix cannot be given with it.")
+        if root is None:
+            raise UsageError(f"Say where the data set {dataset} was unpacked, with --root DIR.")
+        opened = open_dataset(dataset, root, split, ignore=ignore)
+        return opened.truth, opened
+    if root is not None:
+        raise UsageError("--root is the folder of a data set, so name that with --dataset.")
+    if gt is None:
+        raise UsageError("Name the ground truth: a folder with --gt DIR, or a data set with --dataset NAME --root DIR.")
+    if not os.path.exists(gt):
+        raise LabelError(f"There is no folder {gt} with ground truth. Name it with --gt.")
+    listing = None if split is None else Path(split)
+    return open_truth(gt, label_map=label_map, ignore=ignore, ending=gt_suffix, split=listing), None
+
+
+def _score(common: Common, predictions: Predictions, truth: GroundTruth) -> Report:
     from ovseg_cli.runs.evaluate import evaluate as evaluate_predictions
 
     with common.out.progress() as bars:
         bar = bars.start("scoring")
         return evaluate_predictions(
             predictions,
-            gt,
-            label_map=label_map,
-            ignore=ignore,
+            truth,
             progress=lambda done, total: bars.update(bar, done=done, total=total),
         )
 
@@ -196,15 +279,14 @@ def _score(common: Common, predictions: Predictions, gt: Path, label_map: Path |
 def _score_images(
     common: Common,
     images: Path,
-    gt: Path,
+    truth: GroundTruth,
+    opened: OpenDataset | None,
     query: Query,
     image_classes: Path | None,
-    label_map: Path | None,
-    ignore: int | None,
 ) -> Report:
     """Segment into a folder that is thrown away, then score."""
     from ovseg_cli.files.image_classes import read_image_classes
-    from ovseg_cli.runs.evaluate import check_ground_truth, predictions_in
+    from ovseg_cli.runs.evaluate import check_ground_truth, in_dataset, predictions_in
     from ovseg_cli.runs.folder import plan_folder
     from ovseg_cli.runs.plan import find_images
 
@@ -227,12 +309,15 @@ def _score_images(
         for note in (*query.notes, *planned.notes):
             common.out.note(note)
         keys = [str(item.image.key) for item in planned.plan.items]
-        check_ground_truth(gt, keys, planned.recipe.classes, label_map=label_map, ignore=ignore)
+        check_ground_truth(truth, keys, planned.recipe.classes)
         with common.open_store() as store:
             summary = run_with_progress(common, store, planned, recorded=False)
         if summary.failed and not summary.done:
             raise NoInputError(f"None of the pictures in {images} could be read.")
-        return _score(common, predictions_in(output), gt, label_map, ignore)
+        found_maps = predictions_in(output)
+        if opened is not None:
+            found_maps = in_dataset(found_maps, opened, background=query.background)
+        return _score(common, found_maps, truth)
 
 
 def _record(common: Common, run_id: str | None, data: dict[str, Any]) -> None:
