@@ -76,7 +76,7 @@ def evaluate(
             "--dataset",
             metavar="NAME",
             help="A published data set in place of --gt: voc21, voc20, voc20b, context60, context59, context459, "
-            "coco-object, coco-stuff, coco-stuff27, ade150, ade847, cityscapes; NAME:PAPER for that paper's class names.",
+            "coco-object, coco-stuff, coco-stuff27, ade150, ade847, cityscapes; NAME:PAPER for a paper's class names.",
             show_default=False,
         ),
     ] = None,
