@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,8 +132,10 @@ class CocoLabels:
         categories: dict[int, str] = {}
         self._pictures: dict[str, _Picture] = {}
         seen = set()
-        for key, value, start, end in json_entries(path):
+        for key, value, start, end in json_entries(path, as_text=(annotations,)):
             seen.add(key)
+            if key == annotations and isinstance(value, str):
+                value = _facts(value)
             if not isinstance(value, dict):
                 continue
             if key == "images":
@@ -202,8 +205,7 @@ class CocoLabels:
             raise LabelError(
                 f"{self.path} has a picture without {'an id' if isinstance(name, str) else 'a file_name'}."
             )
-        text = name.encode("latin-1").decode("utf-8", "replace") if not name.isascii() else name
-        key = str(without_picture_suffix(PurePosixPath(text.replace("\\", "/").lstrip("/"))))
+        key = str(without_picture_suffix(PurePosixPath(name.replace("\\", "/").lstrip("/"))))
         if key in self._pictures:
             raise LabelError(f"{self.path} names the picture {key} twice.")
         height, width = (int(value.get(side) or 0) for side in ("height", "width"))
@@ -213,7 +215,7 @@ class CocoLabels:
         index, name = value.get("id"), value.get("name")
         if not isinstance(index, int) or not isinstance(name, str) or not 0 <= index < MAX_ID:
             raise LabelError(f"{self.path} has a category without a name, or without an id in 0..{MAX_ID - 1}.")
-        categories[index] = name.encode("latin-1").decode("utf-8", "replace") if not name.isascii() else name
+        categories[index] = name
 
     def _sort(self, places: _Places) -> None:
         """Bring the annotations of each picture together."""
@@ -295,6 +297,23 @@ class CocoLabels:
             raise LabelError(f"{self.path}: a segment of {key} has the category {min(nameless)}, which has no name.")
         table = np.array([segments.get(code, self._rest) for code in codes.tolist()], dtype=np.int32)
         return table[places].reshape(values.shape)
+
+
+_IMAGE_ID = re.compile(r'"image_id"\s*:\s*(-?\d+|"[^"\\]*")\s*[,}]')
+_NO_REGION = re.compile(r'"segmentation"\s*:\s*(?:\[\s*\]|\{\s*\}|null)')
+
+
+def _facts(text: str) -> Any:
+    """What is needed of an annotation at first: whose it is, and whether it has a region."""
+    ids = _IMAGE_ID.findall(text)
+    if len(ids) != 1 or text.count('"segmentation"') + text.count('"segments_info"') > 1:
+        return json.loads(text.encode("latin-1"))  # somebody's own fields have such names too
+    facts: dict[str, Any] = {"image_id": json.loads(ids[0].encode("latin-1"))}
+    if '"segments_info"' in text:
+        facts["segments_info"] = ()
+    elif '"segmentation"' in text:
+        facts["segmentation"] = _NO_REGION.search(text) is None
+    return facts
 
 
 @dataclass(frozen=True, slots=True)
