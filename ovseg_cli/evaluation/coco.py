@@ -131,6 +131,7 @@ class CocoLabels:
         places = _Places()
         categories: dict[int, str] = {}
         self._pictures: dict[str, _Picture] = {}
+        self._odd_category = ""
         seen = set()
         for key, value, start, end in json_entries(path, as_text=(annotations,)):
             seen.add(key)
@@ -147,18 +148,7 @@ class CocoLabels:
                 self.panoptic |= "segments_info" in value
                 places.without += not (value.get("segmentation") or "segments_info" in value)
                 places.add(value.get("image_id"), start, end)
-        if missing := {"images", annotations} - seen:
-            raise LabelError(
-                f"{path} is no COCO file: it has no {' and no '.join(map(repr, sorted(missing)))} "
-                f"(it has {listed(sorted(seen)) or 'nothing'})."
-            )
-        if not self._pictures:
-            raise LabelError(f"{path} names no pictures.")
-        if places.starts and places.without == len(places.starts):
-            raise LabelError(
-                f"{path} has no regions: none of its {places.without} annotations has a segmentation. Boxes, key "
-                "points and captions cannot be scored; take the file of instances, stuff or panoptic regions."
-            )
+        self._check(seen, annotations, places)
         self.notes: tuple[str, ...] = ()
         if places.without:
             self.notes = (f"{places.without} annotations of {path} have no segmentation and are left out",)
@@ -199,6 +189,24 @@ class CocoLabels:
             ids[region.mask()] = region.category
         return ids
 
+    def _check(self, seen: set[str], annotations: str, places: _Places) -> None:
+        """Refuse a file that is none of COCO's, or has no regions."""
+        path = self.path
+        if missing := {"images", annotations} - seen:
+            raise LabelError(
+                f"{path} is no COCO file: it has no {' and no '.join(map(repr, sorted(missing)))} "
+                f"(it has {listed(sorted(seen)) or 'nothing'})."
+            )
+        if odd := self._odd_category:
+            raise LabelError(odd)
+        if not self._pictures or not places.starts:
+            raise LabelError(f"{path} has no {'annotations' if self._pictures else 'pictures'}: nothing can be scored.")
+        if places.without == len(places.starts):
+            raise LabelError(
+                f"{path} has no regions: none of its {places.without} annotations has a segmentation. Boxes, key "
+                "points and captions cannot be scored; take the file of instances, stuff or panoptic regions."
+            )
+
     def _add_picture(self, value: Mapping[str, Any], places: _Places, image_id: str) -> None:
         name = value.get("file_name")
         if not isinstance(name, str) or image_id not in value:
@@ -214,8 +222,9 @@ class CocoLabels:
     def _add_category(self, value: Mapping[str, Any], categories: dict[int, str]) -> None:
         index, name = value.get("id"), value.get("name")
         if not isinstance(index, int) or not isinstance(name, str) or not 0 <= index < MAX_ID:
-            raise LabelError(f"{self.path} has a category without a name, or without an id in 0..{MAX_ID - 1}.")
-        categories[index] = name
+            self._odd_category = f"{self.path} has a category without a name, or without an id in 0..{MAX_ID - 1}."
+        else:
+            categories[index] = name
 
     def _sort(self, places: _Places) -> None:
         """Bring the annotations of each picture together."""
@@ -282,7 +291,10 @@ class CocoLabels:
     def _read_panoptic(self, key: str, found: Sequence[Mapping[str, Any]]) -> Ids:
         if len(found) != 1:
             raise LabelError(f"{self.path} has {len(found)} annotations of {key}; a panoptic file has one a picture.")
-        path = self.path.with_suffix("") / str(found[0].get("file_name", ""))
+        name = str(found[0].get("file_name", ""))
+        path = self.path.with_suffix("") / name
+        if not path.is_file() and (self.path.parent / name).is_file():
+            path = self.path.parent / name  # as Mapillary has it
         with decoding(path) as image:
             if image.mode not in ("RGB", "RGBA"):
                 raise LabelError(f"{path} is a {image.mode} image; the ids of panoptic segments are RGB.")

@@ -15,12 +15,20 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ovseg_cli.errors import LabelError
+from ovseg_cli.errors import LabelError, OvsegError
 from ovseg_cli.evaluation.pairing import Pairs, find_labels, label_folder
 from ovseg_cli.evaluation.pictures import PictureCounts, Pictures, Pixels
 from ovseg_cli.evaluation.report import Report, UnaskedClass, build_report, convention
 from ovseg_cli.evaluation.scoring import picture_of, score_pairs
+from ovseg_cli.evaluation.suspicions import (
+    exchanged_folders,
+    size_hint,
+    smoothed_labels,
+    unnamed_id_hint,
+    wrong_names,
+)
 from ovseg_cli.evaluation.truth import GroundTruth, read_ground_truth
+from ovseg_cli.files.images import decoding
 from ovseg_cli.files.labels import (
     BACKGROUND,
     IGNORE,
@@ -141,7 +149,10 @@ def evaluate_truth(
         _PredictedIds(prediction_labels, names, truth),
     )
     pictures = Pictures([BACKGROUND, *names], scored=slice(0 if background else 1, None))
-    score_pairs(pairs.matched, counter, pictures, workers=workers, listener=listener, progress=progress)
+    try:
+        score_pairs(pairs.matched, counter, pictures, workers=workers, listener=listener, progress=progress)
+    except _SizeError as error:
+        raise LabelError(f"{error}{_sizes_that_differ(pairs)}") from error
 
     return build_report(
         pictures.names,
@@ -155,13 +166,41 @@ def evaluate_truth(
         missing=pairs.missing,
         extra=pairs.extra,
         convention=convention(background=background, ignore=truth.ignore, unasked=bool(counter.true.other)),
-        warnings=_warnings(pairs, names, counter, pictures),
+        warnings=(
+            *_warnings(pairs, names, counter, pictures),
+            *_suspicions(truth, prediction_folder, pairs, prediction_labels, pictures),
+        ),
         sources={
             "ground_truth": str(truth.folder),
             "ground_truth_labels": truth.source,
             "predictions": str(prediction_folder),
         },
     )
+
+
+class UnnamedIdError(LabelError):
+    """An id without a name."""
+
+    def __init__(self, label: int, message: str) -> None:
+        super().__init__(message)
+        self.label = label
+
+
+class _SizeError(LabelError):
+    """A prediction has another size than its label."""
+
+
+def _sizes_that_differ(pairs: Pairs) -> str:
+    """How many pictures have predictions of another size, as far as files tell it without being decoded."""
+    differing = 0
+    for _, true, predicted in pairs.matched:
+        try:
+            with decoding(true) as one, decoding(predicted) as other:
+                differing += one.size != other.size
+        except OvsegError:
+            return ""  # labels that are no images
+    count = len(pairs.matched)
+    return f" {'All' if differing == count else differing} of the {count} pictures differ in size." if count > 1 else ""
 
 
 @dataclass
@@ -177,18 +216,20 @@ class _FolderCounter:
         true = self.true.truth.read(key)
         predicted = read_compact_label(prediction_path, self.predicted.labels)
         if true.shape != predicted.shape:
-            raise LabelError(
+            raise _SizeError(
                 f"The sizes differ: {gt_path} is {_size(true)}, {prediction_path} is {_size(predicted)}. "
-                "Predictions must have the size of the labels."
+                f"Predictions must have the size of the labels.{size_hint(true.shape, predicted.shape)}"
             )
         rows, columns, pixels = tally_pairs(true, predicted)
-        return picture_of(
-            key,
-            _indices(rows, pixels, gt_path, self.true)[rows],
-            _indices(columns, pixels, prediction_path, self.predicted)[columns],
-            pixels,
-            ignore=_LEFT_OUT,
-        )
+        try:
+            true_indices = _indices(rows, pixels, gt_path, self.true)[rows]
+        except UnnamedIdError as error:
+            raise LabelError(f"{error}{unnamed_id_hint(true, error.label, self.true.truth.labels)}") from error
+        try:
+            predicted_indices = _indices(columns, pixels, prediction_path, self.predicted)[columns]
+        except UnnamedIdError as error:
+            raise LabelError(f"{error}{unnamed_id_hint(predicted, error.label, self.predicted.labels)}") from error
+        return picture_of(key, true_indices, predicted_indices, pixels, ignore=_LEFT_OUT)
 
     def absorb(self, other: _FolderCounter) -> None:
         """Add the account of a copy that counted other pairs."""
@@ -230,10 +271,11 @@ class _TrueIds:
             self.void += pixels
             return _LEFT_OUT
         if name is None:
-            raise LabelError(
+            raise UnnamedIdError(
+                label,
                 f"{path} holds the id {label} ({pixels} pixels), which the label map does not name"
                 f"{_background_elsewhere(label, labels)}. Add a line for it to {LABELMAP_NAME}, or give another "
-                f"map with --label-map FILE, or leave it out with --ignore {label}."
+                f"map with --label-map FILE, or leave it out with --ignore {label}.",
             )
         self.labelled += pixels
         if place is not None:
@@ -277,10 +319,11 @@ class _PredictedIds:
             self.void += pixels
             return _REST
         if name is None and (label != 0 or self.labels.background_id is not None):
-            raise LabelError(
+            raise UnnamedIdError(
+                label,
                 f"{path} holds the id {label} ({pixels} pixels), which the predictions' label map does not "
                 f"name{_background_elsewhere(label, self.labels)}. Add a line for it to the {LABELMAP_NAME} of the "
-                "predictions."
+                "predictions.",
             )
         if name is None or is_background(name):
             return _REST
@@ -361,7 +404,11 @@ def _warnings(pairs: Pairs, names: ClassList, counter: _FolderCounter, pictures:
     if predicted.void:
         found.append(f"{predicted.void} predicted pixel(s) have the value {IGNORE} and count as background")
     if not rows.size:
-        found.append("no pixel is left to score")
+        values = f", as all pixels of the ground truth are {' or '.join(map(str, true.truth.ignore))}, or void"
+        found.append(
+            f"no pixel is left to score{values if true.void and not true.labelled else ''}: check the labels and "
+            "--ignore"
+        )
     elif true.void and not rows.any() and not true.other:
         values = " or ".join(map(str, true.truth.ignore))
         found.append(
@@ -369,3 +416,15 @@ def _warnings(pairs: Pairs, names: ClassList, counter: _FolderCounter, pictures:
             "name it in the label map and give another --ignore"
         )
     return tuple(found)
+
+
+def _suspicions(
+    truth: GroundTruth, prediction: Path, pairs: Pairs, labels: LabelMap, pictures: Pictures
+) -> tuple[str, ...]:
+    """What seems to be a mistake with the folders, one sentence each."""
+    found = (
+        exchanged_folders(truth.folder, prediction),
+        smoothed_labels(truth, pairs.matched),
+        wrong_names(truth, pairs.matched, labels, pictures.matrix()),
+    )
+    return tuple(sentence for sentence in found if sentence is not None)

@@ -254,7 +254,11 @@ class TestWalkingThroughAFile:
 
     def test_names_in_any_script(self, tmp_path):
         images = [{"id": 7, "file_name": "küche/犬.jpg", "height": HEIGHT, "width": WIDTH}]
-        data = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "Hündin"}]}
+        data = {
+            "images": images,
+            "annotations": [{"image_id": 7, "segmentation": polygon(1, 1, 9, 9)}],
+            "categories": [{"id": 1, "name": "Hündin"}],
+        }
         path = tmp_path / "a.json"
         for ascii_only in (True, False):
             path.write_text(json.dumps(data, ensure_ascii=ascii_only), encoding="utf-8")
