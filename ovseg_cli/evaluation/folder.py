@@ -7,7 +7,7 @@ that number their classes differently are compared correctly.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ovseg_cli.errors import LabelError
 from ovseg_cli.evaluation.boundary import boundary_counts
+from ovseg_cli.evaluation.oracles import MATCHES, Match, matched
 from ovseg_cli.evaluation.pairing import Pairs, find_labelmap, find_labels, label_folder, pair
 from ovseg_cli.evaluation.pictures import PictureCounts, Pictures, Pixels
 from ovseg_cli.evaluation.report import Report, UnaskedClass, build_report, convention
@@ -111,6 +112,7 @@ def evaluate_folders(
     ignore: int | None = None,
     source: str = "given",
     boundary: bool = False,
+    match: Match | None = None,
     workers: int | None = None,
     listener: Callable[[PictureCounts], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -131,6 +133,9 @@ def evaluate_folders(
         background: Whether the background counts as a class.
         ignore: The ground-truth value that is left out; -1 for none; None for 255, which must then be no class.
         source: Where `gt_labels` come from, for messages and for the report.
+        match: Take predicted ids for regions without names, and name them by the best match with the truth (see
+            `ovseg_cli.evaluation.oracles`): in each "image", or once in the "dataset". The classes are then the
+            requested ones, or all that `gt_labels` names.
         boundary: Whether the boundary IoU is computed too, which takes more than half as long again.
         workers: How many processes share the work; None chooses (see `score_pairs`).
         listener: Told what was counted in each image, in order.
@@ -146,17 +151,19 @@ def evaluate_folders(
     """
     prediction_folder = label_folder(prediction)
     truth = read_ground_truth(gt, gt_labels, ignore=ignore, source=source)
-    names = _distinct(requested) or _distinct(prediction_labels.names)
+    names = _distinct(requested) or _distinct((truth.labels if match else prediction_labels).names)
     truth.check_classes(names.names)
     pairs = pair(truth.files, find_labels(prediction_folder))
 
     counter = _FolderCounter(
         _TrueIds(truth.labels, names, background=background, ignore=truth.ignore),
-        _PredictedIds(prediction_labels, names),
-        boundary=boundary,
+        _Regions(prediction_labels) if match else _PredictedIds(prediction_labels, names),
+        boundary=boundary and match is None,
     )
     pictures = Pictures([BACKGROUND, *names], scored=slice(0 if background else 1, None))
     score_pairs(pairs.matched, counter, pictures, workers=workers, listener=listener, progress=progress)
+    if match is not None:
+        pictures = matched(pictures, match)
 
     return build_report(
         pictures.names,
@@ -169,7 +176,13 @@ def evaluate_folders(
         unasked=counter.true.unasked(),
         missing=pairs.missing,
         extra=pairs.extra,
-        convention=convention(background=background, ignore=truth.ignore, unasked=bool(counter.true.other)),
+        match=match or "",
+        convention=convention(
+            background=background,
+            ignore=truth.ignore,
+            unasked=bool(counter.true.other),
+            match="" if match is None else MATCHES[match],
+        ),
         warnings=_warnings(pairs, names, counter, pictures),
         sources={
             "ground_truth": str(truth.folder),
@@ -184,7 +197,7 @@ class _FolderCounter:
     """Reads a pair of files, gives every id its matrix index and counts (see `PairCounter`)."""
 
     true: _TrueIds
-    predicted: _PredictedIds
+    predicted: _PredictedIds | _Regions
     boundary: bool = False
 
     def count(self, pair: tuple[str, Path, Path]) -> PictureCounts:
@@ -208,7 +221,8 @@ class _FolderCounter:
     def absorb(self, other: _FolderCounter) -> None:
         """Add the account of a copy that counted other pairs."""
         self.true.absorb(other.true)
-        self.predicted.absorb(other.predicted)
+        if isinstance(self.predicted, _PredictedIds) and isinstance(other.predicted, _PredictedIds):
+            self.predicted.absorb(other.predicted)
 
 
 class _Side(Protocol):
@@ -294,10 +308,31 @@ class _PredictedIds:
             return _REST
         return place + 1
 
+    def oddities(self) -> Iterator[str]:
+        """What the reader of the figures should know of the predictions."""
+        if unknown := [name for name in self.names if self.labels.id_of(name) is None]:
+            yield f"not in the predictions' label map: {listed_names(unknown)} (never predicted)"
+        if self.other:
+            pixels = self.other.total()
+            yield f"{pixels} pixel(s) predicted as {listed_names(list(self.other))} count as background"
+        if self.void:
+            yield f"{self.void} predicted pixel(s) have the value {IGNORE} and count as background"
+
     def absorb(self, other: _PredictedIds) -> None:
         """Add what a copy of this side has met in other images."""
         self.other.update(other.other)
         self.void += other.void
+
+
+@dataclass
+class _Regions:
+    """Predictions whose ids are numbers of regions, whatever `labels` call them."""
+
+    labels: LabelMap
+
+    def index(self, label: int, pixels: int, path: Path) -> int:
+        """The number of the region itself."""
+        return label
 
 
 def _background_elsewhere(label: int, labels: LabelMap) -> str:
@@ -375,13 +410,8 @@ def _warnings(pairs: Pairs, names: ClassList, counter: _FolderCounter, pictures:
             f"not in the label map of the ground truth: {listed_names(unknown)} "
             "(every pixel predicted so counts as wrong)"
         )
-    if unknown := [name for name in names if predicted.labels.id_of(name) is None]:
-        found.append(f"not in the predictions' label map: {listed_names(unknown)} (never predicted)")
-    if predicted.other:
-        pixels = predicted.other.total()
-        found.append(f"{pixels} pixel(s) predicted as {listed_names(list(predicted.other))} count as background")
-    if predicted.void:
-        found.append(f"{predicted.void} predicted pixel(s) have the value {IGNORE} and count as background")
+    if isinstance(predicted, _PredictedIds):
+        found += predicted.oddities()
     if not rows.size:
         found.append("no pixel is left to score")
     elif true.void and not rows.any() and not true.other:
