@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.folder import EXIT_SOME_FAILED, run_with_progress
-from ovseg_cli.cli.options import ImageClassesOpt, LabelMapOpt, Query, with_query
-from ovseg_cli.cli.output import amount, percent, table
+from ovseg_cli.cli.options import DrawsOpt, DrawsSeedOpt, ImageClassesOpt, LabelMapOpt, Query, with_query
+from ovseg_cli.cli.output import Align, amount, percent, table
 from ovseg_cli.errors import LabelError, NoDefaultStoreError, NoInputError, OvsegError, UsageError
+from ovseg_cli.evaluation.figures import DRAWS, SEED
 from ovseg_cli.figures import figure_beside
 
 if TYPE_CHECKING:
     from ovseg_cli.evaluation.datasets import OpenDataset
+    from ovseg_cli.evaluation.oracles import OracleName
     from ovseg_cli.evaluation.report import Report
     from ovseg_cli.evaluation.truth import GroundTruth
     from ovseg_cli.runs.evaluate import Predictions
@@ -118,6 +121,31 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    oracle: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--oracle",
+            metavar="KIND",
+            help="Upper bounds too: what the run would reach with perfect names, with perfect regions, or if it knew "
+            "which classes a picture shows (presence); or all. May be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    match: Annotated[
+        Literal["image", "dataset"] | None,
+        typer.Option(
+            "--match",
+            help="Take ids for regions without names, and let the truth name them: in each image, or once for all. "
+            "(default: image, for label maps of methods without names)",
+            show_default=False,
+        ),
+    ] = None,
+    boundary: Annotated[
+        bool,
+        typer.Option("--boundary", help="Compute the boundary IoU too; scoring takes more than half as long again."),
+    ] = False,
+    draws: DrawsOpt = DRAWS,
+    seed: DrawsSeedOpt = SEED,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -143,7 +171,7 @@ def evaluate(
     Ground truth and label maps are paired by file name and their ids by class name.
     Exit code 3: some labelled pictures have no prediction; 4: --fail-under.
     """
-    from ovseg_cli.runs.evaluate import in_dataset, predictions_in
+    from ovseg_cli.runs.evaluate import default_match, in_dataset, predictions_in
 
     if output is not None and output.suffix.lower() not in _FORMS:
         raise UsageError(f"A report is written as .json, .csv or .md, and {str(output)!r} is none of them.")
@@ -153,12 +181,14 @@ def evaluate(
     truth, opened = _ground_truth(gt, dataset, root, split, gt_suffix, label_map, ignore)
     names, background = query.classes, query.background
     run_id = None
+    how: dict[str, Any] = {"match": match}
+    how |= {"boundary": boundary, "oracles": _oracles(oracle), "draws": draws, "seed": seed}
     if images is not None:
         if pred_suffix:
             raise UsageError(
                 "--pred-suffix is for label maps that are there already (--pred); with --images, none are."
             )
-        report = _score_images(common, images, truth, opened, query, image_classes)
+        report = _score_images(common, images, truth, opened, query, image_classes, how)
     else:
         beside = [flag for flag in query.given if flag not in _OF_LABEL_MAPS]
         if beside or image_classes is not None:
@@ -166,19 +196,21 @@ def evaluate(
                 f"{', '.join([*beside, *([] if image_classes is None else ['--image-classes'])])} would change how "
                 "pictures are segmented, and these label maps are there already: name the pictures with --images."
             )
+        some = () if match else names  # what regions are called is the ground truth's matter
         if pred is not None:
             found = predictions_in(
                 pred,
                 label_map=label_map,
-                classes=names,
+                classes=some,
                 background=background,
                 usual=None if opened is None else opened.indices,
                 ending=pred_suffix,
             )
         else:
-            found = replace(_last_run(common, names, background), ending=pred_suffix)
+            found = replace(_last_run(common, some, background), ending=pred_suffix)
         run_id = found.run_id
-        report = _score(common, found if opened is None else in_dataset(found, opened, background=background), truth)
+        found = found if opened is None else in_dataset(found, opened, background=background)
+        report = _score(common, found, truth, how | {"match": match or default_match(found)}, names)
     data = report.to_dict()
     if output is not None:
         _write(report, output)
@@ -203,6 +235,19 @@ def evaluate(
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
+def _oracles(asked: Sequence[str] | None) -> tuple[OracleName, ...]:
+    """The upper bounds that are asked for, in their order."""
+    from ovseg_cli.cli.options import split_names
+    from ovseg_cli.evaluation.oracles import ORACLES
+    from ovseg_cli.names import unknown_choice
+
+    names = split_names(list(asked or ()))
+    for name in names:
+        if name not in (*ORACLES, "all"):
+            raise unknown_choice("oracle", name, (*ORACLES, "all"), heading="Oracles")
+    return tuple(name for name in ORACLES if name in names or "all" in names)
+
+
 def _write(report: Report, target: Path) -> None:
     """Write a report in the form that the file's name says; JSON when it says none."""
     from ovseg_cli.atomic import write_json, write_text
@@ -214,7 +259,7 @@ def _write(report: Report, target: Path) -> None:
     elif suffix == ".md":
         write_text(target, as_markdown(report))
     else:
-        write_json(target, report.to_dict())
+        write_json(target, report.to_dict(pictures=True))
 
 
 def _last_run(common: Common, names: tuple[str, ...], background: bool | None) -> Predictions:
@@ -264,14 +309,20 @@ def _ground_truth(
     return open_truth(gt, label_map=label_map, ignore=ignore, ending=gt_suffix, split=listing), None
 
 
-def _score(common: Common, predictions: Predictions, truth: GroundTruth) -> Report:
+def _score(
+    common: Common, predictions: Predictions, truth: GroundTruth, how: dict[str, Any], names: tuple[str, ...] = ()
+) -> Report:
+    """Score label maps; `names` are the classes that were named, which regions without names are matched with."""
     from ovseg_cli.runs.evaluate import evaluate as evaluate_predictions
 
+    if how.get("match"):
+        predictions = replace(predictions, requested=names)
     with common.out.progress() as bars:
         bar = bars.start("scoring")
         return evaluate_predictions(
             predictions,
             truth,
+            **how,
             progress=lambda done, total: bars.update(bar, done=done, total=total),
         )
 
@@ -283,10 +334,11 @@ def _score_images(
     opened: OpenDataset | None,
     query: Query,
     image_classes: Path | None,
+    how: dict[str, Any],
 ) -> Report:
     """Segment into a folder that is thrown away, then score."""
     from ovseg_cli.files.image_classes import read_image_classes
-    from ovseg_cli.runs.evaluate import check_ground_truth, in_dataset, predictions_in
+    from ovseg_cli.runs.evaluate import check_ground_truth, default_match, in_dataset, predictions_in
     from ovseg_cli.runs.folder import plan_folder
     from ovseg_cli.runs.plan import find_images
 
@@ -314,10 +366,9 @@ def _score_images(
             summary = run_with_progress(common, store, planned, recorded=False)
         if summary.failed and not summary.done:
             raise NoInputError(f"None of the pictures in {images} could be read.")
-        found_maps = predictions_in(output)
-        if opened is not None:
-            found_maps = in_dataset(found_maps, opened, background=query.background)
-        return _score(common, found_maps, truth)
+        made = predictions_in(output)
+        made = made if opened is None else in_dataset(made, opened, background=query.background)
+        return _score(common, made, truth, how | {"match": how["match"] or default_match(made)}, query.classes)
 
 
 def _record(common: Common, run_id: str | None, data: dict[str, Any]) -> None:
@@ -346,6 +397,10 @@ def show_report(common: Common, report: Report, written: Path | None = None) -> 
         (_figure(report.miou), "bold"),
         f"   pixel accuracy {_figure(report.pixel_accuracy)}   pictures {report.images}",
     )
+    if (interval := report.figure("miou").interval) is not None:
+        out.line(f"{interval.level:.0%} interval of the mIoU {interval.low:.3f} to {interval.high:.3f}")
+    out.line()
+    _show_figures(common, report)
     out.line((report.convention, "dim"))
     if report.unasked:
         others = [f"{short_name(other.name)} {percent(other.share)}" for other in report.unasked]
@@ -353,6 +408,48 @@ def show_report(common: Common, report: Report, written: Path | None = None) -> 
         out.line(f"Not asked for, so they {fate}: {listed(others, most=_MOST_NAMED)}.")
     if written is not None:
         out.line("report  ", str(written), copyable=True)
+
+
+def _show_figures(common: Common, report: Report) -> None:
+    """Every figure, one line each, in a column for each thing that can become of the background; then the bounds."""
+    from ovseg_cli.evaluation.presence import CONVENTION as PRESENCE_CONVENTION
+    from ovseg_cli.evaluation.presence import mean_presence
+    from ovseg_cli.evaluation.tables import meanings, shown_interval
+
+    out = common.out
+    treatments = list(dict.fromkeys(figure.background for figure in report.figures))
+    figures = {(figure.key, figure.background): figure for figure in report.figures}
+    firsts = {figure.key: figure for figure in reversed(report.figures)}
+    keys = list(dict.fromkeys(figure.key for figure in report.figures))
+    rows = []
+    for key in keys:
+        values = [figures.get((key, treatment)) for treatment in treatments]
+        rows.append((firsts[key].title, *("" if f is None else _figure(f.value) for f in values)))
+    one = len(treatments) == 1
+    titles: list[tuple[str, Align]] = [("", "right") if one else (treatment, "right") for treatment in treatments]
+    out.show(table(("" if one else "background", "left"), *titles, rows=rows))
+    for key in keys:
+        out.line((f"{firsts[key].title}: {firsts[key].convention}", "dim"))
+    for name, meaning in meanings(report):
+        out.line((f"{name}: {meaning}", "dim"))
+    out.line()
+    if report.oracles:
+        own = [("as it is", report.figures), *((bound.title, bound.figures) for bound in report.oracles)]
+        shown = [{figure.key: figure for figure in reversed(found)} for _, found in own]
+        bounds = [
+            (title, _figure(found["miou"].value), shown_interval(found["miou"]), _figure(found["pixel_accuracy"].value))
+            for (title, _), found in zip(own, shown, strict=True)
+        ]
+        columns: list[tuple[str, Align]] = [("mIoU", "right"), ("interval", "left"), ("pixel accuracy", "right")]
+        out.show(table(("upper bounds (oracles)", "left"), *columns, rows=bounds))
+        for bound in report.oracles:
+            out.line((f"{bound.title}: {bound.convention}", "dim"))
+        out.line()
+    if means := mean_presence(report.presence):
+        figures_of = "   ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in means.items())
+        out.line(f"which pictures show a class, mean over classes   {figures_of}")
+        out.line((PRESENCE_CONVENTION, "dim"))
+        out.line()
 
 
 def _figure(value: float | None) -> str:

@@ -7,8 +7,8 @@ that number their classes differently are compared correctly.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg_cli.errors import LabelError, OvsegError
+from ovseg_cli.evaluation.boundary import boundary_counts
+from ovseg_cli.evaluation.oracles import MATCHES, Match, matched
 from ovseg_cli.evaluation.pairing import Pairs, find_labels, label_folder
 from ovseg_cli.evaluation.pictures import PictureCounts, Pictures, Pixels
 from ovseg_cli.evaluation.report import Report, UnaskedClass, build_report, convention
@@ -47,7 +49,7 @@ _REST = 0  # the matrix index of everything that is none of the requested classe
 _LEFT_OUT = -1
 
 Ids = npt.NDArray[np.integer]
-Indices = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int32]
 
 
 def evaluate_folders(
@@ -60,6 +62,8 @@ def evaluate_folders(
     background: bool = True,
     ignore: int | Sequence[int] | None = None,
     source: str = "given",
+    boundary: bool = False,
+    match: Match | None = None,
     workers: int | None = None,
     listener: Callable[[PictureCounts], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -81,7 +85,11 @@ def evaluate_folders(
         ignore: The ground-truth value or values that are left out; -1 for none; None for 255, which must then be no
             class.
         source: Where `gt_labels` come from, for messages and for the report.
-        workers: How many images are read at the same time; None chooses (see `score_pairs`).
+        match: Take predicted ids for regions without names, and name them by the best match with the truth (see
+            `ovseg_cli.evaluation.oracles`): in each "image", or once in the "dataset". The classes are then the
+            requested ones, or all that `gt_labels` names.
+        boundary: Whether the boundary IoU is computed too, which takes more than half as long again.
+        workers: How many processes share the work; None chooses (see `score_pairs`).
         listener: Told what was counted in each image, in order.
         progress: Called with (images done, images in all) after each image.
 
@@ -100,6 +108,8 @@ def evaluate_folders(
         prediction_labels=prediction_labels,
         requested=requested,
         background=background,
+        boundary=boundary,
+        match=match,
         workers=workers,
         listener=listener,
         progress=progress,
@@ -114,6 +124,8 @@ def evaluate_truth(
     requested: Sequence[str] = (),
     background: bool = True,
     ending: str = "",
+    boundary: bool = False,
+    match: Match | None = None,
     workers: int | None = None,
     listener: Callable[[PictureCounts], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -127,6 +139,8 @@ def evaluate_truth(
         requested: Likewise.
         background: Likewise.
         ending: How the names of predictions end beyond the names of pictures.
+        boundary: As for `evaluate_folders`.
+        match: Likewise.
         workers: Likewise.
         listener: Likewise.
         progress: Likewise.
@@ -140,19 +154,23 @@ def evaluate_truth(
     """
     prediction_folder = label_folder(prediction)
     files = find_labels(prediction_folder, ending)
-    names = _distinct(requested) or _distinct(prediction_labels.names)
+    named = [name for name in truth.labels.names if not is_void(name)] if match else prediction_labels.names
+    names = _distinct(requested) or _distinct(named)
     truth.check_classes(names.names)
     pairs = truth.pair(files)
 
     counter = _FolderCounter(
         _TrueIds(truth, names, background=background),
-        _PredictedIds(prediction_labels, names, truth),
+        _Regions(prediction_labels) if match else _PredictedIds(prediction_labels, names, truth),
+        boundary=boundary and match is None,
     )
     pictures = Pictures([BACKGROUND, *names], scored=slice(0 if background else 1, None))
     try:
         score_pairs(pairs.matched, counter, pictures, workers=workers, listener=listener, progress=progress)
     except _SizeError as error:
         raise LabelError(f"{error}{_sizes_that_differ(pairs)}") from error
+    if match is not None:
+        pictures = matched(pictures, match)
 
     return build_report(
         pictures.names,
@@ -165,10 +183,16 @@ def evaluate_truth(
         unasked=counter.true.unasked(),
         missing=pairs.missing,
         extra=pairs.extra,
-        convention=convention(background=background, ignore=truth.ignore, unasked=bool(counter.true.other)),
+        match=match or "",
+        convention=convention(
+            background=background,
+            ignore=truth.ignore,
+            unasked=bool(counter.true.other),
+            match="" if match is None else MATCHES[match],
+        ),
         warnings=(
             *_warnings(pairs, names, counter, pictures),
-            *_suspicions(truth, prediction_folder, pairs, prediction_labels, pictures),
+            *_suspicions(truth, prediction_folder, pairs, None if match else prediction_labels, pictures),
         ),
         sources={
             "ground_truth": str(truth.folder),
@@ -208,7 +232,8 @@ class _FolderCounter:
     """Reads a pair of files, gives every id its matrix index and counts (see `PairCounter`)."""
 
     true: _TrueIds
-    predicted: _PredictedIds
+    predicted: _PredictedIds | _Regions
+    boundary: bool = False
 
     def count(self, pair: tuple[str, Path, Path]) -> PictureCounts:
         """Count the label maps of one picture: (key, ground truth, prediction)."""
@@ -222,19 +247,23 @@ class _FolderCounter:
             )
         rows, columns, pixels = tally_pairs(true, predicted)
         try:
-            true_indices = _indices(rows, pixels, gt_path, self.true)[rows]
+            true_table = _indices(rows, pixels, gt_path, self.true)
         except UnnamedIdError as error:
             raise LabelError(f"{error}{unnamed_id_hint(true, error.label, self.true.truth.labels)}") from error
         try:
-            predicted_indices = _indices(columns, pixels, prediction_path, self.predicted)[columns]
+            predicted_table = _indices(columns, pixels, prediction_path, self.predicted)
         except UnnamedIdError as error:
             raise LabelError(f"{error}{unnamed_id_hint(predicted, error.label, self.predicted.labels)}") from error
-        return picture_of(key, true_indices, predicted_indices, pixels, ignore=_LEFT_OUT)
+        picture = picture_of(key, true_table[rows], predicted_table[columns], pixels, ignore=_LEFT_OUT)
+        if self.boundary:
+            picture = replace(picture, boundary=boundary_counts(true_table[true], predicted_table[predicted]))
+        return picture
 
     def absorb(self, other: _FolderCounter) -> None:
         """Add the account of a copy that counted other pairs."""
         self.true.absorb(other.true)
-        self.predicted.absorb(other.predicted)
+        if isinstance(self.predicted, _PredictedIds) and isinstance(other.predicted, _PredictedIds):
+            self.predicted.absorb(other.predicted)
 
 
 class _Side(Protocol):
@@ -336,6 +365,16 @@ class _PredictedIds:
             return _REST
         return place + 1
 
+    def oddities(self) -> Iterator[str]:
+        """What the reader of the figures should know of the predictions."""
+        if unknown := [name for name in self.names if self.labels.id_of(name) is None]:
+            yield f"not in the predictions' label map: {listed_names(unknown)} (never predicted)"
+        if self.other:
+            pixels = self.other.total()
+            yield f"{pixels} pixel(s) predicted as {listed_names(list(self.other))} count as background"
+        if self.void:
+            yield f"{self.void} predicted pixel(s) have the value {IGNORE} and count as background"
+
     def absorb(self, other: _PredictedIds) -> None:
         """Add what a copy of this side has met in other images."""
         self.other.update(other.other)
@@ -346,6 +385,17 @@ def _places_of_meanings(truth: GroundTruth, names: ClassList) -> dict[str, int]:
     """The places of names by what they are in the ground truth, as a class may be asked for by another of its names."""
     found = [(place, truth.meaning(name)) for place, name in enumerate(names)]
     return {class_key(meaning): place for place, meaning in reversed(found) if meaning is not None}
+
+
+@dataclass
+class _Regions:
+    """Predictions whose ids are numbers of regions, whatever `labels` call them."""
+
+    labels: LabelMap
+
+    def index(self, label: int, pixels: int, path: Path) -> int:
+        """The number of the region itself."""
+        return label
 
 
 def _background_elsewhere(label: int, labels: LabelMap) -> str:
@@ -363,11 +413,11 @@ def _indices(ids: Pixels, pixels: Pixels, path: Path, side: _Side) -> Indices:
         side: What knows the ids.
 
     Returns:
-        int64, long enough to be read at every one of the ids; 0 at others.
+        int32, long enough to be read at every one of the ids; 0 at others.
     """
     counts = np.zeros(int(ids.max(initial=-1)) + 1, dtype=np.int64)
     np.add.at(counts, ids, pixels)
-    table = np.zeros_like(counts)
+    table = np.zeros(len(counts), dtype=np.int32)
     for label in np.flatnonzero(counts):
         table[label] = side.index(int(label), int(counts[label]), path)
     return table
@@ -396,13 +446,8 @@ def _warnings(pairs: Pairs, names: ClassList, counter: _FolderCounter, pictures:
             f"not in the label map of the ground truth: {listed_names(unknown)} "
             "(every pixel predicted so counts as wrong)"
         )
-    if unknown := [name for name in names if predicted.labels.id_of(name) is None]:
-        found.append(f"not in the predictions' label map: {listed_names(unknown)} (never predicted)")
-    if predicted.other:
-        pixels = predicted.other.total()
-        found.append(f"{pixels} pixel(s) predicted as {listed_names(list(predicted.other))} count as background")
-    if predicted.void:
-        found.append(f"{predicted.void} predicted pixel(s) have the value {IGNORE} and count as background")
+    if isinstance(predicted, _PredictedIds):
+        found += predicted.oddities()
     if not rows.size:
         values = f", as all pixels of the ground truth are {' or '.join(map(str, true.truth.ignore))}, or void"
         found.append(
@@ -419,12 +464,12 @@ def _warnings(pairs: Pairs, names: ClassList, counter: _FolderCounter, pictures:
 
 
 def _suspicions(
-    truth: GroundTruth, prediction: Path, pairs: Pairs, labels: LabelMap, pictures: Pictures
+    truth: GroundTruth, prediction: Path, pairs: Pairs, labels: LabelMap | None, pictures: Pictures
 ) -> tuple[str, ...]:
     """What seems to be a mistake with the folders, one sentence each."""
     found = (
         exchanged_folders(truth.folder, prediction),
         smoothed_labels(truth, pairs.matched),
-        wrong_names(truth, pairs.matched, labels, pictures.matrix()),
+        None if labels is None else wrong_names(truth, pairs.matched, labels, pictures.matrix()),
     )
     return tuple(sentence for sentence in found if sentence is not None)

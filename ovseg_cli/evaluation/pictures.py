@@ -15,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg_cli.evaluation.metrics import ratio
+from ovseg_cli.files.label_names import is_background
 
 __all__ = [
     "ClassCounts",
     "PictureCounts",
     "Pictures",
+    "background_place",
     "picture_accuracy",
     "picture_class_iou",
     "picture_miou",
@@ -116,6 +118,11 @@ def picture_accuracy(picture: PictureCounts) -> float:
     """The share of one picture's pixels that are right; NaN where all of them are left out."""
     right = int(picture.pixels[picture.true == picture.predicted].sum())
     return float(ratio(np.array([right]), np.array([picture.scored]))[0])
+
+
+def background_place(names: Sequence[str], scored: slice = slice(None)) -> int | None:
+    """The index of the background among the `scored` classes; None where it is none of them."""
+    return next((i for i in range(len(names))[scored] if is_background(names[i])), None)
 
 
 class _Column:
@@ -237,6 +244,11 @@ class Pictures(Sequence[PictureCounts]):
         return f"Pictures({len(self)} records of {len(self.names)} classes)"
 
     @property
+    def background(self) -> int | None:
+        """The index of the background, where it is one of the scored classes."""
+        return background_place(self.names, self.scored)
+
+    @property
     def ignored(self) -> int:
         """How many pixels were left out in all."""
         return sum(self._ignored)
@@ -273,6 +285,17 @@ class Pictures(Sequence[PictureCounts]):
         matrix = np.zeros((len(self.names),) * 2, dtype=np.int64)
         np.add.at(matrix, (true, predicted), pixels)
         return matrix
+
+    def bands(self) -> Pixels | None:
+        """True, predicted and right pixels along the outlines of the C `names` in all: `(3, C)`; or None."""
+        found = self.boundary_entries()
+        if found is None:
+            return None
+        _, counts = found
+        totals = np.zeros((3, len(self.names)), dtype=np.int64)
+        for row, pixels in zip(totals, (counts.true, counts.predicted, counts.hit), strict=True):
+            np.add.at(row, counts.classes, pixels)
+        return totals
 
     def to_dict(self) -> dict[str, Any]:
         """The records as JSON-able data, from which `from_dict` makes them again.
