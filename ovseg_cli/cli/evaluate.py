@@ -252,6 +252,7 @@ def _score_images(
 ) -> Report:
     """Segment into a folder that is thrown away, then score."""
     from ovseg_cli.files.image_classes import read_image_classes
+    from ovseg_cli.methods.catalogue import METHODS
     from ovseg_cli.runs.evaluate import check_ground_truth, default_match, predictions_in
     from ovseg_cli.runs.folder import plan_folder
     from ovseg_cli.runs.plan import find_images
@@ -260,13 +261,14 @@ def _score_images(
     with tempfile.TemporaryDirectory(prefix="ovseg-eval-") as scratch:
         output = Path(scratch) / "ovseg-out"
         found = find_images([str(images)], output)  # complains now, not after a store is made
+        regions = query.method in METHODS and METHODS[query.method].finds_regions
         with common.store_for_planning() as store:
             planned = plan_folder(
                 store,
                 [str(images)],
                 output,
                 images=found,
-                classes=query.classes,
+                classes=() if regions else query.classes,
                 method=query.method,
                 options=query.options,
                 image_classes=shown,
@@ -275,7 +277,8 @@ def _score_images(
         for note in (*query.notes, *planned.notes):
             common.out.note(note)
         keys = [str(item.image.key) for item in planned.plan.items]
-        check_ground_truth(gt, keys, planned.recipe.classes, label_map=how["label_map"], ignore=how["ignore"])
+        sought = query.classes if regions else planned.recipe.classes
+        check_ground_truth(gt, keys, sought, label_map=how["label_map"], ignore=how["ignore"])
         with common.open_store() as store:
             summary = run_with_progress(common, store, planned, recorded=False)
         if summary.failed and not summary.done:
