@@ -14,7 +14,7 @@ from ovseg_cli.backbones.unet import DiffusionBackbone
 from ovseg_cli.errors import UnknownClassError, UsageError
 from ovseg_cli.explanations import Explainer
 from ovseg_cli.explanations.words import as_data, describe
-from ovseg_cli.methods.catalogue import METHODS
+from ovseg_cli.methods.catalogue import naming_methods
 from ovseg_cli.methods.domain import Domain
 from ovseg_cli.segmentation import images as module
 from ovseg_cli.segmentation import segmenter as segmenter_module
@@ -29,7 +29,7 @@ from tests.scores import class_scores
 NAMES = ("cat", "apple", "soccer ball")
 SOME = ("prototype", "gem", "sclip", "cliper", "agggem", "specclust")
 """One of each kind of scorer that is quick; the others are compared in the slow tests."""
-EACH = [m if m in (*SOME, "hybrid") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
+EACH = [m if m in (*SOME, "hybrid") else pytest.param(m, marks=pytest.mark.slow) for m in naming_methods()]
 QUICK = {"short_side": 64, "windows": ((48, 24), (0, 0))}
 PICTURES = [example_scene(8)[60:180, 100:256], example_scene(3)[:120, :156], example_scene(5)[40:160, 20:176]]
 
@@ -90,7 +90,9 @@ def same(ours, alone):
 # --------------------------------------------------------------------------- methods
 
 
-@pytest.mark.parametrize("methods", [SOME, pytest.param(tuple(METHODS), marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize(
+    "methods", [SOME, pytest.param(tuple(naming_methods()), marks=pytest.mark.slow)], ids=["some", "all"]
+)
 def test_each_method_answers_as_it_does_alone(store, methods):
     segmenters = [segmenter(store, method) for method in methods]
     for ours, each in zip(segment_together(segmenters, PICTURES[0]), segmenters, strict=True):

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from ovseg_cli.cli import bundles, classes, config, demo, doctor, evaluate, explain, methods, profiles, segment
+from ovseg_cli.cli import (
+    bundles,
+    classes,
+    compare,
+    config,
+    datasets,
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    methods,
+    profiles,
+    segment,
+)
 from ovseg_cli.cli.common import OvsegGroup, root_callback
 
 app = typer.Typer(
@@ -34,7 +47,9 @@ bundles.register(app)
 segment.register(app)
 explain.register(app)
 evaluate.register(app)
+compare.register(app)
 methods.register(app)
+datasets.register(app)
 profiles.register(app)
 config.register(app)
 doctor.register(app)

@@ -7,94 +7,49 @@ that number their classes differently are compared correctly.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ovseg_cli.errors import LabelError
-from ovseg_cli.evaluation.confusion import ConfusionMatrix
-from ovseg_cli.evaluation.pairing import Pairs, find_labelmap, find_labels, label_folder, pair
+from ovseg_cli.errors import LabelError, OvsegError
+from ovseg_cli.evaluation.boundary import boundary_counts
+from ovseg_cli.evaluation.oracles import MATCHES, Match, matched
+from ovseg_cli.evaluation.pairing import Pairs, find_labels, label_folder
+from ovseg_cli.evaluation.pictures import PictureCounts, Pictures, Pixels
 from ovseg_cli.evaluation.report import Report, UnaskedClass, build_report, convention
+from ovseg_cli.evaluation.scoring import picture_of, score_pairs
+from ovseg_cli.evaluation.suspicions import (
+    exchanged_folders,
+    size_hint,
+    smoothed_labels,
+    unnamed_id_hint,
+    wrong_names,
+)
+from ovseg_cli.evaluation.truth import GroundTruth, read_ground_truth
+from ovseg_cli.files.images import decoding
 from ovseg_cli.files.labels import (
     BACKGROUND,
     IGNORE,
     LABELMAP_NAME,
     LabelMap,
     is_background,
-    is_colour_label,
     is_void,
-    read_label,
-    read_labelmap,
+    read_compact_label,
 )
-from ovseg_cli.names import ClassList, listed, listed_names
+from ovseg_cli.files.tally import tally_pairs
+from ovseg_cli.names import ClassList, class_key, listed, listed_names
 
-__all__ = ["GroundTruth", "evaluate_folders", "read_ground_truth"]
+__all__ = ["GroundTruth", "evaluate_folders", "evaluate_truth", "read_ground_truth"]
 
 _REST = 0  # the matrix index of everything that is none of the requested classes
 _LEFT_OUT = -1
 
-Ids = npt.NDArray[np.int32]
-Indices = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class GroundTruth:
-    """A folder of labels, as far as it is known without opening them.
-
-    Attributes:
-        folder: Where they lie.
-        files: The label images by key.
-        labels: The names of their ids.
-        source: Where these come from.
-        ignore: The value that is left out; -1 for none.
-    """
-
-    folder: Path
-    files: Mapping[str, Path]
-    labels: LabelMap
-    source: str
-    ignore: int
-
-    def check_classes(self, names: Sequence[str]) -> None:
-        """Refuse classes of which the labels can hold none.
-
-        Raises:
-            LabelError: The label map names none of them.
-        """
-        if names and not any(self.labels.ids_of(name) for name in names):
-            which = "given label map" if self.source == "given" else f"label map {self.source}"
-            raise LabelError(
-                f"The {which} names none of the classes to score ({listed_names(names)}); it names "
-                f"{listed_names(self.labels.names, most=10)}. Check that it is the map of these labels, or ask for "
-                "classes that it names."
-            )
-
-
-def read_ground_truth(
-    gt: Path, labels: LabelMap | None = None, *, ignore: int | None = None, source: str = "given"
-) -> GroundTruth:
-    """Find the labels of a folder and what names their ids.
-
-    Args:
-        gt: A folder of label images, or one that holds them in ``SegmentationClass``.
-        labels: The names of the ids; None reads the ``labelmap.txt`` in or above the folder.
-        ignore: The value that is left out; None for `IGNORE`, unless the label map makes a class of it.
-        source: Where `labels` come from.
-
-    Raises:
-        LabelError: A folder or label map is missing or contradictory, or there is no label image.
-    """
-    folder = label_folder(gt)
-    files = find_labels(folder)  # before their names: without a label image, no label map would help
-    if labels is None:
-        labels, source = _labelmap_beside(folder, next(iter(files.values())))
-    if ignore is None:
-        _check_default_ignore(labels)
-    return GroundTruth(folder, files, labels, source, IGNORE if ignore is None else ignore)
+Ids = npt.NDArray[np.integer]
+Indices = npt.NDArray[np.int32]
 
 
 def evaluate_folders(
@@ -105,8 +60,12 @@ def evaluate_folders(
     gt_labels: LabelMap | None = None,
     requested: Sequence[str] = (),
     background: bool = True,
-    ignore: int | None = None,
+    ignore: int | Sequence[int] | None = None,
     source: str = "given",
+    boundary: bool = False,
+    match: Match | None = None,
+    workers: int | None = None,
+    listener: Callable[[PictureCounts], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Score predictions against ground truth, image by image, in one confusion matrix.
@@ -123,8 +82,15 @@ def evaluate_folders(
             without a name is the background, unless that has another id.
         requested: The classes to score, in this order; empty means all that `prediction_labels` names.
         background: Whether the background counts as a class.
-        ignore: The ground-truth value that is left out; -1 for none; None for 255, which must then be no class.
+        ignore: The ground-truth value or values that are left out; -1 for none; None for 255, which must then be no
+            class.
         source: Where `gt_labels` come from, for messages and for the report.
+        match: Take predicted ids for regions without names, and name them by the best match with the truth (see
+            `ovseg_cli.evaluation.oracles`): in each "image", or once in the "dataset". The classes are then the
+            requested ones, or all that `gt_labels` names.
+        boundary: Whether the boundary IoU is computed too, which takes more than half as long again.
+        workers: How many processes share the work; None chooses (see `score_pairs`).
+        listener: Told what was counted in each image, in order.
         progress: Called with (images done, images in all) after each image.
 
     Returns:
@@ -135,44 +101,169 @@ def evaluate_folders(
             truth knows none of the classes, or an image cannot be read as labels.
         ImageError: A label image is damaged.
     """
-    prediction_folder = label_folder(prediction)
-    truth = read_ground_truth(gt, gt_labels, ignore=ignore, source=source)
-    names = _distinct(requested) or _distinct(prediction_labels.names)
-    truth.check_classes(names.names)
-    pairs = pair(truth.files, find_labels(prediction_folder))
+    label_folder(prediction)  # complains of it before the ground truth is read
+    return evaluate_truth(
+        read_ground_truth(gt, gt_labels, ignore=ignore, source=source),
+        prediction,
+        prediction_labels=prediction_labels,
+        requested=requested,
+        background=background,
+        boundary=boundary,
+        match=match,
+        workers=workers,
+        listener=listener,
+        progress=progress,
+    )
 
-    true_side = _TrueIds(truth.labels, names, background=background, ignore=truth.ignore)
-    predicted_side = _PredictedIds(prediction_labels, names)
-    matrix = ConfusionMatrix(len(names) + 1, ignore=_LEFT_OUT)
-    for done, (_, gt_path, prediction_path) in enumerate(pairs.matched, start=1):
-        true, predicted = read_label(gt_path, truth.labels), read_label(prediction_path, prediction_labels)
-        if true.shape != predicted.shape:
-            raise LabelError(
-                f"The sizes differ: {gt_path} is {_size(true)}, {prediction_path} is {_size(predicted)}. "
-                "Predictions must have the size of the labels."
-            )
-        matrix.update(_mapped(true, gt_path, true_side), _mapped(predicted, prediction_path, predicted_side))
-        if progress is not None:
-            progress(done, len(pairs.matched))
+
+def evaluate_truth(
+    truth: GroundTruth,
+    prediction: Path,
+    *,
+    prediction_labels: LabelMap,
+    requested: Sequence[str] = (),
+    background: bool = True,
+    ending: str = "",
+    boundary: bool = False,
+    match: Match | None = None,
+    workers: int | None = None,
+    listener: Callable[[PictureCounts], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Score predictions against ground truth, as `evaluate_folders` does.
+
+    Args:
+        truth: The ground truth.
+        prediction: A folder of label images, or one that holds them in ``SegmentationClass``.
+        prediction_labels: As for `evaluate_folders`.
+        requested: Likewise.
+        background: Likewise.
+        ending: How the names of predictions end beyond the names of pictures.
+        boundary: As for `evaluate_folders`.
+        match: Likewise.
+        workers: Likewise.
+        listener: Likewise.
+        progress: Likewise.
+
+    Returns:
+        The report.
+
+    Raises:
+        LabelError: As `evaluate_folders`.
+        ImageError: Likewise.
+    """
+    prediction_folder = label_folder(prediction)
+    files = find_labels(prediction_folder, ending)
+    named = [name for name in truth.labels.names if not is_void(name)] if match else prediction_labels.names
+    names = _distinct(requested) or _distinct(named)
+    truth.check_classes(names.names)
+    pairs = truth.pair(files)
+
+    counter = _FolderCounter(
+        _TrueIds(truth, names, background=background),
+        _Regions(prediction_labels) if match else _PredictedIds(prediction_labels, names, truth),
+        boundary=boundary and match is None,
+    )
+    pictures = Pictures([BACKGROUND, *names], scored=slice(0 if background else 1, None))
+    try:
+        score_pairs(pairs.matched, counter, pictures, workers=workers, listener=listener, progress=progress)
+    except _SizeError as error:
+        raise LabelError(f"{error}{_sizes_that_differ(pairs)}") from error
+    if match is not None:
+        pictures = matched(pictures, match)
 
     return build_report(
-        [BACKGROUND, *names],
-        matrix.counts,
-        scored=slice(None) if background else slice(1, None),
+        pictures.names,
+        pictures.matrix(),
+        scored=pictures.scored,
         background=background,
-        images=len(pairs.matched),
-        ignored_pixels=matrix.ignored,
-        unasked=true_side.unasked(),
+        images=len(pictures),
+        ignored_pixels=pictures.ignored,
+        pictures=pictures,
+        unasked=counter.true.unasked(),
         missing=pairs.missing,
         extra=pairs.extra,
-        convention=convention(background=background, ignore=truth.ignore, unasked=bool(true_side.other)),
-        warnings=_warnings(pairs, names, true_side, predicted_side, matrix),
+        match=match or "",
+        convention=convention(
+            background=background,
+            ignore=truth.ignore,
+            unasked=bool(counter.true.other),
+            match="" if match is None else MATCHES[match],
+        ),
+        warnings=(
+            *_warnings(pairs, names, counter, pictures),
+            *_suspicions(truth, prediction_folder, pairs, None if match else prediction_labels, pictures),
+        ),
         sources={
             "ground_truth": str(truth.folder),
             "ground_truth_labels": truth.source,
             "predictions": str(prediction_folder),
         },
     )
+
+
+class UnnamedIdError(LabelError):
+    """An id without a name."""
+
+    def __init__(self, label: int, message: str) -> None:
+        super().__init__(message)
+        self.label = label
+
+
+class _SizeError(LabelError):
+    """A prediction has another size than its label."""
+
+
+def _sizes_that_differ(pairs: Pairs) -> str:
+    """How many pictures have predictions of another size, as far as files tell it without being decoded."""
+    differing = 0
+    for _, true, predicted in pairs.matched:
+        try:
+            with decoding(true) as one, decoding(predicted) as other:
+                differing += one.size != other.size
+        except OvsegError:
+            return ""  # labels that are no images
+    count = len(pairs.matched)
+    return f" {'All' if differing == count else differing} of the {count} pictures differ in size." if count > 1 else ""
+
+
+@dataclass
+class _FolderCounter:
+    """Reads a pair of files, gives every id its matrix index and counts (see `PairCounter`)."""
+
+    true: _TrueIds
+    predicted: _PredictedIds | _Regions
+    boundary: bool = False
+
+    def count(self, pair: tuple[str, Path, Path]) -> PictureCounts:
+        """Count the label maps of one picture: (key, ground truth, prediction)."""
+        key, gt_path, prediction_path = pair
+        true = self.true.truth.read(key)
+        predicted = read_compact_label(prediction_path, self.predicted.labels)
+        if true.shape != predicted.shape:
+            raise _SizeError(
+                f"The sizes differ: {gt_path} is {_size(true)}, {prediction_path} is {_size(predicted)}. "
+                f"Predictions must have the size of the labels.{size_hint(true.shape, predicted.shape)}"
+            )
+        rows, columns, pixels = tally_pairs(true, predicted)
+        try:
+            true_table = _indices(rows, pixels, gt_path, self.true)
+        except UnnamedIdError as error:
+            raise LabelError(f"{error}{unnamed_id_hint(true, error.label, self.true.truth.labels)}") from error
+        try:
+            predicted_table = _indices(columns, pixels, prediction_path, self.predicted)
+        except UnnamedIdError as error:
+            raise LabelError(f"{error}{unnamed_id_hint(predicted, error.label, self.predicted.labels)}") from error
+        picture = picture_of(key, true_table[rows], predicted_table[columns], pixels, ignore=_LEFT_OUT)
+        if self.boundary:
+            picture = replace(picture, boundary=boundary_counts(true_table[true], predicted_table[predicted]))
+        return picture
+
+    def absorb(self, other: _FolderCounter) -> None:
+        """Add the account of a copy that counted other pairs."""
+        self.true.absorb(other.true)
+        if isinstance(self.predicted, _PredictedIds) and isinstance(other.predicted, _PredictedIds):
+            self.predicted.absorb(other.predicted)
 
 
 class _Side(Protocol):
@@ -185,28 +276,35 @@ class _Side(Protocol):
 class _TrueIds:
     """The ground truth: ids of `labels` to matrix indices, with the pixels of what was not requested."""
 
-    labels: LabelMap
+    truth: GroundTruth
     names: ClassList
     background: bool
-    ignore: int
     other: Counter[str] = field(default_factory=Counter)
     void: int = 0
     labelled: int = 0
+    _places: dict[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._places = _places_of_meanings(self.truth, self.names)
 
     def index(self, label: int, pixels: int, path: Path) -> int:
         """The matrix index of a true id that `pixels` pixels of the image `path` have."""
-        name = self.labels.name_of(label)
-        if name is None and label == 0 and self.labels.background_id is None:
+        labels = self.truth.labels
+        name = labels.name_of(label)
+        if name is None and label == 0 and labels.background_id is None:
             name = BACKGROUND
-        place = self.names.find(name) if name is not None else None
-        if label == self.ignore or (place is None and name is not None and is_void(name)):
+        place = None if name is None else self.names.find(name)
+        if place is None and name is not None:
+            place = self._places.get(class_key(name))
+        if label in self.truth.ignore or (place is None and name is not None and is_void(name)):
             self.void += pixels
             return _LEFT_OUT
         if name is None:
-            raise LabelError(
+            raise UnnamedIdError(
+                label,
                 f"{path} holds the id {label} ({pixels} pixels), which the label map does not name"
-                f"{_background_elsewhere(label, self.labels)}. Add a line for it to {LABELMAP_NAME}, or give another "
-                f"map with --label-map FILE, or leave it out with --ignore {label}."
+                f"{_background_elsewhere(label, labels)}. Add a line for it to {LABELMAP_NAME}, or give another "
+                f"map with --label-map FILE, or leave it out with --ignore {label}.",
             )
         self.labelled += pixels
         if place is not None:
@@ -214,6 +312,12 @@ class _TrueIds:
         if not is_background(name):
             self.other[name] += pixels
         return _REST if self.background else _LEFT_OUT
+
+    def absorb(self, other: _TrueIds) -> None:
+        """Add what a copy of this side has met in other images."""
+        self.other.update(other.other)
+        self.void += other.void
+        self.labelled += other.labelled
 
     def unasked(self) -> tuple[UnaskedClass, ...]:
         """The classes that occur but were not requested, the largest first."""
@@ -229,8 +333,13 @@ class _PredictedIds:
 
     labels: LabelMap
     names: ClassList
+    truth: GroundTruth
     other: Counter[str] = field(default_factory=Counter)
     void: int = 0
+    _places: dict[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._places = _places_of_meanings(self.truth, self.names)
 
     def index(self, label: int, pixels: int, path: Path) -> int:
         """The matrix index of a predicted id that `pixels` pixels of the image `path` have."""
@@ -239,18 +348,54 @@ class _PredictedIds:
             self.void += pixels
             return _REST
         if name is None and (label != 0 or self.labels.background_id is not None):
-            raise LabelError(
+            raise UnnamedIdError(
+                label,
                 f"{path} holds the id {label} ({pixels} pixels), which the predictions' label map does not "
                 f"name{_background_elsewhere(label, self.labels)}. Add a line for it to the {LABELMAP_NAME} of the "
-                "predictions."
+                "predictions.",
             )
         if name is None or is_background(name):
             return _REST
         place = self.names.find(name)
+        if place is None and (meaning := self.truth.meaning(name)) is not None:
+            place = self._places.get(class_key(meaning))
         if place is None:
-            self.other[name] += pixels
+            if not self.truth.means_background(name):
+                self.other[name] += pixels
             return _REST
         return place + 1
+
+    def oddities(self) -> Iterator[str]:
+        """What the reader of the figures should know of the predictions."""
+        if unknown := [name for name in self.names if self.labels.id_of(name) is None]:
+            yield f"not in the predictions' label map: {listed_names(unknown)} (never predicted)"
+        if self.other:
+            pixels = self.other.total()
+            yield f"{pixels} pixel(s) predicted as {listed_names(list(self.other))} count as background"
+        if self.void:
+            yield f"{self.void} predicted pixel(s) have the value {IGNORE} and count as background"
+
+    def absorb(self, other: _PredictedIds) -> None:
+        """Add what a copy of this side has met in other images."""
+        self.other.update(other.other)
+        self.void += other.void
+
+
+def _places_of_meanings(truth: GroundTruth, names: ClassList) -> dict[str, int]:
+    """The places of names by what they are in the ground truth, as a class may be asked for by another of its names."""
+    found = [(place, truth.meaning(name)) for place, name in enumerate(names)]
+    return {class_key(meaning): place for place, meaning in reversed(found) if meaning is not None}
+
+
+@dataclass
+class _Regions:
+    """Predictions whose ids are numbers of regions, whatever `labels` call them."""
+
+    labels: LabelMap
+
+    def index(self, label: int, pixels: int, path: Path) -> int:
+        """The number of the region itself."""
+        return label
 
 
 def _background_elsewhere(label: int, labels: LabelMap) -> str:
@@ -258,40 +403,24 @@ def _background_elsewhere(label: int, labels: LabelMap) -> str:
     return f" (the background is {labels.background_id})" if label == 0 else ""
 
 
-def _mapped(ids: Ids, path: Path, side: _Side) -> Indices:
-    """Replace the ids of an image by matrix indices: `(H, W)` in, `(H, W)` out."""
-    counts = np.bincount(ids.ravel())
-    table = np.zeros(counts.size, dtype=np.int64)
+def _indices(ids: Pixels, pixels: Pixels, path: Path, side: _Side) -> Indices:
+    """A table of the matrix index of each id that occurs in an image.
+
+    Args:
+        ids: `(m,)`, ids that occur, repeated or not.
+        pixels: `(m,)`, how many pixels each of these stands for.
+        path: The image, for messages.
+        side: What knows the ids.
+
+    Returns:
+        int32, long enough to be read at every one of the ids; 0 at others.
+    """
+    counts = np.zeros(int(ids.max(initial=-1)) + 1, dtype=np.int64)
+    np.add.at(counts, ids, pixels)
+    table = np.zeros(len(counts), dtype=np.int32)
     for label in np.flatnonzero(counts):
         table[label] = side.index(int(label), int(counts[label]), path)
-    return table[ids]
-
-
-def _labelmap_beside(folder: Path, example: Path) -> tuple[LabelMap, str]:
-    """The label map of a folder and where it lies; `example` is one of its labels, for the advice without one."""
-    path = find_labelmap(folder)
-    if path is None and is_colour_label(example):
-        raise LabelError(
-            f"The labels in {folder} are RGB images ({example.name}), and nothing says which colour is which class: "
-            f"put a {LABELMAP_NAME} into it or into its parent, or give one with --label-map FILE, with the colour of "
-            "each class (lines such as cat:64,0,0::)."
-        )
-    if path is None:
-        raise LabelError(
-            f"Nothing names the label ids in {folder}: put a {LABELMAP_NAME} into it or into its parent, or give "
-            "one with --label-map FILE (one line per id, such as cat:64,0,0:: or 1: cat)."
-        )
-    return read_labelmap(path), str(path)
-
-
-def _check_default_ignore(labels: LabelMap) -> None:
-    """Refuse a map in which the value that is left out unasked is an ordinary class: one of the two is a mistake."""
-    name = labels.name_of(IGNORE)
-    if name is not None and not is_void(name):
-        raise LabelError(
-            f"The label map calls id {IGNORE} {name!r}, but pixels of {IGNORE} are left out by default: say what you "
-            f"want with --ignore {IGNORE} (leave them out), or --ignore -1 (all count)."
-        )
+    return table
 
 
 def _distinct(names: Sequence[str]) -> ClassList:
@@ -303,32 +432,44 @@ def _size(ids: Ids) -> str:
     return f"{ids.shape[1]}x{ids.shape[0]}"
 
 
-def _warnings(
-    pairs: Pairs, names: ClassList, true: _TrueIds, predicted: _PredictedIds, matrix: ConfusionMatrix
-) -> tuple[str, ...]:
+def _warnings(pairs: Pairs, names: ClassList, counter: _FolderCounter, pictures: Pictures) -> tuple[str, ...]:
     """What the reader of the figures should know, one sentence each."""
-    found = []
+    true, predicted = counter.true, counter.predicted
+    rows = pictures.entries()[1]
+    found = [*true.truth.notes]
     if pairs.missing:
         found.append(f"{len(pairs.missing)} labelled pictures have no prediction: {listed(pairs.missing)}")
-    if pairs.extra:
+    if pairs.extra and not true.truth.listed:
         found.append(f"{len(pairs.extra)} prediction(s) have no ground truth: {listed(pairs.extra)}")
-    if unknown := [name for name in names if true.labels.id_of(name) is None]:
+    if unknown := [name for name in names if not true.truth.ids_of(name)]:
         found.append(
             f"not in the label map of the ground truth: {listed_names(unknown)} "
             "(every pixel predicted so counts as wrong)"
         )
-    if unknown := [name for name in names if predicted.labels.id_of(name) is None]:
-        found.append(f"not in the predictions' label map: {listed_names(unknown)} (never predicted)")
-    if predicted.other:
-        pixels = predicted.other.total()
-        found.append(f"{pixels} pixel(s) predicted as {listed_names(list(predicted.other))} count as background")
-    if predicted.void:
-        found.append(f"{predicted.void} predicted pixel(s) have the value {IGNORE} and count as background")
-    if not matrix.counts.sum():
-        found.append("no pixel is left to score")
-    elif true.void and not matrix.counts[1:].sum() and not true.other:
+    if isinstance(predicted, _PredictedIds):
+        found += predicted.oddities()
+    if not rows.size:
+        values = f", as all pixels of the ground truth are {' or '.join(map(str, true.truth.ignore))}, or void"
         found.append(
-            f"the ground truth holds only background and pixels that are left out; if {true.ignore} is a class, "
+            f"no pixel is left to score{values if true.void and not true.labelled else ''}: check the labels and "
+            "--ignore"
+        )
+    elif true.void and not rows.any() and not true.other:
+        values = " or ".join(map(str, true.truth.ignore))
+        found.append(
+            f"the ground truth holds only background and pixels that are left out; if {values} is a class, "
             "name it in the label map and give another --ignore"
         )
     return tuple(found)
+
+
+def _suspicions(
+    truth: GroundTruth, prediction: Path, pairs: Pairs, labels: LabelMap | None, pictures: Pictures
+) -> tuple[str, ...]:
+    """What seems to be a mistake with the folders, one sentence each."""
+    found = (
+        exchanged_folders(truth.folder, prediction),
+        smoothed_labels(truth, pairs.matched),
+        None if labels is None else wrong_names(truth, pairs.matched, labels, pictures.matrix()),
+    )
+    return tuple(sentence for sentence in found if sentence is not None)
