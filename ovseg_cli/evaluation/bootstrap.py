@@ -21,44 +21,40 @@ from ovseg_cli.evaluation.report import Report
 
 __all__ = ["Means", "interval", "with_intervals"]
 
-_BLOCK = 1 << 22
-"""Numbers of one block of draws at most, 32 MiB."""
+_BLOCK = 1 << 21
+"""Numbers of one block of draws at most, 16 MiB."""
 
 _DENSE = 1 << 23
 """Up to so many numbers, 64 MiB, a table of classes and pictures is kept with its zeros, which is faster."""
 
 Values = npt.NDArray[np.float64]
+_Part = tuple[npt.NDArray[np.integer], npt.NDArray[np.integer], npt.NDArray[np.integer]]
 
 
 class _Tables:
     """True, predicted and right pixels of each class in each picture, for one way to count.
 
     Args:
-        owner: `(n,)` the place of the picture of each entry.
-        classes: `(n,)` the class index of each entry, of those below `num_classes`.
-        counts: `(3, n)` its true, predicted and right pixels.
+        parts: For the true, the predicted and the right pixels: the places of pictures, class indices below
+            `num_classes`, and the pixels; `(n,)` each. What stands there for one picture and class is added up.
         pictures: How many pictures there are.
         num_classes: How many classes there are.
     """
 
-    def __init__(
-        self,
-        owner: npt.NDArray[np.integer],
-        classes: npt.NDArray[np.integer],
-        counts: Sequence[npt.NDArray[np.integer]],
-        pictures: int,
-        num_classes: int,
-    ) -> None:
+    def __init__(self, parts: Sequence[_Part], pictures: int, num_classes: int) -> None:
         self._classes = num_classes
-        columns = np.concatenate([classes.astype(np.int64) + kind * num_classes for kind in range(3)])
-        rows = np.concatenate([owner] * 3)
-        values = np.concatenate(counts).astype(np.float64)  # sums are exact below 2**53
+        columns = np.concatenate(
+            [classes.astype(np.int64) + i * num_classes for i, (_, classes, _) in enumerate(parts)]
+        )
+        rows = np.concatenate([owner for owner, _, _ in parts])
+        values = np.concatenate([pixels for _, _, pixels in parts]).astype(np.float64)  # sums are exact below 2**53
         self._sums: Any
         shape = (3 * num_classes, pictures)
         if math.prod(shape) > _DENSE:
             from scipy.sparse import csr_array  # takes a while, and few need it
 
             self._sums = csr_array((values, (columns, rows)), shape=shape)
+            self._sums.sum_duplicates()
         else:
             self._sums = np.zeros(shape)
             np.add.at(self._sums, (columns, rows), values)
@@ -87,19 +83,14 @@ def _tables(pictures: Pictures, *, drop: int | None = None, boundary: bool = Fal
         if found is None:
             raise ValueError("these records have no boundary counts")
         owner, bands = found
-        return _Tables(owner, bands.classes, (bands.true, bands.predicted, bands.hit), *size)
+        return _Tables([(owner, bands.classes, part) for part in (bands.true, bands.predicted, bands.hit)], *size)
     owner, true, predicted, pixels = pictures.entries()
-    kept = true != (-1 if drop is None else drop)
-    owner, true, predicted, pixels = owner[kept], true[kept], predicted[kept], pixels[kept]
-    nothing = np.zeros_like(pixels)
-    right = np.where(true == predicted, pixels, 0)
-    # Each entry is one of its true class and one of its predicted class.
-    return _Tables(
-        np.concatenate([owner, owner]),
-        np.concatenate([true, predicted]),
-        (np.concatenate([pixels, nothing]), np.concatenate([nothing, pixels]), np.concatenate([right, nothing])),
-        *size,
-    )
+    if drop is not None:
+        kept = true != drop
+        owner, true, predicted, pixels = owner[kept], true[kept], predicted[kept], pixels[kept]
+    right = true == predicted
+    hits = owner[right], true[right], pixels[right]
+    return _Tables([(owner, true, pixels), (owner, predicted, pixels), hits], *size)
 
 
 def _draws(pictures: int, number: int, seed: int) -> Iterator[Values]:

@@ -30,6 +30,9 @@ __all__ = [
 
 Indices = npt.NDArray[np.int32]
 Pixels = npt.NDArray[np.int64]
+_ENTRIES_AT_ONCE = 1 << 18
+"""Entries that are summed up together: a few megabytes."""
+
 PerClass = npt.NDArray[np.float64]
 
 
@@ -144,6 +147,10 @@ class _Column:
     def __getitem__(self, place: int) -> Pixels:
         begin = self.ends[place - 1] if place else 0
         return np.array(self.values[begin : self.ends[place]], dtype=np.int64)
+
+    def parts(self, size: int) -> Iterator[Pixels]:
+        """The values without the lists' ends, so many at a time."""
+        return (np.array(self.values[i : i + size], dtype=np.int64) for i in range(0, len(self.values), size))
 
     def whole(self) -> tuple[Pixels, Pixels]:
         """Every value, and the place of the list that it is from."""
@@ -281,9 +288,10 @@ class Pictures(Sequence[PictureCounts]):
 
     def matrix(self) -> Pixels:
         """The confusion matrix over all pictures, `(C, C)` int64 of the C `names`, ground truth in rows."""
-        _, true, predicted, pixels = self.entries()
         matrix = np.zeros((len(self.names),) * 2, dtype=np.int64)
-        np.add.at(matrix, (true, predicted), pixels)
+        for part in self._entries.parts(2 * _ENTRIES_AT_ONCE):
+            codes, pixels = part.reshape(-1, 2).T
+            np.add.at(matrix, split_codes(codes), pixels)
         return matrix
 
     def bands(self) -> Pixels | None:
