@@ -286,12 +286,16 @@ class Segmenter:
 
     def _images_at_once(self, size: tuple[int, int]) -> int:
         """How many images of (height, width) have room for their scores."""
-        cells = 0  # of the scores and of the resized picture
+        return max(1, MAX_CELLS_AT_ONCE // self.cells(size))
+
+    def cells(self, size: tuple[int, int]) -> int:
+        """How many values an image of (height, width) takes: its scores, and the resized picture."""
+        cells = 0
         if (prototypes := self.recipe.prototypes) is not None:
             cells += (len(self._known) + 4) * math.prod(prototypes.geometry.working_size(*size))
         if self._dense is not None and (words := self.recipe.words) is not None:
             cells += (self._dense.channels + 3) * math.prod(words.settings.working_size(*size))
-        return max(1, MAX_CELLS_AT_ONCE // cells)
+        return cells
 
     def score(self, image: Image, classes: Sequence[str] | None = None, *, keep_features: bool = False) -> ScoreMaps:
         """The scores that a label map is made of: the first half of `segment`.
