@@ -8,8 +8,9 @@ from itertools import zip_longest
 import numpy as np
 import numpy.typing as npt
 
-from ovseg_cli.evaluation.confusion import ConfusionMatrix
+from ovseg_cli.evaluation.pictures import Pictures
 from ovseg_cli.evaluation.report import Report, build_report, convention
+from ovseg_cli.evaluation.scoring import check_classes, count_pair
 from ovseg_cli.files.labels import IGNORE, is_background
 
 __all__ = ["evaluate_arrays"]
@@ -41,23 +42,24 @@ def evaluate_arrays(
         ValueError: The numbers of arrays differ, or arrays of one image differ in shape or hold other
             values; the message says which image (from 0).
     """
-    matrix = ConfusionMatrix(len(names), ignore=ignore)
-    images = 0
+    check_classes(len(names), ignore)
+    pictures = Pictures(names)
     for prediction, gt in zip_longest(predictions, ground_truths):
+        image = len(pictures)
         if prediction is None or gt is None:
             side = "prediction" if prediction is None else "ground truth"
-            raise ValueError(f"image {images} has no {side}: as many predictions as ground truths are needed")
+            raise ValueError(f"image {image} has no {side}: as many predictions as ground truths are needed")
         try:
-            matrix.update(gt, prediction)
+            pictures.append(count_pair(gt, prediction, num_classes=len(names), key=str(image), ignore=ignore))
         except ValueError as error:
-            raise ValueError(f"image {images}: {error}") from error
-        images += 1
+            raise ValueError(f"image {image}: {error}") from error
     background = any(is_background(name) for name in names)
     return build_report(
         names,
-        matrix.counts,
+        pictures.matrix(),
         background=background,
-        images=images,
-        ignored_pixels=matrix.ignored,
+        images=len(pictures),
+        ignored_pixels=pictures.ignored,
+        pictures=pictures,
         convention=convention(background=background, ignore=ignore),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ovseg_cli.evaluation.scoring import check_classes, count_pair
 from ovseg_cli.files.labels import IGNORE
 
 __all__ = ["ConfusionMatrix"]
@@ -29,10 +30,7 @@ class ConfusionMatrix:
     """
 
     def __init__(self, num_classes: int, *, ignore: int | None = IGNORE) -> None:
-        if num_classes < 1:
-            raise ValueError(f"a confusion matrix needs at least one class, got {num_classes!r}")
-        if ignore is not None and 0 <= ignore < num_classes:
-            raise ValueError(f"the ignore value {ignore} is one of the {num_classes} class indices")
+        check_classes(num_classes, ignore)
         self.ignore = ignore
         self.counts: npt.NDArray[np.int64] = np.zeros((num_classes, num_classes), dtype=np.int64)
         self.ignored = 0
@@ -53,25 +51,9 @@ class ConfusionMatrix:
             ValueError: The shapes differ, the arrays are not of integers, or a pixel that counts has an
                 index outside 0..C-1. Nothing has been counted then.
         """
-        gt, prediction = np.asarray(gt), np.asarray(prediction)
-        if gt.shape != prediction.shape:
-            raise ValueError(f"ground truth {gt.shape} and prediction {prediction.shape} differ in shape")
-        for name, array in (("ground truth", gt), ("prediction", prediction)):
-            if array.dtype != bool and not np.issubdtype(array.dtype, np.integer):
-                raise ValueError(f"the {name} must hold integers, got {array.dtype}")
-        if self.ignore is not None:
-            counted = gt != self.ignore
-            gt, prediction = gt[counted], prediction[counted]
-            ignored = counted.size - gt.size
-        else:
-            ignored = 0
-        n = self.num_classes
-        for name, array in (("ground truth", gt), ("prediction", prediction)):
-            if array.size and not 0 <= int(array.min()) <= int(array.max()) < n:
-                raise ValueError(f"the {name} holds indices from {array.min()} to {array.max()}, outside 0..{n - 1}")
-        pairs = gt.astype(np.int64).ravel() * n + prediction.astype(np.int64).ravel()
-        self.counts += np.bincount(pairs, minlength=n * n).reshape(n, n)
-        self.ignored += ignored
+        picture = count_pair(gt, prediction, num_classes=self.num_classes, ignore=self.ignore)
+        np.add.at(self.counts, (picture.true, picture.predicted), picture.pixels)
+        self.ignored += picture.ignored
 
     def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
         """The counts of both, as if all their images had been counted by one matrix."""

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg_cli.errors import LabelError
-from ovseg_cli.evaluation.confusion import ConfusionMatrix
 from ovseg_cli.evaluation.pairing import Pairs, find_labelmap, find_labels, label_folder, pair
+from ovseg_cli.evaluation.pictures import PictureCounts, Pictures, Pixels
 from ovseg_cli.evaluation.report import Report, UnaskedClass, build_report, convention
+from ovseg_cli.evaluation.scoring import joint_counts, picture_of, score_pairs
 from ovseg_cli.files.labels import (
     BACKGROUND,
     IGNORE,
@@ -107,6 +108,8 @@ def evaluate_folders(
     background: bool = True,
     ignore: int | None = None,
     source: str = "given",
+    workers: int | None = None,
+    listener: Callable[[PictureCounts], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Score predictions against ground truth, image by image, in one confusion matrix.
@@ -125,6 +128,8 @@ def evaluate_folders(
         background: Whether the background counts as a class.
         ignore: The ground-truth value that is left out; -1 for none; None for 255, which must then be no class.
         source: Where `gt_labels` come from, for messages and for the report.
+        workers: How many images are read at the same time; None chooses (see `score_pairs`).
+        listener: Told what was counted in each image, in order.
         progress: Called with (images done, images in all) after each image.
 
     Returns:
@@ -141,38 +146,63 @@ def evaluate_folders(
     truth.check_classes(names.names)
     pairs = pair(truth.files, find_labels(prediction_folder))
 
-    true_side = _TrueIds(truth.labels, names, background=background, ignore=truth.ignore)
-    predicted_side = _PredictedIds(prediction_labels, names)
-    matrix = ConfusionMatrix(len(names) + 1, ignore=_LEFT_OUT)
-    for done, (_, gt_path, prediction_path) in enumerate(pairs.matched, start=1):
-        true, predicted = read_label(gt_path, truth.labels), read_label(prediction_path, prediction_labels)
-        if true.shape != predicted.shape:
-            raise LabelError(
-                f"The sizes differ: {gt_path} is {_size(true)}, {prediction_path} is {_size(predicted)}. "
-                "Predictions must have the size of the labels."
-            )
-        matrix.update(_mapped(true, gt_path, true_side), _mapped(predicted, prediction_path, predicted_side))
-        if progress is not None:
-            progress(done, len(pairs.matched))
+    counter = _FolderCounter(
+        _TrueIds(truth.labels, names, background=background, ignore=truth.ignore),
+        _PredictedIds(prediction_labels, names),
+    )
+    pictures = Pictures([BACKGROUND, *names], scored=slice(0 if background else 1, None))
+    score_pairs(pairs.matched, counter, pictures, workers=workers, listener=listener, progress=progress)
 
     return build_report(
-        [BACKGROUND, *names],
-        matrix.counts,
-        scored=slice(None) if background else slice(1, None),
+        pictures.names,
+        pictures.matrix(),
+        scored=pictures.scored,
         background=background,
-        images=len(pairs.matched),
-        ignored_pixels=matrix.ignored,
-        unasked=true_side.unasked(),
+        images=len(pictures),
+        ignored_pixels=pictures.ignored,
+        pictures=pictures,
+        unasked=counter.true.unasked(),
         missing=pairs.missing,
         extra=pairs.extra,
-        convention=convention(background=background, ignore=truth.ignore, unasked=bool(true_side.other)),
-        warnings=_warnings(pairs, names, true_side, predicted_side, matrix),
+        convention=convention(background=background, ignore=truth.ignore, unasked=bool(counter.true.other)),
+        warnings=_warnings(pairs, names, counter, pictures),
         sources={
             "ground_truth": str(truth.folder),
             "ground_truth_labels": truth.source,
             "predictions": str(prediction_folder),
         },
     )
+
+
+@dataclass
+class _FolderCounter:
+    """Reads a pair of files, gives every id its matrix index and counts (see `PairCounter`)."""
+
+    true: _TrueIds
+    predicted: _PredictedIds
+
+    def count(self, pair: tuple[str, Path, Path]) -> PictureCounts:
+        """Count the label maps of one picture: (key, ground truth, prediction)."""
+        key, gt_path, prediction_path = pair
+        true, predicted = read_label(gt_path, self.true.labels), read_label(prediction_path, self.predicted.labels)
+        if true.shape != predicted.shape:
+            raise LabelError(
+                f"The sizes differ: {gt_path} is {_size(true)}, {prediction_path} is {_size(predicted)}. "
+                "Predictions must have the size of the labels."
+            )
+        rows, columns, pixels = joint_counts(true, predicted)
+        return picture_of(
+            key,
+            _indices(rows, pixels, gt_path, self.true)[rows],
+            _indices(columns, pixels, prediction_path, self.predicted)[columns],
+            pixels,
+            ignore=_LEFT_OUT,
+        )
+
+    def absorb(self, other: _FolderCounter) -> None:
+        """Add the account of a copy that counted other pairs."""
+        self.true.absorb(other.true)
+        self.predicted.absorb(other.predicted)
 
 
 class _Side(Protocol):
@@ -215,6 +245,12 @@ class _TrueIds:
             self.other[name] += pixels
         return _REST if self.background else _LEFT_OUT
 
+    def absorb(self, other: _TrueIds) -> None:
+        """Add what a copy of this side has met in other images."""
+        self.other.update(other.other)
+        self.void += other.void
+        self.labelled += other.labelled
+
     def unasked(self) -> tuple[UnaskedClass, ...]:
         """The classes that occur but were not requested, the largest first."""
         return tuple(
@@ -252,19 +288,35 @@ class _PredictedIds:
             return _REST
         return place + 1
 
+    def absorb(self, other: _PredictedIds) -> None:
+        """Add what a copy of this side has met in other images."""
+        self.other.update(other.other)
+        self.void += other.void
+
 
 def _background_elsewhere(label: int, labels: LabelMap) -> str:
     """Why an id 0 without a name is not simply the background."""
     return f" (the background is {labels.background_id})" if label == 0 else ""
 
 
-def _mapped(ids: Ids, path: Path, side: _Side) -> Indices:
-    """Replace the ids of an image by matrix indices: `(H, W)` in, `(H, W)` out."""
-    counts = np.bincount(ids.ravel())
-    table = np.zeros(counts.size, dtype=np.int64)
+def _indices(ids: Pixels, pixels: Pixels, path: Path, side: _Side) -> Indices:
+    """A table of the matrix index of each id that occurs in an image.
+
+    Args:
+        ids: `(m,)`, ids that occur, repeated or not.
+        pixels: `(m,)`, how many pixels each of these stands for.
+        path: The image, for messages.
+        side: What knows the ids.
+
+    Returns:
+        int64, long enough to be read at every one of the ids; 0 at others.
+    """
+    counts = np.zeros(int(ids.max(initial=-1)) + 1, dtype=np.int64)
+    np.add.at(counts, ids, pixels)
+    table = np.zeros_like(counts)
     for label in np.flatnonzero(counts):
         table[label] = side.index(int(label), int(counts[label]), path)
-    return table[ids]
+    return table
 
 
 def _labelmap_beside(folder: Path, example: Path) -> tuple[LabelMap, str]:
@@ -303,10 +355,10 @@ def _size(ids: Ids) -> str:
     return f"{ids.shape[1]}x{ids.shape[0]}"
 
 
-def _warnings(
-    pairs: Pairs, names: ClassList, true: _TrueIds, predicted: _PredictedIds, matrix: ConfusionMatrix
-) -> tuple[str, ...]:
+def _warnings(pairs: Pairs, names: ClassList, counter: _FolderCounter, pictures: Pictures) -> tuple[str, ...]:
     """What the reader of the figures should know, one sentence each."""
+    true, predicted = counter.true, counter.predicted
+    rows = pictures.entries()[1]
     found = []
     if pairs.missing:
         found.append(f"{len(pairs.missing)} labelled pictures have no prediction: {listed(pairs.missing)}")
@@ -324,9 +376,9 @@ def _warnings(
         found.append(f"{pixels} pixel(s) predicted as {listed_names(list(predicted.other))} count as background")
     if predicted.void:
         found.append(f"{predicted.void} predicted pixel(s) have the value {IGNORE} and count as background")
-    if not matrix.counts.sum():
+    if not rows.size:
         found.append("no pixel is left to score")
-    elif true.void and not matrix.counts[1:].sum() and not true.other:
+    elif true.void and not rows.any() and not true.other:
         found.append(
             f"the ground truth holds only background and pixels that are left out; if {true.ignore} is a class, "
             "name it in the label map and give another --ignore"

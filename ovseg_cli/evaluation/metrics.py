@@ -19,14 +19,15 @@ __all__ = [
     "mean_iou",
     "mean_iou_present",
     "pixel_accuracy",
+    "ratio",
 ]
 
 Counts = npt.NDArray[np.int64]
 PerClass = npt.NDArray[np.float64]
 
 
-def _ratio(part: Counts, whole: Counts) -> PerClass:
-    """`part / whole`, NaN where `whole` is 0."""
+def ratio(part: Counts, whole: Counts) -> PerClass:
+    """`part / whole`, NaN where `whole` is 0; arrays of one shape."""
     result = np.full(part.shape, np.nan)
     np.divide(part, whole, out=result, where=whole != 0)
     return result
@@ -49,17 +50,17 @@ def class_iou(counts: Counts) -> PerClass:
         that is only in one of them.
     """
     hit = np.diagonal(counts)
-    return _ratio(hit, counts.sum(axis=0) + counts.sum(axis=1) - hit)
+    return ratio(hit, counts.sum(axis=0) + counts.sum(axis=1) - hit)
 
 
 def class_accuracy(counts: Counts) -> PerClass:
     """The share of each class's true pixels that were found (recall): `(C,)`, NaN without true pixels."""
-    return _ratio(np.diagonal(counts), counts.sum(axis=1))
+    return ratio(np.diagonal(counts), counts.sum(axis=1))
 
 
 def class_precision(counts: Counts) -> PerClass:
     """The share of each class's predicted pixels that are right: `(C,)`, NaN without predicted pixels."""
-    return _ratio(np.diagonal(counts), counts.sum(axis=0))
+    return ratio(np.diagonal(counts), counts.sum(axis=0))
 
 
 def mean_iou(counts: Counts, scored: slice = slice(None)) -> float:

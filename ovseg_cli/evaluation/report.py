@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ovseg_cli.evaluation import metrics
+from ovseg_cli.evaluation.pictures import Pictures
 
 __all__ = ["ClassScore", "Report", "UnaskedClass", "build_report", "convention"]
 
@@ -69,6 +70,7 @@ class Report:
         convention: One sentence that says how the figures are computed.
         warnings: What the reader of the figures should know.
         sources: Where ground truth, predictions and label maps came from.
+        pictures: What was counted in each picture; None where that was not kept.
     """
 
     classes: tuple[ClassScore, ...]
@@ -87,10 +89,18 @@ class Report:
     convention: str = ""
     warnings: tuple[str, ...] = ()
     sources: dict[str, str] | None = None
+    pictures: Pictures | None = field(default=None, repr=False, compare=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as JSON-able data; what is not defined is None, never NaN."""
-        data = asdict(self)
+    def to_dict(self, *, pictures: bool = False) -> dict[str, Any]:
+        """The report as JSON-able data; what is not defined is None, never NaN.
+
+        Args:
+            pictures: Whether the pictures' records are in it too, under `pictures` (see `Pictures.to_dict`).
+        """
+        data = asdict(replace(self, pictures=None))
+        del data["pictures"]
+        if pictures and self.pictures is not None:
+            data["pictures"] = self.pictures.to_dict()
         return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
 
     def rows(self) -> list[tuple[str, str, str, str]]:
