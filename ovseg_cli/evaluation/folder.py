@@ -7,7 +7,7 @@ that number their classes differently are compared correctly.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -16,86 +16,29 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg_cli.errors import LabelError
-from ovseg_cli.evaluation.pairing import Pairs, find_labelmap, find_labels, label_folder, pair
+from ovseg_cli.evaluation.pairing import Pairs, find_labels, label_folder
 from ovseg_cli.evaluation.pictures import PictureCounts, Pictures, Pixels
 from ovseg_cli.evaluation.report import Report, UnaskedClass, build_report, convention
 from ovseg_cli.evaluation.scoring import joint_counts, picture_of, score_pairs
+from ovseg_cli.evaluation.truth import GroundTruth, read_ground_truth
 from ovseg_cli.files.labels import (
     BACKGROUND,
     IGNORE,
     LABELMAP_NAME,
     LabelMap,
     is_background,
-    is_colour_label,
     is_void,
     read_label,
-    read_labelmap,
 )
-from ovseg_cli.names import ClassList, listed, listed_names
+from ovseg_cli.names import ClassList, class_key, listed, listed_names
 
-__all__ = ["GroundTruth", "evaluate_folders", "read_ground_truth"]
+__all__ = ["GroundTruth", "evaluate_folders", "read_ground_truth", "score"]
 
 _REST = 0  # the matrix index of everything that is none of the requested classes
 _LEFT_OUT = -1
 
 Ids = npt.NDArray[np.int32]
 Indices = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class GroundTruth:
-    """A folder of labels, as far as it is known without opening them.
-
-    Attributes:
-        folder: Where they lie.
-        files: The label images by key.
-        labels: The names of their ids.
-        source: Where these come from.
-        ignore: The value that is left out; -1 for none.
-    """
-
-    folder: Path
-    files: Mapping[str, Path]
-    labels: LabelMap
-    source: str
-    ignore: int
-
-    def check_classes(self, names: Sequence[str]) -> None:
-        """Refuse classes of which the labels can hold none.
-
-        Raises:
-            LabelError: The label map names none of them.
-        """
-        if names and not any(self.labels.ids_of(name) for name in names):
-            which = "given label map" if self.source == "given" else f"label map {self.source}"
-            raise LabelError(
-                f"The {which} names none of the classes to score ({listed_names(names)}); it names "
-                f"{listed_names(self.labels.names, most=10)}. Check that it is the map of these labels, or ask for "
-                "classes that it names."
-            )
-
-
-def read_ground_truth(
-    gt: Path, labels: LabelMap | None = None, *, ignore: int | None = None, source: str = "given"
-) -> GroundTruth:
-    """Find the labels of a folder and what names their ids.
-
-    Args:
-        gt: A folder of label images, or one that holds them in ``SegmentationClass``.
-        labels: The names of the ids; None reads the ``labelmap.txt`` in or above the folder.
-        ignore: The value that is left out; None for `IGNORE`, unless the label map makes a class of it.
-        source: Where `labels` come from.
-
-    Raises:
-        LabelError: A folder or label map is missing or contradictory, or there is no label image.
-    """
-    folder = label_folder(gt)
-    files = find_labels(folder)  # before their names: without a label image, no label map would help
-    if labels is None:
-        labels, source = _labelmap_beside(folder, next(iter(files.values())))
-    if ignore is None:
-        _check_default_ignore(labels)
-    return GroundTruth(folder, files, labels, source, IGNORE if ignore is None else ignore)
 
 
 def evaluate_folders(
@@ -106,7 +49,7 @@ def evaluate_folders(
     gt_labels: LabelMap | None = None,
     requested: Sequence[str] = (),
     background: bool = True,
-    ignore: int | None = None,
+    ignore: int | Sequence[int] | None = None,
     source: str = "given",
     workers: int | None = None,
     listener: Callable[[PictureCounts], None] | None = None,
@@ -126,7 +69,8 @@ def evaluate_folders(
             without a name is the background, unless that has another id.
         requested: The classes to score, in this order; empty means all that `prediction_labels` names.
         background: Whether the background counts as a class.
-        ignore: The ground-truth value that is left out; -1 for none; None for 255, which must then be no class.
+        ignore: The ground-truth value or values that are left out; -1 for none; None for 255, which must then be no
+            class.
         source: Where `gt_labels` come from, for messages and for the report.
         workers: How many images are read at the same time; None chooses (see `score_pairs`).
         listener: Told what was counted in each image, in order.
@@ -140,16 +84,56 @@ def evaluate_folders(
             truth knows none of the classes, or an image cannot be read as labels.
         ImageError: A label image is damaged.
     """
-    prediction_folder = label_folder(prediction)
+    label_folder(prediction)  # complains of it before the ground truth is read
     truth = read_ground_truth(gt, gt_labels, ignore=ignore, source=source)
+    return score(
+        truth,
+        prediction,
+        prediction_labels=prediction_labels,
+        requested=requested,
+        background=background,
+        workers=workers,
+        listener=listener,
+        progress=progress,
+    )
+
+
+def score(
+    truth: GroundTruth,
+    prediction: Path,
+    *,
+    prediction_labels: LabelMap,
+    requested: Sequence[str] = (),
+    background: bool = True,
+    workers: int | None = None,
+    listener: Callable[[PictureCounts], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Score predictions against ground truth, as `evaluate_folders` does.
+
+    Args:
+        truth: The ground truth.
+        prediction: A folder of label images, or one that holds them in ``SegmentationClass``.
+        prediction_labels: As for `evaluate_folders`.
+        requested: Likewise.
+        background: Likewise.
+        workers: Likewise.
+        listener: Likewise.
+        progress: Likewise.
+
+    Returns:
+        The report.
+
+    Raises:
+        LabelError: As `evaluate_folders`.
+        ImageError: Likewise.
+    """
+    prediction_folder = label_folder(prediction)
     names = _distinct(requested) or _distinct(prediction_labels.names)
     truth.check_classes(names.names)
-    pairs = pair(truth.files, find_labels(prediction_folder))
+    pairs = truth.pair(find_labels(prediction_folder))
 
-    counter = _FolderCounter(
-        _TrueIds(truth.labels, names, background=background, ignore=truth.ignore),
-        _PredictedIds(prediction_labels, names),
-    )
+    counter = _FolderCounter(_TrueIds(truth, names, background=background), _PredictedIds(prediction_labels, names))
     pictures = Pictures([BACKGROUND, *names], scored=slice(0 if background else 1, None))
     score_pairs(pairs.matched, counter, pictures, workers=workers, listener=listener, progress=progress)
 
@@ -184,7 +168,7 @@ class _FolderCounter:
     def count(self, pair: tuple[str, Path, Path]) -> PictureCounts:
         """Count the label maps of one picture: (key, ground truth, prediction)."""
         key, gt_path, prediction_path = pair
-        true, predicted = read_label(gt_path, self.true.labels), read_label(prediction_path, self.predicted.labels)
+        true, predicted = self.true.truth.read(key), read_label(prediction_path, self.predicted.labels)
         if true.shape != predicted.shape:
             raise LabelError(
                 f"The sizes differ: {gt_path} is {_size(true)}, {prediction_path} is {_size(predicted)}. "
@@ -215,21 +199,31 @@ class _Side(Protocol):
 class _TrueIds:
     """The ground truth: ids of `labels` to matrix indices, with the pixels of what was not requested."""
 
-    labels: LabelMap
+    truth: GroundTruth
     names: ClassList
     background: bool
-    ignore: int
     other: Counter[str] = field(default_factory=Counter)
     void: int = 0
     labelled: int = 0
+
+    def __post_init__(self) -> None:
+        self.labels = self.truth.labels
+        # By the name in the ground truth: a class may be asked for under another of its names.
+        self._places = {
+            class_key(meaning): place
+            for place, name in reversed([*enumerate(self.names)])
+            if (meaning := self.truth.meaning(name)) is not None
+        }
 
     def index(self, label: int, pixels: int, path: Path) -> int:
         """The matrix index of a true id that `pixels` pixels of the image `path` have."""
         name = self.labels.name_of(label)
         if name is None and label == 0 and self.labels.background_id is None:
             name = BACKGROUND
-        place = self.names.find(name) if name is not None else None
-        if label == self.ignore or (place is None and name is not None and is_void(name)):
+        place = None if name is None else self.names.find(name)
+        if place is None and name is not None:
+            place = self._places.get(class_key(name))
+        if label in self.truth.ignore or (place is None and name is not None and is_void(name)):
             self.void += pixels
             return _LEFT_OUT
         if name is None:
@@ -319,33 +313,6 @@ def _indices(ids: Pixels, pixels: Pixels, path: Path, side: _Side) -> Indices:
     return table
 
 
-def _labelmap_beside(folder: Path, example: Path) -> tuple[LabelMap, str]:
-    """The label map of a folder and where it lies; `example` is one of its labels, for the advice without one."""
-    path = find_labelmap(folder)
-    if path is None and is_colour_label(example):
-        raise LabelError(
-            f"The labels in {folder} are RGB images ({example.name}), and nothing says which colour is which class: "
-            f"put a {LABELMAP_NAME} into it or into its parent, or give one with --label-map FILE, with the colour of "
-            "each class (lines such as cat:64,0,0::)."
-        )
-    if path is None:
-        raise LabelError(
-            f"Nothing names the label ids in {folder}: put a {LABELMAP_NAME} into it or into its parent, or give "
-            "one with --label-map FILE (one line per id, such as cat:64,0,0:: or 1: cat)."
-        )
-    return read_labelmap(path), str(path)
-
-
-def _check_default_ignore(labels: LabelMap) -> None:
-    """Refuse a map in which the value that is left out unasked is an ordinary class: one of the two is a mistake."""
-    name = labels.name_of(IGNORE)
-    if name is not None and not is_void(name):
-        raise LabelError(
-            f"The label map calls id {IGNORE} {name!r}, but pixels of {IGNORE} are left out by default: say what you "
-            f"want with --ignore {IGNORE} (leave them out), or --ignore -1 (all count)."
-        )
-
-
 def _distinct(names: Sequence[str]) -> ClassList:
     """The names without repetitions and without the background."""
     return ClassList.distinct(name for name in names if not is_background(name))
@@ -364,7 +331,7 @@ def _warnings(pairs: Pairs, names: ClassList, counter: _FolderCounter, pictures:
         found.append(f"{len(pairs.missing)} labelled pictures have no prediction: {listed(pairs.missing)}")
     if pairs.extra:
         found.append(f"{len(pairs.extra)} prediction(s) have no ground truth: {listed(pairs.extra)}")
-    if unknown := [name for name in names if true.labels.id_of(name) is None]:
+    if unknown := [name for name in names if not true.truth.ids_of(name)]:
         found.append(
             f"not in the label map of the ground truth: {listed_names(unknown)} "
             "(every pixel predicted so counts as wrong)"
@@ -380,7 +347,7 @@ def _warnings(pairs: Pairs, names: ClassList, counter: _FolderCounter, pictures:
         found.append("no pixel is left to score")
     elif true.void and not rows.any() and not true.other:
         found.append(
-            f"the ground truth holds only background and pixels that are left out; if {true.ignore} is a class, "
-            "name it in the label map and give another --ignore"
+            "the ground truth holds only background and pixels that are left out; if "
+            f"{', '.join(map(str, true.truth.ignore))} is a class, name it in the label map and give another --ignore"
         )
     return tuple(found)

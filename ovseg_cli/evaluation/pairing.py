@@ -80,7 +80,7 @@ def find_labels(folder: Path) -> dict[str, Path]:
     return found
 
 
-def partners(wanted: Iterable[str], there: Iterable[str]) -> dict[str, str]:
+def partners(wanted: Iterable[str], there: Iterable[str], *, by_last_part: bool = False) -> dict[str, str]:
     """Which key belongs to which, for those that belong together beyond doubt.
 
     The same key comes first; then one that differs in its Unicode form only (macOS takes letters and their accents
@@ -90,13 +90,14 @@ def partners(wanted: Iterable[str], there: Iterable[str]) -> dict[str, str]:
     Args:
         wanted: Keys of one side.
         there: Keys of the other.
+        by_last_part: Whether the folders may differ, in the end: the last parts of keys tell the pictures apart.
 
     Returns:
         Of each wanted key that has a partner, the partner. No key has two.
     """
     found: dict[str, str] = {}
     left, right = list(wanted), list(there)
-    for form in (str, _composed, _bare):
+    for form in (str, _composed, _bare, *([_last_part] if by_last_part else [])):
         theirs, ours = _by_form(right, form), _by_form(left, form)
         new = {ours[same][0]: theirs[same][0] for same in ours if len(ours[same]) == len(theirs.get(same, ())) == 1}
         found |= new
@@ -120,13 +121,17 @@ def _bare(key: str) -> str:
     return _composed(str(without_picture_suffix(PurePosixPath(key))))
 
 
-def pair(gt: Mapping[str, Path], prediction: Mapping[str, Path]) -> Pairs:
+def _last_part(key: str) -> str:
+    return PurePosixPath(_bare(key)).name
+
+
+def pair(gt: Mapping[str, Path], prediction: Mapping[str, Path], *, by_last_part: bool = False) -> Pairs:
     """Match ground truth and predictions by key (see `partners`).
 
     Raises:
         LabelError: Not one key has a partner.
     """
-    belonging = partners(gt, prediction)
+    belonging = partners(gt, prediction, by_last_part=by_last_part)
     paired = set(belonging.values())
     matched = tuple((key, gt[key], prediction[belonging[key]]) for key in gt if key in belonging)
     if not matched:

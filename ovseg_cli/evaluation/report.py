@@ -120,12 +120,12 @@ def _defined(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def convention(*, background: bool, ignore: int | None = None, unasked: bool = False) -> str:
+def convention(*, background: bool, ignore: int | Sequence[int] | None = None, unasked: bool = False) -> str:
     """Say in one line how the figures of a report are computed.
 
     Args:
         background: Whether the background counts as a class.
-        ignore: The ground-truth value that is left out; None or a negative number for none.
+        ignore: The ground-truth value or values that are left out; None, none or a negative number for none.
         unasked: Whether the ground truth has classes that were not asked for.
     """
     parts = ["IoU from one confusion matrix over all images", "mIoU over the classes in truth or prediction"]
@@ -133,8 +133,9 @@ def convention(*, background: bool, ignore: int | None = None, unasked: bool = F
         parts.append("background counts as a class" + (", classes not asked for as background" if unasked else ""))
     else:
         parts.append("true background" + (" and classes not asked for are" if unasked else " is") + " left out")
-    if ignore is not None and ignore >= 0:
-        parts.append(f"pixels labelled {ignore} left out")
+    values = () if ignore is None else (ignore,) if isinstance(ignore, int) else ignore
+    if left_out := [str(value) for value in values if value >= 0]:
+        parts.append(f"pixels labelled {' or '.join(left_out)} left out")
     return "; ".join(parts)
 
 

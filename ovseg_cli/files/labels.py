@@ -45,6 +45,8 @@ __all__ = [
     "read_label",
     "read_labelmap",
     "read_mask",
+    "read_mat",
+    "read_red_green",
     "voc_colour",
     "write_label",
     "write_labelmap",
@@ -122,6 +124,51 @@ def read_label(path: str | Path, labelmap: LabelMap | None = None) -> npt.NDArra
         ids = _ids_of_palette(found, labelmap, path)
     else:
         ids = _ids_of_greys(found, labelmap, path)
+    if ids.size and not 0 <= ids.min() <= ids.max() <= MAX_ID:
+        raise LabelError(f"{path} holds values from {ids.min()} to {ids.max()}; label ids are 0..{MAX_ID}.")
+    return ids
+
+
+def read_red_green(path: str | Path) -> npt.NDArray[np.int32]:
+    """Read the ids of a label image of ADE20K's full set: red / 10 * 256 + green, where red is a multiple of ten.
+
+    Returns:
+        `(H, W)` int32, 0..6655.
+
+    Raises:
+        LabelError: It is no image in colours.
+        ImageError: The file is missing or damaged.
+    """
+    path = Path(path)
+    with decoding(path) as image:
+        if image.mode not in ("RGB", "RGBA"):
+            raise LabelError(f"{path} is a {image.mode} image; the labels of ADE20K's full set (*_seg.png) are RGB.")
+        values = np.asarray(upright(image, path))[..., :2].astype(np.int32)
+    return values[..., 0] // 10 * 256 + values[..., 1]
+
+
+def read_mat(path: str | Path, variable: str = "LabelMap") -> npt.NDArray[np.int32]:
+    """Read the ids of a Matlab file, as Pascal Context has them.
+
+    Args:
+        path: A file of Matlab 5 to 7.
+        variable: What holds them.
+
+    Returns:
+        `(H, W)` int32, 0..65535.
+
+    Raises:
+        LabelError: The file cannot be read, or holds no such ids.
+    """
+    from scipy.io import loadmat
+
+    try:
+        values = loadmat(path, variable_names=[variable]).get(variable)
+    except (OSError, ValueError, TypeError, NotImplementedError, KeyError) as error:
+        raise LabelError(f"{path} cannot be read as a Matlab file ({error}).") from error
+    if values is None or values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
+        raise LabelError(f"{path} holds no label ids: a matrix of integers called {variable} is wanted.")
+    ids = np.asarray(values).astype(np.int32)
     if ids.size and not 0 <= ids.min() <= ids.max() <= MAX_ID:
         raise LabelError(f"{path} holds values from {ids.min()} to {ids.max()}; label ids are 0..{MAX_ID}.")
     return ids

@@ -154,13 +154,12 @@ def check_ground_truth(
         LabelError: there is no ground truth, nothing says what it means, it knows none of the classes, or it has none
             of the names.
     """
-    from ovseg_cli.evaluation.folder import read_ground_truth
-    from ovseg_cli.evaluation.pairing import pair
+    from ovseg_cli.evaluation.truth import read_ground_truth
 
     labels = None if label_map is None else read_labelmap(label_map)
     truth = read_ground_truth(gt, labels, ignore=ignore, source=str(label_map or ""))
     truth.check_classes(classes)
-    pair(truth.files, {key: Path(key) for key in keys})
+    truth.pair({key: Path(key) for key in keys})
 
 
 def _manifest_near(folder: Path) -> Manifest | None:

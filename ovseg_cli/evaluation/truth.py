@@ -1,0 +1,187 @@
+"""Ground truth: label images or other annotations by key, and what their ids mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ovseg_cli.errors import LabelError
+from ovseg_cli.evaluation.pairing import Pairs, find_labelmap, find_labels, label_folder, pair
+from ovseg_cli.files.labels import (
+    IGNORE,
+    LABELMAP_NAME,
+    LabelMap,
+    is_colour_label,
+    is_void,
+    read_label,
+    read_labelmap,
+)
+from ovseg_cli.names import class_key, listed_names
+
+__all__ = ["GroundTruth", "ignored_values", "read_ground_truth"]
+
+Ids = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The true labels of pictures, as far as they are known without opening them.
+
+    Attributes:
+        folder: Where they lie; a folder, or a file that holds all of them.
+        files: Of each picture's key, the file that a message about it names.
+        labels: The names of their ids.
+        source: Where these come from.
+        ignore: The values that are left out; none for none.
+        aliases: Other names of the classes of `labels`, by the name there.
+        background_words: Names that mean the background where a prediction has them.
+        loose: Whether the folders of keys may differ, as long as the last parts tell the pictures apart.
+        reader: What reads the ids of a key; None for label images.
+    """
+
+    folder: Path
+    files: Mapping[str, Path]
+    labels: LabelMap
+    source: str
+    ignore: tuple[int, ...]
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    background_words: tuple[str, ...] = ()
+    loose: bool = False
+    reader: Callable[[str], Ids] | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The pictures that have labels, in order."""
+        return tuple(self.files)
+
+    def read(self, key: str) -> Ids:
+        """The ids of a picture.
+
+        Args:
+            key: One of `keys`.
+
+        Returns:
+            `(H, W)` int32, each an id of `labels` or one of `ignore`, or a mistake of the labels.
+
+        Raises:
+            LabelError: They cannot be read as labels.
+            ImageError: The file is missing or damaged.
+        """
+        return read_label(self.files[key], self.labels) if self.reader is None else self.reader(key)
+
+    def pair(self, prediction: Mapping[str, Path]) -> Pairs:
+        """Match the pictures with predictions by key.
+
+        Raises:
+            LabelError: Not one has a partner.
+        """
+        return pair(self.files, prediction, by_last_part=self.loose)
+
+    @cached_property
+    def _meanings(self) -> dict[str, tuple[str, ...]]:
+        """The names of `labels` that a name may stand for: itself, or those that have it as another name."""
+        own = {class_key(name): name for name in self.labels.names}
+        others: dict[str, dict[str, None]] = {}
+        for name, words in self.aliases.items():
+            for word in words:
+                others.setdefault(class_key(word), {})[name] = None
+        return {key: tuple(names) for key, names in others.items()} | {key: (name,) for key, name in own.items()}
+
+    def meaning(self, name: str) -> str | None:
+        """The name of `labels` that a name stands for; None where there is none, or it may stand for several."""
+        found = self._meanings.get(class_key(name), ())
+        return found[0] if len(found) == 1 else None
+
+    def ids_of(self, name: str) -> tuple[int, ...]:
+        """The ids of a class, under this or another of its names."""
+        meaning = self.meaning(name)
+        return () if meaning is None else self.labels.ids_of(meaning)
+
+    def check_classes(self, names: Sequence[str]) -> None:
+        """Refuse classes of which the labels can hold none.
+
+        Raises:
+            LabelError: The label map names none of them.
+        """
+        if names and not any(self.ids_of(name) for name in names):
+            which = "given label map" if self.source == "given" else f"label map {self.source}"
+            raise LabelError(
+                f"The {which} names none of the classes to score ({listed_names(names)}); it names "
+                f"{listed_names(self.labels.names, most=10)}. Check that it is the map of these labels, or ask for "
+                "classes that it names."
+            )
+
+
+def ignored_values(ignore: int | Sequence[int] | None) -> tuple[int, ...] | None:
+    """The values that are left out, of what was asked for: -1 is none, None is whatever is usual."""
+    if ignore is None:
+        return None
+    values = (ignore,) if isinstance(ignore, int) else tuple(ignore)
+    return tuple(dict.fromkeys(value for value in values if value >= 0))
+
+
+def read_ground_truth(
+    gt: Path,
+    labels: LabelMap | None = None,
+    *,
+    ignore: int | Sequence[int] | None = None,
+    source: str = "given",
+) -> GroundTruth:
+    """Find the labels of a folder and what names their ids.
+
+    Args:
+        gt: A folder of label images, or one that holds them in ``SegmentationClass``.
+        labels: The names of the ids; None reads the ``labelmap.txt`` in or above the folder.
+        ignore: The value or values that are left out; None for `IGNORE`, unless the label map makes a class of it.
+        source: Where `labels` come from.
+
+    Raises:
+        LabelError: A folder or label map is missing or contradictory, or there is no label image.
+    """
+    folder = label_folder(gt)
+    files = find_labels(folder)  # before their names: without a label image, no label map would help
+    if labels is None:
+        labels, source = _labelmap_beside(folder, next(iter(files.values())))
+    left_out = ignored_values(ignore)
+    if left_out is None:
+        _check_default_ignore(labels)
+        left_out = (IGNORE,)
+    return GroundTruth(folder, files, labels, source, left_out, aliases=_listed_synonyms(labels.names))
+
+
+def _listed_synonyms(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The words of names that list several, as those of ADE20K do: "road, route"."""
+    words = {name: tuple(word.strip() for word in name.replace(";", ",").split(",")) for name in names}
+    return {name: parts for name, parts in words.items() if len(parts) > 1}
+
+
+def _labelmap_beside(folder: Path, example: Path) -> tuple[LabelMap, str]:
+    """The label map of a folder and where it lies; `example` is one of its labels, for the advice without one."""
+    path = find_labelmap(folder)
+    if path is None and is_colour_label(example):
+        raise LabelError(
+            f"The labels in {folder} are RGB images ({example.name}), and nothing says which colour is which class: "
+            f"put a {LABELMAP_NAME} into it or into its parent, or give one with --label-map FILE, with the colour of "
+            "each class (lines such as cat:64,0,0::)."
+        )
+    if path is None:
+        raise LabelError(
+            f"Nothing names the label ids in {folder}: put a {LABELMAP_NAME} into it or into its parent, or give "
+            "one with --label-map FILE (one line per id, such as cat:64,0,0:: or 1: cat)."
+        )
+    return read_labelmap(path), str(path)
+
+
+def _check_default_ignore(labels: LabelMap) -> None:
+    """Refuse a map in which the value that is left out unasked is an ordinary class: one of the two is a mistake."""
+    name = labels.name_of(IGNORE)
+    if name is not None and not is_void(name):
+        raise LabelError(
+            f"The label map calls id {IGNORE} {name!r}, but pixels of {IGNORE} are left out by default: say what you "
+            f"want with --ignore {IGNORE} (leave them out), or --ignore -1 (all count)."
+        )
