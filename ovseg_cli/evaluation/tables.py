@@ -43,7 +43,7 @@ def as_csv(report: Report) -> str:
 def as_markdown(report: Report) -> str:
     """The table that a terminal shows, with the figures over all classes, how they are computed, and all warnings."""
     lines = ["| class | IoU | truth | predicted |", "|---|---:|---:|---:|"]
-    lines += [f"| {_cell(name)} | {' | '.join(figures)} |" for name, *figures in report.rows()]
+    lines += [f"| {cell(name)} | {' | '.join(figures)} |" for name, *figures in report.rows()]
     overall = [
         f"**mIoU {_figure(report.miou)}**",
         f"pixel accuracy {_figure(report.pixel_accuracy)}",
@@ -51,7 +51,7 @@ def as_markdown(report: Report) -> str:
     ]
     lines += ["", ", ".join(overall), "", f"{report.convention}."]
     if report.warnings:
-        lines += ["", *(f"- {_cell(warning)}" for warning in report.warnings)]
+        lines += ["", *(f"- {cell(warning)}" for warning in report.warnings)]
     return "\n".join(lines) + "\n"
 
 
@@ -59,7 +59,7 @@ def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that stays in its cell, and is read as it is."""
     for mark in ("\\", "|", "*", "_", "`", "<", "["):
         text = text.replace(mark, f"\\{mark}")

@@ -1,4 +1,4 @@
-"""What has been published about the methods: mIoU by data set and backbone, and the licence of their code. No torch here.
+"""What has been published about the methods: mIoU by data set and backbone, and the licence of their code.
 
 Each figure was read in the source that it names. A paper's own figure and one that another paper reports are different
 things, so a source that only repeats a figure says so. Figures that could not be read anywhere are left out.
@@ -13,30 +13,13 @@ from typing import Final
 
 from ovseg_cli.profiles.specs import Profile
 
-DATASET_TITLES: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "voc21": "PASCAL VOC 2012 with background",
-        "voc20": "PASCAL VOC 2012 without background",
-        "context60": "PASCAL Context with background",
-        "context59": "PASCAL Context without background",
-        "coco-object": "COCO-Object",
-        "coco-stuff": "COCO-Stuff, 171 classes",
-        "coco-stuff27": "COCO-Stuff, 27 merged classes",
-        "ade150": "ADE20K, 150 classes",
-        "cityscapes": "Cityscapes, 19 classes",
-        "cityscapes27": "Cityscapes, 27 classes",
-    }
-)
-"""The data sets that figures are of."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
     """One published figure.
 
     Attributes:
         method: The method, as `ovseg methods` calls it.
-        dataset: A key of `DATASET_TITLES`.
+        dataset: The data set, as `--settings` and `--dataset` call it, or "cityscapes27", with 27 of its classes.
         backbone: The networks that made it.
         miou: Percent, as printed.
         protocol: How it was measured.
@@ -120,7 +103,7 @@ PUBLISHED: Final[tuple[Published, ...]] = (
         "prototype",
         "Stable Diffusion 1.5, CLIP ViT-B/16, DINO ViT-B/8",
         "66.3 29.7 34.6",
-        "validation split, short side 448, windows 448/224 and 336/224 and the whole; 32 pictures a class, CutLER's masks",
+        "validation split, short side 448, windows 448/224 and 336/224, and whole; 32 pictures a class, CutLER's masks",
         "OVDiff's supplement, table A.4 (over seeds: ±0.2, ±0.3, ±0.3)",
         _BG,
     ),
@@ -242,7 +225,7 @@ def published_results(method: str, dataset: str, profile: Profile | None = None)
 
     Args:
         method: A method's name.
-        dataset: A key of `DATASET_TITLES`.
+        dataset: As `Published` has it.
         profile: Its size of CLIP (ViT-B or ViT-L) is what a figure has to have; of all sizes where None.
 
     Returns:
