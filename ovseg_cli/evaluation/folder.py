@@ -19,7 +19,7 @@ from ovseg_cli.errors import LabelError
 from ovseg_cli.evaluation.pairing import Pairs, find_labels, label_folder
 from ovseg_cli.evaluation.pictures import PictureCounts, Pictures, Pixels
 from ovseg_cli.evaluation.report import Report, UnaskedClass, build_report, convention
-from ovseg_cli.evaluation.scoring import joint_counts, picture_of, score_pairs
+from ovseg_cli.evaluation.scoring import picture_of, score_pairs
 from ovseg_cli.evaluation.truth import GroundTruth, read_ground_truth
 from ovseg_cli.files.labels import (
     BACKGROUND,
@@ -28,16 +28,17 @@ from ovseg_cli.files.labels import (
     LabelMap,
     is_background,
     is_void,
-    read_label,
+    read_compact_label,
 )
+from ovseg_cli.files.tally import tally_pairs
 from ovseg_cli.names import ClassList, class_key, listed, listed_names
 
-__all__ = ["GroundTruth", "evaluate_folders", "read_ground_truth", "score"]
+__all__ = ["GroundTruth", "evaluate_folders", "evaluate_truth", "read_ground_truth"]
 
 _REST = 0  # the matrix index of everything that is none of the requested classes
 _LEFT_OUT = -1
 
-Ids = npt.NDArray[np.int32]
+Ids = npt.NDArray[np.integer]
 Indices = npt.NDArray[np.int64]
 
 
@@ -85,9 +86,8 @@ def evaluate_folders(
         ImageError: A label image is damaged.
     """
     label_folder(prediction)  # complains of it before the ground truth is read
-    truth = read_ground_truth(gt, gt_labels, ignore=ignore, source=source)
-    return score(
-        truth,
+    return evaluate_truth(
+        read_ground_truth(gt, gt_labels, ignore=ignore, source=source),
         prediction,
         prediction_labels=prediction_labels,
         requested=requested,
@@ -98,7 +98,7 @@ def evaluate_folders(
     )
 
 
-def score(
+def evaluate_truth(
     truth: GroundTruth,
     prediction: Path,
     *,
@@ -133,7 +133,10 @@ def score(
     truth.check_classes(names.names)
     pairs = truth.pair(find_labels(prediction_folder))
 
-    counter = _FolderCounter(_TrueIds(truth, names, background=background), _PredictedIds(prediction_labels, names))
+    counter = _FolderCounter(
+        _TrueIds(truth, names, background=background),
+        _PredictedIds(prediction_labels, names),
+    )
     pictures = Pictures([BACKGROUND, *names], scored=slice(0 if background else 1, None))
     score_pairs(pairs.matched, counter, pictures, workers=workers, listener=listener, progress=progress)
 
@@ -168,13 +171,14 @@ class _FolderCounter:
     def count(self, pair: tuple[str, Path, Path]) -> PictureCounts:
         """Count the label maps of one picture: (key, ground truth, prediction)."""
         key, gt_path, prediction_path = pair
-        true, predicted = self.true.truth.read(key), read_label(prediction_path, self.predicted.labels)
+        true = self.true.truth.read(key)
+        predicted = read_compact_label(prediction_path, self.predicted.labels)
         if true.shape != predicted.shape:
             raise LabelError(
                 f"The sizes differ: {gt_path} is {_size(true)}, {prediction_path} is {_size(predicted)}. "
                 "Predictions must have the size of the labels."
             )
-        rows, columns, pixels = joint_counts(true, predicted)
+        rows, columns, pixels = tally_pairs(true, predicted)
         return picture_of(
             key,
             _indices(rows, pixels, gt_path, self.true)[rows],
@@ -205,9 +209,9 @@ class _TrueIds:
     other: Counter[str] = field(default_factory=Counter)
     void: int = 0
     labelled: int = 0
+    _places: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.labels = self.truth.labels
         # By the name in the ground truth: a class may be asked for under another of its names.
         self._places = {
             class_key(meaning): place
@@ -217,8 +221,9 @@ class _TrueIds:
 
     def index(self, label: int, pixels: int, path: Path) -> int:
         """The matrix index of a true id that `pixels` pixels of the image `path` have."""
-        name = self.labels.name_of(label)
-        if name is None and label == 0 and self.labels.background_id is None:
+        labels = self.truth.labels
+        name = labels.name_of(label)
+        if name is None and label == 0 and labels.background_id is None:
             name = BACKGROUND
         place = None if name is None else self.names.find(name)
         if place is None and name is not None:
@@ -229,7 +234,7 @@ class _TrueIds:
         if name is None:
             raise LabelError(
                 f"{path} holds the id {label} ({pixels} pixels), which the label map does not name"
-                f"{_background_elsewhere(label, self.labels)}. Add a line for it to {LABELMAP_NAME}, or give another "
+                f"{_background_elsewhere(label, labels)}. Add a line for it to {LABELMAP_NAME}, or give another "
                 f"map with --label-map FILE, or leave it out with --ignore {label}."
             )
         self.labelled += pixels
@@ -346,8 +351,9 @@ def _warnings(pairs: Pairs, names: ClassList, counter: _FolderCounter, pictures:
     if not rows.size:
         found.append("no pixel is left to score")
     elif true.void and not rows.any() and not true.other:
+        values = " or ".join(map(str, true.truth.ignore))
         found.append(
-            "the ground truth holds only background and pixels that are left out; if "
-            f"{', '.join(map(str, true.truth.ignore))} is a class, name it in the label map and give another --ignore"
+            f"the ground truth holds only background and pixels that are left out; if {values} is a class, "
+            "name it in the label map and give another --ignore"
         )
     return tuple(found)

@@ -97,7 +97,8 @@ def partners(wanted: Iterable[str], there: Iterable[str], *, by_last_part: bool 
     """
     found: dict[str, str] = {}
     left, right = list(wanted), list(there)
-    for form in (str, _composed, _bare, *([_last_part] if by_last_part else [])):
+    forms: list[Callable[[str], str]] = [str, _composed, _bare]
+    for form in [*forms, _last_part] if by_last_part else forms:
         theirs, ours = _by_form(right, form), _by_form(left, form)
         new = {ours[same][0]: theirs[same][0] for same in ours if len(ours[same]) == len(theirs.get(same, ())) == 1}
         found |= new

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg_cli.evaluation.pictures import PictureCounts, Pictures, Pixels, split_codes
+from ovseg_cli.files.tally import tally_pairs
 
-__all__ = ["PairCounter", "check_classes", "count_pair", "joint_counts", "picture_of", "score_pairs"]
+__all__ = ["PairCounter", "check_classes", "count_pair", "picture_of", "score_pairs"]
 
 Pair = TypeVar("Pair", contravariant=True)
 Item = TypeVar("Item")
@@ -23,7 +24,7 @@ class PairCounter(Protocol[Pair]):
     """
 
     def count(self, pair: Pair) -> PictureCounts:
-        """Read a pair and count it (see `count_pair`, and `joint_counts` for ids that have still to be mapped)."""
+        """Read a pair and count it (see `count_pair`, and `picture_of` for ids that have still to be mapped)."""
         ...
 
     def absorb(self, other: Self) -> None:
@@ -61,24 +62,6 @@ def score_pairs(
 
 def _counted(pairs: Sequence[Item], counter: PairCounter[Item], workers: int | None) -> Iterator[PictureCounts]:
     return map(counter.count, pairs)
-
-
-def joint_counts(true: npt.NDArray[np.integer], predicted: npt.NDArray[np.integer]) -> tuple[Pixels, Pixels, Pixels]:
-    """Which pairs of values two label maps have at the same pixels, and how often.
-
-    Args:
-        true: Integers from 0 (or truth values); any shape.
-        predicted: Likewise, of the same shape.
-
-    Returns:
-        Three `(m,)` int64 arrays: the true values, the predicted values, the pixels; in ascending order of the true and
-        then the predicted value.
-    """
-    width = int(predicted.max(initial=0)) + 1
-    codes = true.ravel().astype(np.int64) * width + predicted.ravel()
-    counts = np.bincount(codes)
-    found = np.flatnonzero(counts)
-    return found // width, found % width, counts[found]
 
 
 def check_classes(num_classes: int, ignore: int | None) -> None:
@@ -131,7 +114,7 @@ def count_pair(
         if array.size and not 0 <= int(array.min()) <= int(array.max()) < num_classes:
             limits = f"{array.min()} to {array.max()}, outside 0..{num_classes - 1}"
             raise ValueError(f"the {name} holds indices from {limits}")
-    rows, columns, pixels = joint_counts(true, predicted)
+    rows, columns, pixels = tally_pairs(true, predicted)
     return PictureCounts(key, rows.astype(np.int32), columns.astype(np.int32), pixels, size - true.size)
 
 

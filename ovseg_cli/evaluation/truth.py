@@ -18,14 +18,14 @@ from ovseg_cli.files.labels import (
     LabelMap,
     is_colour_label,
     is_void,
-    read_label,
+    read_compact_label,
     read_labelmap,
 )
 from ovseg_cli.names import class_key, listed_names
 
 __all__ = ["GroundTruth", "ignored_values", "read_ground_truth"]
 
-Ids = npt.NDArray[np.int32]
+Ids = npt.NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class GroundTruth:
             key: One of `keys`.
 
         Returns:
-            `(H, W)` int32, each an id of `labels` or one of `ignore`, or a mistake of the labels.
+            `(H, W)` integers, each an id of `labels` or one of `ignore`, or a mistake of the labels.
 
         Raises:
             LabelError: They cannot be read as labels.
             ImageError: The file is missing or damaged.
         """
-        return read_label(self.files[key], self.labels) if self.reader is None else self.reader(key)
+        return read_compact_label(self.files[key], self.labels) if self.reader is None else self.reader(key)
 
     def pair(self, prediction: Mapping[str, Path]) -> Pairs:
         """Match the pictures with predictions by key.

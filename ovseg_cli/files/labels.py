@@ -30,6 +30,7 @@ from ovseg_cli.files.label_names import (
     voc_colour,
 )
 from ovseg_cli.files.labelmap_forms import read_labelmap
+from ovseg_cli.files.tally import tally
 from ovseg_cli.names import ClassList
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "is_background",
     "is_colour_label",
     "is_void",
+    "read_compact_label",
     "read_label",
     "read_labelmap",
     "read_mask",
@@ -79,20 +81,29 @@ class _Pixels:
     """What a label image holds, before anything is known of its labels.
 
     Attributes:
-        values: `(H, W)` int32: palette indices, grey values as ids, or colours as 0xRRGGBB.
+        values: `(H, W)` integers: palette indices, grey values as ids, or colours as 0xRRGGBB.
         kind: Which of these.
         colours: How a viewer shows each value that occurs; empty where greys have no colour (16 and 32 bits).
         pixels: How many pixels have each value that occurs.
     """
 
-    values: npt.NDArray[np.int32]
+    values: npt.NDArray[np.integer]
     kind: Literal["palette", "grey", "colour"]
     colours: Mapping[int, Colour]
     pixels: Mapping[int, int]
 
 
 def read_label(path: str | Path, labelmap: LabelMap | None = None) -> npt.NDArray[np.int32]:
-    """Read the ids of a label image.
+    """Read the ids of a label image; see `read_compact_label`.
+
+    Returns:
+        `(H, W)` int32, 0..65535.
+    """
+    return read_compact_label(path, labelmap).astype(np.int32)
+
+
+def read_compact_label(path: str | Path, labelmap: LabelMap | None = None) -> npt.NDArray[np.integer]:
+    """Read the ids of a label image, in as many bytes as it has for them.
 
     - Colour images are looked up in `labelmap`; VOC's colour of id 255 (224, 224, 192) means ignore there unless the
       map says otherwise.
@@ -108,7 +119,7 @@ def read_label(path: str | Path, labelmap: LabelMap | None = None) -> npt.NDArra
         labelmap: Names and colours; needed for colour images, and to find out what a palette means.
 
     Returns:
-        `(H, W)` int32, 0..65535.
+        `(H, W)`, 0..65535; uint8 where 8 bits or fewer are read, otherwise uint16 or int32. Not to be written to.
 
     Raises:
         LabelError: The image is a JPEG (its values are not exact), a colour image without a map or with a
@@ -223,14 +234,20 @@ def _pixels(path: Path) -> _Pixels:
             image = image.getchannel(0)
         if image.mode in ("RGB", "RGBA", "RGBX"):
             # Never convert("L"): for a palette image it gives the brightness of the colours, not the ids.
-            values = np.asarray(image)[..., :3].astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
+            red, green, blue = (np.asarray(image)[..., i].astype(np.int32) for i in range(3))
+            values: npt.NDArray[np.integer] = red << 16 | green << 8 | blue
         elif image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16"):
-            values = np.asarray(image).astype(np.int32)
-            values = (MOST_OF_16_BITS - values if turn else values) // divisor
+            values = np.asarray(image)
+            if values.dtype not in (np.uint8, np.uint16):  # truth values, and other orders of bytes
+                values = values.astype(np.uint8 if image.mode == "1" else np.int32)
+            if turn:
+                values = MOST_OF_16_BITS - values.astype(np.int32)
+            elif divisor > 1:
+                values = values // divisor
         else:
             raise LabelError(f"{path} is a {image.mode} image; labels must be palette, grey or RGB.")
         mode = image.mode
-    pixels = _counted(values)
+    pixels = dict(zip(*(part.tolist() for part in tally(values)), strict=True))
     if palette is not None:
         spread = [*palette, *[0] * (768 - len(palette))]  # what lies beyond a short palette is shown black
         return _Pixels(values, "palette", {i: _triple(spread[3 * i : 3 * i + 3]) for i in pixels}, pixels)
@@ -238,15 +255,6 @@ def _pixels(path: Path) -> _Pixels:
         return _Pixels(values, "colour", {i: (i >> 16, i >> 8 & 255, i & 255) for i in pixels}, pixels)
     factor = {"1": 255, "L": divisor}.get(mode)
     return _Pixels(values, "grey", {} if factor is None else {i: (i * factor,) * 3 for i in pixels}, pixels)
-
-
-def _counted(values: npt.NDArray[np.int32]) -> dict[int, int]:
-    """How often each value occurs, in ascending order."""
-    if values.size and (values.min() < 0 or values.max() > MAX_ID):
-        codes, counts = np.unique(values, return_counts=True)
-        return dict(zip(codes.tolist(), counts.tolist(), strict=True))
-    numbers = np.bincount(values.ravel())  # much faster, where the numbers are small
-    return {int(i): int(numbers[i]) for i in np.flatnonzero(numbers)}
 
 
 def _triple(values: Sequence[int]) -> Colour:
@@ -272,7 +280,7 @@ def _grey_divisor(image: Image.Image) -> int:
     return {"L;2": 85, "L;4": 17}.get(raw_mode[:3], 1) if image.mode == "L" else 1
 
 
-def _ids_of_palette(found: _Pixels, labelmap: LabelMap | None, path: Path) -> npt.NDArray[np.int32]:
+def _ids_of_palette(found: _Pixels, labelmap: LabelMap | None, path: Path) -> npt.NDArray[np.integer]:
     """Indices, unless the colours say that the palette was put into another order (see `read_label`)."""
     if labelmap is None or not (astray := _astray(found.colours, labelmap)):
         return found.values
@@ -326,7 +334,7 @@ def _all_known(found: _Pixels, labelmap: LabelMap) -> bool:
     return all(colour in _meanings(labelmap) for colour in found.colours.values())
 
 
-def _ids_of_greys(found: _Pixels, labelmap: LabelMap | None, path: Path) -> npt.NDArray[np.int32]:
+def _ids_of_greys(found: _Pixels, labelmap: LabelMap | None, path: Path) -> npt.NDArray[np.integer]:
     """Grey values, unless these are the grey colours of classes: optimisers make such images of palettes and of RGB."""
     if labelmap is None or not found.colours or not all(c in labelmap.given_colours for c in found.colours.values()):
         return found.values
@@ -342,7 +350,7 @@ def _ids_of_greys(found: _Pixels, labelmap: LabelMap | None, path: Path) -> npt.
     return found.values
 
 
-def _ids_of_colours(found: _Pixels, labelmap: LabelMap | None, path: Path) -> npt.NDArray[np.int32]:
+def _ids_of_colours(found: _Pixels, labelmap: LabelMap | None, path: Path) -> npt.NDArray[np.integer]:
     """Look up the colours of an image; returns `(H, W)` int32 ids."""
     if labelmap is None:
         raise LabelError(

@@ -214,7 +214,7 @@ def _joined_names(
     names: tuple[str, ...], file: str, published: str, cliper: str | None, **cliper_words: Sequence[str]
 ) -> dict[str, Names]:
     """The names of a data set of which the papers' files have no blanks in words."""
-    of = {
+    of: dict[str, tuple[str, tuple[str, ...], str, Mapping[str, Sequence[str]], tuple[str, ...]]] = {
         "sclip": (
             *("SCLIP, NACLIP, ClearCLIP, ProxyCLIP", ("sclip", "naclip", "clearclip", "proxyclip"), published),
             {},
@@ -348,7 +348,7 @@ def _catalogue() -> tuple[Dataset, ...]:
         ids={index + 1: name for index, name, _ in _COCO[:80]} | {0: BACKGROUND},
         form="coco",
         ignore=(),
-        note="the labels are COCO's instances, without COCO-Stuff's unlabelled pixels: published figures leave those out",
+        note="the labels are COCO's instances; published figures leave out the pixels that COCO-Stuff has not labelled",
     )
     voc = "Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2015"
     context = (
@@ -386,7 +386,7 @@ def _catalogue() -> tuple[Dataset, ...]:
         Dataset(
             name="voc20b",
             title="PAS-20b: PASCAL VOC 2012, where the background is 39 things with names",
-            paper="Ghiasi et al., Scaling Open-Vocabulary Image Segmentation with Image-Level Labels (OpenSeg), ECCV 2022",
+            paper="Ghiasi et al., Scaling Open-Vocabulary Image Segmentation with Image-Level Labels, ECCV 2022",
             source="cvlab-kaist/CAT-Seg datasets/voc20b.json, datasets/prepare_voc.py",
             download=_VOC_DOWNLOAD,
             background=True,
@@ -425,8 +425,8 @@ def _catalogue() -> tuple[Dataset, ...]:
             title="Pascal Context, all 459 classes",
             paper=context,
             source="cvlab-kaist/CAT-Seg datasets/pc459.json, datasets/prepare_pascal_context_459.py",
-            download="VOCtrainval_03-May-2010.tar of PASCAL VOC 2010, trainval.tar.gz of Pascal Context, and a list of the "
-            "pictures (CAT-Seg's datasets/pascalcontext_val.txt)",
+            download="VOCtrainval_03-May-2010.tar of PASCAL VOC 2010, trainval.tar.gz of Pascal Context, and a list of "
+            "the pictures (CAT-Seg's datasets/pascalcontext_val.txt)",
             background=False,
             names={
                 "default": _default(_CONTEXT459, "mc-lan/ProxyCLIP configs/cls_context459.txt"),
@@ -501,7 +501,7 @@ def _catalogue() -> tuple[Dataset, ...]:
         Dataset(
             name="coco-stuff27",
             title="COCO-Stuff, merged to 27 classes",
-            paper=f"{coco}; the protocol: Ji et al., Invariant Information Clustering, ICCV 2019; Cho et al., PiCIE, CVPR 2021",
+            paper=f"{coco}; the protocol: Ji et al., IIC, ICCV 2019; Cho et al., PiCIE, CVPR 2021",
             source="mhamilton723/STEGO src/data.py (fine_to_coarse)",
             download=f"{_COCO_DOWNLOAD}; the published list is Coco164kFull_Stuff_Coarse_7.txt of IIC (--split FILE)",
             background=False,
@@ -585,7 +585,7 @@ def _catalogue() -> tuple[Dataset, ...]:
                     ids={index: fields[0].split("; ")[0] for index, fields in table("ade847")},
                     form="red-green",
                     ignore=(65535,),
-                    note="pictures and labels have their full size; published figures are of a short side of 512 pixels",
+                    note="pictures and labels have their full size; published figures are of a short side of 512",
                 ),
             ),
             places=("", "ADE20K_2021_17_01"),

@@ -77,12 +77,9 @@ class OpenDataset:
 
     @property
     def indices(self) -> LabelMap:
-        """What published code means by the values of its label maps: the classes in order, after the background if it
-        is scored.
-        """
-        names = (*([BACKGROUND] if self.background and not self.dataset.background_words else []), *self.classes)
-        if self.dataset.background_words:
-            names = (*names, *self.dataset.background_words)
+        """What the values of published label maps mean: the classes in order, behind the background if it is scored."""
+        words = self.dataset.background_words
+        names = (*self.classes, *words) if words or not self.background else (BACKGROUND, *self.classes)
         return LabelMap(names, tuple(range(len(names))))
 
 
