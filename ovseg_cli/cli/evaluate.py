@@ -11,7 +11,7 @@ import typer
 
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.folder import EXIT_SOME_FAILED, run_with_progress
-from ovseg_cli.cli.options import ImageClassesOpt, LabelMapOpt, Query, with_query
+from ovseg_cli.cli.options import IgnoreOpt, ImageClassesOpt, LabelMapOpt, Query, with_query
 from ovseg_cli.cli.output import amount, percent, table
 from ovseg_cli.errors import LabelError, NoDefaultStoreError, NoInputError, OvsegError, UsageError
 from ovseg_cli.figures import figure_beside
@@ -62,17 +62,7 @@ def evaluate(
     query: Query,
     image_classes: ImageClassesOpt = None,
     label_map: LabelMapOpt = None,
-    ignore: Annotated[
-        int | None,
-        typer.Option(
-            "--ignore",
-            min=-1,
-            max=65535,
-            metavar="ID",
-            help="Label of pixels that do not count; -1: none. (default: 255)",
-            show_default=False,
-        ),
-    ] = None,
+    ignore: IgnoreOpt = None,
     output: Annotated[
         Path | None,
         typer.Option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -254,6 +254,40 @@ DryRunOpt = Annotated[
     bool, typer.Option("--dry-run", rich_help_panel=RUNNING, help="Say what would be done, and do nothing.")
 ]
 
+DatasetOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        metavar="NAME",
+        help="A published data set, such as voc21; with --root.",
+        show_default=False,
+    ),
+]
+
+RootOpt = Annotated[
+    Path | None,
+    typer.Option("--root", metavar="DIR", help="The folder that holds the data set.", show_default=False),
+]
+
+SplitOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--split", metavar="NAME", help="Which part of it, or a list of names. (default: the usual)", show_default=False
+    ),
+]
+
+IgnoreOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--ignore",
+        min=-1,
+        max=65535,
+        metavar="ID",
+        help="Label of pixels that do not count; -1: none. (default: 255)",
+        show_default=False,
+    ),
+]
+
 LabelMapOpt = Annotated[
     Path | None,
     typer.Option(
@@ -384,11 +418,18 @@ def _given(values: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def with_query(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command's body the options that say what to look for, in the place of its parameter `query`."""
+def with_query(function: Callable[..., None], *, without: Collection[str] = ()) -> Callable[..., None]:
+    """Give a command's body the options that say what to look for, in the place of its parameter `query`.
+
+    Args:
+        function: The body.
+        without: Parameters of `_query` that the command has no option for; they keep their defaults.
+    """
     hints = typing.get_type_hints(_query, include_extras=True)
     asking = [
-        parameter.replace(annotation=hints[name]) for name, parameter in inspect.signature(_query).parameters.items()
+        parameter.replace(annotation=hints[name])
+        for name, parameter in inspect.signature(_query).parameters.items()
+        if name not in without
     ]
     own = typing.get_type_hints(function, include_extras=True)
     parameters: list[inspect.Parameter] = []

@@ -79,6 +79,6 @@ def difference(image: Image.Image, truth: Ids, prediction: Ids, *, rest: int | N
     for where, colour in ((wrong & ~missed & ~invented, CONFUSED), (missed, MISSED), (invented, INVENTED)):
         pixels[where] = colour
     # Diagonal lines, not a colour: what is left out is neither right nor wrong.
-    rows, columns = np.indices(truth.shape, sparse=True)
-    pixels[~counted & ((rows + columns) % 6 < 2)] = _LEFT_OUT
+    lines = np.add.outer(np.arange(truth.shape[0]), np.arange(truth.shape[1])) % 6 < 2
+    pixels[~counted & lines] = _LEFT_OUT
     return Image.fromarray(pixels)

@@ -30,7 +30,7 @@ def row_shares(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 def matrix_svg(names: Sequence[str], counts: npt.NDArray[np.int64], *, title: str = "Confusion matrix") -> str:
     """Draw it as SVG that stands alone, and takes a page's colours (`--ink`, `--heat`, `--rule`) inside one.
 
-    The squares are one small picture that a mask turns into the page's colour, so that 171 classes take a few kilobytes.
+    The squares are one small picture that a mask turns into the page's colour, so that 171 classes take little.
     Of up to 24 classes each share of a percent or more is written into its square.
 
     Args:

@@ -1,6 +1,6 @@
 """Several methods on the same pictures as one table: for documents, papers, spreadsheets and programs.
 
-The same table gives the same bytes: nothing here asks for the time, or for anything that a machine may answer otherwise.
+The same table gives the same bytes: nothing here asks for the time, or for anything else that changes.
 """
 
 from __future__ import annotations
@@ -220,7 +220,8 @@ def _legend(table: Table) -> list[str]:
     told = []
     if any(row.interval is not None for row in table.rows):
         told.append(
-            "95 % in: bootstrap over pictures. Methods that share a letter in group cannot be told apart by these pictures."
+            "95 % in: bootstrap over pictures. Methods that share a letter in group cannot be told apart by these "
+            "pictures."
         )
     if any(row.seconds is not None for row in table.rows):
         told.append(

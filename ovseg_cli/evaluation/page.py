@@ -233,7 +233,7 @@ def _class_cells(row: ClassRow, with_interval: bool) -> list[str]:
 def _confusion(page: Page) -> Iterator[str]:
     heading = f"Confusion matrix of {len(page.names)} classes; the largest of its entries are in the table below"
     yield f'<p class="small">{escape(NOTE)}</p>'
-    yield f'<div class="scroll" role="region" tabindex="0" aria-label="Confusion matrix">'
+    yield '<div class="scroll" role="region" tabindex="0" aria-label="Confusion matrix">'
     yield matrix_svg(page.names, page.counts, title=heading)
     yield "</div>"
     data = base64.b64encode(confusion_csv(page.names, page.counts).encode()).decode()
@@ -330,8 +330,8 @@ def _worst(page: Page) -> Iterator[str]:
         return
     number = len(page.shown)
     yield (
-        f"<p>The {number} of {len(page.pictures)} pictures with the lowest mean IoU over the classes of their truth, the "
-        "worst first; small copies. The figures of the others are in the table below.</p>"
+        f"<p>The {number} of {len(page.pictures)} pictures with the lowest mean IoU over the classes of their truth, "
+        "the worst first; small copies. The figures of the others are in the table below.</p>"
     )
     kinds = ((CONFUSED, "another class was found"), (MISSED, "nothing was found"), (INVENTED, "nothing is there"))
     keys = "".join(f"<li>{_swatch(colour)}{escape(text)}</li>" for colour, text in kinds)
@@ -363,7 +363,8 @@ def _shown(shown: ShownPicture, place: int) -> Iterator[str]:
     yield "</div>"
     items = "".join(
         f"<li>{_swatch(one.colour)}{escape(one.name)} "
-        f'<span class="small">truth {_percent(one.truth)}, found {_percent(one.found)}, IoU {_figure(one.iou)}</span></li>'
+        f'<span class="small">truth {_percent(one.truth)}, found {_percent(one.found)}, '
+        f"IoU {_figure(one.iou)}</span></li>"
         for one in shown.classes
     )
     yield f'<ul class="legend" aria-label="Classes of {escape(row.key)}">{items}</ul></article>'

@@ -13,6 +13,7 @@ from typing import Final
 
 from ovseg_cli.profiles.specs import Profile
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
     """One published figure.

@@ -26,8 +26,8 @@ class Speed:
     Attributes:
         seconds: Of each picture, after one more that came first and is not timed; empty where the method could do with
             none of them.
-        memory: Bytes: on a GPU the most that tensors took, networks included; on a CPU how far the process grew at most,
-            from before the networks were loaded. None where the system does not say.
+        memory: Bytes: on a GPU the most that tensors took, networks included; on a CPU how far the process grew at
+            most, from before the networks were loaded. None where the system does not say.
         device: Where.
         precision: In what.
         threads: Of the processor, for torch.

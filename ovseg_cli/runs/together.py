@@ -1,8 +1,8 @@
 """Several methods on the same pictures, each into an output folder of its own, with shared walks through the networks.
 
-The folder runs go on in turns, picture by picture. The first that asks for the label map of a picture has it made for all
-that still need one; the others take theirs when it is their turn. So each folder is what `ovseg segment` leaves: it has
-its own journal, resumes by itself, and can be scored, explained and continued like any other.
+The folder runs go on in turns, picture by picture. The first that asks for the label map of a picture has it made for
+all that still need one; the others take theirs when it is their turn. So each folder is what `ovseg segment` leaves: it
+has its own journal, resumes by itself, and can be scored, explained and continued like any other.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def run_together(
         crew = _Crew(plans, segmenters(needed) if needed else {}, batch)
         ledgers, runs = {}, {}
         for method, plan in plans.items():
-            ledger = Ledger(plan, store, profile, argv, configured or {}, recorded=False)
+            ledger = Ledger(plan, store, profile, argv, configured or {}, recorded=False, told=False)
             worker = Worker(
                 crew.loader(method), store, crew.batch, ledger.note_models, opened=crew.open, timed=len(plans) == 1
             )
