@@ -381,17 +381,17 @@ def evaluate_folder(
     classes: Sequence[str] | None = None,
     *,
     label_map: str | Path | None = None,
-    ignore: int | None = None,
+    ignore: int | Sequence[int] | None = None,
     background: bool | None = None,
 ) -> Report:
     """Score label maps on the disk against ground truth: what ``ovseg eval --gt GT --pred PRED`` does.
 
     Args:
-        gt: Folder of ground truth.
+        gt: Folder of ground truth, or a COCO file.
         pred: An output folder of `segment_folder`, or another folder of label maps.
         classes: The classes that count (default: all that were looked for).
         label_map: What the ids of the labels mean, where no ``labelmap.txt`` says so.
-        ignore: Label of pixels that do not count; -1 for none (default: 255).
+        ignore: Label or labels of pixels that do not count; -1 for none (default: 255).
         background: Whether the background counts as a class of its own (default: as in the run).
 
     Raises:

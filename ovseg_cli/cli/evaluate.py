@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +11,26 @@ import typer
 
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.folder import EXIT_SOME_FAILED, run_with_progress
-from ovseg_cli.cli.options import IgnoreOpt, ImageClassesOpt, LabelMapOpt, Query, with_query
+from ovseg_cli.cli.options import (
+    DatasetOpt,
+    GtSuffixOpt,
+    IgnoreOpt,
+    ImageClassesOpt,
+    LabelMapOpt,
+    Query,
+    RootOpt,
+    SplitOpt,
+    with_query,
+)
 from ovseg_cli.cli.output import amount, percent, table
-from ovseg_cli.errors import LabelError, NoDefaultStoreError, NoInputError, OvsegError, UsageError
+from ovseg_cli.cli.truth import ground_truth
+from ovseg_cli.errors import NoDefaultStoreError, NoInputError, OvsegError, UsageError
 from ovseg_cli.figures import figure_beside
 
 if TYPE_CHECKING:
+    from ovseg_cli.evaluation.datasets import OpenDataset
     from ovseg_cli.evaluation.report import Report
+    from ovseg_cli.evaluation.truth import GroundTruth
     from ovseg_cli.runs.evaluate import Predictions
 
 EXIT_BELOW = 4
@@ -35,6 +48,7 @@ def register(app: typer.Typer) -> None:
             "ovseg eval --gt labels/",
             "ovseg eval --gt labels/ --pred ovseg-out -o report.csv",
             "ovseg eval --gt labels/ --images photos/ -c cat,dog --fail-under 0.45",
+            "ovseg eval --dataset voc21 --root VOCdevkit --pred voc-out",
         ),
     )(evaluate)
 
@@ -42,7 +56,12 @@ def register(app: typer.Typer) -> None:
 @with_query
 def evaluate(
     common: Common,
-    gt: Annotated[Path, typer.Option("--gt", metavar="DIR", help="Folder of ground-truth labels.", show_default=False)],
+    gt: Annotated[
+        Path | None,
+        typer.Option(
+            "--gt", metavar="DIR", help="Folder of ground-truth labels, or a COCO JSON file.", show_default=False
+        ),
+    ] = None,
     pred: Annotated[
         Path | None,
         typer.Option(
@@ -61,6 +80,14 @@ def evaluate(
     *,
     query: Query,
     image_classes: ImageClassesOpt = None,
+    dataset: DatasetOpt = None,
+    root: RootOpt = None,
+    split: SplitOpt = None,
+    gt_suffix: GtSuffixOpt = "",
+    pred_suffix: Annotated[
+        str,
+        typer.Option("--pred-suffix", metavar="TEXT", help="Likewise of the label maps to score.", show_default=False),
+    ] = "",
     label_map: LabelMapOpt = None,
     ignore: IgnoreOpt = None,
     output: Annotated[
@@ -88,19 +115,22 @@ def evaluate(
     Ground truth and label maps are paired by file name and their ids by class name.
     Exit code 3: some labelled pictures have no prediction; 4: --fail-under.
     """
-    from ovseg_cli.runs.evaluate import predictions_in
+    from ovseg_cli.runs.evaluate import in_dataset, predictions_in
 
     if output is not None and output.suffix.lower() not in _FORMS:
         raise UsageError(f"A report is written as .json, .csv or .md, and {str(output)!r} is none of them.")
 
     if pred is not None and images is not None:
         raise UsageError("--pred and --images exclude each other: name label maps, or pictures to segment.")
-    if not os.path.isdir(gt):
-        raise LabelError(f"There is no folder {gt} with ground truth. Name it with --gt.")
+    truth, opened = ground_truth(gt, dataset, root, split, gt_suffix, label_map, ignore)
     names, background = query.classes, query.background
     run_id = None
     if images is not None:
-        report = _score_images(common, images, gt, query, image_classes, label_map, ignore)
+        if pred_suffix:
+            raise UsageError(
+                "--pred-suffix is for label maps that are there already (--pred); with --images, none are."
+            )
+        report = _score_images(common, images, truth, opened, query, image_classes)
     else:
         beside = [flag for flag in query.given if flag not in _OF_LABEL_MAPS]
         if beside or image_classes is not None:
@@ -109,11 +139,18 @@ def evaluate(
                 "pictures are segmented, and these label maps are there already: name the pictures with --images."
             )
         if pred is not None:
-            found = predictions_in(pred, label_map=label_map, classes=names, background=background)
+            found = predictions_in(
+                pred,
+                label_map=label_map,
+                classes=names,
+                background=background,
+                usual=None if opened is None else opened.indices,
+                ending=pred_suffix,
+            )
         else:
-            found = _last_run(common, names, background)
+            found = replace(_last_run(common, names, background), ending=pred_suffix)
         run_id = found.run_id
-        report = _score(common, found, gt, label_map, ignore)
+        report = _score(common, found if opened is None else in_dataset(found, opened, background=background), truth)
     data = report.to_dict()
     if output is not None:
         _write(report, output)
@@ -169,16 +206,14 @@ def _last_run(common: Common, names: tuple[str, ...], background: bool | None) -
     return found
 
 
-def _score(common: Common, predictions: Predictions, gt: Path, label_map: Path | None, ignore: int | None) -> Report:
+def _score(common: Common, predictions: Predictions, truth: GroundTruth) -> Report:
     from ovseg_cli.runs.evaluate import evaluate as evaluate_predictions
 
     with common.out.progress() as bars:
         bar = bars.start("scoring")
         return evaluate_predictions(
             predictions,
-            gt,
-            label_map=label_map,
-            ignore=ignore,
+            truth,
             progress=lambda done, total: bars.update(bar, done=done, total=total),
         )
 
@@ -186,15 +221,14 @@ def _score(common: Common, predictions: Predictions, gt: Path, label_map: Path |
 def _score_images(
     common: Common,
     images: Path,
-    gt: Path,
+    truth: GroundTruth,
+    opened: OpenDataset | None,
     query: Query,
     image_classes: Path | None,
-    label_map: Path | None,
-    ignore: int | None,
 ) -> Report:
     """Segment into a folder that is thrown away, then score."""
     from ovseg_cli.files.image_classes import read_image_classes
-    from ovseg_cli.runs.evaluate import check_ground_truth, predictions_in
+    from ovseg_cli.runs.evaluate import check_ground_truth, in_dataset, predictions_in
     from ovseg_cli.runs.folder import plan_folder
     from ovseg_cli.runs.plan import find_images
 
@@ -217,12 +251,15 @@ def _score_images(
         for note in (*query.notes, *planned.notes):
             common.out.note(note)
         keys = [str(item.image.key) for item in planned.plan.items]
-        check_ground_truth(gt, keys, planned.recipe.classes, label_map=label_map, ignore=ignore)
+        check_ground_truth(truth, keys, planned.recipe.classes)
         with common.open_store() as store:
             summary = run_with_progress(common, store, planned, recorded=False)
         if summary.failed and not summary.done:
             raise NoInputError(f"None of the pictures in {images} could be read.")
-        return _score(common, predictions_in(output), gt, label_map, ignore)
+        found_maps = predictions_in(output)
+        if opened is not None:
+            found_maps = in_dataset(found_maps, opened, background=query.background)
+        return _score(common, found_maps, truth)
 
 
 def _record(common: Common, run_id: str | None, data: dict[str, Any]) -> None:

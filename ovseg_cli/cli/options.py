@@ -259,31 +259,45 @@ DatasetOpt = Annotated[
     typer.Option(
         "--dataset",
         metavar="NAME",
-        help="A published data set, such as voc21; with --root.",
+        help="A published data set in place of --gt: voc21, voc20, voc20b, context60, context59, context459, "
+        "coco-object, coco-stuff, coco-stuff27, ade150, ade847, cityscapes; NAME:PAPER for that paper's class names.",
         show_default=False,
     ),
 ]
 
 RootOpt = Annotated[
     Path | None,
-    typer.Option("--root", metavar="DIR", help="The folder that holds the data set.", show_default=False),
+    typer.Option("--root", metavar="DIR", help="Where that data set was unpacked.", show_default=False),
 ]
 
 SplitOpt = Annotated[
     str | None,
     typer.Option(
-        "--split", metavar="NAME", help="Which part of it, or a list of names. (default: the usual)", show_default=False
+        "--split",
+        metavar="NAME|FILE",
+        help="Its part (default: val); or a file that lists the pictures that count, one a line.",
+        show_default=False,
+    ),
+]
+
+GtSuffixOpt = Annotated[
+    str,
+    typer.Option(
+        "--gt-suffix",
+        metavar="TEXT",
+        help="How label files end beyond the pictures' names: _gtFine_labelIds.png.",
+        show_default=False,
     ),
 ]
 
 IgnoreOpt = Annotated[
-    int | None,
+    list[int] | None,
     typer.Option(
         "--ignore",
         min=-1,
         max=65535,
         metavar="ID",
-        help="Label of pixels that do not count; -1: none. (default: 255)",
+        help="Label of pixels that do not count; -1: none; may be repeated. (default: 255)",
         show_default=False,
     ),
 ]

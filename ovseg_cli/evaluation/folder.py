@@ -105,6 +105,7 @@ def evaluate_truth(
     prediction_labels: LabelMap,
     requested: Sequence[str] = (),
     background: bool = True,
+    ending: str = "",
     workers: int | None = None,
     listener: Callable[[PictureCounts], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -117,6 +118,7 @@ def evaluate_truth(
         prediction_labels: As for `evaluate_folders`.
         requested: Likewise.
         background: Likewise.
+        ending: How the names of predictions end beyond the names of pictures.
         workers: Likewise.
         listener: Likewise.
         progress: Likewise.
@@ -129,13 +131,14 @@ def evaluate_truth(
         ImageError: Likewise.
     """
     prediction_folder = label_folder(prediction)
+    files = find_labels(prediction_folder, ending)
     names = _distinct(requested) or _distinct(prediction_labels.names)
     truth.check_classes(names.names)
-    pairs = truth.pair(find_labels(prediction_folder))
+    pairs = truth.pair(files)
 
     counter = _FolderCounter(
         _TrueIds(truth, names, background=background),
-        _PredictedIds(prediction_labels, names),
+        _PredictedIds(prediction_labels, names, truth),
     )
     pictures = Pictures([BACKGROUND, *names], scored=slice(0 if background else 1, None))
     score_pairs(pairs.matched, counter, pictures, workers=workers, listener=listener, progress=progress)
@@ -212,12 +215,7 @@ class _TrueIds:
     _places: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # By the name in the ground truth: a class may be asked for under another of its names.
-        self._places = {
-            class_key(meaning): place
-            for place, name in reversed([*enumerate(self.names)])
-            if (meaning := self.truth.meaning(name)) is not None
-        }
+        self._places = _places_of_meanings(self.truth, self.names)
 
     def index(self, label: int, pixels: int, path: Path) -> int:
         """The matrix index of a true id that `pixels` pixels of the image `path` have."""
@@ -264,8 +262,13 @@ class _PredictedIds:
 
     labels: LabelMap
     names: ClassList
+    truth: GroundTruth
     other: Counter[str] = field(default_factory=Counter)
     void: int = 0
+    _places: dict[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._places = _places_of_meanings(self.truth, self.names)
 
     def index(self, label: int, pixels: int, path: Path) -> int:
         """The matrix index of a predicted id that `pixels` pixels of the image `path` have."""
@@ -282,8 +285,11 @@ class _PredictedIds:
         if name is None or is_background(name):
             return _REST
         place = self.names.find(name)
+        if place is None and (meaning := self.truth.meaning(name)) is not None:
+            place = self._places.get(class_key(meaning))
         if place is None:
-            self.other[name] += pixels
+            if not self.truth.means_background(name):
+                self.other[name] += pixels
             return _REST
         return place + 1
 
@@ -291,6 +297,12 @@ class _PredictedIds:
         """Add what a copy of this side has met in other images."""
         self.other.update(other.other)
         self.void += other.void
+
+
+def _places_of_meanings(truth: GroundTruth, names: ClassList) -> dict[str, int]:
+    """The places of names by what they are in the ground truth, as a class may be asked for by another of its names."""
+    found = [(place, truth.meaning(name)) for place, name in enumerate(names)]
+    return {class_key(meaning): place for place, meaning in reversed(found) if meaning is not None}
 
 
 def _background_elsewhere(label: int, labels: LabelMap) -> str:
@@ -331,7 +343,7 @@ def _warnings(pairs: Pairs, names: ClassList, counter: _FolderCounter, pictures:
     """What the reader of the figures should know, one sentence each."""
     true, predicted = counter.true, counter.predicted
     rows = pictures.entries()[1]
-    found = []
+    found = [*true.truth.notes]
     if pairs.missing:
         found.append(f"{len(pairs.missing)} labelled pictures have no prediction: {listed(pairs.missing)}")
     if pairs.extra:

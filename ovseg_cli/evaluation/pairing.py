@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -58,26 +58,69 @@ def find_labelmap(path: Path) -> Path | None:
     return next((file for file in candidates if os.path.isfile(file)), None)
 
 
-def find_labels(folder: Path) -> dict[str, Path]:
+def find_labels(folder: Path, ending: str = "") -> dict[str, Path]:
     """The label images of a folder and its subfolders by key (relative path without suffix).
 
     Hidden files and folders are passed over.
+
+    Args:
+        folder: The folder.
+        ending: How the names of label images end, with or without the suffix; the keys are without it. Other files are
+            passed over.
 
     Raises:
         LabelError: Two files have the same key, or there is no label image.
     """
     found: dict[str, Path] = {}
+    others: list[Path] = []
     for path in walk_files(folder):
-        if path.suffix.lower() not in LABEL_SUFFIXES:
+        key = _key_of(path.relative_to(folder), ending)
+        if key is None:
+            others.append(path)
             continue
-        key = path.relative_to(folder).with_suffix("").as_posix()
         if key in found:
             raise LabelError(f"{found[key]} and {path} both label the image {key!r}; remove one of them.")
         found[key] = path
     if not found:
-        suffixes = ", ".join(sorted(LABEL_SUFFIXES))
-        raise LabelError(f"No label image in {folder} (looked for {suffixes}, in subfolders too).")
+        raise LabelError(f"No label image in {folder} {_why_none(others, ending)}")
     return found
+
+
+def _key_of(path: Path, ending: str) -> str | None:
+    """The key of a label image by its path below the folder; None of what is none."""
+    if path.suffix.lower() not in LABEL_SUFFIXES:
+        return None
+    name = path.as_posix()
+    if name.endswith(ending):
+        return (
+            name.removesuffix(ending)
+            if Path(f"x{ending}").suffix
+            else path.with_suffix("").as_posix().removesuffix(ending)
+        )
+    stem = path.with_suffix("").as_posix()
+    return stem.removesuffix(ending) if stem.endswith(ending) else None
+
+
+def _why_none(others: Sequence[Path], ending: str) -> str:
+    """Why a folder has no label image, for the message, and what to do."""
+    names = [path.name for path in others]
+    suffixes = ", ".join(sorted(LABEL_SUFFIXES))
+    jpegs = [name for name in names if name.lower().endswith((".jpg", ".jpeg"))]
+    annotations = [path for path in others if path.suffix.lower() == ".json"]
+    if ending and (labels := [path.name for path in others if path.suffix.lower() in LABEL_SUFFIXES]):
+        return f"has a name that ends in {ending!r} (there are {listed(labels, most=3)}): give the ending of yours."
+    if jpegs:
+        return (
+            f"(looked for {suffixes}, in subfolders too), but {len(jpegs)} JPEG(s) ({listed(jpegs, most=3)}): their "
+            "values are not exact, so they cannot be labels. If these are photographs, name the folder of the labels; "
+            "if they are the labels, export them again as PNG."
+        )
+    if annotations:
+        return (
+            f"(looked for {suffixes}, in subfolders too), but {listed([path.name for path in annotations], most=3)}: a "
+            "file of COCO annotations is named itself, not its folder."
+        )
+    return f"(looked for {suffixes}, in subfolders too)."
 
 
 def partners(wanted: Iterable[str], there: Iterable[str], *, by_last_part: bool = False) -> dict[str, str]:

@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from ovseg_cli.errors import LabelError
 from ovseg_cli.files.discovery import without_picture_suffix
 from ovseg_cli.files.text import read_text
+from ovseg_cli.names import listed
 
-__all__ = ["is_list_file", "read_split"]
+__all__ = ["is_list_file", "missing_labels", "read_split"]
 
 
 def is_list_file(split: str) -> bool:
@@ -68,6 +69,15 @@ def _forms(column: str, without: Iterable[str]) -> list[str]:
         *(name.removesuffix(ending) for ending in without if name.endswith(ending)),
         str(without_picture_suffix(PurePosixPath(name))),
     ]
+
+
+def missing_labels(path: Path, kept: Sequence[str], missing: Sequence[str], folder: Path) -> LabelError:
+    """The error about a list that names pictures without labels."""
+    count = len(missing) + len(kept)
+    return LabelError(
+        f"The list {path} names {count} pictures, and {len(missing)} of them have no label in {folder}: "
+        f"{listed(missing)}. Take them out of the list, or add their labels."
+    )
 
 
 def _by_last_part(names: Iterable[str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ovseg_cli.errors import LabelError
 from ovseg_cli.evaluation.pairing import Pairs, find_labelmap, find_labels, label_folder, pair
+from ovseg_cli.evaluation.splits import missing_labels, read_split
 from ovseg_cli.files.labels import (
     IGNORE,
     LABELMAP_NAME,
@@ -23,7 +24,7 @@ from ovseg_cli.files.labels import (
 )
 from ovseg_cli.names import class_key, listed_names
 
-__all__ = ["GroundTruth", "ignored_values", "read_ground_truth"]
+__all__ = ["GroundTruth", "ignored_values", "only_listed", "read_ground_truth"]
 
 Ids = npt.NDArray[np.integer]
 
@@ -42,6 +43,7 @@ class GroundTruth:
         background_words: Names that mean the background where a prediction has them.
         loose: Whether the folders of keys may differ, as long as the last parts tell the pictures apart.
         reader: What reads the ids of a key; None for label images.
+        notes: What the reader of figures should know of these labels.
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class GroundTruth:
     background_words: tuple[str, ...] = ()
     loose: bool = False
     reader: Callable[[str], Ids] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -97,10 +100,32 @@ class GroundTruth:
         found = self._meanings.get(class_key(name), ())
         return found[0] if len(found) == 1 else None
 
+    def also_called(self, synonyms: Mapping[str, Sequence[str]]) -> GroundTruth:
+        """The same, where a name of a prediction stands for a class here that is one of its synonyms.
+
+        Args:
+            synonyms: Of names of the prediction, the other words that were looked for.
+        """
+        aliases = {name: [*words] for name, words in self.aliases.items()}
+        for name, words in synonyms.items():
+            if self.meaning(name) is None:
+                meant = {meaning for word in words if (meaning := self.meaning(word)) is not None}
+                if len(meant) == 1:
+                    aliases.setdefault(meant.pop(), []).append(name)
+        return replace(self, aliases={name: tuple(words) for name, words in aliases.items()})
+
     def ids_of(self, name: str) -> tuple[int, ...]:
         """The ids of a class, under this or another of its names."""
         meaning = self.meaning(name)
         return () if meaning is None else self.labels.ids_of(meaning)
+
+    def means_background(self, name: str) -> bool:
+        """Whether a name in a prediction is one of `background_words`."""
+        return class_key(name) in self._background_keys
+
+    @cached_property
+    def _background_keys(self) -> frozenset[str]:
+        return frozenset(map(class_key, self.background_words))
 
     def check_classes(self, names: Sequence[str]) -> None:
         """Refuse classes of which the labels can hold none.
@@ -131,6 +156,8 @@ def read_ground_truth(
     *,
     ignore: int | Sequence[int] | None = None,
     source: str = "given",
+    ending: str = "",
+    split: Path | None = None,
 ) -> GroundTruth:
     """Find the labels of a folder and what names their ids.
 
@@ -139,12 +166,16 @@ def read_ground_truth(
         labels: The names of the ids; None reads the ``labelmap.txt`` in or above the folder.
         ignore: The value or values that are left out; None for `IGNORE`, unless the label map makes a class of it.
         source: Where `labels` come from.
+        ending: How the names of label images end beyond the names of pictures (see `find_labels`).
+        split: A file that lists the pictures that count; None for all.
 
     Raises:
-        LabelError: A folder or label map is missing or contradictory, or there is no label image.
+        LabelError: A folder or label map is missing or contradictory, there is no label image, or the list names
+            pictures without one.
     """
     folder = label_folder(gt)
-    files = find_labels(folder)  # before their names: without a label image, no label map would help
+    files = find_labels(folder, ending)  # before their names: without a label image, no label map would help
+    files = files if split is None else only_listed(files, split, folder)
     if labels is None:
         labels, source = _labelmap_beside(folder, next(iter(files.values())))
     left_out = ignored_values(ignore)
@@ -152,6 +183,18 @@ def read_ground_truth(
         _check_default_ignore(labels)
         left_out = (IGNORE,)
     return GroundTruth(folder, files, labels, source, left_out, aliases=_listed_synonyms(labels.names))
+
+
+def only_listed(files: Mapping[str, Path], split: Path, folder: Path) -> dict[str, Path]:
+    """The files of the pictures that a list names, in its order.
+
+    Raises:
+        LabelError: It names pictures that have no file.
+    """
+    kept, missing = read_split(split, files)
+    if missing:
+        raise missing_labels(split, kept, missing, folder)
+    return {key: files[key] for key in kept}
 
 
 def _listed_synonyms(names: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 from ovseg_cli.errors import LabelError, NoInputError, UsageError
 from ovseg_cli.files.labels import LABELMAP_NAME, LabelMap, is_background, read_labelmap
 from ovseg_cli.files.layout import MASK_FOLDER
-from ovseg_cli.names import ClassList, did_you_mean, listed, shown_name
+from ovseg_cli.names import ClassList, did_you_mean, listed, listed_names, shown_name
 from ovseg_cli.runs.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
+    from ovseg_cli.evaluation.datasets import OpenDataset
     from ovseg_cli.evaluation.report import Report
+    from ovseg_cli.evaluation.truth import GroundTruth
     from ovseg_cli.store import Store
 
 
@@ -32,6 +34,9 @@ class Predictions:
         run_id: the recorded run that made them, if it is known.
         started_at: when that run began.
         finished: whether that run came to its end.
+        synonyms: other words that were looked for with a class.
+        ending: how the names of label maps end beyond the names of pictures.
+        notes: what the reader of the figures should know of these label maps.
     """
 
     folder: Path
@@ -41,6 +46,66 @@ class Predictions:
     run_id: str | None = None
     started_at: datetime | None = None
     finished: bool = True
+    synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    ending: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def open_truth(
+    gt: Path,
+    *,
+    label_map: Path | None = None,
+    ignore: int | Sequence[int] | None = None,
+    ending: str = "",
+    split: Path | None = None,
+) -> GroundTruth:
+    """Find ground truth that is no data set of the catalogue.
+
+    Args:
+        gt: folder of label images, or a COCO file.
+        label_map: what the ids or colours mean; None to look for a `labelmap.txt`.
+        ignore: the ids of pixels that do not count; None for 255, which must then be no class.
+        ending: how the names of label images end beyond the names of pictures.
+        split: a file that lists the pictures that count.
+
+    Raises:
+        LabelError: there is none, or nothing says what it means.
+    """
+    from ovseg_cli.evaluation.coco import coco_ground_truth, is_coco_file
+    from ovseg_cli.evaluation.truth import read_ground_truth
+
+    if is_coco_file(gt):
+        return coco_ground_truth(gt, ignore=ignore, split=split)
+    labels = None if label_map is None else read_labelmap(label_map)
+    return read_ground_truth(gt, labels, ignore=ignore, source=str(label_map or ""), ending=ending, split=split)
+
+
+def in_dataset(found: Predictions, opened: OpenDataset, *, background: bool | None = None) -> Predictions:
+    """Label maps as a data set scores them: its classes in its order, and the background as it has it.
+
+    Args:
+        found: the label maps.
+        opened: the data set.
+        background: whether background counts, where somebody says so; None for what the data set says.
+    """
+    by_class: dict[str, str] = {}
+    for name in found.requested:
+        if (meaning := opened.truth.meaning(name)) is not None:
+            by_class.setdefault(meaning, name)
+    asked = [by_class[name] for name in opened.classes if name in by_class]
+    scored = opened.background if background is None else background
+    notes = [*found.notes]
+    if missing := [name for name in opened.classes if name not in by_class]:
+        notes.append(
+            f"{len(missing)} of the {len(opened.classes)} classes of {opened.dataset.name} were not looked for "
+            f"({listed_names(missing)}), so the figures cannot be compared with published ones"
+        )
+    if scored and not found.background and not opened.background_words:
+        notes.append("the label maps were made without background, which is scored")
+    if background is not None and background != opened.background:
+        which = "scores" if opened.background else "leaves out"
+        notes.append(f"{opened.dataset.name} {which} the background, and you ask for the opposite")
+    return replace(found, requested=tuple(asked) or found.requested, background=scored, notes=tuple(notes))
 
 
 def predictions_in(
@@ -49,6 +114,8 @@ def predictions_in(
     label_map: Path | None = None,
     classes: Sequence[str] = (),
     background: bool | None = None,
+    usual: LabelMap | None = None,
+    ending: str = "",
 ) -> Predictions:
     """The label maps of a folder: an output folder of `segment`, or any folder with a labelmap.
 
@@ -57,6 +124,8 @@ def predictions_in(
         label_map: what the ids mean when no `labelmap.txt` lies in the folder or beside it.
         classes: the classes that count; all that the run was asked for when empty.
         background: whether background counts; as the run had it when None.
+        usual: what the ids mean where neither a `labelmap.txt` nor `label_map` says so.
+        ending: how the names of label maps end beyond the names of pictures.
 
     Raises:
         LabelError: the folder is absent, or nothing says what its ids mean.
@@ -66,11 +135,26 @@ def predictions_in(
         raise LabelError(f"There is no folder {folder} with predictions. Name it with --pred.")
     folder = folder / MASK_FOLDER if (folder / MASK_FOLDER).is_dir() else folder
     manifest = _manifest_near(folder)
-    labels = _labels_near(folder, label_map)
+    labels = _labels_near(folder, label_map, usual)
+    notes: tuple[str, ...] = ()
+    if labels is usual and usual is not None:
+        notes = (
+            f"nothing says what the ids of the label maps in {folder} mean: they are read as published code has them, "
+            f"{', '.join(f'{i} {name}' for i, name, _ in [*usual][:3])} ... (another map: --label-map FILE)",
+        )
     names = manifest.class_names if manifest is not None else tuple(n for n in labels.names if not is_background(n))
     if background is None:
         background = manifest.background if manifest is not None else True
-    return Predictions(folder=folder, labels=labels, requested=_chosen(classes, names, folder), background=background)
+    recorded = manifest.options.get("synonyms") if manifest is not None else None
+    return Predictions(
+        folder=folder,
+        labels=labels,
+        requested=_chosen(classes, names, folder),
+        background=background,
+        synonyms={name: tuple(words) for name, words in recorded or ()},
+        ending=ending,
+        notes=notes,
+    )
 
 
 def last_predictions(
@@ -92,72 +176,55 @@ def last_predictions(
             "Segment again, or name label maps with --pred DIR or pictures with --images DIR."
         )
     found = predictions_in(run.output, classes=classes, background=background)
-    return Predictions(
-        folder=found.folder,
-        labels=found.labels,
-        requested=found.requested,
-        background=found.background,
-        run_id=run.id,
-        started_at=run.started_at,
-        finished=run.status == "finished",
-    )
+    return replace(found, run_id=run.id, started_at=run.started_at, finished=run.status == "finished")
 
 
 def evaluate(
     predictions: Predictions,
-    gt: Path,
+    gt: Path | GroundTruth,
     *,
     label_map: Path | None = None,
-    ignore: int | None = None,
+    ignore: int | Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Score label maps against ground truth.
 
     Args:
         predictions: what to score.
-        gt: folder of ground truth.
-        label_map: what the ids or colours of the ground truth mean; None to look for a `labelmap.txt`.
-        ignore: the id of pixels that do not count; None for 255, which must then be no class.
+        gt: the ground truth (`open_truth`, or that of an open data set), or the folder or file that holds it.
+        label_map: as for `open_truth`, where that is still to be done.
+        ignore: likewise.
         progress: told how many images of how many are read.
 
     Raises:
         LabelError: see `ovseg_cli.evaluation.folder.evaluate_folders`.
     """
-    from ovseg_cli.evaluation.folder import evaluate_folders
+    from ovseg_cli.evaluation.folder import evaluate_truth
 
-    return evaluate_folders(
-        gt,
+    truth = open_truth(gt, label_map=label_map, ignore=ignore) if isinstance(gt, Path) else gt
+    report = evaluate_truth(
+        truth.also_called(predictions.synonyms),
         predictions.folder,
         prediction_labels=predictions.labels,
-        gt_labels=None if label_map is None else read_labelmap(label_map),
         requested=predictions.requested,
         background=predictions.background,
-        ignore=ignore,
-        source=str(label_map or ""),
+        ending=predictions.ending,
         progress=progress,
     )
+    return replace(report, warnings=(*predictions.notes, *report.warnings))
 
 
-def check_ground_truth(
-    gt: Path, keys: Iterable[str], classes: Sequence[str], *, label_map: Path | None = None, ignore: int | None = None
-) -> None:
+def check_ground_truth(truth: GroundTruth, keys: Iterable[str], classes: Sequence[str]) -> None:
     """Find out before anything is segmented whether it can be scored, as far as names tell.
 
     Args:
-        gt: folder of ground truth.
+        truth: the ground truth.
         keys: what the label maps will be called (see `ovseg_cli.files.discovery.InputImage`).
         classes: the classes that will be looked for.
-        label_map: as in `evaluate`.
-        ignore: as in `evaluate`.
 
     Raises:
-        LabelError: there is no ground truth, nothing says what it means, it knows none of the classes, or it has none
-            of the names.
+        LabelError: it knows none of the classes, or has none of the names.
     """
-    from ovseg_cli.evaluation.truth import read_ground_truth
-
-    labels = None if label_map is None else read_labelmap(label_map)
-    truth = read_ground_truth(gt, labels, ignore=ignore, source=str(label_map or ""))
     truth.check_classes(classes)
     truth.pair({key: Path(key) for key in keys})
 
@@ -167,11 +234,13 @@ def _manifest_near(folder: Path) -> Manifest | None:
     return read_manifest(folder.parent) if folder.name == MASK_FOLDER else read_manifest(folder)
 
 
-def _labels_near(folder: Path, label_map: Path | None) -> LabelMap:
+def _labels_near(folder: Path, label_map: Path | None, usual: LabelMap | None) -> LabelMap:
     for place in (folder, folder.parent):
         if (place / LABELMAP_NAME).is_file():
             return read_labelmap(place / LABELMAP_NAME)
     if label_map is None:
+        if usual is not None:
+            return usual
         raise LabelError(
             f"There is no {LABELMAP_NAME} in {folder} or beside it, so nothing says what its ids mean. "
             "Name one with --label-map FILE."

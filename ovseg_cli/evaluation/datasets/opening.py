@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 
 from ovseg_cli.errors import LabelError, UsageError
+from ovseg_cli.evaluation.coco import CocoLabels, detail_labels
 from ovseg_cli.evaluation.datasets.catalogue import BACKGROUND, find_dataset
 from ovseg_cli.evaluation.datasets.record import Dataset, Layout
-from ovseg_cli.evaluation.splits import is_list_file, read_split
+from ovseg_cli.evaluation.splits import is_list_file, missing_labels, read_split
 from ovseg_cli.evaluation.truth import GroundTruth, ignored_values
 from ovseg_cli.files.discovery import natural_key, walk_files
-from ovseg_cli.files.labels import LabelMap, read_label, read_mat, read_red_green, voc_colour
+from ovseg_cli.files.labels import LabelMap, read_compact_label, read_mat, read_red_green, voc_colour
 from ovseg_cli.names import listed
 
 __all__ = ["OpenDataset", "open_dataset"]
-
-Ids = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,34 +106,38 @@ def open_dataset(
         raise LabelError(f"The folder {root} of the data set {dataset.name} {what}. Name it with --root.")
     listing = Path(split) if split is not None and is_list_file(split) else None
     part = next(iter(dataset.splits)) if split is None or listing is not None else _split(dataset, split)
-    base, layout, found = _find(dataset, root, dataset.splits[part].folder)
-    notes = [layout.note] if layout.note else []
-    names, listed_in = _names(dataset, base, layout, part, listing, found, notes)
-    files = {_key(layout, stem): found[stem] for stem in names}
-    if listing is None:
-        _check_count(dataset, part, len(files), listed_in, notes)
-    if not files:
-        raise LabelError(f"The split {split or part} of {dataset.name} in {base} has no labels.")
-    images = _images(base, layout, dataset.splits[part].folder, names, notes)
+    place = _find(dataset, root, dataset.splits[part].folder)
+    notes = [place.layout.note] if place.layout.note else []
+    stems = _stems(place, listing, notes)
+    if not stems:
+        raise LabelError(f"The split {split or part} of {dataset.name} in {place.base} has no labels.")
+    if listing is None and len(stems) not in (expected := dataset.splits[part].pictures):
+        notes.append(
+            f"{len(stems):,} labelled pictures, and the split {part} of {dataset.name} has "
+            f"{' or '.join(f'{number:,}' for number in expected)}: figures are not those of the whole split"
+        )
+    labels = _labelmap(dataset, variant, place.layout)
     left_out = ignored_values(ignore)
-    labels, aliases = _labels(dataset, variant, layout)
+    files = {_key(place.layout, stem): place.found[stem] for stem in stems}
     truth = GroundTruth(
-        folder=base / _at(layout.labels, dataset.splits[part].folder),
+        folder=place.labels,
         files=files,
         labels=labels,
         source=f"{dataset.name} ({dataset.source})",
-        ignore=layout.ignore if left_out is None else left_out,
-        aliases=aliases,
+        ignore=place.layout.ignore if left_out is None else left_out,
+        aliases=dataset.aliases(variant),
         background_words=dataset.background_words,
         loose=True,
-        reader=_reader(layout, files, labels, base, dataset.splits[part].folder),
+        reader=_reader(place.layout, files, place.annotations),
+        notes=tuple(notes),
     )
+    images = _images(place, stems, notes)
     return OpenDataset(
         dataset=dataset,
         variant=variant,
         split=str(listing or part),
-        root=base,
-        layout=layout,
+        root=place.base,
+        layout=place.layout,
         images=images,
         truth=truth,
         notes=tuple(notes),
@@ -152,17 +155,41 @@ def _split(dataset: Dataset, name: str) -> str:
     return found
 
 
-def _at(pattern: str, folder: str) -> str:
-    return pattern.format(split=folder)
-
-
 def _key(layout: Layout, stem: str) -> str:
     """The key of a picture: its path below the folder of pictures, without the suffix."""
     return stem + str(Path(f"x{layout.image_suffix}").with_suffix(""))[1:]
 
 
-def _find(dataset: Dataset, root: Path, folder: str) -> tuple[Path, Layout, dict[str, Path]]:
-    """The folder that holds the data set, its layout, and the label file of each name in it.
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a split of a data set lies: the folder that holds all, and what its layout says in it.
+
+    Attributes:
+        base: The folder.
+        layout: How the labels lie in it.
+        folder: What folders and lists call the split.
+        found: The file of each label by its name, without the ending.
+        annotations: What reads them where one file holds all.
+    """
+
+    base: Path
+    layout: Layout
+    folder: str
+    found: Mapping[str, Path]
+    annotations: CocoLabels | None = None
+
+    @property
+    def labels(self) -> Path:
+        """The folder of the labels, or their file."""
+        return self.base / self.at(self.layout.labels)
+
+    def at(self, pattern: str) -> str:
+        """A path of the layout."""
+        return pattern.format(split=self.folder)
+
+
+def _find(dataset: Dataset, root: Path, folder: str) -> _Place:
+    """Where a split lies.
 
     Raises:
         LabelError: No layout fits.
@@ -171,128 +198,92 @@ def _find(dataset: Dataset, root: Path, folder: str) -> tuple[Path, Layout, dict
     for place in dataset.places:
         base = root / place if place else root
         for layout in dataset.layouts:
-            labels = base / _at(layout.labels, folder)
-            if found := _label_files(layout, labels):
-                return base, layout, found
+            labels = layout.labels.format(split=folder)
+            if found := _labels_in(_Place(base, layout, folder, {})):
+                return found
             if base.is_dir():
-                looked[f"{(Path(place) / _at(layout.labels, folder)).as_posix()} ({_wanted(layout)})"] = None
+                ending = "" if layout.form in ("coco", "context") else f"/**/*{layout.suffix}"
+                looked[f"{PurePosixPath(place) / labels}{ending}"] = None
     raise LabelError(
-        f"There are no labels of {dataset.name} in {root}. Looked for {listed([*looked], most=8, between='; ')}. "
+        f"There are no labels of {dataset.name} in {root}: looked for {listed([*looked], most=6)}. "
         f"Download {dataset.download}, and name the folder that it is unpacked to with --root."
     )
 
 
-def _wanted(layout: Layout) -> str:
-    return "the file" if layout.form in ("coco", "context") else f"*{layout.suffix}"
-
-
-def _label_files(layout: Layout, labels: Path) -> dict[str, Path]:
-    """The label files by name, without the ending."""
+def _labels_in(place: _Place) -> _Place | None:
+    """The place with its labels; None where it has none."""
+    layout, labels = place.layout, place.labels
     if layout.form in ("coco", "context"):
-        return {"": labels} if labels.is_file() else {}
+        if not labels.is_file():
+            return None
+        annotations = detail_labels(labels, place.folder) if layout.form == "context" else CocoLabels(labels)
+        return replace(place, found=dict.fromkeys(annotations.keys, labels), annotations=annotations)
     if not labels.is_dir():
-        return {}
-    found = {}
-    for path in walk_files(labels):
-        if path.name.endswith(layout.suffix) and not path.name.endswith(layout.others or "\0"):
-            found[path.relative_to(labels).as_posix().removesuffix(layout.suffix)] = path
-    return found
-
-
-def _names(
-    dataset: Dataset,
-    base: Path,
-    layout: Layout,
-    part: str,
-    listing: Path | None,
-    found: dict[str, Path],
-    notes: list[str],
-) -> tuple[list[str], str]:
-    """The names of the split that have labels, and the list that they are from; `found` may grow."""
-    folder = dataset.splits[part].folder
-    if layout.form in ("coco", "context"):
-        (path,) = found.values()
-        found.clear()
-        found |= dict.fromkeys(_annotations(layout, path, folder).keys, path)
-    listed_in = listing or _list_file(base, layout, folder)
-    if listed_in is None:
-        if layout.lists is not None:
-            notes.append(
-                f"there is no list {_at(layout.lists, folder).replace('|', ' or ')}, so all labels in {base} are scored"
-            )
-        return sorted(found, key=natural_key), ""
-    kept, missing = read_split(listed_in, found, without=(layout.suffix, layout.image_suffix))
-    if missing and listing is not None:
-        raise LabelError(
-            f"The list {listing} names {len(missing)} of {len(missing) + len(kept)} pictures that have no label in "
-            f"{base / _at(layout.labels, folder)}: {listed(missing)}. Take them out of the list, or add their labels."
-        )
-    if missing:
-        notes.append(
-            f"{len(missing)} of the {len(missing) + len(kept)} pictures of {listed_in} have no label: {listed(missing)}"
-        )
-    return kept, str(listed_in)
-
-
-def _list_file(base: Path, layout: Layout, folder: str) -> Path | None:
-    if layout.lists is None:
         return None
-    candidates = (base / _at(pattern, folder) for pattern in layout.lists.split("|"))
-    return next((path for path in candidates if path.is_file()), None)
+    found = {
+        path.relative_to(labels).as_posix().removesuffix(layout.suffix): path
+        for path in walk_files(labels)
+        if path.name.endswith(layout.suffix) and not path.name.endswith(layout.others)
+    }
+    return replace(place, found=found) if found else None
 
 
-def _check_count(dataset: Dataset, part: str, count: int, listed_in: str, notes: list[str]) -> None:
-    expected = dataset.splits[part].pictures
-    if count not in expected:
-        number = " or ".join(f"{number:,}" for number in expected)
-        where = f" (by {listed_in})" if listed_in else ""
-        notes.append(
-            f"{count:,} labelled pictures{where}, and the split {part} of {dataset.name} has {number}: figures are not "
-            "those of the whole split"
-        )
+def _stems(place: _Place, listing: Path | None, notes: list[str]) -> list[str]:
+    """The names of the split's pictures that have labels, without endings."""
+    layout = place.layout
+    candidates = [place.base / place.at(pattern) for pattern in (layout.lists or "").split("|") if pattern]
+    listed_in = listing or next((path for path in candidates if path.is_file()), None)
+    if listed_in is None:
+        if candidates:
+            there_is_none = " or ".join(map(str, candidates))
+            notes.append(f"there is no list {there_is_none}, so all labels in {place.labels} are scored")
+        return sorted(place.found, key=natural_key)
+    kept, missing = read_split(listed_in, place.found, without=(layout.suffix, layout.image_suffix))
+    if missing and listing is not None:
+        raise missing_labels(listing, kept, missing, place.labels)
+    if missing:
+        count = len(missing) + len(kept)
+        notes.append(f"{len(missing)} of the {count} pictures of {listed_in} have no label: {listed(missing)}")
+    return kept
 
 
-def _images(
-    base: Path, layout: Layout, folder: str, names: Sequence[str], notes: list[str]
-) -> tuple[tuple[str, Path], ...]:
+def _images(place: _Place, stems: Sequence[str], notes: list[str]) -> tuple[tuple[str, Path], ...]:
     """The pictures of the names that are there."""
-    folders = [base / _at(pattern, folder) for pattern in layout.images.split("|")]
-    place = next((path for path in folders if path.is_dir()), None)
-    if place is None:
-        notes.append(f"there are no pictures, as there is no folder {listed([*map(str, folders)], between=' or ')}")
+    layout = place.layout
+    folders = [place.base / place.at(pattern) for pattern in layout.images.split("|")]
+    folder = next((path for path in folders if path.is_dir()), None)
+    if folder is None:
+        notes.append(f"there are no pictures, as there is no folder {' or '.join(map(str, folders))}")
         return ()
-    there = {path.relative_to(place).as_posix() for path in walk_files(place)}
-    found = [(name, f"{name}{layout.image_suffix}") for name in names]
+    there = {path.relative_to(folder).as_posix() for path in walk_files(folder)}
+    found = [(_key(layout, stem), f"{stem}{layout.image_suffix}") for stem in stems]
     if missing := [picture for _, picture in found if picture not in there]:
-        notes.append(f"{len(missing)} of {len(names)} labelled pictures are not in {place}: {listed(missing)}")
-    return tuple((_key(layout, name), place / picture) for name, picture in found if picture in there)
+        notes.append(f"{len(missing)} of {len(stems)} labelled pictures are not in {folder}: {listed(missing)}")
+    return tuple((key, folder / picture) for key, picture in found if picture in there)
 
 
-def _labels(dataset: Dataset, variant: str, layout: Layout) -> tuple[LabelMap, dict[str, tuple[str, ...]]]:
-    """What the ids mean, in the names of a paper, and the other names of its classes."""
+def _labelmap(dataset: Dataset, variant: str, layout: Layout) -> LabelMap:
+    """What the ids mean, in the names of a paper."""
     renamed = dict(zip(dataset.classes, dataset.names[variant].classes, strict=True))
     ids = tuple(layout.ids)
     names = tuple(renamed.get(name, name) for name in layout.ids.values())
-    colours = tuple(map(voc_colour, ids)) if layout.colours else ()
-    return LabelMap(names, ids, colours), dataset.aliases(variant)
-
-
-def _annotations(layout: Layout, path: Path, folder: str):  # noqa: ANN202
-    from ovseg_cli.evaluation.coco import CocoLabels, detail_labels
-
-    return detail_labels(path, folder) if layout.form == "context" else CocoLabels(path)
+    return LabelMap(names, ids, tuple(map(voc_colour, ids)) if layout.colours else ())
 
 
 def _reader(
-    layout: Layout, files: dict[str, Path], labels: LabelMap, base: Path, folder: str
-) -> Callable[[str], Ids] | None:
-    if layout.form == "image":
-        # Without VOC's colours a palette is decoration.
-        return None if layout.colours else partial(_read, files, read_label)
-    if layout.form in ("coco", "context"):
-        return _annotations(layout, base / _at(layout.labels, folder), folder).read
-    return partial(_read, files, read_mat if layout.form == "mat" else read_red_green)
+    layout: Layout, files: Mapping[str, Path], annotations: CocoLabels | None
+) -> Callable[[str], npt.NDArray[np.integer]] | None:
+    """What reads the labels of a key; None where they are images whose colours count."""
+    if annotations is not None:
+        return annotations.read
+    if layout.form == "mat":
+        return partial(_read, files, read_mat)
+    if layout.form == "red-green":
+        return partial(_read, files, read_red_green)
+    return None if layout.colours else partial(_read, files, read_compact_label)  # another palette is decoration
 
 
-def _read(files: dict[str, Path], read: Callable[[Path], Ids], key: str) -> Ids:
+def _read(
+    files: Mapping[str, Path], read: Callable[[Path], npt.NDArray[np.integer]], key: str
+) -> npt.NDArray[np.integer]:
     return read(files[key])

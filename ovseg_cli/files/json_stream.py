@@ -1,0 +1,118 @@
+"""Walking through a large JSON file, a piece at a time: what lies in its lists is seen one by one, and kept nowhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ovseg_cli.errors import LabelError
+
+__all__ = ["Entry", "json_entries"]
+
+Entry = tuple[str, Any, int, int]
+"""A key of the outer object, an item of its list (or its value, where that is no list), and the item's first byte and
+the one behind its last."""
+
+_PIECE = 4 << 20
+_BLANKS = re.compile(r"[ \t\n\r]*")
+
+
+def json_entries(path: Path) -> Iterator[Entry]:
+    """Yield what an object in a JSON file holds, the items of lists one by one.
+
+    Text in the items is that of the bytes, each as one character: `str.encode("latin-1").decode()` makes it what it is.
+
+    Args:
+        path: A file in UTF-8.
+
+    Raises:
+        LabelError: The file is missing, or no object in JSON.
+    """
+    try:
+        with path.open("rb") as file:
+            yield from _Walk(path, file).entries()
+    except FileNotFoundError as error:
+        raise LabelError(f"{path} does not exist.") from error
+    except OSError as error:
+        raise LabelError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+class _Walk:
+    """A window of the file that moves on. Every byte is a character, so places in the text are places in the file."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path, self.file = path, file
+        self.text = file.read(_PIECE).decode("latin-1").removeprefix("\xef\xbb\xbf")
+        self.start = file.tell() - len(self.text)  # of the window in the file
+        self.at = 0
+        self.decoder = json.JSONDecoder()
+
+    def entries(self) -> Iterator[Entry]:
+        self._expect("{")
+        if self._take("}"):
+            return
+        while True:
+            key, _, _ = self._value()
+            if not isinstance(key, str):
+                raise self._broken()
+            self._expect(":")
+            if self._take("["):
+                yield from self._items(key)
+            else:
+                yield (key, *self._value())
+            if not self._take(","):
+                break
+        self._expect("}")
+
+    def _items(self, key: str) -> Iterator[Entry]:
+        if self._take("]"):
+            return
+        while True:
+            yield (key, *self._value())
+            if not self._take(","):
+                break
+        self._expect("]")
+
+    def _more(self) -> bool:
+        """Move the window on to the present place, and make it larger; whether there was more."""
+        self.text, self.start, self.at = self.text[self.at :], self.start + self.at, 0
+        piece = self.file.read(max(_PIECE, len(self.text)))
+        self.text += piece.decode("latin-1")
+        return bool(piece)
+
+    def _skip_blanks(self) -> None:
+        while True:
+            self.at = _BLANKS.match(self.text, self.at).end()  # type: ignore[union-attr]
+            if self.at < len(self.text) or not self._more():
+                return
+
+    def _take(self, mark: str) -> bool:
+        self._skip_blanks()
+        if not self.text.startswith(mark, self.at):
+            return False
+        self.at += 1
+        return True
+
+    def _expect(self, mark: str) -> None:
+        if not self._take(mark):
+            raise self._broken()
+
+    def _value(self) -> tuple[Any, int, int]:
+        self._skip_blanks()
+        while True:
+            try:
+                value, end = self.decoder.raw_decode(self.text, self.at)
+            except (json.JSONDecodeError, RecursionError) as error:
+                if isinstance(error, RecursionError) or not self._more():
+                    raise self._broken() from error
+                continue
+            if end == len(self.text) and self._more():
+                continue  # a number may go on
+            first, self.at = self.at, end
+            return value, self.start + first, self.start + end
+
+    def _broken(self) -> LabelError:
+        return LabelError(f"{self.path} is no complete JSON file: it cannot be read at byte {self.start + self.at}.")
