@@ -29,7 +29,7 @@ from ovseg_cli.errors import UsageError
 from ovseg_cli.names import listed_names
 
 if TYPE_CHECKING:
-    from ovseg_cli.evaluation.comparison import Table
+    from ovseg_cli.evaluation.league import Table
     from ovseg_cli.runs.benchmark import BenchmarkPlan, Contest
     from ovseg_cli.runs.segment import Step
     from ovseg_cli.store import Store
@@ -298,7 +298,7 @@ def _score(common: Common, plan: BenchmarkPlan) -> Any:
 def _as_data(made: Table) -> Any:
     import json
 
-    from ovseg_cli.evaluation.comparison import as_json
+    from ovseg_cli.evaluation.league import as_json
 
     return json.loads(as_json(made))
 

@@ -24,7 +24,7 @@ from ovseg_cli.errors import (
     UsageError,
     WeightsError,
 )
-from ovseg_cli.evaluation.comparison import FORMS, Row, Table
+from ovseg_cli.evaluation.league import FORMS, Row, Table
 from ovseg_cli.files.discovery import InputImage, picture_id
 from ovseg_cli.files.layout import MASK_FOLDER
 from ovseg_cli.methods.catalogue import METHODS
