@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg_cli.errors import LabelError
+from ovseg_cli.evaluation.boundary import boundary_counts
 from ovseg_cli.evaluation.pairing import Pairs, find_labels, label_folder
 from ovseg_cli.evaluation.pictures import PictureCounts, Pictures, Pixels
 from ovseg_cli.evaluation.report import Report, UnaskedClass, build_report, convention
@@ -39,7 +40,7 @@ _REST = 0  # the matrix index of everything that is none of the requested classe
 _LEFT_OUT = -1
 
 Ids = npt.NDArray[np.integer]
-Indices = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int32]
 
 
 def evaluate_folders(
@@ -52,6 +53,7 @@ def evaluate_folders(
     background: bool = True,
     ignore: int | Sequence[int] | None = None,
     source: str = "given",
+    boundary: bool = False,
     workers: int | None = None,
     listener: Callable[[PictureCounts], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -73,7 +75,8 @@ def evaluate_folders(
         ignore: The ground-truth value or values that are left out; -1 for none; None for 255, which must then be no
             class.
         source: Where `gt_labels` come from, for messages and for the report.
-        workers: How many images are read at the same time; None chooses (see `score_pairs`).
+        boundary: Whether the boundary IoU is computed too, which takes more than half as long again.
+        workers: How many processes share the work; None chooses (see `score_pairs`).
         listener: Told what was counted in each image, in order.
         progress: Called with (images done, images in all) after each image.
 
@@ -92,6 +95,7 @@ def evaluate_folders(
         prediction_labels=prediction_labels,
         requested=requested,
         background=background,
+        boundary=boundary,
         workers=workers,
         listener=listener,
         progress=progress,
@@ -106,6 +110,7 @@ def evaluate_truth(
     requested: Sequence[str] = (),
     background: bool = True,
     ending: str = "",
+    boundary: bool = False,
     workers: int | None = None,
     listener: Callable[[PictureCounts], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -119,6 +124,7 @@ def evaluate_truth(
         requested: Likewise.
         background: Likewise.
         ending: How the names of predictions end beyond the names of pictures.
+        boundary: As for `evaluate_folders`.
         workers: Likewise.
         listener: Likewise.
         progress: Likewise.
@@ -139,6 +145,7 @@ def evaluate_truth(
     counter = _FolderCounter(
         _TrueIds(truth, names, background=background),
         _PredictedIds(prediction_labels, names, truth),
+        boundary=boundary,
     )
     pictures = Pictures([BACKGROUND, *names], scored=slice(0 if background else 1, None))
     score_pairs(pairs.matched, counter, pictures, workers=workers, listener=listener, progress=progress)
@@ -170,6 +177,7 @@ class _FolderCounter:
 
     true: _TrueIds
     predicted: _PredictedIds
+    boundary: bool = False
 
     def count(self, pair: tuple[str, Path, Path]) -> PictureCounts:
         """Count the label maps of one picture: (key, ground truth, prediction)."""
@@ -182,13 +190,12 @@ class _FolderCounter:
                 "Predictions must have the size of the labels."
             )
         rows, columns, pixels = tally_pairs(true, predicted)
-        return picture_of(
-            key,
-            _indices(rows, pixels, gt_path, self.true)[rows],
-            _indices(columns, pixels, prediction_path, self.predicted)[columns],
-            pixels,
-            ignore=_LEFT_OUT,
-        )
+        true_table = _indices(rows, pixels, gt_path, self.true)
+        predicted_table = _indices(columns, pixels, prediction_path, self.predicted)
+        picture = picture_of(key, true_table[rows], predicted_table[columns], pixels, ignore=_LEFT_OUT)
+        if self.boundary:
+            picture = replace(picture, boundary=boundary_counts(true_table[true], predicted_table[predicted]))
+        return picture
 
     def absorb(self, other: _FolderCounter) -> None:
         """Add the account of a copy that counted other pairs."""
@@ -320,11 +327,11 @@ def _indices(ids: Pixels, pixels: Pixels, path: Path, side: _Side) -> Indices:
         side: What knows the ids.
 
     Returns:
-        int64, long enough to be read at every one of the ids; 0 at others.
+        int32, long enough to be read at every one of the ids; 0 at others.
     """
     counts = np.zeros(int(ids.max(initial=-1)) + 1, dtype=np.int64)
     np.add.at(counts, ids, pixels)
-    table = np.zeros_like(counts)
+    table = np.zeros(len(counts), dtype=np.int32)
     for label in np.flatnonzero(counts):
         table[label] = side.index(int(label), int(counts[label]), path)
     return table

@@ -11,11 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "Scored",
     "class_accuracy",
+    "class_dice",
     "class_iou",
     "class_precision",
     "frequency_weighted_iou",
+    "mean",
     "mean_accuracy",
+    "mean_dice",
     "mean_iou",
     "mean_iou_present",
     "pixel_accuracy",
@@ -24,6 +28,10 @@ __all__ = [
 
 Counts = npt.NDArray[np.int64]
 PerClass = npt.NDArray[np.float64]
+Scored = slice | npt.NDArray[np.intp]
+"""The classes that a mean covers: a slice of their indices, or the indices."""
+
+_ALL = slice(None)
 
 
 def ratio(part: Counts, whole: Counts) -> PerClass:
@@ -33,7 +41,7 @@ def ratio(part: Counts, whole: Counts) -> PerClass:
     return result
 
 
-def _mean(values: PerClass) -> float:
+def mean(values: PerClass) -> float:
     """The mean of what is defined, NaN when nothing is (`numpy.nanmean` would warn)."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")
@@ -63,14 +71,24 @@ def class_precision(counts: Counts) -> PerClass:
     return ratio(np.diagonal(counts), counts.sum(axis=0))
 
 
-def mean_iou(counts: Counts, scored: slice = slice(None)) -> float:
+def class_dice(counts: Counts) -> PerClass:
+    """Dice (F1) of each class, twice its hits by its true and predicted pixels: `(C,)`, NaN where it is absent."""
+    return ratio(2 * np.diagonal(counts), counts.sum(axis=0) + counts.sum(axis=1))
+
+
+def mean_iou(counts: Counts, scored: Scored = _ALL) -> float:
     """The mean IoU over those of the `scored` classes that occur in the ground truth or in the prediction."""
-    return _mean(class_iou(counts)[scored])
+    return mean(class_iou(counts)[scored])
 
 
-def mean_iou_present(counts: Counts, scored: slice = slice(None)) -> float:
+def mean_iou_present(counts: Counts, scored: Scored = _ALL) -> float:
     """The mean IoU over those of the `scored` classes that occur in the ground truth."""
-    return _mean(class_iou(counts)[scored][counts.sum(axis=1)[scored] > 0])
+    return mean(class_iou(counts)[scored][counts.sum(axis=1)[scored] > 0])
+
+
+def mean_dice(counts: Counts, scored: Scored = _ALL) -> float:
+    """The mean of `class_dice` over those of the `scored` classes that occur in the ground truth or the prediction."""
+    return mean(class_dice(counts)[scored])
 
 
 def pixel_accuracy(counts: Counts) -> float:
@@ -79,9 +97,9 @@ def pixel_accuracy(counts: Counts) -> float:
     return int(np.trace(counts)) / total if total else float("nan")
 
 
-def mean_accuracy(counts: Counts) -> float:
-    """The mean of `class_accuracy` over the classes that occur in the ground truth."""
-    return _mean(class_accuracy(counts))
+def mean_accuracy(counts: Counts, scored: Scored = _ALL) -> float:
+    """The mean of `class_accuracy` over those of the `scored` classes that occur in the ground truth."""
+    return mean(class_accuracy(counts)[scored])
 
 
 def frequency_weighted_iou(counts: Counts) -> float:

@@ -274,6 +274,17 @@ class Pictures(Sequence[PictureCounts]):
         np.add.at(matrix, (true, predicted), pixels)
         return matrix
 
+    def bands(self) -> Pixels | None:
+        """True, predicted and right pixels along the outlines of the C `names` in all: `(3, C)`; or None."""
+        found = self.boundary_entries()
+        if found is None:
+            return None
+        _, counts = found
+        totals = np.zeros((3, len(self.names)), dtype=np.int64)
+        for row, pixels in zip(totals, (counts.true, counts.predicted, counts.hit), strict=True):
+            np.add.at(row, counts.classes, pixels)
+        return totals
+
     def to_dict(self) -> dict[str, Any]:
         """The records as JSON-able data, from which `from_dict` makes them again.
 

@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ovseg_cli.evaluation import metrics
-from ovseg_cli.evaluation.pictures import Pictures
+import numpy as np
 
-__all__ = ["ClassScore", "Report", "UnaskedClass", "build_report", "convention"]
+from ovseg_cli.evaluation import metrics
+from ovseg_cli.evaluation.figures import Background, Figure, all_figures
+from ovseg_cli.evaluation.pictures import Pictures
+from ovseg_cli.files.labels import is_background
+
+__all__ = ["ClassScore", "Report", "UnaskedClass", "background_place", "build_report", "convention"]
 
 _ABSENT = "–"
 
@@ -24,6 +28,9 @@ class ClassScore:
         iou: Intersection over union, 0..1; None when the class is absent from truth and prediction.
         precision: Right share of the predicted pixels; None when nothing was predicted.
         recall: Found share of the true pixels; None when there are none.
+        dice: Twice the right pixels by the true and the predicted ones; None when the class is absent from both.
+        boundary_iou: IoU of the pixels along its outlines (see `ovseg_cli.evaluation.boundary`); None when there are
+            none, or they were not counted.
         gt_pixels: True pixels.
         predicted_pixels: Predicted pixels.
         gt_share: Their share of all scored pixels, 0..1.
@@ -34,6 +41,8 @@ class ClassScore:
     iou: float | None
     precision: float | None
     recall: float | None
+    dice: float | None
+    boundary_iou: float | None = None
     gt_pixels: int
     predicted_pixels: int
     gt_share: float
@@ -60,6 +69,8 @@ class Report:
         pixel_accuracy: Right share of the scored pixels.
         mean_accuracy: Mean recall over the classes of the ground truth.
         frequency_weighted_iou: IoU weighted by the classes' shares of the true pixels.
+        figures: Every figure over all classes, by every convention about the background, each with its convention.
+            The five above are among them.
         images: How many images were scored.
         pixels: How many pixels were scored.
         ignored_pixels: How many were left out (the ignore value, and the background if it does not count).
@@ -79,6 +90,7 @@ class Report:
     pixel_accuracy: float | None
     mean_accuracy: float | None
     frequency_weighted_iou: float | None
+    figures: tuple[Figure, ...]
     images: int
     pixels: int
     ignored_pixels: int
@@ -102,6 +114,22 @@ class Report:
         if pictures and self.pictures is not None:
             data["pictures"] = self.pictures.to_dict()
         return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
+
+    def figure(self, key: str, background: Background | None = None) -> Figure:
+        """One of the `figures`.
+
+        Args:
+            key: Its key.
+            background: What becomes of the background; None as in the report's own means.
+
+        Raises:
+            KeyError: There is no such figure.
+        """
+        treatment = background or self.figures[0].background
+        for figure in self.figures:
+            if (figure.key, figure.background) == (key, treatment):
+                return figure
+        raise KeyError(f"{key}, background {treatment}")
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """(class, IoU, share of the truth, share of the prediction) as text; "–" where not defined."""
@@ -139,12 +167,18 @@ def convention(*, background: bool, ignore: int | Sequence[int] | None = None, u
     return "; ".join(parts)
 
 
+def background_place(names: Sequence[str], scored: slice = slice(None)) -> int | None:
+    """The index of the background among the `scored` classes; None where it is none of them."""
+    return next((i for i in range(len(names))[scored] if is_background(names[i])), None)
+
+
 def build_report(
     names: Sequence[str],
     counts: metrics.Counts,
     *,
     scored: slice = slice(None),
     background: bool = True,
+    pictures: Pictures | None = None,
     **facts: Any,
 ) -> Report:
     """Compute every figure of a report from one confusion matrix.
@@ -155,6 +189,7 @@ def build_report(
         scored: The classes that the report lists and that its means cover. The others still count as
             wrong answers.
         background: Whether the background is one of them.
+        pictures: What was counted in each picture.
         **facts: The other fields of `Report`.
 
     Returns:
@@ -163,6 +198,12 @@ def build_report(
     true, predicted = counts.sum(axis=1), counts.sum(axis=0)
     iou, recall = metrics.class_iou(counts), metrics.class_accuracy(counts)
     precision = metrics.class_precision(counts)
+    dice = metrics.class_dice(counts)
+    bands = None if pictures is None else pictures.bands()
+    outlines = np.full(len(names), np.nan) if bands is None else metrics.ratio(bands[2], bands[0] + bands[1] - bands[2])
+    place = background_place(names, scored) if background else None
+    figures = all_figures(counts, scored, background=place, bands=bands)
+    own = {figure.key: figure.value for figure in reversed(figures) if figure.background == figures[0].background}
     total = int(counts.sum())
     classes = tuple(
         ClassScore(
@@ -170,6 +211,8 @@ def build_report(
             iou=_defined(iou[i]),
             precision=_defined(precision[i]),
             recall=_defined(recall[i]),
+            dice=_defined(dice[i]),
+            boundary_iou=_defined(outlines[i]),
             gt_pixels=int(true[i]),
             predicted_pixels=int(predicted[i]),
             gt_share=int(true[i]) / total if total else 0.0,
@@ -179,11 +222,13 @@ def build_report(
     )
     return Report(
         classes=classes,
-        miou=_defined(metrics.mean_iou(counts, scored)),
-        miou_present=_defined(metrics.mean_iou_present(counts, scored)),
-        pixel_accuracy=_defined(metrics.pixel_accuracy(counts)),
-        mean_accuracy=_defined(metrics.mean_accuracy(counts)),
-        frequency_weighted_iou=_defined(metrics.frequency_weighted_iou(counts)),
+        miou=own["miou"],
+        miou_present=own["miou_present"],
+        pixel_accuracy=own["pixel_accuracy"],
+        mean_accuracy=own["mean_accuracy"],
+        frequency_weighted_iou=own["frequency_weighted_iou"],
+        figures=figures,
+        pictures=pictures,
         pixels=total,
         background=background,
         **facts,

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg_cli.evaluation.pictures import PictureCounts, Pictures, Pixels, split_codes
+from ovseg_cli.evaluation.workers import counted_by_processes, sensible_workers
 from ovseg_cli.files.tally import tally_pairs
 
 __all__ = ["PairCounter", "check_classes", "count_pair", "picture_of", "score_pairs"]
@@ -47,8 +48,8 @@ def score_pairs(
         pairs: What `counter` can read, such as paths.
         counter: Reads and counts one of them. After the call it has the account of all of them.
         pictures: Takes the records, in the order of `pairs`.
-        workers: How many pairs are read at the same time; None chooses by their number and that of the processor's
-            cores. The outcome is the same.
+        workers: How many processes share the work; None chooses by the number of pairs and of the processor's cores.
+            The outcome is the same.
         listener: Told each picture's record, in the order of `pairs`.
         progress: Called with (pairs done, pairs in all).
     """
@@ -61,7 +62,8 @@ def score_pairs(
 
 
 def _counted(pairs: Sequence[Item], counter: PairCounter[Item], workers: int | None) -> Iterator[PictureCounts]:
-    return map(counter.count, pairs)
+    workers = sensible_workers(len(pairs)) if workers is None else workers
+    return map(counter.count, pairs) if workers < 2 else counted_by_processes(pairs, counter, workers)
 
 
 def check_classes(num_classes: int, ignore: int | None) -> None:
@@ -118,7 +120,9 @@ def count_pair(
     return PictureCounts(key, rows.astype(np.int32), columns.astype(np.int32), pixels, size - true.size)
 
 
-def picture_of(key: str, true: Pixels, predicted: Pixels, pixels: Pixels, *, ignore: int) -> PictureCounts:
+def picture_of(
+    key: str, true: npt.NDArray[np.integer], predicted: npt.NDArray[np.integer], pixels: Pixels, *, ignore: int
+) -> PictureCounts:
     """A record of counts whose values are class indices.
 
     Args:
@@ -129,7 +133,7 @@ def picture_of(key: str, true: Pixels, predicted: Pixels, pixels: Pixels, *, ign
         ignore: Pixels with this true index are left out; it may be negative.
     """
     kept = true != ignore
-    codes, places = np.unique(true[kept] << 32 | predicted[kept], return_inverse=True)
+    codes, places = np.unique(true[kept].astype(np.int64) << 32 | predicted[kept], return_inverse=True)
     sums = np.zeros(len(codes), dtype=np.int64)
     np.add.at(sums, places, pixels[kept])
     return PictureCounts(key, *split_codes(codes), sums, int(pixels[~kept].sum()))

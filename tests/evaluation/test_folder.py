@@ -382,6 +382,8 @@ def test_report_is_json(folders):
         "iou": None,
         "precision": None,
         "recall": None,
+        "dice": None,
+        "boundary_iou": None,
         "gt_pixels": 0,
         "predicted_pixels": 0,
         "gt_share": 0.0,

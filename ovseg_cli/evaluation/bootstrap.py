@@ -1,0 +1,198 @@
+"""How sure a mean IoU is, and whether two differ: by drawing the pictures anew.
+
+A data set is one draw of pictures out of many that could have been drawn. The bootstrap (Efron, 1979) draws as many
+again out of the set itself, with replacement, and computes the figure of each such draw from the pictures' counts. Its
+percentiles are the interval. What is drawn are pictures, not pixels: those of one picture depend on each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ovseg_cli.evaluation.figures import BOUNDARY, Background, Interval, averaged
+from ovseg_cli.evaluation.pictures import Pictures
+from ovseg_cli.evaluation.report import Report, background_place
+
+__all__ = ["DRAWS", "LEVEL", "SEED", "Means", "interval", "with_intervals"]
+
+DRAWS = 1000
+"""Draws unless another number is asked for: with it the limits of an interval are sure to a tenth of its length."""
+
+SEED = 0
+LEVEL = 0.95
+
+_BLOCK = 1 << 22
+"""Numbers of one block of draws at most, 32 MiB."""
+
+Values = npt.NDArray[np.float64]
+
+
+class _Tables:
+    """True, predicted and right pixels of each class in each picture, in sparse form, for one way to count.
+
+    Args:
+        owner: `(n,)` the place of the picture of each entry.
+        classes: `(n,)` the class index of each entry, of those below `num_classes`.
+        counts: `(3, n)` its true, predicted and right pixels.
+        pictures: How many pictures there are.
+        num_classes: How many classes there are.
+    """
+
+    def __init__(
+        self,
+        owner: npt.NDArray[np.integer],
+        classes: npt.NDArray[np.integer],
+        counts: Sequence[npt.NDArray[np.integer]],
+        pictures: int,
+        num_classes: int,
+    ) -> None:
+        from scipy.sparse import csr_array
+
+        self._classes = num_classes
+        columns = np.concatenate([classes.astype(np.int64) + kind * num_classes for kind in range(3)])
+        rows = np.concatenate([owner] * 3)
+        values = np.concatenate(counts).astype(np.float64)  # sums are exact below 2**53
+        self._sums = csr_array((values, (columns, rows)), shape=(3 * num_classes, pictures))
+
+    def iou(self, weights: Values) -> tuple[Values, Values]:
+        """IoU of each class in each draw, and its true pixels there.
+
+        Args:
+            weights: `(N, B)`, how often each of the N pictures is in each of B draws.
+
+        Returns:
+            `(C, B)` float64 each; NaN for an IoU where the class is absent.
+        """
+        true, predicted, hit = (self._sums @ weights).reshape(3, self._classes, -1)
+        union = true + predicted - hit
+        iou = np.full(union.shape, np.nan)
+        np.divide(hit, union, out=iou, where=union > 0)
+        return iou, true
+
+
+def _tables(pictures: Pictures, *, drop: int | None = None, boundary: bool = False) -> _Tables:
+    """Tables of some pictures; without those pixels whose truth is class `drop`; or of the bands along outlines."""
+    size = len(pictures), len(pictures.names)
+    if boundary:
+        found = pictures.boundary_entries()
+        if found is None:
+            raise ValueError("these records have no boundary counts")
+        owner, bands = found
+        return _Tables(owner, bands.classes, (bands.true, bands.predicted, bands.hit), *size)
+    owner, true, predicted, pixels = pictures.entries()
+    kept = true != (-1 if drop is None else drop)
+    owner, true, predicted, pixels = owner[kept], true[kept], predicted[kept], pixels[kept]
+    nothing = np.zeros_like(pixels)
+    right = np.where(true == predicted, pixels, 0)
+    # Each entry is one of its true class and one of its predicted class.
+    return _Tables(
+        np.concatenate([owner, owner]),
+        np.concatenate([true, predicted]),
+        (np.concatenate([pixels, nothing]), np.concatenate([nothing, pixels]), np.concatenate([right, nothing])),
+        *size,
+    )
+
+
+def _draws(pictures: int, number: int, seed: int) -> Iterator[Values]:
+    """How often each picture is in each draw, `(N, b)`, block by block; the same draws for one seed and number."""
+    random = np.random.default_rng(seed)
+    block = max(1, _BLOCK // max(1, pictures))
+    for begin in range(0, number, block):
+        width = min(block, number - begin)
+        chosen = random.integers(0, pictures, (width, pictures))
+        chosen += np.arange(width)[:, None] * pictures
+        yield np.bincount(chosen.ravel(), minlength=width * pictures).reshape(width, pictures).T.astype(np.float64)
+
+
+def _mean(iou: Values, chosen: npt.NDArray[np.intp], present: Values | None = None) -> Values:
+    """The mean over the `chosen` classes of each draw, `(B,)`: those that are defined, or that are in the truth."""
+    values = iou[chosen]
+    defined = ~np.isnan(values) if present is None else present[chosen] > 0
+    number = defined.sum(axis=0)
+    sums = np.where(defined, values, 0.0).sum(axis=0)
+    return np.divide(sums, number, out=np.full(len(sums), np.nan), where=number > 0)
+
+
+def interval(values: Values, level: float) -> Interval | None:
+    """Percentiles of the draws in which a figure is defined; None where it never is.
+
+    Args:
+        values: `(draws,)`, the figure of each draw; NaN where it is not defined.
+        level: Which share of the draws lies between the limits.
+    """
+    defined = values[~np.isnan(values)]
+    if not defined.size:
+        return None
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    method = f"percentiles of {len(values)} bootstrap draws of pictures"
+    return Interval(low=float(low), high=float(high), level=level, method=method)
+
+
+def with_intervals(report: Report, *, draws: int = DRAWS, seed: int = SEED, level: float = LEVEL) -> Report:
+    """A report whose mean IoUs have intervals.
+
+    Args:
+        report: One that has its pictures' records.
+        draws: How many draws; 0 leaves the report as it is.
+        seed: Of the draws. One report, number and seed give one interval.
+        level: How often such an interval holds the true value, 0..1. With few pictures the bootstrap's are too short:
+            below some thirty, read them as a lower bound of the doubt.
+
+    Returns:
+        The report, with `Figure.interval` of every mean IoU. Fewer than two pictures have none.
+    """
+    pictures = report.pictures
+    if pictures is None or len(pictures) < 2 or draws < 1:
+        return report
+    wanted = [figure for figure in report.figures if figure.key in ("miou", "miou_present", BOUNDARY)]
+    means = Means(pictures, {(figure.key, figure.background) for figure in wanted})
+    found = means.of_draws(draws, seed)
+    figures = tuple(
+        replace(figure, interval=interval(found[figure.key, figure.background], level)) if figure in wanted else figure
+        for figure in report.figures
+    )
+    return replace(report, figures=figures)
+
+
+class Means:
+    """Mean IoUs of draws of one run's pictures.
+
+    Args:
+        pictures: Their records.
+        wanted: Which: pairs of a figure's key ("miou", "miou_present" or "boundary_miou") and what becomes of the
+            background.
+    """
+
+    def __init__(self, pictures: Pictures, wanted: Collection[tuple[str, Background]]) -> None:
+        background = background_place(pictures.names, pictures.scored)
+        self._pictures = len(pictures)
+        self._wanted = sorted(wanted)
+        self._chosen = averaged(len(pictures.names), pictures.scored, background)
+        self._whole = _tables(pictures)
+        self._left = None
+        if background is not None and any(treatment == "left out" for _, treatment in wanted):
+            self._left = _tables(pictures, drop=background)
+        self._bands = _tables(pictures, boundary=True) if any(key == BOUNDARY for key, _ in wanted) else None
+
+    def of(self, weights: Values) -> dict[tuple[str, Background], Values]:
+        """The means of draws that are given as `_draws` gives them."""
+        whole = self._whole.iou(weights)
+        left = whole if self._left is None else self._left.iou(weights)
+        bands = None if self._bands is None else self._bands.iou(weights)
+        found = {}
+        for key, treatment in self._wanted:
+            source = bands if key == BOUNDARY else left if treatment == "left out" else whole
+            if source is not None:
+                found[key, treatment] = _mean(
+                    source[0], self._chosen[treatment], source[1] if key == "miou_present" else None
+                )
+        return found
+
+    def of_draws(self, draws: int, seed: int) -> dict[tuple[str, Background], Values]:
+        """The means of so many draws, `(draws,)` each."""
+        blocks = [self.of(weights) for weights in _draws(self._pictures, draws, seed)]
+        return {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
