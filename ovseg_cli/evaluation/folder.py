@@ -34,10 +34,11 @@ from ovseg_cli.files.labels import (
 from ovseg_cli.files.tally import tally_pairs
 from ovseg_cli.names import ClassList, class_key, listed, listed_names
 
-__all__ = ["GroundTruth", "evaluate_folders", "evaluate_truth", "read_ground_truth"]
+__all__ = ["LEFT_OUT", "GroundTruth", "evaluate_folders", "evaluate_truth", "index_maps", "read_ground_truth"]
 
 _REST = 0  # the matrix index of everything that is none of the requested classes
-_LEFT_OUT = -1
+LEFT_OUT = -1
+"""The index of pixels that do not count."""
 
 Ids = npt.NDArray[np.integer]
 Indices = npt.NDArray[np.int32]
@@ -142,11 +143,7 @@ def evaluate_truth(
     truth.check_classes(names.names)
     pairs = truth.pair(files)
 
-    counter = _FolderCounter(
-        _TrueIds(truth, names, background=background),
-        _PredictedIds(prediction_labels, names, truth),
-        boundary=boundary,
-    )
+    counter = _counter(truth, prediction_labels, names, background=background, boundary=boundary)
     pictures = Pictures([BACKGROUND, *names], scored=slice(0 if background else 1, None))
     score_pairs(pairs.matched, counter, pictures, workers=workers, listener=listener, progress=progress)
 
@@ -171,6 +168,47 @@ def evaluate_truth(
     )
 
 
+def index_maps(
+    truth: GroundTruth,
+    key: str,
+    prediction: Path,
+    *,
+    prediction_labels: LabelMap,
+    requested: Sequence[str] = (),
+    background: bool = True,
+) -> tuple[Indices, Indices]:
+    """One picture as it is scored: of every pixel the true and the predicted class.
+
+    Args:
+        truth: The ground truth.
+        key: The picture's key in it.
+        prediction: Its predicted label image.
+        prediction_labels: As for `evaluate_truth`.
+        requested: Likewise.
+        background: Likewise.
+
+    Returns:
+        Two `(H, W)` int32 maps of indices of `Report.pictures.names`; `LEFT_OUT` where the truth does not count.
+
+    Raises:
+        LabelError: As `evaluate_truth`.
+        ImageError: Likewise.
+    """
+    names = _distinct(requested) or _distinct(prediction_labels.names)
+    counter = _counter(truth, prediction_labels, names, background=background, boundary=False)
+    return counter.maps((key, truth.files[key], prediction))
+
+
+def _counter(
+    truth: GroundTruth, prediction_labels: LabelMap, names: ClassList, *, background: bool, boundary: bool
+) -> _FolderCounter:
+    return _FolderCounter(
+        _TrueIds(truth, names, background=background),
+        _PredictedIds(prediction_labels, names, truth),
+        boundary=boundary,
+    )
+
+
 @dataclass
 class _FolderCounter:
     """Reads a pair of files, gives every id its matrix index and counts (see `PairCounter`)."""
@@ -182,6 +220,24 @@ class _FolderCounter:
     def count(self, pair: tuple[str, Path, Path]) -> PictureCounts:
         """Count the label maps of one picture: (key, ground truth, prediction)."""
         key, gt_path, prediction_path = pair
+        true, predicted = self._read(pair)
+        rows, columns, pixels = tally_pairs(true, predicted)
+        true_table = _indices(rows, pixels, gt_path, self.true)
+        predicted_table = _indices(columns, pixels, prediction_path, self.predicted)
+        picture = picture_of(key, true_table[rows], predicted_table[columns], pixels, ignore=LEFT_OUT)
+        if self.boundary:
+            picture = replace(picture, boundary=boundary_counts(true_table[true], predicted_table[predicted]))
+        return picture
+
+    def maps(self, pair: tuple[str, Path, Path]) -> tuple[Indices, Indices]:
+        """The matrix indices of one picture."""
+        true, predicted = self._read(pair)
+        rows, columns, pixels = tally_pairs(true, predicted)
+        true_table = _indices(rows, pixels, pair[1], self.true)
+        return true_table[true], _indices(columns, pixels, pair[2], self.predicted)[predicted]
+
+    def _read(self, pair: tuple[str, Path, Path]) -> tuple[Ids, Ids]:
+        key, gt_path, prediction_path = pair
         true = self.true.truth.read(key)
         predicted = read_compact_label(prediction_path, self.predicted.labels)
         if true.shape != predicted.shape:
@@ -189,13 +245,7 @@ class _FolderCounter:
                 f"The sizes differ: {gt_path} is {_size(true)}, {prediction_path} is {_size(predicted)}. "
                 "Predictions must have the size of the labels."
             )
-        rows, columns, pixels = tally_pairs(true, predicted)
-        true_table = _indices(rows, pixels, gt_path, self.true)
-        predicted_table = _indices(columns, pixels, prediction_path, self.predicted)
-        picture = picture_of(key, true_table[rows], predicted_table[columns], pixels, ignore=_LEFT_OUT)
-        if self.boundary:
-            picture = replace(picture, boundary=boundary_counts(true_table[true], predicted_table[predicted]))
-        return picture
+        return true, predicted
 
     def absorb(self, other: _FolderCounter) -> None:
         """Add the account of a copy that counted other pairs."""
@@ -235,7 +285,7 @@ class _TrueIds:
             place = self._places.get(class_key(name))
         if label in self.truth.ignore or (place is None and name is not None and is_void(name)):
             self.void += pixels
-            return _LEFT_OUT
+            return LEFT_OUT
         if name is None:
             raise LabelError(
                 f"{path} holds the id {label} ({pixels} pixels), which the label map does not name"
@@ -247,7 +297,7 @@ class _TrueIds:
             return place + 1
         if not is_background(name):
             self.other[name] += pixels
-        return _REST if self.background else _LEFT_OUT
+        return _REST if self.background else LEFT_OUT
 
     def absorb(self, other: _TrueIds) -> None:
         """Add what a copy of this side has met in other images."""

@@ -29,6 +29,10 @@ PICTURES_LISTED: Final = 1000
 CONFUSIONS_LISTED: Final = 15
 
 _ABSENT: Final = "–"
+_WORDS: Final = frozenset({"class", "picture", "what went wrong most", "true", "found as", "score"})
+"""Columns that do not hold numbers."""
+
+_NUMBER: Final = ' class="number"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,7 +262,7 @@ def _confusion(page: Page) -> Iterator[str]:
             )
     if rows:
         yield "<h3>The most frequent mistakes</h3>"
-        yield from _table("The most frequent mistakes", ["true", "found", "pixels", "of the true class"], rows)
+        yield from _table("The most frequent mistakes", ["true", "found as", "pixels", "of the true class"], rows)
     else:
         yield "<p>There is no mistake.</p>"
 
@@ -317,7 +321,7 @@ def _diagram(found: Reliability) -> str:
         'aria-label="Share of right pixels by score; its figures are in the table below" font-size="12" '
         'font-family="system-ui, sans-serif"><g style="fill:var(--ink)">'
         f'{ticks}<text x="{left + side / 2}" y="{top + side + 34}" text-anchor="middle">score</text>'
-        f'<text transform="translate(12 {top + side / 2}) rotate(-90)" text-anchor="middle">right</text></g>'
+        f'<text transform="translate(12 {top + side / 2 - 30}) rotate(-90)" text-anchor="middle">right</text></g>'
         f'<rect x="{left}" y="{top}" width="{side}" height="{side}" style="fill:none;stroke:var(--rule)"/>'
         f"{''.join(bars)}"
         f'<path d="M{left} {top + side}L{left + side} {top}" style="stroke:var(--ink)" stroke-dasharray="4 3"/></svg>'
@@ -407,7 +411,7 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
     """A table that can be sorted where scripts run, and scrolled by its own bar where it is too wide."""
     yield f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(title)}"><table class="sortable">'
     yield f'<caption class="unseen">{escape(title)}</caption><thead><tr>'
-    yield "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
+    yield "".join(f'<th scope="col"{"" if column in _WORDS else _NUMBER}>{escape(column)}</th>' for column in columns)
     yield "</tr></thead><tbody>"
     for cells in rows:
         yield f"<tr>{''.join(cells)}</tr>"
@@ -488,7 +492,7 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums;background:var(
 th,td{padding:.3rem .75rem;border-bottom:1px solid var(--rule);text-align:left;font-weight:400}
 thead th{font-weight:600;vertical-align:bottom;white-space:nowrap}
 tbody th{max-width:22rem;overflow-wrap:anywhere}
-td.number,thead th:not(:first-child){text-align:right;white-space:nowrap}
+td.number,th.number{text-align:right;white-space:nowrap}
 td.bar{min-width:7rem;background:linear-gradient(var(--bar),var(--bar)) left/var(--share) 100% no-repeat}
 thead button{font:inherit;font-weight:600;color:inherit;background:none;border:0;padding:0;cursor:pointer}
 thead button::after{content:" \\2195";color:var(--faint)}

@@ -88,7 +88,7 @@ def as_markdown(report: Report) -> str:
     lines += ["| figure | background | value | interval | how |", "|---|---|---:|---|---|"]
     for figure in report.figures:
         cells = (figure.title, figure.background, _figure(figure.value), shown_interval(figure), figure.convention)
-        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+        lines.append(f"| {' | '.join(map(cell, cells))} |")
     lines += ["", *(f"- background {name}: {meaning}" for name, meaning in meanings(report))]
     if report.warnings:
         lines += ["", *(f"- {cell(warning)}" for warning in report.warnings)]
