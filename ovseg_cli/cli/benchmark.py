@@ -186,7 +186,7 @@ def _contest(
     gt: Path | None,
     query: Query,
     label_map: Path | None,
-    ignore: int | None,
+    ignore: list[int] | None,
     output: Path,
 ) -> Contest:
     """What is compared on, of what was typed."""
@@ -245,7 +245,7 @@ def _measure(common: Common, store: Store, plan: BenchmarkPlan, timed: int) -> N
         for done, method in enumerate(wanted):
             bars.update(bar, done=done, text=f"timing {method} alone")
             recipe = plan.entries[method].recipe
-            speed = measure(recipe, lambda: common.load_models(plan.profile), pictures, texts=store)
+            speed = measure(recipe, pictures, device=common.device, store=store.path)
             speeds[method] = speed_record(plan, method, speed, timed)
             write_record(plan, speeds)
 

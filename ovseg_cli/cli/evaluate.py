@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,7 +30,6 @@ from ovseg_cli.errors import NoDefaultStoreError, NoInputError, OvsegError, Usag
 from ovseg_cli.figures import figure_beside
 
 if TYPE_CHECKING:
-    from ovseg_cli.evaluation.datasets import OpenDataset
     from ovseg_cli.evaluation.report import Report
     from ovseg_cli.evaluation.truth import GroundTruth
     from ovseg_cli.runs.evaluate import Predictions
@@ -37,6 +38,7 @@ EXIT_BELOW = 4
 _FORMS = ("", ".json", ".csv", ".md")
 _OF_LABEL_MAPS = ("--classes", "--background", "--no-background")  # say which of the label maps' classes count
 _MOST_NAMED = 3
+WHERE_IT_FAILS = "Where it fails"
 
 
 def register(app: typer.Typer) -> None:
@@ -96,6 +98,42 @@ def evaluate(
             "--output", "-o", metavar="FILE", help="Write the report: .json, .csv or .md.", show_default=False
         ),
     ] = None,
+    report_page: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            rich_help_panel=WHERE_IT_FAILS,
+            help="Write one page (.html) with all figures, the confusion matrix and the worst pictures.",
+            show_default=False,
+        ),
+    ] = None,
+    worst: Annotated[
+        int,
+        typer.Option(
+            "--worst", min=0, max=200, metavar="N", rich_help_panel=WHERE_IT_FAILS, help="Pictures that it shows."
+        ),
+    ] = 12,
+    per_picture: Annotated[
+        Path | None,
+        typer.Option(
+            "--per-picture",
+            metavar="FILE",
+            rich_help_panel=WHERE_IT_FAILS,
+            help="Write the figures of every picture: .csv or .jsonl.",
+            show_default=False,
+        ),
+    ] = None,
+    confusion: Annotated[
+        Path | None,
+        typer.Option(
+            "--confusion",
+            metavar="FILE",
+            rich_help_panel=WHERE_IT_FAILS,
+            help="Write the confusion matrix: .csv in pixels, or a picture as .svg.",
+            show_default=False,
+        ),
+    ] = None,
     fail_under: Annotated[
         float | None,
         typer.Option(
@@ -116,45 +154,61 @@ def evaluate(
     Exit code 3: some labelled pictures have no prediction; 4: --fail-under.
     """
     from ovseg_cli.runs.evaluate import in_dataset, predictions_in
+    from ovseg_cli.runs.pages import write_confusion, write_page, write_pictures
 
     if output is not None and output.suffix.lower() not in _FORMS:
         raise UsageError(f"A report is written as .json, .csv or .md, and {str(output)!r} is none of them.")
+    _check_suffix("--report", report_page, ".html", ".htm")
+    _check_suffix("--per-picture", per_picture, ".csv", ".jsonl")
+    _check_suffix("--confusion", confusion, ".csv", ".svg")
 
     if pred is not None and images is not None:
         raise UsageError("--pred and --images exclude each other: name label maps, or pictures to segment.")
     truth, opened = ground_truth(gt, dataset, root, split, gt_suffix, label_map, ignore)
     names, background = query.classes, query.background
     run_id = None
-    if images is not None:
-        if pred_suffix:
-            raise UsageError(
-                "--pred-suffix is for label maps that are there already (--pred); with --images, none are."
-            )
-        report = _score_images(common, images, truth, opened, query, image_classes)
-    else:
-        beside = [flag for flag in query.given if flag not in _OF_LABEL_MAPS]
-        if beside or image_classes is not None:
-            raise UsageError(
-                f"{', '.join([*beside, *([] if image_classes is None else ['--image-classes'])])} would change how "
-                "pictures are segmented, and these label maps are there already: name the pictures with --images."
-            )
-        if pred is not None:
-            found = predictions_in(
-                pred,
-                label_map=label_map,
-                classes=names,
-                background=background,
-                usual=None if opened is None else opened.indices,
-                ending=pred_suffix,
-            )
+    with ExitStack() as kept:  # label maps that are made here last until all is written of them
+        if images is not None:
+            if pred_suffix:
+                raise UsageError(
+                    "--pred-suffix is for label maps that are there already (--pred); with --images, none are."
+                )
+            scratch = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="ovseg-eval-")))
+            found = _segment_images(common, images, truth, query, image_classes, scratch / "ovseg-out")
         else:
-            found = replace(_last_run(common, names, background), ending=pred_suffix)
-        run_id = found.run_id
-        report = _score(common, found if opened is None else in_dataset(found, opened, background=background), truth)
+            beside = [flag for flag in query.given if flag not in _OF_LABEL_MAPS]
+            if beside or image_classes is not None:
+                raise UsageError(
+                    f"{', '.join([*beside, *([] if image_classes is None else ['--image-classes'])])} would change how "
+                    "pictures are segmented, and these label maps are there already: name the pictures with --images."
+                )
+            if pred is not None:
+                found = predictions_in(
+                    pred,
+                    label_map=label_map,
+                    classes=names,
+                    background=background,
+                    usual=None if opened is None else opened.indices,
+                    ending=pred_suffix,
+                )
+            else:
+                found = replace(_last_run(common, names, background), ending=pred_suffix)
+            run_id = found.run_id
+        if opened is not None:
+            found = in_dataset(found, opened, background=background)
+        report = _score(common, found, truth)
+        if report_page is not None:
+            pictures = None if opened is None else dict(opened.images)
+            write_page(report_page, report, found, truth, pictures=pictures, worst=worst)
     data = report.to_dict()
     if output is not None:
         _write(report, output)
-    common.out.result(data, human=lambda: show_report(common, report, output), quiet=[_figure(report.miou)])
+    if per_picture is not None:
+        write_pictures(per_picture, report)
+    if confusion is not None:
+        write_confusion(confusion, report)
+    files = [file for file in (output, report_page, per_picture, confusion) if file is not None]
+    common.out.result(data, human=lambda: show_report(common, report, files), quiet=[_figure(report.miou)])
     for warning in report.warnings:
         common.out.warning(warning)
     _record(common, run_id, data)
@@ -173,6 +227,11 @@ def evaluate(
             f"are those of the other {report.images}. Segment the missing ones too, or score the others' labels alone."
         )
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _check_suffix(option: str, file: Path | None, *known: str) -> None:
+    if file is not None and file.suffix.lower() not in known:
+        raise UsageError(f"{option} writes {' or '.join(known)}, and {str(file)!r} is none of them.")
 
 
 def _write(report: Report, target: Path) -> None:
@@ -218,48 +277,38 @@ def _score(common: Common, predictions: Predictions, truth: GroundTruth) -> Repo
         )
 
 
-def _score_images(
-    common: Common,
-    images: Path,
-    truth: GroundTruth,
-    opened: OpenDataset | None,
-    query: Query,
-    image_classes: Path | None,
-) -> Report:
-    """Segment into a folder that is thrown away, then score."""
+def _segment_images(
+    common: Common, images: Path, truth: GroundTruth, query: Query, image_classes: Path | None, output: Path
+) -> Predictions:
+    """Segment into a folder."""
     from ovseg_cli.files.image_classes import read_image_classes
-    from ovseg_cli.runs.evaluate import check_ground_truth, in_dataset, predictions_in
+    from ovseg_cli.runs.evaluate import check_ground_truth, predictions_in
     from ovseg_cli.runs.folder import plan_folder
     from ovseg_cli.runs.plan import find_images
 
     shown = None if image_classes is None else read_image_classes(image_classes)
-    with tempfile.TemporaryDirectory(prefix="ovseg-eval-") as scratch:
-        output = Path(scratch) / "ovseg-out"
-        found = find_images([str(images)], output)  # complains now, not after a store is made
-        with common.store_for_planning() as store:
-            planned = plan_folder(
-                store,
-                [str(images)],
-                output,
-                images=found,
-                classes=query.classes,
-                method=query.method,
-                options=query.options,
-                image_classes=shown,
-                precision=common.precision,
-            )
-        for note in (*query.notes, *planned.notes):
-            common.out.note(note)
-        keys = [str(item.image.key) for item in planned.plan.items]
-        check_ground_truth(truth, keys, planned.recipe.classes)
-        with common.open_store() as store:
-            summary = run_with_progress(common, store, planned, recorded=False)
-        if summary.failed and not summary.done:
-            raise NoInputError(f"None of the pictures in {images} could be read.")
-        found_maps = predictions_in(output)
-        if opened is not None:
-            found_maps = in_dataset(found_maps, opened, background=query.background)
-        return _score(common, found_maps, truth)
+    found = find_images([str(images)], output)  # complains now, not after a store is made
+    with common.store_for_planning() as store:
+        planned = plan_folder(
+            store,
+            [str(images)],
+            output,
+            images=found,
+            classes=query.classes,
+            method=query.method,
+            options=query.options,
+            image_classes=shown,
+            precision=common.precision,
+        )
+    for note in (*query.notes, *planned.notes):
+        common.out.note(note)
+    keys = [str(item.image.key) for item in planned.plan.items]
+    check_ground_truth(truth, keys, planned.recipe.classes)
+    with common.open_store() as store:
+        summary = run_with_progress(common, store, planned, recorded=False)
+    if summary.failed and not summary.done:
+        raise NoInputError(f"None of the pictures in {images} could be read.")
+    return predictions_in(output)
 
 
 def _record(common: Common, run_id: str | None, data: dict[str, Any]) -> None:
@@ -275,7 +324,7 @@ def _record(common: Common, run_id: str | None, data: dict[str, Any]) -> None:
         common.out.warning(f"the evaluation was not recorded: {error}")
 
 
-def show_report(common: Common, report: Report, written: Path | None = None) -> None:
+def show_report(common: Common, report: Report, written: Sequence[Path] = ()) -> None:
     """The table of classes, then the figures over all of them and how they are computed."""
     from ovseg_cli.names import listed, short_name
 
@@ -293,8 +342,8 @@ def show_report(common: Common, report: Report, written: Path | None = None) -> 
         others = [f"{short_name(other.name)} {percent(other.share)}" for other in report.unasked]
         fate = "count as background" if report.background else "are ignored"
         out.line(f"Not asked for, so they {fate}: {listed(others, most=_MOST_NAMED)}.")
-    if written is not None:
-        out.line("report  ", str(written), copyable=True)
+    for file in written:
+        out.line("report  ", str(file), copyable=True)
 
 
 def _figure(value: float | None) -> str:

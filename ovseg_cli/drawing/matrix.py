@@ -15,7 +15,7 @@ _FIGURES_UP_TO = 24  # classes, for figures in the squares
 _LETTER = 0.58  # width of a letter, in heights
 _LONGEST = 28  # letters of a name
 
-NOTE = "Each row is a true class and adds up to 100 %. The darker a square, the larger its share, by the square root."
+NOTE = "Each row is a true class and adds up to 100 %. The stronger a square, the larger its share, by the square root."
 """How the picture is read."""
 
 
@@ -44,7 +44,9 @@ def matrix_svg(names: Sequence[str], counts: npt.NDArray[np.int64], *, title: st
     size = 12 if number <= _FIGURES_UP_TO else 10
     shown = [name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…" for name in names]
     margin = round(max(4, *map(len, shown)) * size * _LETTER) + 30
-    side = margin + number * cell + 8
+    many = number > _FIGURES_UP_TO
+    end = margin + number * cell
+    side = end + (margin if many else 8)
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {side} {side}" width="{side}" height="{side}" '
         f'role="img" aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="{size}">',
@@ -65,6 +67,12 @@ def matrix_svg(names: Sequence[str], counts: npt.NDArray[np.int64], *, title: st
             f'<text x="{margin - 5}" y="{middle + size * 0.35:.1f}" text-anchor="end">{escape(name)}</text>'
             f'<text transform="translate({middle + size * 0.35:.1f} {margin - 5}) rotate(-90)">{escape(name)}</text>'
         )
+        if many:  # the names stand on all sides, as not all of it is seen at once
+            lines.append(
+                f'<text x="{end + 5}" y="{middle + size * 0.35:.1f}">{escape(name)}</text>'
+                f'<text transform="translate({middle + size * 0.35:.1f} {end + 5}) rotate(-90)" text-anchor="end">'
+                f"{escape(name)}</text>"
+            )
     lines.append("</g>")
     if number <= _FIGURES_UP_TO:
         lines += _figures(shares, cell, margin)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ovseg_cli.evaluation.comparison import GROUPS_BY
 from ovseg_cli.evaluation.tables import cell
 from ovseg_cli.methods.results import Published
 
@@ -220,12 +221,13 @@ def _legend(table: Table) -> list[str]:
     told = []
     if any(row.interval is not None for row in table.rows):
         told.append(
-            "95 % in: bootstrap over pictures. Methods that share a letter in group cannot be told apart by these "
-            "pictures."
+            "95 % in: bootstrap over pictures. group: methods that share a letter cannot be told apart by these pictures. "
+            + GROUPS_BY
         )
     if any(row.seconds is not None for row in table.rows):
         told.append(
-            "s/picture and memory: the method alone, measured when the benchmark was run; memory with its networks."
+            "s/picture and memory: the method alone in a process of its own, measured when the benchmark was run; memory "
+            "with networks and libraries."
         )
     told.append(
         "kind: what a method has learned segments from. Rows of several kinds do not compete. "
@@ -245,9 +247,26 @@ def _weights(table: Table) -> list[str]:
 
 
 def _settings(row: Row) -> str:
-    """What a method was run with, short: names and values of what is not nested, and the digest of everything."""
-    flat = {name: value for name, value in row.settings.items() if isinstance(value, str | int | float | bool | list)}
-    parts = [f"{name} {_text(value)}" for name, value in sorted(flat.items())]
+    """What a method was run with, short; everything is in the JSON, and decides the digest."""
+    parts = []
+    for part in ("inference", "dense"):
+        values = row.settings.get(part)
+        if not isinstance(values, Mapping):
+            continue
+        windows = [f"{size}/{stride}" for size, stride in values.get("windows", ())]
+        windows += ["whole"] if values.get("whole_image") else []
+        told = [f"short side {values.get('short_side')}", f"windows {' '.join(windows)}"]
+        if part == "dense":
+            told = [f"words by {values['method']}"] if row.settings.get("hybrid") else []
+            told += [f"short side {values.get('short_side')}", f"windows {' '.join(windows)}"]
+            told += [f"templates {row.settings.get('templates') or values.get('templates')}"]
+            told += [f"logit scale {values.get('logit_scale'):g}"]
+        parts += told
+    parts += [f"refine {row.settings.get('refine')}"]
+    if row.settings.get("threshold") is not None:
+        parts += [f"threshold {row.settings['threshold']}"]
+    if row.settings.get("prefilter"):
+        parts += ["pre-filter"]
     return ", ".join([*parts, f"digest {row.digest[:12]}"])
 
 

@@ -491,7 +491,7 @@ nav ul{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;padding:0;list-style:none}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;background:var(--card)}
 th,td{padding:.3rem .75rem;border-bottom:1px solid var(--rule);text-align:left;font-weight:400}
 thead th{font-weight:600;vertical-align:bottom;white-space:nowrap}
-tbody th{max-width:22rem;overflow-wrap:anywhere}
+tbody th{min-width:7rem;max-width:22rem;overflow-wrap:anywhere}
 td.number,th.number{text-align:right;white-space:nowrap}
 td.bar{min-width:7rem;background:linear-gradient(var(--bar),var(--bar)) left/var(--share) 100% no-repeat}
 thead button{font:inherit;font-weight:600;color:inherit;background:none;border:0;padding:0;cursor:pointer}

@@ -72,10 +72,11 @@ def page_of(
     figures = sorted(figures_of(pictures), key=_how_bad)
     rows = [_row(one) for one in figures]
     found = reliability(_regions(pictures, scores))
+    own = report.figures[0].background
     return Page(
         title=title,
         summary=summary,
-        headlines=[_headline(figure) for figure in _told(report)],
+        headlines=[_headline(figure, own=figure.background == own) for figure in _told(report)],
         classes=[
             ClassRow(
                 name=score.name,
@@ -114,10 +115,10 @@ def _told(report: Report) -> list[Figure]:
     return [*first, *(figure for figure in report.figures if figure.background != own and figure.key == "miou")]
 
 
-def _headline(figure: Figure) -> Headline:
+def _headline(figure: Figure, *, own: bool) -> Headline:
     interval = None if figure.interval is None else (figure.interval.low, figure.interval.high)
     return Headline(
-        name=figure.title,
+        name=figure.title if own else f"{figure.title}, background {figure.background}",
         value=figure.value,
         interval=interval,
         convention=f"{figure.convention}; background {figure.background}",

@@ -24,6 +24,8 @@ from ovseg_cli.errors import (
     UsageError,
     WeightsError,
 )
+from ovseg_cli.evaluation.bootstrap import with_intervals
+from ovseg_cli.evaluation.comparison import groups
 from ovseg_cli.evaluation.league import FORMS, Row, Table
 from ovseg_cli.files.discovery import InputImage, picture_id
 from ovseg_cli.files.layout import MASK_FOLDER
@@ -64,7 +66,7 @@ class Contest:
         truth: The ground truth of these.
         classes: What is looked for, and scored.
         background: Whether the background counts.
-        dataset: Whose published figures and settings fit; None for pictures of the user's own.
+        opened: The data set that these are of; None for pictures of the user's own.
         synonyms: More words for some classes.
         background_words: Words for what is none of them; empty for the methods' own.
         subset: (pictures, of how many, seed) where only some are taken.
@@ -77,11 +79,16 @@ class Contest:
     truth: GroundTruth
     classes: tuple[str, ...]
     background: bool
-    dataset: str | None = None
+    opened: OpenDataset | None = None
     synonyms: tuple[tuple[str, tuple[str, ...]], ...] = ()
     background_words: tuple[str, ...] = ()
     subset: tuple[int, int, int] | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def dataset(self) -> str | None:
+        """Whose published figures and settings fit; None for pictures of the user's own."""
+        return None if self.opened is None else self.opened.dataset.name
 
     @property
     def published_of(self) -> str:
@@ -122,7 +129,7 @@ def contest_of_dataset(opened: OpenDataset) -> Contest:
         truth=_only(opened.truth, images),
         classes=opened.classes,
         background=opened.background,
-        dataset=opened.dataset.name,
+        opened=opened,
         synonyms=tuple(opened.synonyms.items()),
         background_words=opened.background_words if opened.background else (),
         notes=opened.notes,
@@ -429,10 +436,9 @@ def score_all(
 
     Raises:
         NoInputError: There is no picture that could be read.
-        LabelError: As `evaluate_truth`.
+        LabelError: As `ovseg_cli.evaluation.folder.evaluate_truth`.
     """
-    from ovseg_cli.evaluation.folder import evaluate_truth
-    from ovseg_cli.files.labels import LabelMap
+    from ovseg_cli.runs.evaluate import evaluate, in_dataset, predictions_in
 
     contest = plan.contest
     done = {method: _done(plan.output / method, contest.images) for method in plan.entries}
@@ -452,14 +458,10 @@ def score_all(
             if progress is not None:
                 progress(method, count, total)
 
-        reports[method] = evaluate_truth(
-            _only(contest.truth, own),
-            plan.output / method / MASK_FOLDER,
-            prediction_labels=LabelMap.from_classes(contest.classes),
-            requested=contest.classes,
-            background=contest.background,
-            progress=tell,
-        )
+        found = predictions_in(plan.output / method)
+        if contest.opened is not None:
+            found = in_dataset(found, contest.opened)
+        reports[method] = evaluate(found, _only(contest.truth, own), progress=tell)
     return reports, failed, unread
 
 
@@ -580,8 +582,14 @@ def write_table(table: Table, output: Path) -> list[Path]:
 def _distinguished(
     reports: Mapping[str, Report],
 ) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
-    """Intervals, and letters of methods that cannot be told apart."""
-    return {}, {}
+    """Intervals of mIoU, and letters of methods that cannot be told apart."""
+    intervals = {}
+    for method, report in reports.items():
+        found = with_intervals(report).figure("miou").interval
+        if found is not None:
+            intervals[method] = (found.low, found.high)
+    runs = {method: report.pictures for method, report in reports.items() if report.pictures is not None}
+    return intervals, groups(runs) if len(runs) > 1 and intervals else {}
 
 
 def _remark(report: Report, failed: int, why: str) -> str:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import gc
+import multiprocessing
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovseg_cli.errors import ImageError
+from ovseg_cli.errors import ImageError, MethodError, StoreError
 from ovseg_cli.files.images import open_image
 
 if TYPE_CHECKING:
-    from ovseg_cli.models import Models
     from ovseg_cli.segmentation.recipe import Recipe
-    from ovseg_cli.text.embedding import TextCache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +27,8 @@ class Speed:
     Attributes:
         seconds: Of each picture, after one more that came first and is not timed; empty where the method could do with
             none of them.
-        memory: Bytes: on a GPU the most that tensors took, networks included; on a CPU how far the process grew at
-            most, from before the networks were loaded. None where the system does not say.
+        memory: Bytes: on a GPU the most that tensors took, networks included; on a CPU the largest size of a process
+            that does nothing else. None where the system does not say.
         device: Where.
         precision: In what.
         threads: Of the processor, for torch.
@@ -57,24 +58,47 @@ class Speed:
             return None
 
 
-def measure(
-    recipe: Recipe, load_models: Callable[[], Models], pictures: Sequence[Path], *, texts: TextCache | None = None
-) -> Speed:
-    """Load what a method needs, and time it picture by picture.
+def measure(recipe: Recipe, pictures: Sequence[Path], *, device: str, store: Path) -> Speed:
+    """Time a method picture by picture, in a process of its own: what others leave in memory would count as its own.
 
     Args:
         recipe: What it does.
-        load_models: Gives models of which nothing is loaded yet, so that the memory is this method's alone.
         pictures: Which; the first is seen twice, once for nothing.
-        texts: Where embeddings of words are kept.
+        device: As typed.
+        store: Where embeddings of words are kept.
+
+    Raises:
+        MethodError: The process ended without an answer.
     """
+    with ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_the_parent
+    ) as pool:
+        try:
+            return pool.submit(measure_here, recipe, list(pictures), device, store).result()
+        except BrokenProcessPool as error:
+            raise MethodError(
+                f"The process that timed {recipe.method} ended without an answer; there may be too little memory. "
+                "Leave timing out with --timed 0."
+            ) from error
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def measure_here(recipe: Recipe, pictures: Sequence[Path], device: str, store: Path) -> Speed:
+    """Time a method in this process, whose memory is taken for the method's."""
     import torch
 
+    from ovseg_cli.models import load_models
     from ovseg_cli.segmentation.segmenter import Segmenter
+    from ovseg_cli.store import Store
 
-    gc.collect()
-    models = load_models()
-    memory = _Memory(models.device)
+    models = load_models(recipe.profile, device=device, precision=recipe.precision)
+    try:
+        texts: Store | None = Store.open(store, create=False)
+    except StoreError:
+        texts = None  # words are read anew then
     segmenter = Segmenter.by_recipe(models, recipe, texts=texts)
     seconds: list[float] = []
     warm = False
@@ -88,59 +112,28 @@ def measure(
             seconds.append(time.perf_counter() - started)
         except ImageError:
             continue
-    speed = Speed(
+    if texts is not None:
+        texts.close()
+    return Speed(
         seconds=tuple(seconds),
-        memory=memory.grown() if seconds else None,
+        memory=_memory(models.device) if seconds else None,
         device=models.device,
         precision=str(models.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
     )
-    del segmenter, models
-    gc.collect()
-    if speed.device.startswith("cuda"):
-        torch.cuda.empty_cache()
-    return speed
 
 
-class _Memory:
-    """How much more memory there is in use at most than when this was made."""
+def _memory(device: str) -> int | None:
+    """The most memory that was used so far."""
+    if device.startswith("cuda"):
+        import torch
 
-    def __init__(self, device: str) -> None:
-        self._device = device
-        if device.startswith("cuda"):
-            import torch
-
-            torch.cuda.reset_peak_memory_stats(device)
-            self._before: int | None = torch.cuda.memory_allocated(device)
-        else:
-            self._before = _begin_peak() if device == "cpu" else None
-
-    def grown(self) -> int | None:
-        """Bytes; None where the system does not say."""
-        if self._before is None:
-            return None
-        if self._device.startswith("cuda"):
-            import torch
-
-            return int(torch.cuda.max_memory_allocated(self._device)) - self._before
-        peak = _status("VmHWM")
-        return None if peak is None else max(0, peak - self._before)
-
-
-def _begin_peak() -> int | None:
-    """Let the kernel forget the largest size that this process had (Linux); its size now, None where that cannot be."""
-    if not sys.platform.startswith("linux"):
-        return None
+        return int(torch.cuda.max_memory_allocated(device))
     try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
+        import resource
+    except ImportError:  # Windows
         return None
-    return _status("VmRSS")
-
-
-def _status(name: str) -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
+    if device != "cpu":
         return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
