@@ -26,11 +26,11 @@ from ovseg_cli.cli.options import (
 )
 from ovseg_cli.cli.output import Milestones, amount, short_path, table
 from ovseg_cli.errors import UsageError
-from ovseg_cli.names import listed_names
+from ovseg_cli.names import listed, listed_names
 
 if TYPE_CHECKING:
     from ovseg_cli.evaluation.league import Table
-    from ovseg_cli.runs.benchmark import BenchmarkPlan, Contest
+    from ovseg_cli.runs.benchmark import BenchmarkPlan, Contest, Scores
     from ovseg_cli.runs.segment import Step
     from ovseg_cli.store import Store
 
@@ -160,20 +160,18 @@ def benchmark(
         for method, why in plan.left_out.items():
             common.out.note(f"{method} is left out: {why}")
         _measure(common, store, plan, timed)
-        done = _run(common, store, plan, batch)
-        reports, failed, unread = _score(common, plan)
-        made = make_table(
-            plan, reports, failed, unread, kinds=kinds_of(store, contest, list(plan.entries)), broken=done
-        )
+        broken = run_with_bars(common, store, plan, batch)
+        scores = score_with_bars(common, plan)
+        made = make_table(plan, scores, kinds=kinds_of(store, contest, list(plan.entries)), broken=broken)
     files = write_table(made, output)
     common.out.result(
         {"files": [str(file) for file in files], "table": _as_data(made)},
-        human=lambda: _show(common, made, files[0]),
+        human=lambda: show_table(common, made, files[0]),
         quiet=[files[0]],
     )
-    if unread:
-        common.out.warning(f"{amount(len(unread), 'picture')} could not be read: {listed_names(unread)}")
-    if unread or done:
+    if scores.unread:
+        common.out.warning(f"{amount(len(scores.unread), 'picture')} could not be read: {listed(scores.unread)}")
+    if scores.unread or broken:
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
@@ -250,7 +248,7 @@ def _measure(common: Common, store: Store, plan: BenchmarkPlan, timed: int) -> N
             write_record(plan, speeds)
 
 
-def _run(common: Common, store: Store, plan: BenchmarkPlan, batch: int | None) -> dict[str, str]:
+def run_with_bars(common: Common, store: Store, plan: BenchmarkPlan, batch: int | None) -> dict[str, str]:
     """Segment by every method; those that could not go on, and why."""
     from ovseg_cli.runs.benchmark import run_benchmark
 
@@ -284,7 +282,8 @@ def _run(common: Common, store: Store, plan: BenchmarkPlan, batch: int | None) -
     return dict(came.broken)
 
 
-def _score(common: Common, plan: BenchmarkPlan) -> Any:
+def score_with_bars(common: Common, plan: BenchmarkPlan) -> Scores:
+    """Score every method with a progress bar."""
     from ovseg_cli.runs.benchmark import score_all
 
     with common.out.progress() as bars:
@@ -303,7 +302,7 @@ def _as_data(made: Table) -> Any:
     return json.loads(as_json(made))
 
 
-def _show(common: Common, made: Table, file: Path) -> None:
+def show_table(common: Common, made: Table, file: Path | None) -> None:
     """The table's main columns."""
     out = common.out
     rows = []
@@ -336,7 +335,10 @@ def _show(common: Common, made: Table, file: Path) -> None:
     for row in made.sorted():
         if row.remark:
             out.line(f"{row.method}: {row.remark}")
-    out.line("table   ", short_path(file), copyable=True)
+    for method, why in made.left_out.items():
+        out.line(f"{method} is left out: {why}")
+    if file is not None:
+        out.line("table   ", short_path(file), copyable=True)
 
 
 def _show_plan(common: Common, plan: BenchmarkPlan, missing: tuple[str, ...]) -> None:

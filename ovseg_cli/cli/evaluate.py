@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ import typer
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.folder import EXIT_SOME_FAILED, run_with_progress
 from ovseg_cli.cli.options import (
+    BatchOpt,
     DatasetOpt,
     GtSuffixOpt,
     IgnoreOpt,
@@ -30,12 +31,14 @@ from ovseg_cli.errors import NoDefaultStoreError, NoInputError, OvsegError, Usag
 from ovseg_cli.figures import figure_beside
 
 if TYPE_CHECKING:
+    from ovseg_cli.evaluation.datasets import OpenDataset
     from ovseg_cli.evaluation.report import Report
     from ovseg_cli.evaluation.truth import GroundTruth
     from ovseg_cli.runs.evaluate import Predictions
 
 EXIT_BELOW = 4
 _FORMS = ("", ".json", ".csv", ".md")
+_FORMS_OF_TABLES = (*_FORMS, ".tex")
 _OF_LABEL_MAPS = ("--classes", "--background", "--no-background")  # say which of the label maps' classes count
 _MOST_NAMED = 3
 WHERE_IT_FAILS = "Where it fails"
@@ -134,6 +137,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    batch: BatchOpt = None,
     fail_under: Annotated[
         float | None,
         typer.Option(
@@ -149,89 +153,203 @@ def evaluate(
     """Score label maps against ground truth.
 
     Gives IoU per class, mIoU and pixel accuracy. Without --pred and --images, the last run is scored.
-    With --images, the options of ovseg segment say how pictures are segmented.
+    With --images, the options of ovseg segment say how pictures are segmented; --method may name several.
     Ground truth and label maps are paired by file name and their ids by class name.
     Exit code 3: some labelled pictures have no prediction; 4: --fail-under.
     """
-    from ovseg_cli.runs.evaluate import in_dataset, predictions_in
-    from ovseg_cli.runs.pages import write_confusion, write_page, write_pictures
+    from ovseg_cli.runs.evaluate import in_dataset
 
-    if output is not None and output.suffix.lower() not in _FORMS:
-        raise UsageError(f"A report is written as .json, .csv or .md, and {str(output)!r} is none of them.")
-    _check_suffix("--report", report_page, ".html", ".htm")
-    _check_suffix("--per-picture", per_picture, ".csv", ".jsonl")
-    _check_suffix("--confusion", confusion, ".csv", ".svg")
-
+    files = _Files(output, report_page, per_picture, confusion, worst)
+    files.check(query)
     if pred is not None and images is not None:
         raise UsageError("--pred and --images exclude each other: name label maps, or pictures to segment.")
+    if images is not None and pred_suffix:
+        raise UsageError("--pred-suffix is for label maps that are there already (--pred); with --images, none are.")
+    if images is None and len(query.methods) > 1:
+        raise UsageError("Several methods are for pictures to segment: name these with --images.")
     truth, opened = ground_truth(gt, dataset, root, split, gt_suffix, label_map, ignore)
-    names, background = query.classes, query.background
-    run_id = None
+    if images is not None and len(query.methods) > 1:
+        reports = _score_methods(common, images, truth, opened, query, image_classes, output, batch)
+        for method, report in reports.items():
+            _check_figure(common, report, fail_under, f"{method}: ")
+        _check_missing(common, next(iter(reports.values())))
+        return
     with ExitStack() as kept:  # label maps that are made here last until all is written of them
         if images is not None:
-            if pred_suffix:
-                raise UsageError(
-                    "--pred-suffix is for label maps that are there already (--pred); with --images, none are."
-                )
             scratch = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="ovseg-eval-")))
-            found = _segment_images(common, images, truth, query, image_classes, scratch / "ovseg-out")
+            found = _segment_images(common, images, truth, query, image_classes, scratch / "ovseg-out", batch)
         else:
-            beside = [flag for flag in query.given if flag not in _OF_LABEL_MAPS]
-            if beside or image_classes is not None:
-                raise UsageError(
-                    f"{', '.join([*beside, *([] if image_classes is None else ['--image-classes'])])} would change how "
-                    "pictures are segmented, and these label maps are there already: name the pictures with --images."
-                )
-            if pred is not None:
-                found = predictions_in(
-                    pred,
-                    label_map=label_map,
-                    classes=names,
-                    background=background,
-                    usual=None if opened is None else opened.indices,
-                    ending=pred_suffix,
-                )
-            else:
-                found = replace(_last_run(common, names, background), ending=pred_suffix)
-            run_id = found.run_id
+            found = _label_maps(common, pred, label_map, opened, query, image_classes, pred_suffix)
         if opened is not None:
-            found = in_dataset(found, opened, background=background)
+            found = in_dataset(found, opened, background=query.background)
         report = _score(common, found, truth)
-        if report_page is not None:
-            pictures = None if opened is None else dict(opened.images)
-            write_page(report_page, report, found, truth, pictures=pictures, worst=worst)
+        files.write(report, found, truth, opened)
     data = report.to_dict()
-    if output is not None:
-        _write(report, output)
-    if per_picture is not None:
-        write_pictures(per_picture, report)
-    if confusion is not None:
-        write_confusion(confusion, report)
-    files = [file for file in (output, report_page, per_picture, confusion) if file is not None]
-    common.out.result(data, human=lambda: show_report(common, report, files), quiet=[_figure(report.miou)])
+    common.out.result(data, human=lambda: show_report(common, report, files.named), quiet=[_figure(report.miou)])
     for warning in report.warnings:
         common.out.warning(warning)
-    _record(common, run_id, data)
+    _record(common, found.run_id, data)
+    _check_figure(common, report, fail_under)
+    _check_missing(common, report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What is to be written besides what is shown."""
+
+    output: Path | None
+    page: Path | None
+    per_picture: Path | None
+    confusion: Path | None
+    worst: int
+
+    @property
+    def named(self) -> list[Path]:
+        """Those that are wanted."""
+        return [file for file in (self.output, self.page, self.per_picture, self.confusion) if file is not None]
+
+    def check(self, query: Query) -> None:
+        """Refuse names whose ending says no form, and what there is of one method alone."""
+        several = len(query.methods) > 1
+        forms = _FORMS_OF_TABLES if several else _FORMS
+        if self.output is not None and self.output.suffix.lower() not in forms:
+            endings = ".json, .csv, .md or .tex" if several else ".json, .csv or .md"
+            raise UsageError(f"A report is written as {endings}, and {str(self.output)!r} is none of them.")
+        for option, file, known in (
+            ("--report", self.page, (".html", ".htm")),
+            ("--per-picture", self.per_picture, (".csv", ".jsonl")),
+            ("--confusion", self.confusion, (".csv", ".svg")),
+        ):
+            if file is not None and several:
+                raise UsageError(f"{option} is of one method, and there are {len(query.methods)}. Name one of them.")
+            if file is not None and file.suffix.lower() not in known:
+                raise UsageError(f"{option} writes {' or '.join(known)}, and {str(file)!r} is none of them.")
+
+    def write(self, report: Report, found: Predictions, truth: GroundTruth, opened: OpenDataset | None) -> None:
+        """Write them, while the label maps are there."""
+        from ovseg_cli.runs.pages import write_confusion, write_page, write_pictures
+
+        if self.output is not None:
+            _write(report, self.output)
+        if self.page is not None:
+            pictures = None if opened is None else dict(opened.images)
+            write_page(self.page, report, found, truth, pictures=pictures, worst=self.worst)
+        if self.per_picture is not None:
+            write_pictures(self.per_picture, report)
+        if self.confusion is not None:
+            write_confusion(self.confusion, report)
+
+
+def _check_figure(common: Common, report: Report, fail_under: float | None, whose: str = "") -> None:
+    """End with an exit code of its own where the mIoU is too low, or cannot be told for pictures that are missing."""
     if fail_under is not None and report.missing:
         count = len(report.missing)
         common.out.error(f"{amount(count, 'labelled picture')} without a prediction, so --fail-under cannot be met")
         raise typer.Exit(EXIT_BELOW)
     if fail_under is not None and (report.miou is None or report.miou < fail_under):
         figure, limit = ("–", f"{fail_under:g}") if report.miou is None else figure_beside(report.miou, fail_under)
-        common.out.error(f"the mIoU {figure} is below --fail-under {limit}")
+        common.out.error(f"{whose}the mIoU {figure} is below --fail-under {limit}")
         raise typer.Exit(EXIT_BELOW)
-    if report.missing:
-        count = len(report.missing)
-        common.out.error(
-            f"{count} of {report.images + count} labelled pictures have no prediction and are left out, so the figures "
-            f"are those of the other {report.images}. Segment the missing ones too, or score the others' labels alone."
+
+
+def _check_missing(common: Common, report: Report) -> None:
+    """End with an exit code of its own where labelled pictures were not scored."""
+    if not report.missing:
+        return
+    count = len(report.missing)
+    common.out.error(
+        f"{count} of {report.images + count} labelled pictures have no prediction and are left out, so the figures "
+        f"are those of the other {report.images}. Segment the missing ones too, or score the others' labels alone."
+    )
+    raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _label_maps(
+    common: Common,
+    pred: Path | None,
+    label_map: Path | None,
+    opened: OpenDataset | None,
+    query: Query,
+    image_classes: Path | None,
+    ending: str,
+) -> Predictions:
+    """Label maps that are there already."""
+    from ovseg_cli.runs.evaluate import predictions_in
+
+    beside = [flag for flag in query.given if flag not in _OF_LABEL_MAPS]
+    if beside or image_classes is not None:
+        raise UsageError(
+            f"{', '.join([*beside, *([] if image_classes is None else ['--image-classes'])])} would change how "
+            "pictures are segmented, and these label maps are there already: name the pictures with --images."
         )
-        raise typer.Exit(EXIT_SOME_FAILED)
+    if pred is None:
+        return replace(_last_run(common, query.classes, query.background), ending=ending)
+    return predictions_in(
+        pred,
+        label_map=label_map,
+        classes=query.classes,
+        background=query.background,
+        usual=None if opened is None else opened.indices,
+        ending=ending,
+    )
 
 
-def _check_suffix(option: str, file: Path | None, *known: str) -> None:
-    if file is not None and file.suffix.lower() not in known:
-        raise UsageError(f"{option} writes {' or '.join(known)}, and {str(file)!r} is none of them.")
+def _score_methods(
+    common: Common,
+    images: Path,
+    truth: GroundTruth,
+    opened: OpenDataset | None,
+    query: Query,
+    image_classes: Path | None,
+    output: Path | None,
+    batch: int | None,
+) -> dict[str, Report]:
+    """Segment by several methods into folders that are thrown away; show and write a table."""
+    from ovseg_cli.atomic import write_text
+    from ovseg_cli.cli.benchmark import run_with_bars, score_with_bars, show_table
+    from ovseg_cli.evaluation.league import FORMS
+    from ovseg_cli.files.image_classes import read_image_classes
+    from ovseg_cli.runs.benchmark import contest_of_folders, make_table, plan_benchmark
+    from ovseg_cli.runs.folder import wanted_classes
+    from ovseg_cli.runs.plan import find_images
+
+    shown = None if image_classes is None else read_image_classes(image_classes)
+    with tempfile.TemporaryDirectory(prefix="ovseg-eval-") as scratch:
+        folder = Path(scratch) / "methods"
+        found = find_images([str(images)], folder)
+        with common.store_for_planning() as store:
+            contest = contest_of_folders(
+                str(images),
+                found,
+                truth,
+                wanted_classes(store, query.classes, shown),
+                background=query.options.background,
+                opened=opened,
+            )
+            plan_benchmark(store, contest, query.methods, folder, options=query.options, image_classes=shown)
+        for note in query.notes:
+            common.out.note(note)
+        with common.open_store() as store:
+            plan = plan_benchmark(
+                store,
+                contest,
+                query.methods,
+                folder,
+                options=query.options,
+                image_classes=shown,
+                precision=common.precision,
+            )
+            broken = run_with_bars(common, store, plan, batch)
+            scores = score_with_bars(common, plan)
+            made = make_table(plan, scores, broken=broken)
+    if output is not None:
+        write_text(output, FORMS[f"table{output.suffix.lower() or '.json'}"](made))
+    common.out.result(
+        {"methods": {method: report.to_dict() for method, report in scores.reports.items()}},
+        human=lambda: show_table(common, made, output),
+        quiet=[f"{method} {_figure(report.miou)}" for method, report in scores.reports.items()],
+    )
+    return scores.reports
 
 
 def _write(report: Report, target: Path) -> None:
@@ -278,7 +396,13 @@ def _score(common: Common, predictions: Predictions, truth: GroundTruth) -> Repo
 
 
 def _segment_images(
-    common: Common, images: Path, truth: GroundTruth, query: Query, image_classes: Path | None, output: Path
+    common: Common,
+    images: Path,
+    truth: GroundTruth,
+    query: Query,
+    image_classes: Path | None,
+    output: Path,
+    batch: int | None,
 ) -> Predictions:
     """Segment into a folder."""
     from ovseg_cli.files.image_classes import read_image_classes
@@ -305,7 +429,7 @@ def _segment_images(
     keys = [str(item.image.key) for item in planned.plan.items]
     check_ground_truth(truth, keys, planned.recipe.classes)
     with common.open_store() as store:
-        summary = run_with_progress(common, store, planned, recorded=False)
+        summary = run_with_progress(common, store, planned, recorded=False, batch=batch)
     if summary.failed and not summary.done:
         raise NoInputError(f"None of the pictures in {images} could be read.")
     return predictions_in(output)

@@ -332,7 +332,7 @@ class Query:
 
     Attributes:
         classes: Class names as typed, or those of the class file; none when nobody named any.
-        method: What `--method` says.
+        methods: What `--method` says: one, or several with commas between.
         options: What else decides label maps.
         background: What `--background` or `--no-background` says; None where neither is given.
         given: The options that were given, as typed.
@@ -340,11 +340,25 @@ class Query:
     """
 
     classes: tuple[str, ...]
-    method: str
+    methods: tuple[str, ...]
     options: SegmentOptions
     background: bool | None
     given: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def method(self) -> str:
+        """The one method.
+
+        Raises:
+            UsageError: There are several.
+        """
+        if len(self.methods) > 1:
+            raise UsageError(
+                f"One --method is wanted here, got {', '.join(self.methods)}. Several are run together by ovseg "
+                "benchmark, and by ovseg eval --images."
+            )
+        return self.methods[0]
 
 
 def _query(
@@ -376,7 +390,11 @@ def _query(
     from ovseg_cli.text.vocabulary import merge_synonyms, parse_synonyms
 
     values = dict(locals())
-    check_method(method)
+    methods = tuple(name.strip() for name in method.split(","))
+    for name in methods:
+        check_method(name)
+    if len(set(methods)) < len(methods) or ("auto" in methods and len(methods) > 1):
+        raise UsageError(f"--method takes each method once, and auto by itself; got {method!r}.")
     names = split_names(classes)
     listed, notes = None, []
     if background_line != "named" and class_file is None:
@@ -397,7 +415,7 @@ def _query(
     merged = merge_synonyms({} if listed is None else listed.synonyms, parse_synonyms(synonyms or []))
     return Query(
         classes=names,
-        method=method,
+        methods=methods,
         options=SegmentOptions(
             background=background is not False,
             threshold=threshold,

@@ -221,13 +221,13 @@ def _legend(table: Table) -> list[str]:
     told = []
     if any(row.interval is not None for row in table.rows):
         told.append(
-            "95 % in: bootstrap over pictures. group: methods that share a letter cannot be told apart by these pictures. "
-            + GROUPS_BY
+            "95 % in: bootstrap over pictures. group: methods that share a letter cannot be told apart by these "
+            f"pictures. {GROUPS_BY}"
         )
     if any(row.seconds is not None for row in table.rows):
         told.append(
-            "s/picture and memory: the method alone in a process of its own, measured when the benchmark was run; memory "
-            "with networks and libraries."
+            "s/picture and memory: the method alone in a process of its own, measured when the benchmark was run; "
+            "memory with networks and libraries."
         )
     told.append(
         "kind: what a method has learned segments from. Rows of several kinds do not compete. "

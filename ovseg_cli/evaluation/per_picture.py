@@ -86,8 +86,10 @@ def as_csv(pictures: Pictures) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(
-        ("picture", "miou", "miou_present", "pixel_accuracy", "pixels", "ignored_pixels")
-        + ("mistake_true", "mistake_found", "mistake_pixels")
+        (
+            *("picture", "miou", "miou_present", "pixel_accuracy", "pixels", "ignored_pixels"),
+            *("mistake_true", "mistake_found", "mistake_pixels"),
+        )
     )
     for one in figures_of(pictures):
         table.writerow(

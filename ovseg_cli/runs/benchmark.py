@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ovseg_cli.evaluation.datasets import OpenDataset
     from ovseg_cli.evaluation.report import Report
     from ovseg_cli.evaluation.truth import GroundTruth
+    from ovseg_cli.files.image_classes import ImageClasses
     from ovseg_cli.models import Models
     from ovseg_cli.runs.segment import Step
     from ovseg_cli.segmentation.segmenter import Segmenter
@@ -137,9 +138,23 @@ def contest_of_dataset(opened: OpenDataset) -> Contest:
 
 
 def contest_of_folders(
-    pictures: str, images: Sequence[InputImage], truth: GroundTruth, classes: Sequence[str], *, background: bool
+    pictures: str,
+    images: Sequence[InputImage],
+    truth: GroundTruth,
+    classes: Sequence[str],
+    *,
+    background: bool,
+    opened: OpenDataset | None = None,
 ) -> Contest:
     """Pictures and labels in folders; pictures without labels are left out.
+
+    Args:
+        pictures: The pictures as typed.
+        images: What was found of them.
+        truth: The labels.
+        classes: What is looked for.
+        background: Whether the background counts.
+        opened: The data set that the labels are of.
 
     Raises:
         LabelError: No picture has the name of a label, or the labels hold none of the classes.
@@ -160,6 +175,7 @@ def contest_of_folders(
         truth=_only(truth, labelled),
         classes=tuple(classes),
         background=background,
+        opened=opened,
         notes=tuple(notes),
     )
 
@@ -220,6 +236,7 @@ def plan_benchmark(
     output: Path,
     *,
     options: SegmentOptions,
+    image_classes: ImageClasses | None = None,
     overwrite: bool = False,
     precision: Precision = "auto",
     planning: bool = False,
@@ -232,6 +249,7 @@ def plan_benchmark(
         methods: By name; None for all that can run.
         output: The benchmark's folder.
         options: What was asked for beside classes and method, for all methods.
+        image_classes: Which classes each picture shows.
         overwrite: Whether everything is made again.
         precision: What the networks are to compute in.
         planning: Whether the plan is only looked at.
@@ -257,6 +275,7 @@ def plan_benchmark(
                 method=method,
                 options=_options(profile, contest, method, options),
                 overwrite=overwrite,
+                image_classes=image_classes,
                 precision=precision,
                 planning=planning,
             )
@@ -421,18 +440,27 @@ def _timed(plan: BenchmarkPlan, timed: int) -> list[str]:
 # ------------------------------------------------------------------------------------------------------- the table
 
 
-def score_all(
-    plan: BenchmarkPlan, *, progress: Callable[[str, int, int], None] | None = None
-) -> tuple[dict[str, Report], dict[str, int], tuple[str, ...]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """How right the methods were.
+
+    Attributes:
+        reports: By method.
+        failed: By method, on how many pictures it failed that others could do.
+        unread: The pictures that none could read.
+    """
+
+    reports: dict[str, Report]
+    failed: dict[str, int]
+    unread: tuple[str, ...]
+
+
+def score_all(plan: BenchmarkPlan, *, progress: Callable[[str, int, int], None] | None = None) -> Scores:
     """Score every method on the pictures that any of them has labelled.
 
     Args:
         plan: What was run.
         progress: Told the method, and how many pictures of how many are scored.
-
-    Returns:
-        By method its report; by method how many pictures it failed on that others did not; and the pictures that none
-        could read.
 
     Raises:
         NoInputError: There is no picture that could be read.
@@ -447,7 +475,8 @@ def score_all(
     unread = tuple(str(image.key) for image in contest.images if str(image.key) not in any_done)
     if not readable:
         raise NoInputError(f"None of the pictures could be segmented, such as {listed(list(unread), most=2)}.")
-    reports, failed = {}, {}
+    reports: dict[str, Report] = {}
+    failed: dict[str, int] = {}
     for method in plan.entries:
         failed[method] = len(any_done - done[method])
         own = [image for image in readable if str(image.key) in done[method]]
@@ -462,7 +491,7 @@ def score_all(
         if contest.opened is not None:
             found = in_dataset(found, contest.opened)
         reports[method] = evaluate(found, _only(contest.truth, own), progress=tell)
-    return reports, failed, unread
+    return Scores(reports=reports, failed=failed, unread=unread)
 
 
 def _done(output: Path, images: Sequence[InputImage]) -> set[str]:
@@ -478,9 +507,7 @@ def _done(output: Path, images: Sequence[InputImage]) -> set[str]:
 
 def make_table(
     plan: BenchmarkPlan,
-    reports: Mapping[str, Report],
-    failed: Mapping[str, int],
-    unread: Sequence[str],
+    scores: Scores,
     *,
     kinds: Mapping[str, str] | None = None,
     broken: Mapping[str, str] | None = None,
@@ -489,13 +516,12 @@ def make_table(
 
     Args:
         plan: What was run; its folders say the rest.
-        reports: From `score_all`.
-        failed: Likewise.
-        unread: Likewise.
+        scores: From `score_all`.
         kinds: Of methods that are of another kind than the catalogue says.
         broken: By method that could not go on, why.
     """
     contest, record = plan.contest, read_record(plan.output)
+    reports, failed, unread = scores.reports, scores.failed, scores.unread
     compared = {method: report for method, report in reports.items() if not failed[method]}
     intervals, letters = _distinguished(compared)
     rows = []

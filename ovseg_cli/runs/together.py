@@ -214,31 +214,15 @@ class _Crew:
         self, methods: Sequence[str], images: Sequence[Image.Image], classes: Sequence[Sequence[str] | None]
     ) -> dict[str, list[Segmentation]] | None:
         """The answers of several methods; None where one of them cannot do with a picture, which is seen alone."""
-        from ovseg_cli.segmentation.segmenter import MAX_CELLS_AT_ONCE
-        from ovseg_cli.segmentation.together import score_together
+        from ovseg_cli.segmentation import segmenter
 
-        size = images[0].height, images[0].width
-        groups: list[list[str]] = [[]]
-        cells = 0
-        for method in methods:
-            more = len(images) * self._segmenters[method].cells(size)
-            if groups[-1] and cells + more > MAX_CELLS_AT_ONCE:
-                groups.append([])
-                cells = 0
-            groups[-1].append(method)
-            cells += more
-        found: dict[str, list[Segmentation]] = {}
+        members = [self._segmenters[method] for method in methods]
         try:
-            for group in groups:
-                members = [self._segmenters[method] for method in group]
-                for method, segmenter, scored in zip(
-                    group, members, score_together(members, images, classes), strict=True
-                ):
-                    found[method] = [segmenter.label(one) for one in scored]
+            answers = segmenter.segment_batch_together(members, images, classes)
         except ImageError as error:
             log.debug("the methods go one by one on %d picture(s): %s", len(images), error)
             return None
-        return found
+        return dict(zip(methods, answers, strict=True))
 
 
 class _Member:
