@@ -232,9 +232,9 @@ def published_results(method: str, dataset: str, profile: Profile | None = None)
     Returns:
         The figures; empty where nothing was published, or not for this size.
     """
-    return tuple(
-        result
-        for result in PUBLISHED
-        if (result.method, result.dataset) == (method, dataset)
-        and (profile is None or result.large == profile.clip.large)
-    )
+    found = [result for result in PUBLISHED if (result.method, result.dataset) == (method, dataset)]
+    if profile is None:
+        return tuple(found)
+    meta = "metaclip" in profile.clip.weights.model_id.lower()
+    fitting = [result for result in found if result.large == profile.clip.large]
+    return tuple(sorted(fitting, key=lambda result: ("MetaCLIP" in result.backbone) != meta))
