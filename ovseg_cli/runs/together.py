@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from ovseg_cli.segmentation.segmenter import Segmentation, Segmenter
     from ovseg_cli.store import Store
 
+_FAULTS = (MethodError, MemoryError, RuntimeError)
+"""What ends one method and not the others; torch's errors of memory are of the last kind."""
+
 log = logging.getLogger("ovseg_cli")
 
 
@@ -103,7 +106,7 @@ def _in_turns(
         for method, steps in list(going.items()):
             try:
                 step = next(steps, None)
-            except (MethodError, MemoryError, RuntimeError) as error:  # torch's errors of memory are of the last kind
+            except _FAULTS as error:
                 log.warning("%s cannot go on: %s", method, _first_line(error))
                 yield method, _first_line(error)
                 step = None
@@ -145,7 +148,7 @@ class _Crew:
             for item in plan.items:
                 if item.action == "segment":
                     self._wanted.setdefault(item.image.path, set()).add(method)
-        self._alone: set[str] = set()  # those that could not do with a picture once
+        self._alone: set[str] = set()  # those that could not do with a picture, or with the others, once
         self._open: OrderedDict[Path, _Picture] = OrderedDict()
         self._faults: OrderedDict[Path, ImageError] = OrderedDict()
 
@@ -206,7 +209,7 @@ class _Crew:
                 return shared[method]
         try:
             return list(self._segmenters[method].segment_batch(images, classes=classes))
-        except ImageError:
+        except Exception:
             self._alone.add(method)
             raise
 
@@ -221,6 +224,10 @@ class _Crew:
             answers = segmenter.segment_batch_together(members, images, classes)
         except ImageError as error:
             log.debug("the methods go one by one on %d picture(s): %s", len(images), error)
+            return None
+        except _FAULTS as error:  # seen when the one at fault is alone; if none is, it is too much for all together
+            log.debug("the methods go one by one from now on: %s", error)
+            self._alone.update(self._segmenters)
             return None
         return dict(zip(methods, answers, strict=True))
 
