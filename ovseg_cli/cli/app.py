@@ -8,6 +8,7 @@ from ovseg_cli.cli import (
     benchmark,
     bundles,
     classes,
+    compare,
     config,
     demo,
     doctor,
@@ -47,6 +48,7 @@ segment.register(app)
 explain.register(app)
 evaluate.register(app)
 benchmark.register(app)
+compare.register(app)
 methods.register(app)
 profiles.register(app)
 config.register(app)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,8 @@ from ovseg_cli.cli.folder import EXIT_SOME_FAILED, run_with_progress
 from ovseg_cli.cli.options import (
     BatchOpt,
     DatasetOpt,
+    DrawsOpt,
+    DrawsSeedOpt,
     GtSuffixOpt,
     IgnoreOpt,
     ImageClassesOpt,
@@ -25,13 +27,15 @@ from ovseg_cli.cli.options import (
     SplitOpt,
     with_query,
 )
-from ovseg_cli.cli.output import amount, percent, table
+from ovseg_cli.cli.output import Align, amount, percent, table
 from ovseg_cli.cli.truth import ground_truth
 from ovseg_cli.errors import NoDefaultStoreError, NoInputError, OvsegError, UsageError
+from ovseg_cli.evaluation.figures import DRAWS, SEED
 from ovseg_cli.figures import figure_beside
 
 if TYPE_CHECKING:
     from ovseg_cli.evaluation.datasets import OpenDataset
+    from ovseg_cli.evaluation.oracles import OracleName
     from ovseg_cli.evaluation.report import Report
     from ovseg_cli.evaluation.truth import GroundTruth
     from ovseg_cli.runs.evaluate import Predictions
@@ -95,6 +99,31 @@ def evaluate(
     ] = "",
     label_map: LabelMapOpt = None,
     ignore: IgnoreOpt = None,
+    oracle: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--oracle",
+            metavar="KIND",
+            help="Upper bounds too: what the run would reach with perfect names, with perfect regions, or if it knew "
+            "which classes a picture shows (presence); or all. May be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    match: Annotated[
+        Literal["image", "dataset"] | None,
+        typer.Option(
+            "--match",
+            help="Take ids for regions without names, and let the truth name them: in each image, or once for all. "
+            "(default: image, for label maps of methods without names)",
+            show_default=False,
+        ),
+    ] = None,
+    boundary: Annotated[
+        bool,
+        typer.Option("--boundary", help="Compute the boundary IoU too; scoring takes more than half as long again."),
+    ] = False,
+    draws: DrawsOpt = DRAWS,
+    seed: DrawsSeedOpt = SEED,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -157,7 +186,7 @@ def evaluate(
     Ground truth and label maps are paired by file name and their ids by class name.
     Exit code 3: some labelled pictures have no prediction; 4: --fail-under.
     """
-    from ovseg_cli.runs.evaluate import in_dataset
+    from ovseg_cli.runs.evaluate import default_match, in_dataset
 
     files = _Files(output, report_page, per_picture, confusion, worst)
     files.check(query)
@@ -174,15 +203,19 @@ def evaluate(
             _check_figure(common, report, fail_under, f"{method}: ")
         _check_missing(common, next(iter(reports.values())))
         return
+    how: dict[str, Any] = {"boundary": boundary, "oracles": _oracles(oracle), "draws": draws, "seed": seed}
     with ExitStack() as kept:  # label maps that are made here last until all is written of them
         if images is not None:
             scratch = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="ovseg-eval-")))
             found = _segment_images(common, images, truth, query, image_classes, scratch / "ovseg-out", batch)
         else:
-            found = _label_maps(common, pred, label_map, opened, query, image_classes, pred_suffix)
+            some = () if match else query.classes  # what regions are called is the ground truth's matter
+            found = _label_maps(common, pred, label_map, opened, query, image_classes, some, pred_suffix)
         if opened is not None:
             found = in_dataset(found, opened, background=query.background)
-        report = _score(common, found, truth)
+        matching = match or default_match(found)
+        files.check_named(matching)
+        report = _score(common, found, truth, how | {"match": matching}, query.classes)
         files.write(report, found, truth, opened)
     data = report.to_dict()
     common.out.result(data, human=lambda: show_report(common, report, files.named), quiet=[_figure(report.miou)])
@@ -224,6 +257,11 @@ class _Files:
                 raise UsageError(f"{option} is of one method, and there are {len(query.methods)}. Name one of them.")
             if file is not None and file.suffix.lower() not in known:
                 raise UsageError(f"{option} writes {' or '.join(known)}, and {str(file)!r} is none of them.")
+
+    def check_named(self, match: str | None) -> None:
+        """Refuse a page of regions without names, which have none to be drawn by."""
+        if match and self.page is not None:
+            raise UsageError("--report draws classes by their names, and these label maps hold regions without names.")
 
     def write(self, report: Report, found: Predictions, truth: GroundTruth, opened: OpenDataset | None) -> None:
         """Write them, while the label maps are there."""
@@ -271,6 +309,7 @@ def _label_maps(
     opened: OpenDataset | None,
     query: Query,
     image_classes: Path | None,
+    classes: tuple[str, ...],
     ending: str,
 ) -> Predictions:
     """Label maps that are there already."""
@@ -283,11 +322,11 @@ def _label_maps(
             "pictures are segmented, and these label maps are there already: name the pictures with --images."
         )
     if pred is None:
-        return replace(_last_run(common, query.classes, query.background), ending=ending)
+        return replace(_last_run(common, classes, query.background), ending=ending)
     return predictions_in(
         pred,
         label_map=label_map,
-        classes=query.classes,
+        classes=classes,
         background=query.background,
         usual=None if opened is None else opened.indices,
         ending=ending,
@@ -352,6 +391,19 @@ def _score_methods(
     return scores.reports
 
 
+def _oracles(asked: Sequence[str] | None) -> tuple[OracleName, ...]:
+    """The upper bounds that are asked for, in their order."""
+    from ovseg_cli.cli.options import split_names
+    from ovseg_cli.evaluation.oracles import ORACLES
+    from ovseg_cli.names import unknown_choice
+
+    names = split_names(list(asked or ()))
+    for name in names:
+        if name not in (*ORACLES, "all"):
+            raise unknown_choice("oracle", name, (*ORACLES, "all"), heading="Oracles")
+    return tuple(name for name in ORACLES if name in names or "all" in names)
+
+
 def _write(report: Report, target: Path) -> None:
     """Write a report in the form that the file's name says; JSON when it says none."""
     from ovseg_cli.atomic import write_json, write_text
@@ -363,7 +415,7 @@ def _write(report: Report, target: Path) -> None:
     elif suffix == ".md":
         write_text(target, as_markdown(report))
     else:
-        write_json(target, report.to_dict())
+        write_json(target, report.to_dict(pictures=True))
 
 
 def _last_run(common: Common, names: tuple[str, ...], background: bool | None) -> Predictions:
@@ -383,14 +435,20 @@ def _last_run(common: Common, names: tuple[str, ...], background: bool | None) -
     return found
 
 
-def _score(common: Common, predictions: Predictions, truth: GroundTruth) -> Report:
+def _score(
+    common: Common, predictions: Predictions, truth: GroundTruth, how: dict[str, Any], names: tuple[str, ...] = ()
+) -> Report:
+    """Score label maps; `names` are the classes that were named, which regions without names are matched with."""
     from ovseg_cli.runs.evaluate import evaluate as evaluate_predictions
 
+    if how.get("match"):
+        predictions = replace(predictions, requested=names)
     with common.out.progress() as bars:
         bar = bars.start("scoring")
         return evaluate_predictions(
             predictions,
             truth,
+            **how,
             progress=lambda done, total: bars.update(bar, done=done, total=total),
         )
 
@@ -461,6 +519,10 @@ def show_report(common: Common, report: Report, written: Sequence[Path] = ()) ->
         (_figure(report.miou), "bold"),
         f"   pixel accuracy {_figure(report.pixel_accuracy)}   pictures {report.images}",
     )
+    if (interval := report.figure("miou").interval) is not None:
+        out.line(f"{interval.level:.0%} interval of the mIoU {interval.low:.3f} to {interval.high:.3f}")
+    out.line()
+    _show_figures(common, report)
     out.line((report.convention, "dim"))
     if report.unasked:
         others = [f"{short_name(other.name)} {percent(other.share)}" for other in report.unasked]
@@ -468,6 +530,48 @@ def show_report(common: Common, report: Report, written: Sequence[Path] = ()) ->
         out.line(f"Not asked for, so they {fate}: {listed(others, most=_MOST_NAMED)}.")
     for file in written:
         out.line("report  ", str(file), copyable=True)
+
+
+def _show_figures(common: Common, report: Report) -> None:
+    """Every figure, one line each, in a column for each thing that can become of the background; then the bounds."""
+    from ovseg_cli.evaluation.presence import CONVENTION as PRESENCE_CONVENTION
+    from ovseg_cli.evaluation.presence import mean_presence
+    from ovseg_cli.evaluation.tables import meanings, shown_interval
+
+    out = common.out
+    treatments = list(dict.fromkeys(figure.background for figure in report.figures))
+    figures = {(figure.key, figure.background): figure for figure in report.figures}
+    firsts = {figure.key: figure for figure in reversed(report.figures)}
+    keys = list(dict.fromkeys(figure.key for figure in report.figures))
+    rows = []
+    for key in keys:
+        values = [figures.get((key, treatment)) for treatment in treatments]
+        rows.append((firsts[key].title, *("" if f is None else _figure(f.value) for f in values)))
+    one = len(treatments) == 1
+    titles: list[tuple[str, Align]] = [("", "right") if one else (treatment, "right") for treatment in treatments]
+    out.show(table(("" if one else "background", "left"), *titles, rows=rows))
+    for key in keys:
+        out.line((f"{firsts[key].title}: {firsts[key].convention}", "dim"))
+    for name, meaning in meanings(report):
+        out.line((f"{name}: {meaning}", "dim"))
+    out.line()
+    if report.oracles:
+        own = [("as it is", report.figures), *((bound.title, bound.figures) for bound in report.oracles)]
+        shown = [{figure.key: figure for figure in reversed(found)} for _, found in own]
+        bounds = [
+            (title, _figure(found["miou"].value), shown_interval(found["miou"]), _figure(found["pixel_accuracy"].value))
+            for (title, _), found in zip(own, shown, strict=True)
+        ]
+        columns: list[tuple[str, Align]] = [("mIoU", "right"), ("interval", "left"), ("pixel accuracy", "right")]
+        out.show(table(("upper bounds (oracles)", "left"), *columns, rows=bounds))
+        for bound in report.oracles:
+            out.line((f"{bound.title}: {bound.convention}", "dim"))
+        out.line()
+    if means := mean_presence(report.presence):
+        figures_of = "   ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in means.items())
+        out.line(f"which pictures show a class, mean over classes   {figures_of}")
+        out.line((PRESENCE_CONVENTION, "dim"))
+        out.line()
 
 
 def _figure(value: float | None) -> str:

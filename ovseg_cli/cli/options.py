@@ -35,6 +35,19 @@ ClassesOpt = Annotated[
     ),
 ]
 
+DrawsOpt = Annotated[
+    int,
+    typer.Option(
+        "--bootstrap",
+        min=0,
+        max=1_000_000,
+        metavar="N",
+        help="Bootstrap draws of pictures for the intervals; 0: none.",
+    ),
+]
+
+DrawsSeedOpt = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the bootstrap's draws.")]
+
 BackgroundOpt = Annotated[
     bool | None,
     typer.Option(

@@ -7,32 +7,31 @@ percentiles are the interval. What is drawn are pictures, not pixels: those of o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ovseg_cli.evaluation.figures import BOUNDARY, Background, Interval, averaged
+from ovseg_cli.evaluation.figures import BOUNDARY, DRAWS, LEVEL, SEED, Background, Interval, averaged
 from ovseg_cli.evaluation.pictures import Pictures
-from ovseg_cli.evaluation.report import Report, background_place
+from ovseg_cli.evaluation.report import Report
 
-__all__ = ["DRAWS", "LEVEL", "SEED", "Means", "interval", "with_intervals"]
-
-DRAWS = 1000
-"""Draws unless another number is asked for: with it the limits of an interval are sure to a tenth of its length."""
-
-SEED = 0
-LEVEL = 0.95
+__all__ = ["Means", "interval", "with_intervals"]
 
 _BLOCK = 1 << 22
 """Numbers of one block of draws at most, 32 MiB."""
+
+_DENSE = 1 << 23
+"""Up to so many numbers, 64 MiB, a table of classes and pictures is kept with its zeros, which is faster."""
 
 Values = npt.NDArray[np.float64]
 
 
 class _Tables:
-    """True, predicted and right pixels of each class in each picture, in sparse form, for one way to count.
+    """True, predicted and right pixels of each class in each picture, for one way to count.
 
     Args:
         owner: `(n,)` the place of the picture of each entry.
@@ -50,13 +49,19 @@ class _Tables:
         pictures: int,
         num_classes: int,
     ) -> None:
-        from scipy.sparse import csr_array
-
         self._classes = num_classes
         columns = np.concatenate([classes.astype(np.int64) + kind * num_classes for kind in range(3)])
         rows = np.concatenate([owner] * 3)
         values = np.concatenate(counts).astype(np.float64)  # sums are exact below 2**53
-        self._sums = csr_array((values, (columns, rows)), shape=(3 * num_classes, pictures))
+        self._sums: Any
+        shape = (3 * num_classes, pictures)
+        if math.prod(shape) > _DENSE:
+            from scipy.sparse import csr_array  # takes a while, and few need it
+
+            self._sums = csr_array((values, (columns, rows)), shape=shape)
+        else:
+            self._sums = np.zeros(shape)
+            np.add.at(self._sums, (columns, rows), values)
 
     def iou(self, weights: Values) -> tuple[Values, Values]:
         """IoU of each class in each draw, and its true pixels there.
@@ -168,7 +173,7 @@ class Means:
     """
 
     def __init__(self, pictures: Pictures, wanted: Collection[tuple[str, Background]]) -> None:
-        background = background_place(pictures.names, pictures.scored)
+        background = pictures.background
         self._pictures = len(pictures)
         self._wanted = sorted(wanted)
         self._chosen = averaged(len(pictures.names), pictures.scored, background)

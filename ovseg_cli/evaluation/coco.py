@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -130,9 +131,12 @@ class CocoLabels:
         places = _Places()
         categories: dict[int, str] = {}
         self._pictures: dict[str, _Picture] = {}
+        self._odd_category = ""
         seen = set()
-        for key, value, start, end in json_entries(path):
+        for key, value, start, end in json_entries(path, as_text=(annotations,)):
             seen.add(key)
+            if key == annotations and isinstance(value, str):
+                value = _facts(value)
             if not isinstance(value, dict):
                 continue
             if key == "images":
@@ -144,18 +148,7 @@ class CocoLabels:
                 self.panoptic |= "segments_info" in value
                 places.without += not (value.get("segmentation") or "segments_info" in value)
                 places.add(value.get("image_id"), start, end)
-        if missing := {"images", annotations} - seen:
-            raise LabelError(
-                f"{path} is no COCO file: it has no {' and no '.join(map(repr, sorted(missing)))} "
-                f"(it has {listed(sorted(seen)) or 'nothing'})."
-            )
-        if not self._pictures:
-            raise LabelError(f"{path} names no pictures.")
-        if places.starts and places.without == len(places.starts):
-            raise LabelError(
-                f"{path} has no regions: none of its {places.without} annotations has a segmentation. Boxes, key "
-                "points and captions cannot be scored; take the file of instances, stuff or panoptic regions."
-            )
+        self._check(seen, annotations, places)
         self.notes: tuple[str, ...] = ()
         if places.without:
             self.notes = (f"{places.without} annotations of {path} have no segmentation and are left out",)
@@ -196,14 +189,31 @@ class CocoLabels:
             ids[region.mask()] = region.category
         return ids
 
+    def _check(self, seen: set[str], annotations: str, places: _Places) -> None:
+        """Refuse a file that is none of COCO's, or has no regions."""
+        path = self.path
+        if missing := {"images", annotations} - seen:
+            raise LabelError(
+                f"{path} is no COCO file: it has no {' and no '.join(map(repr, sorted(missing)))} "
+                f"(it has {listed(sorted(seen)) or 'nothing'})."
+            )
+        if odd := self._odd_category:
+            raise LabelError(odd)
+        if not self._pictures or not places.starts:
+            raise LabelError(f"{path} has no {'annotations' if self._pictures else 'pictures'}: nothing can be scored.")
+        if places.without == len(places.starts):
+            raise LabelError(
+                f"{path} has no regions: none of its {places.without} annotations has a segmentation. Boxes, key "
+                "points and captions cannot be scored; take the file of instances, stuff or panoptic regions."
+            )
+
     def _add_picture(self, value: Mapping[str, Any], places: _Places, image_id: str) -> None:
         name = value.get("file_name")
         if not isinstance(name, str) or image_id not in value:
             raise LabelError(
                 f"{self.path} has a picture without {'an id' if isinstance(name, str) else 'a file_name'}."
             )
-        text = name.encode("latin-1").decode("utf-8", "replace") if not name.isascii() else name
-        key = str(without_picture_suffix(PurePosixPath(text.replace("\\", "/").lstrip("/"))))
+        key = str(without_picture_suffix(PurePosixPath(name.replace("\\", "/").lstrip("/"))))
         if key in self._pictures:
             raise LabelError(f"{self.path} names the picture {key} twice.")
         height, width = (int(value.get(side) or 0) for side in ("height", "width"))
@@ -212,8 +222,9 @@ class CocoLabels:
     def _add_category(self, value: Mapping[str, Any], categories: dict[int, str]) -> None:
         index, name = value.get("id"), value.get("name")
         if not isinstance(index, int) or not isinstance(name, str) or not 0 <= index < MAX_ID:
-            raise LabelError(f"{self.path} has a category without a name, or without an id in 0..{MAX_ID - 1}.")
-        categories[index] = name.encode("latin-1").decode("utf-8", "replace") if not name.isascii() else name
+            self._odd_category = f"{self.path} has a category without a name, or without an id in 0..{MAX_ID - 1}."
+        else:
+            categories[index] = name
 
     def _sort(self, places: _Places) -> None:
         """Bring the annotations of each picture together."""
@@ -280,7 +291,10 @@ class CocoLabels:
     def _read_panoptic(self, key: str, found: Sequence[Mapping[str, Any]]) -> Ids:
         if len(found) != 1:
             raise LabelError(f"{self.path} has {len(found)} annotations of {key}; a panoptic file has one a picture.")
-        path = self.path.with_suffix("") / str(found[0].get("file_name", ""))
+        name = str(found[0].get("file_name", ""))
+        path = self.path.with_suffix("") / name
+        if not path.is_file() and (self.path.parent / name).is_file():
+            path = self.path.parent / name  # as Mapillary has it
         with decoding(path) as image:
             if image.mode not in ("RGB", "RGBA"):
                 raise LabelError(f"{path} is a {image.mode} image; the ids of panoptic segments are RGB.")
@@ -295,6 +309,23 @@ class CocoLabels:
             raise LabelError(f"{self.path}: a segment of {key} has the category {min(nameless)}, which has no name.")
         table = np.array([segments.get(code, self._rest) for code in codes.tolist()], dtype=np.int32)
         return table[places].reshape(values.shape)
+
+
+_IMAGE_ID = re.compile(r'"image_id"\s*:\s*(-?\d+|"[^"\\]*")\s*[,}]')
+_NO_REGION = re.compile(r'"segmentation"\s*:\s*(?:\[\s*\]|\{\s*\}|null)')
+
+
+def _facts(text: str) -> Any:
+    """What is needed of an annotation at first: whose it is, and whether it has a region."""
+    ids = _IMAGE_ID.findall(text)
+    if len(ids) != 1 or text.count('"segmentation"') + text.count('"segments_info"') > 1:
+        return json.loads(text.encode("latin-1"))  # somebody's own fields have such names too
+    facts: dict[str, Any] = {"image_id": json.loads(ids[0].encode("latin-1"))}
+    if '"segments_info"' in text:
+        facts["segments_info"] = ()
+    elif '"segmentation"' in text:
+        facts["segmentation"] = _NO_REGION.search(text) is None
+    return facts
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg_cli.errors import UsageError
-from ovseg_cli.evaluation.bootstrap import DRAWS, LEVEL, SEED, Means, interval
-from ovseg_cli.evaluation.figures import Background, Interval
+from ovseg_cli.evaluation.bootstrap import Means, interval
+from ovseg_cli.evaluation.figures import DRAWS, LEVEL, SEED, Background, Interval
 from ovseg_cli.evaluation.metrics import class_iou
 from ovseg_cli.evaluation.pictures import PictureCounts, Pictures
-from ovseg_cli.evaluation.report import background_place
 from ovseg_cli.names import listed, listed_names
 
 __all__ = ["GROUPS_BY", "ClassDifference", "Comparison", "PictureDifference", "compare_runs", "groups"]
@@ -127,7 +126,7 @@ def compare_runs(a: Pictures, b: Pictures, *, draws: int = DRAWS, seed: int = SE
     b = _in_order_of(b, a)
     (a, b), (only_a, only_b) = _shared([a, b])
     _check_one_truth(a, b)
-    treatment: Background = "left out" if background_place(a.names, a.scored) is None else "counts"
+    treatment: Background = "left out" if a.background is None else "counts"
     matrices = a.matrix(), b.matrix()
     shares = [_shares(matrix, a.scored) for matrix in matrices]
     mious = [None if not np.isfinite(share).any() else float(np.nansum(share)) for share in shares]
@@ -187,7 +186,7 @@ def groups(
         _check_one_truth(shared[0], other)
     if len(shared[0]) < 2:
         return dict.fromkeys(runs, "a")
-    treatment: Background = "left out" if background_place(first.names, first.scored) is None else "counts"
+    treatment: Background = "left out" if first.background is None else "counts"
     wanted = ("miou", treatment)
     drawn = np.stack([Means(run, {wanted}).of_draws(max(draws, 100), seed)[wanted] for run in shared])
     drawn = drawn[:, np.isfinite(drawn).all(axis=0)]
@@ -216,7 +215,7 @@ def _max_t(mious: Values, drawn: Values, level: float) -> npt.NDArray[np.bool_]:
 
 
 def _letters(differ: npt.NDArray[np.bool_]) -> list[str]:
-    """A compact letter display: two rows share a letter exactly if they do not differ (Piepho, 2004, insert and absorb).
+    """A compact letter display: rows share a letter exactly if they do not differ (Piepho, 2004).
 
     Args:
         differ: `(R, R)` bool, symmetric, in the order of the table.

@@ -7,7 +7,7 @@ that number their classes differently are compared correctly.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -15,13 +15,22 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ovseg_cli.errors import LabelError
+from ovseg_cli.errors import LabelError, OvsegError
 from ovseg_cli.evaluation.boundary import boundary_counts
+from ovseg_cli.evaluation.oracles import MATCHES, Match, matched
 from ovseg_cli.evaluation.pairing import Pairs, find_labels, label_folder
 from ovseg_cli.evaluation.pictures import PictureCounts, Pictures, Pixels
 from ovseg_cli.evaluation.report import Report, UnaskedClass, build_report, convention
 from ovseg_cli.evaluation.scoring import picture_of, score_pairs
+from ovseg_cli.evaluation.suspicions import (
+    exchanged_folders,
+    size_hint,
+    smoothed_labels,
+    unnamed_id_hint,
+    wrong_names,
+)
 from ovseg_cli.evaluation.truth import GroundTruth, read_ground_truth
+from ovseg_cli.files.images import decoding
 from ovseg_cli.files.labels import (
     BACKGROUND,
     IGNORE,
@@ -55,6 +64,7 @@ def evaluate_folders(
     ignore: int | Sequence[int] | None = None,
     source: str = "given",
     boundary: bool = False,
+    match: Match | None = None,
     workers: int | None = None,
     listener: Callable[[PictureCounts], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -76,6 +86,9 @@ def evaluate_folders(
         ignore: The ground-truth value or values that are left out; -1 for none; None for 255, which must then be no
             class.
         source: Where `gt_labels` come from, for messages and for the report.
+        match: Take predicted ids for regions without names, and name them by the best match with the truth (see
+            `ovseg_cli.evaluation.oracles`): in each "image", or once in the "dataset". The classes are then the
+            requested ones, or all that `gt_labels` names.
         boundary: Whether the boundary IoU is computed too, which takes more than half as long again.
         workers: How many processes share the work; None chooses (see `score_pairs`).
         listener: Told what was counted in each image, in order.
@@ -97,6 +110,7 @@ def evaluate_folders(
         requested=requested,
         background=background,
         boundary=boundary,
+        match=match,
         workers=workers,
         listener=listener,
         progress=progress,
@@ -112,6 +126,7 @@ def evaluate_truth(
     background: bool = True,
     ending: str = "",
     boundary: bool = False,
+    match: Match | None = None,
     workers: int | None = None,
     listener: Callable[[PictureCounts], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -126,6 +141,7 @@ def evaluate_truth(
         background: Likewise.
         ending: How the names of predictions end beyond the names of pictures.
         boundary: As for `evaluate_folders`.
+        match: Likewise.
         workers: Likewise.
         listener: Likewise.
         progress: Likewise.
@@ -139,13 +155,23 @@ def evaluate_truth(
     """
     prediction_folder = label_folder(prediction)
     files = find_labels(prediction_folder, ending)
-    names = _distinct(requested) or _distinct(prediction_labels.names)
+    named = [name for name in truth.labels.names if not is_void(name)] if match else prediction_labels.names
+    names = _distinct(requested) or _distinct(named)
     truth.check_classes(names.names)
     pairs = truth.pair(files)
 
-    counter = _counter(truth, prediction_labels, names, background=background, boundary=boundary)
+    counter = _FolderCounter(
+        _TrueIds(truth, names, background=background),
+        _Regions(prediction_labels) if match else _PredictedIds(prediction_labels, names, truth),
+        boundary=boundary and match is None,
+    )
     pictures = Pictures([BACKGROUND, *names], scored=slice(0 if background else 1, None))
-    score_pairs(pairs.matched, counter, pictures, workers=workers, listener=listener, progress=progress)
+    try:
+        score_pairs(pairs.matched, counter, pictures, workers=workers, listener=listener, progress=progress)
+    except _SizeError as error:
+        raise LabelError(f"{error}{_sizes_that_differ(pairs)}") from error
+    if match is not None:
+        pictures = matched(pictures, match)
 
     return build_report(
         pictures.names,
@@ -158,8 +184,17 @@ def evaluate_truth(
         unasked=counter.true.unasked(),
         missing=pairs.missing,
         extra=pairs.extra,
-        convention=convention(background=background, ignore=truth.ignore, unasked=bool(counter.true.other)),
-        warnings=_warnings(pairs, names, counter, pictures),
+        match=match or "",
+        convention=convention(
+            background=background,
+            ignore=truth.ignore,
+            unasked=bool(counter.true.other),
+            match="" if match is None else MATCHES[match],
+        ),
+        warnings=(
+            *_warnings(pairs, names, counter, pictures),
+            *_suspicions(truth, prediction_folder, pairs, None if match else prediction_labels, pictures),
+        ),
         sources={
             "ground_truth": str(truth.folder),
             "ground_truth_labels": truth.source,
@@ -195,18 +230,33 @@ def index_maps(
         ImageError: Likewise.
     """
     names = _distinct(requested) or _distinct(prediction_labels.names)
-    counter = _counter(truth, prediction_labels, names, background=background, boundary=False)
-    return counter.maps((key, truth.files[key], prediction))
+    true, predicted = _TrueIds(truth, names, background=background), _PredictedIds(prediction_labels, names, truth)
+    return _FolderCounter(true, predicted).maps((key, truth.files[key], prediction))
 
 
-def _counter(
-    truth: GroundTruth, prediction_labels: LabelMap, names: ClassList, *, background: bool, boundary: bool
-) -> _FolderCounter:
-    return _FolderCounter(
-        _TrueIds(truth, names, background=background),
-        _PredictedIds(prediction_labels, names, truth),
-        boundary=boundary,
-    )
+class UnnamedIdError(LabelError):
+    """An id without a name."""
+
+    def __init__(self, label: int, message: str) -> None:
+        super().__init__(message)
+        self.label = label
+
+
+class _SizeError(LabelError):
+    """A prediction has another size than its label."""
+
+
+def _sizes_that_differ(pairs: Pairs) -> str:
+    """How many pictures have predictions of another size, as far as files tell it without being decoded."""
+    differing = 0
+    for _, true, predicted in pairs.matched:
+        try:
+            with decoding(true) as one, decoding(predicted) as other:
+                differing += one.size != other.size
+        except OvsegError:
+            return ""  # labels that are no images
+    count = len(pairs.matched)
+    return f" {'All' if differing == count else differing} of the {count} pictures differ in size." if count > 1 else ""
 
 
 @dataclass
@@ -214,43 +264,57 @@ class _FolderCounter:
     """Reads a pair of files, gives every id its matrix index and counts (see `PairCounter`)."""
 
     true: _TrueIds
-    predicted: _PredictedIds
+    predicted: _PredictedIds | _Regions
     boundary: bool = False
 
     def count(self, pair: tuple[str, Path, Path]) -> PictureCounts:
         """Count the label maps of one picture: (key, ground truth, prediction)."""
-        key, gt_path, prediction_path = pair
         true, predicted = self._read(pair)
         rows, columns, pixels = tally_pairs(true, predicted)
-        true_table = _indices(rows, pixels, gt_path, self.true)
-        predicted_table = _indices(columns, pixels, prediction_path, self.predicted)
-        picture = picture_of(key, true_table[rows], predicted_table[columns], pixels, ignore=LEFT_OUT)
+        true_table, predicted_table = self._tables(pair, true, predicted, (rows, columns, pixels))
+        picture = picture_of(pair[0], true_table[rows], predicted_table[columns], pixels, ignore=LEFT_OUT)
         if self.boundary:
             picture = replace(picture, boundary=boundary_counts(true_table[true], predicted_table[predicted]))
         return picture
 
     def maps(self, pair: tuple[str, Path, Path]) -> tuple[Indices, Indices]:
-        """The matrix indices of one picture."""
+        """The matrix indices of every pixel of one picture, true and predicted."""
         true, predicted = self._read(pair)
-        rows, columns, pixels = tally_pairs(true, predicted)
-        true_table = _indices(rows, pixels, pair[1], self.true)
-        return true_table[true], _indices(columns, pixels, pair[2], self.predicted)[predicted]
+        true_table, predicted_table = self._tables(pair, true, predicted, tally_pairs(true, predicted))
+        return true_table[true], predicted_table[predicted]
 
     def _read(self, pair: tuple[str, Path, Path]) -> tuple[Ids, Ids]:
         key, gt_path, prediction_path = pair
         true = self.true.truth.read(key)
         predicted = read_compact_label(prediction_path, self.predicted.labels)
         if true.shape != predicted.shape:
-            raise LabelError(
+            raise _SizeError(
                 f"The sizes differ: {gt_path} is {_size(true)}, {prediction_path} is {_size(predicted)}. "
-                "Predictions must have the size of the labels."
+                f"Predictions must have the size of the labels.{size_hint(true.shape, predicted.shape)}"
             )
         return true, predicted
+
+    def _tables(
+        self, pair: tuple[str, Path, Path], true: Ids, predicted: Ids, tally: tuple[Pixels, Pixels, Pixels]
+    ) -> tuple[Indices, Indices]:
+        """The matrix index of each true and of each predicted id."""
+        _, gt_path, prediction_path = pair
+        rows, columns, pixels = tally
+        try:
+            true_table = _indices(rows, pixels, gt_path, self.true)
+        except UnnamedIdError as error:
+            raise LabelError(f"{error}{unnamed_id_hint(true, error.label, self.true.truth.labels)}") from error
+        try:
+            predicted_table = _indices(columns, pixels, prediction_path, self.predicted)
+        except UnnamedIdError as error:
+            raise LabelError(f"{error}{unnamed_id_hint(predicted, error.label, self.predicted.labels)}") from error
+        return true_table, predicted_table
 
     def absorb(self, other: _FolderCounter) -> None:
         """Add the account of a copy that counted other pairs."""
         self.true.absorb(other.true)
-        self.predicted.absorb(other.predicted)
+        if isinstance(self.predicted, _PredictedIds) and isinstance(other.predicted, _PredictedIds):
+            self.predicted.absorb(other.predicted)
 
 
 class _Side(Protocol):
@@ -287,10 +351,11 @@ class _TrueIds:
             self.void += pixels
             return LEFT_OUT
         if name is None:
-            raise LabelError(
+            raise UnnamedIdError(
+                label,
                 f"{path} holds the id {label} ({pixels} pixels), which the label map does not name"
                 f"{_background_elsewhere(label, labels)}. Add a line for it to {LABELMAP_NAME}, or give another "
-                f"map with --label-map FILE, or leave it out with --ignore {label}."
+                f"map with --label-map FILE, or leave it out with --ignore {label}.",
             )
         self.labelled += pixels
         if place is not None:
@@ -334,10 +399,11 @@ class _PredictedIds:
             self.void += pixels
             return _REST
         if name is None and (label != 0 or self.labels.background_id is not None):
-            raise LabelError(
+            raise UnnamedIdError(
+                label,
                 f"{path} holds the id {label} ({pixels} pixels), which the predictions' label map does not "
                 f"name{_background_elsewhere(label, self.labels)}. Add a line for it to the {LABELMAP_NAME} of the "
-                "predictions."
+                "predictions.",
             )
         if name is None or is_background(name):
             return _REST
@@ -350,6 +416,16 @@ class _PredictedIds:
             return _REST
         return place + 1
 
+    def oddities(self) -> Iterator[str]:
+        """What the reader of the figures should know of the predictions."""
+        if unknown := [name for name in self.names if self.labels.id_of(name) is None]:
+            yield f"not in the predictions' label map: {listed_names(unknown)} (never predicted)"
+        if self.other:
+            pixels = self.other.total()
+            yield f"{pixels} pixel(s) predicted as {listed_names(list(self.other))} count as background"
+        if self.void:
+            yield f"{self.void} predicted pixel(s) have the value {IGNORE} and count as background"
+
     def absorb(self, other: _PredictedIds) -> None:
         """Add what a copy of this side has met in other images."""
         self.other.update(other.other)
@@ -360,6 +436,17 @@ def _places_of_meanings(truth: GroundTruth, names: ClassList) -> dict[str, int]:
     """The places of names by what they are in the ground truth, as a class may be asked for by another of its names."""
     found = [(place, truth.meaning(name)) for place, name in enumerate(names)]
     return {class_key(meaning): place for place, meaning in reversed(found) if meaning is not None}
+
+
+@dataclass
+class _Regions:
+    """Predictions whose ids are numbers of regions, whatever `labels` call them."""
+
+    labels: LabelMap
+
+    def index(self, label: int, pixels: int, path: Path) -> int:
+        """The number of the region itself."""
+        return label
 
 
 def _background_elsewhere(label: int, labels: LabelMap) -> str:
@@ -410,15 +497,14 @@ def _warnings(pairs: Pairs, names: ClassList, counter: _FolderCounter, pictures:
             f"not in the label map of the ground truth: {listed_names(unknown)} "
             "(every pixel predicted so counts as wrong)"
         )
-    if unknown := [name for name in names if predicted.labels.id_of(name) is None]:
-        found.append(f"not in the predictions' label map: {listed_names(unknown)} (never predicted)")
-    if predicted.other:
-        pixels = predicted.other.total()
-        found.append(f"{pixels} pixel(s) predicted as {listed_names(list(predicted.other))} count as background")
-    if predicted.void:
-        found.append(f"{predicted.void} predicted pixel(s) have the value {IGNORE} and count as background")
+    if isinstance(predicted, _PredictedIds):
+        found += predicted.oddities()
     if not rows.size:
-        found.append("no pixel is left to score")
+        values = f", as all pixels of the ground truth are {' or '.join(map(str, true.truth.ignore))}, or void"
+        found.append(
+            f"no pixel is left to score{values if true.void and not true.labelled else ''}: check the labels and "
+            "--ignore"
+        )
     elif true.void and not rows.any() and not true.other:
         values = " or ".join(map(str, true.truth.ignore))
         found.append(
@@ -426,3 +512,15 @@ def _warnings(pairs: Pairs, names: ClassList, counter: _FolderCounter, pictures:
             "name it in the label map and give another --ignore"
         )
     return tuple(found)
+
+
+def _suspicions(
+    truth: GroundTruth, prediction: Path, pairs: Pairs, labels: LabelMap | None, pictures: Pictures
+) -> tuple[str, ...]:
+    """What seems to be a mistake with the folders, one sentence each."""
+    found = (
+        exchanged_folders(truth.folder, prediction),
+        smoothed_labels(truth, pairs.matched),
+        None if labels is None else wrong_names(truth, pairs.matched, labels, pictures.matrix()),
+    )
+    return tuple(sentence for sentence in found if sentence is not None)

@@ -109,16 +109,22 @@ def _why_none(others: Sequence[Path], ending: str) -> str:
     annotations = [path for path in others if path.suffix.lower() == ".json"]
     if ending and (labels := [path.name for path in others if path.suffix.lower() in LABEL_SUFFIXES]):
         return f"has a name that ends in {ending!r} (there are {listed(labels, most=3)}): give the ending of yours."
+    if annotations:
+        names = [path.as_posix() for path in annotations]
+        return (
+            f"(looked for {suffixes}, in subfolders too), but {listed(names, most=3)}: a file of COCO annotations is "
+            "named itself (--gt FILE.json), and shapes of LabelMe are exported as masks or COCO first."
+        )
+    if any(path.suffix.lower() == ".xml" for path in others):
+        return (
+            f"(looked for {suffixes}, in subfolders too), but XML, as CVAT, LabelMe and VOC write shapes: export masks "
+            "(in CVAT 'Segmentation mask') or COCO instead."
+        )
     if jpegs:
         return (
             f"(looked for {suffixes}, in subfolders too), but {len(jpegs)} JPEG(s) ({listed(jpegs, most=3)}): their "
             "values are not exact, so they cannot be labels. If these are photographs, name the folder of the labels; "
             "if they are the labels, export them again as PNG."
-        )
-    if annotations:
-        return (
-            f"(looked for {suffixes}, in subfolders too), but {listed([path.name for path in annotations], most=3)}: a "
-            "file of COCO annotations is named itself, not its folder."
         )
     return f"(looked for {suffixes}, in subfolders too)."
 

@@ -15,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg_cli.evaluation.metrics import ratio
+from ovseg_cli.files.label_names import is_background
 
 __all__ = [
     "ClassCounts",
     "PictureCounts",
     "Pictures",
+    "background_place",
     "picture_accuracy",
     "picture_class_iou",
     "picture_miou",
@@ -116,6 +118,11 @@ def picture_accuracy(picture: PictureCounts) -> float:
     """The share of one picture's pixels that are right; NaN where all of them are left out."""
     right = int(picture.pixels[picture.true == picture.predicted].sum())
     return float(ratio(np.array([right]), np.array([picture.scored]))[0])
+
+
+def background_place(names: Sequence[str], scored: slice = slice(None)) -> int | None:
+    """The index of the background among the `scored` classes; None where it is none of them."""
+    return next((i for i in range(len(names))[scored] if is_background(names[i])), None)
 
 
 class _Column:
@@ -235,6 +242,11 @@ class Pictures(Sequence[PictureCounts]):
 
     def __repr__(self) -> str:
         return f"Pictures({len(self)} records of {len(self.names)} classes)"
+
+    @property
+    def background(self) -> int | None:
+        """The index of the background, where it is one of the scored classes."""
+        return background_place(self.names, self.scored)
 
     @property
     def ignored(self) -> int:

@@ -11,10 +11,10 @@ import numpy as np
 
 from ovseg_cli.evaluation import metrics
 from ovseg_cli.evaluation.figures import Background, Figure, all_figures
-from ovseg_cli.evaluation.pictures import Pictures
-from ovseg_cli.files.labels import is_background
+from ovseg_cli.evaluation.pictures import Pictures, background_place
+from ovseg_cli.evaluation.presence import ClassPresence, class_presence
 
-__all__ = ["ClassScore", "Report", "UnaskedClass", "background_place", "build_report", "convention"]
+__all__ = ["Bound", "ClassScore", "Report", "UnaskedClass", "build_report", "convention"]
 
 _ABSENT = "–"
 
@@ -59,6 +59,25 @@ class UnaskedClass:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """An upper bound of a run (see `ovseg_cli.evaluation.oracles`).
+
+    Attributes:
+        oracle: "names", "regions" or "presence".
+        title: What is known, for tables.
+        convention: How it is computed, in words.
+        figures: As `Report.figures`.
+        class_iou: IoU of each scored class, in the report's order; None where it is not defined.
+    """
+
+    oracle: str
+    title: str
+    convention: str
+    figures: tuple[Figure, ...]
+    class_iou: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The outcome of an evaluation.
 
@@ -81,6 +100,10 @@ class Report:
         convention: One sentence that says how the figures are computed.
         warnings: What the reader of the figures should know.
         sources: Where ground truth, predictions and label maps came from.
+        match: How regions without names got names from the truth: "image" or "dataset"; empty where nothing did. With
+            it, all figures are those of an oracle.
+        presence: How well it is known which pictures show a class (see `ovseg_cli.evaluation.presence`).
+        oracles: What the run would reach if one thing were known.
         pictures: What was counted in each picture; None where that was not kept.
     """
 
@@ -101,6 +124,9 @@ class Report:
     convention: str = ""
     warnings: tuple[str, ...] = ()
     sources: dict[str, str] | None = None
+    match: str = ""
+    presence: tuple[ClassPresence, ...] = ()
+    oracles: tuple[Bound, ...] = ()
     pictures: Pictures | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self, *, pictures: bool = False) -> dict[str, Any]:
@@ -148,13 +174,16 @@ def _defined(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def convention(*, background: bool, ignore: int | Sequence[int] | None = None, unasked: bool = False) -> str:
+def convention(
+    *, background: bool, ignore: int | Sequence[int] | None = None, unasked: bool = False, match: str = ""
+) -> str:
     """Say in one line how the figures of a report are computed.
 
     Args:
         background: Whether the background counts as a class.
         ignore: The ground-truth value or values that are left out; None, none or a negative number for none.
         unasked: Whether the ground truth has classes that were not asked for.
+        match: How regions got their names from the truth, in words; empty where nothing did.
     """
     parts = ["IoU from one confusion matrix over all images", "mIoU over the classes in truth or prediction"]
     if background:
@@ -164,12 +193,9 @@ def convention(*, background: bool, ignore: int | Sequence[int] | None = None, u
     values = () if ignore is None else (ignore,) if isinstance(ignore, int) else ignore
     if left_out := [str(value) for value in values if value >= 0]:
         parts.append(f"pixels labelled {' or '.join(left_out)} left out")
+    if match:
+        parts.insert(0, f"an oracle's figures, not a segmenter's: {match}")
     return "; ".join(parts)
-
-
-def background_place(names: Sequence[str], scored: slice = slice(None)) -> int | None:
-    """The index of the background among the `scored` classes; None where it is none of them."""
-    return next((i for i in range(len(names))[scored] if is_background(names[i])), None)
 
 
 def build_report(
@@ -228,6 +254,7 @@ def build_report(
         mean_accuracy=own["mean_accuracy"],
         frequency_weighted_iou=own["frequency_weighted_iou"],
         figures=figures,
+        presence=() if pictures is None else class_presence(pictures),
         pictures=pictures,
         pixels=total,
         background=background,

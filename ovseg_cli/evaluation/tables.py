@@ -72,6 +72,15 @@ def as_csv(report: Report) -> str:
         if figure.interval is not None:
             row |= {"low": figure.interval.low, "high": figure.interval.high, "level": figure.interval.level}
         table.writerow(row | {"convention": figure.convention})
+    for bound in report.oracles:
+        for figure in bound.figures:
+            row = {"kind": f"oracle {bound.oracle}", "name": figure.key, "value": figure.value}
+            if figure.interval is not None:
+                row |= {"low": figure.interval.low, "high": figure.interval.high, "level": figure.interval.level}
+            table.writerow(row | {"background": figure.background, "convention": bound.convention})
+    for presence in report.presence:
+        for key in ("precision", "recall", "f1", "average_precision"):
+            table.writerow({"kind": f"presence {key}", "name": presence.name, "value": getattr(presence, key)})
     return text.getvalue()
 
 
@@ -89,6 +98,13 @@ def as_markdown(report: Report) -> str:
     for figure in report.figures:
         cells = (figure.title, figure.background, _figure(figure.value), shown_interval(figure), figure.convention)
         lines.append(f"| {' | '.join(map(cell, cells))} |")
+    if report.oracles:
+        lines += ["", "| upper bound (an oracle) | mIoU | interval | how |", "|---|---:|---|---|"]
+    for bound in report.oracles:
+        miou = bound.figures[0]
+        lines.append(
+            f"| {' | '.join(map(cell, (bound.title, _figure(miou.value), shown_interval(miou), bound.convention)))} |"
+        )
     lines += ["", *(f"- background {name}: {meaning}" for name, meaning in meanings(report))]
     if report.warnings:
         lines += ["", *(f"- {cell(warning)}" for warning in report.warnings)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +38,8 @@ def read_labelmap(path: str | Path) -> LabelMap:
     - tables whose first line names the columns, such as ``name,r,g,b``, ``Pixel Value, Class`` or ADE20K's
     - one name per line: the first has id 0, the next 1 ...; in LabelMe's lists, which begin with ``__ignore__``,
       that line is 255 and the next 0
-    - YAML and JSON: names in a list or by id, alone or under ``names``; pbtxt (``item { id: 1 name: "cat" }``)
+    - YAML and JSON: names in a list or by id, alone or under ``names``; objects with ``name`` and
+      ``color``; pbtxt (``item { id: 1 name: "cat" }``)
 
     Several ids may have one name.
 
@@ -343,7 +344,8 @@ def _table_row(path: Path, number: int, line: str, columns: _Columns) -> _Row:
 
 # ---------------------------------------------------------------------- YAML, JSON and pbtxt
 
-_NAME_KEYS = ("names", "id2label", "label2id", "labels", "classes")
+_NAME_KEYS = ("names", "id2label", "label2id", "label_map", "labels", "classes", "categories")
+_COLOUR_KEYS = ("segmentation_colors", "colors", "palette")
 _YAML_HEAD = re.compile(rf"({'|'.join(_NAME_KEYS)})\s*:\s*([\[{{].*)?|---|- .*|\[.*|\{{.*")
 _YAML_NAMES = re.compile(r"^names\s*:\s*([\[{].*)?$", re.MULTILINE)
 
@@ -356,22 +358,58 @@ def _yaml_entries(path: Path, text: str) -> list[_Entry]:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f", line {mark.line + 1}"
         raise LabelError(f"The label map {path}{where} is no YAML or JSON that can be read; {_YAML_ADVICE}") from error
-    node = root
-    if isinstance(root, yaml.MappingNode):
-        named = {key.value: value for key, value in root.value if isinstance(key, yaml.ScalarNode)}
-        node = next((named[key] for key in _NAME_KEYS if key in named and not _is_scalar(named[key])), root)
+    node, named = root, _fields_of(root)
+    node = next((named[key] for key in _NAME_KEYS if key in named and not _is_scalar(named[key])), root)
+    listed = (named[key].value for key in _COLOUR_KEYS if isinstance(named.get(key), yaml.SequenceNode))
+    colours: Sequence[yaml.Node] = next(listed, [])
     if isinstance(node, yaml.SequenceNode):
-        return [_yaml_entry(path, value, str(i), value.value) for i, value in enumerate(node.value)]
+        if any(isinstance(value, yaml.MappingNode) for value in node.value):
+            return [_yaml_object(path, value, i) for i, value in enumerate(node.value)]
+        entries = [_yaml_entry(path, value, str(i), value.value) for i, value in enumerate(node.value)]
+        return _with_colours(path, entries, colours)
     if not isinstance(node, yaml.MappingNode):
         raise LabelError(f"The label map {path} holds no list of names; {_YAML_ADVICE}")
     pairs = node.value
     backwards = not all(_is_index(key) for key, _ in pairs) and all(_is_index(value) for _, value in pairs)
-    return [
+    entries = [
         _yaml_entry(path, key, value.value, key.value)
         if backwards
         else _yaml_entry(path, value, key.value, value.value)
         for key, value in pairs
     ]
+    return _with_colours(path, entries, colours)
+
+
+def _fields_of(node: yaml.Node) -> dict[str, yaml.Node]:
+    """The values of a mapping by key; none of anything else."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return {key.value: value for key, value in pairs if isinstance(key, yaml.ScalarNode)}
+
+
+def _yaml_object(path: Path, node: yaml.Node, position: int) -> _Entry:
+    """A label as an object, as in Mapillary's and COCO's files: its name, its colour, and its id or its place."""
+    fields = _fields_of(node)
+    name = fields.get("readable") or fields.get("name")
+    index = fields.get("id")
+    entry = _yaml_entry(path, name or node, str(position) if index is None else index.value, name and name.value)
+    colour = fields.get("color") or fields.get("colour")
+    return entry if colour is None else replace(entry, colour=_yaml_colour(path, colour))
+
+
+def _with_colours(path: Path, entries: list[_Entry], colours: Sequence[yaml.Node]) -> list[_Entry]:
+    """Entries with the colours of a list that stands beside them, as in Datumaro's `dataset_meta.json`."""
+    if len(colours) != len(entries):
+        return entries
+    return [replace(entry, colour=_yaml_colour(path, node)) for entry, node in zip(entries, colours, strict=True)]
+
+
+def _yaml_colour(path: Path, node: yaml.Node) -> Colour:
+    values = [value.value for value in node.value] if isinstance(node, yaml.SequenceNode) else [node.value]
+    colour = _colour_of(values) if all(isinstance(value, str) for value in values) else None
+    if colour is None:
+        line = node.start_mark.line + 1
+        raise LabelError(f"The label map {path}, line {line} has no colour; write three numbers, or #rrggbb.")
+    return colour
 
 
 _YAML_ADVICE = "write names: [background, cat], or names: with lines such as 1: cat below it."

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ovseg_cli.atomic import write_image, write_text
 from ovseg_cli.errors import LabelError
+from ovseg_cli.files.blending import looks_blended
 from ovseg_cli.files.images import MOST_OF_16_BITS, decoding, upright, white_is_zero
 from ovseg_cli.files.label_names import (
     BACKGROUND,
@@ -58,6 +59,7 @@ LABELMAP_NAME = "labelmap.txt"
 """The name of the file that names the ids of a folder of label images."""
 
 _HEADER = "# label:color_rgb:parts:actions"
+_MOST_COLOURS = 500  # more are no colours of classes
 _MAX_PALETTE_ID = 254  # 255 is the ignore value of 8-bit labels
 
 
@@ -369,11 +371,24 @@ def _ids_of_colours(found: _Pixels, labelmap: LabelMap | None, path: Path) -> np
         worst = max(unknown, key=lambda value: found.pixels[value])
         raise LabelError(
             f"{path}: {len(unknown)} colour(s) are not in the label map; the most frequent, {found.colours[worst]}, "
-            f"covers {100 * found.pixels[worst] / found.values.size:.2f} % of the pixels."
+            f"covers {100 * found.pixels[worst] / found.values.size:.2f} % of the pixels.{_why_unknown(found, unknown)}"
         )
     values = np.array(list(found.colours), dtype=np.int32)  # ascending, as they were counted
     ids_of_values = np.array([known[colour] for colour in found.colours.values()], dtype=np.int32)
     return ids_of_values[np.searchsorted(values, found.values)]
+
+
+def _why_unknown(found: _Pixels, unknown: Sequence[int]) -> str:
+    """Where so many colours may come from; empty of few."""
+    channels = (found.values >> shift & 255 for shift in (16, 8, 0))
+    if found.kind == "colour" and any(map(looks_blended, channels)):
+        return (
+            " They are mixtures of its colours along edges: the labels were resized or smoothed. Make them again "
+            "without anti-aliasing, and scale labels by nearest neighbour only."
+        )
+    if len(unknown) > _MOST_COLOURS:
+        return " With so many it is rather a photograph, or was saved as JPEG; name the folder of the labels."
+    return ""
 
 
 def write_label(path: str | Path, ids: npt.NDArray[np.integer], labelmap: LabelMap) -> None:

@@ -64,7 +64,7 @@ class Method:
     title: str
     source: str
     gist: str
-    reads: Literal["prototypes", "words", "both", "names"] = "words"
+    reads: Literal["prototypes", "words", "both", "names", "regions"] = "words"
     networks: tuple[Literal["clip", "generator", "proxy"], ...] = ("clip",)
     scorer: str = ""
     settings: Mapping[str, DenseDefaults] = field(default_factory=dict)

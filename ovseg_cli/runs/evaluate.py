@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ovseg_cli.errors import LabelError, NoInputError, UsageError
+from ovseg_cli.evaluation.figures import DRAWS, SEED
 from ovseg_cli.files.labels import LABELMAP_NAME, LabelMap, is_background, read_labelmap
 from ovseg_cli.files.layout import MASK_FOLDER
+from ovseg_cli.methods.catalogue import METHODS
 from ovseg_cli.names import ClassList, did_you_mean, listed, listed_names, shown_name
 from ovseg_cli.runs.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
     from ovseg_cli.evaluation.datasets import OpenDataset
+    from ovseg_cli.evaluation.oracles import Match, OracleName
+    from ovseg_cli.evaluation.pictures import Pictures
     from ovseg_cli.evaluation.report import Report
     from ovseg_cli.evaluation.truth import GroundTruth
     from ovseg_cli.store import Store
@@ -185,6 +190,11 @@ def evaluate(
     *,
     label_map: Path | None = None,
     ignore: int | Sequence[int] | None = None,
+    boundary: bool = False,
+    match: Match | None = None,
+    oracles: Sequence[OracleName] = (),
+    draws: int = DRAWS,
+    seed: int = SEED,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Score label maps against ground truth.
@@ -194,12 +204,23 @@ def evaluate(
         gt: the ground truth (`open_truth`, or that of an open data set), or the folder or file that holds it.
         label_map: as for `open_truth`, where that is still to be done.
         ignore: likewise.
+        boundary: whether the boundary IoU is computed too.
+        match: take the label maps' ids for regions without names, and let the truth name them: in each "image", or once
+            in the "dataset". The classes that count are then those requested, or all of the ground truth.
+        oracles: upper bounds that are computed too.
+        draws: bootstrap draws for the intervals of mean IoUs; 0 for none.
+        seed: of the draws.
         progress: told how many images of how many are read.
 
     Raises:
         LabelError: see `ovseg_cli.evaluation.folder.evaluate_folders`.
+        UsageError: upper bounds are asked for of regions without names.
     """
+    if match is not None and oracles:
+        raise UsageError("--match and --oracle exclude each other: figures of matched regions are an oracle's already.")
+    from ovseg_cli.evaluation.bootstrap import with_intervals
     from ovseg_cli.evaluation.folder import evaluate_truth
+    from ovseg_cli.evaluation.oracles import with_oracles
 
     truth = open_truth(gt, label_map=label_map, ignore=ignore) if isinstance(gt, Path) else gt
     report = evaluate_truth(
@@ -209,9 +230,71 @@ def evaluate(
         requested=predictions.requested,
         background=predictions.background,
         ending=predictions.ending,
+        boundary=boundary,
+        match=match,
         progress=progress,
     )
-    return replace(report, warnings=(*predictions.notes, *report.warnings))
+    report = replace(report, warnings=(*predictions.notes, *report.warnings))
+    return with_oracles(with_intervals(report, draws=draws, seed=seed), oracles, draws=draws, seed=seed)
+
+
+def default_match(predictions: Predictions) -> Match | None:
+    """How label maps are matched with the truth when nobody says: not at all, unless their ids are regions."""
+    manifest = _manifest_near(predictions.folder)
+    used = "" if manifest is None else str(manifest.method.get("used", ""))
+    return "image" if used in METHODS and METHODS[used].reads == "regions" else None
+
+
+def records_of(
+    run: Path,
+    gt: Path | GroundTruth | None,
+    *,
+    classes: Sequence[str] = (),
+    background: bool | None = None,
+    label_map: Path | None = None,
+    ignore: int | Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Pictures:
+    """What was counted in each picture of a run: scored now, or read from a report.
+
+    Args:
+        run: an output folder or another folder of label maps; or a report as JSON.
+        gt: the ground truth, or the folder or file that holds it; needed for folders.
+        classes: the classes that count, as in `predictions_in`; not for reports.
+        background: whether background counts; not for reports.
+        label_map: as in `evaluate`.
+        ignore: as in `evaluate`.
+        progress: as in `evaluate`.
+
+    Raises:
+        UsageError: ground truth is missing, or the file is no report with the pictures' records.
+        LabelError: as `evaluate`.
+    """
+    from ovseg_cli.evaluation.pictures import Pictures
+
+    if not run.is_file():
+        if gt is None:
+            raise UsageError(f"{run} is a folder, so it has to be scored first: name the ground truth with --gt.")
+        found = predictions_in(run, label_map=label_map, classes=classes, background=background)
+        match = default_match(found)
+        if match is not None:
+            found = replace(found, requested=tuple(classes))
+        how: dict[str, Any] = {"label_map": label_map, "ignore": ignore, "progress": progress}
+        report = evaluate(found, gt, match=match, draws=0, **how)
+        return report.pictures or Pictures(())
+    if classes or background is not None:
+        raise UsageError(
+            f"{run} is a report, whose classes are counted already: leave out --classes and --background, or name the "
+            "folder of the label maps."
+        )
+    try:
+        return Pictures.from_dict(json.loads(run.read_bytes())["pictures"])
+    except OSError as error:
+        raise UsageError(f"{run} cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{run} is no report with the counts of each picture: write one with ovseg eval -o FILE.json."
+        ) from error
 
 
 def check_ground_truth(truth: GroundTruth, keys: Iterable[str], classes: Sequence[str]) -> None:

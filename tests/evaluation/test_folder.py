@@ -352,7 +352,10 @@ class TestIgnore:
         folders.predict("a", [[0, 1]])
         report = folders.score()
         assert (report.miou, report.pixel_accuracy) == (None, None)
-        assert "no pixel is left to score" in report.warnings
+        assert report.warnings == (
+            "no pixel is left to score, as all pixels of the ground truth are 255, or void: check the labels and "
+            "--ignore",
+        )
 
     def test_predicted_255_is_wrong_not_left_out(self, folders):
         folders.truth("a", [[3, 3]])

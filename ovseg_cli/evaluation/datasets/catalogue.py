@@ -6,6 +6,7 @@ have the same names (`ovseg_cli.methods.published`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -53,6 +54,25 @@ _CITYSCAPES = (
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 # Their labelIds: mcordts/cityscapesScripts cityscapesscripts/helpers/labels.py.
 
+
+def _told_apart(classes: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    """The words of classes, the name of each first: ten of ADE20K's 847 begin with a word that another begins with.
+
+    That word is the name of the class that has no other, else of the first.
+    """
+    count = Counter(words[0] for words in classes)
+    alone = {words[0] for words in classes if len(words) == 1}
+    taken: set[str] = set()
+    found = []
+    for words in classes:
+        name = words[0]
+        if count[name] > 1 and len(words) > 1 and (name in alone or name in taken):
+            name = next(word for word in words if count[word] == 0 and word not in taken)
+        taken.add(name)
+        found.append((name, *(word for word in words if word != name)))
+    return tuple(found)
+
+
 _COCO = tuple((index, fields[0], fields[1]) for index, fields in table("coco-stuff"))
 _STUFF = tuple(name for _, name, _ in _COCO)
 _OBJECT = _STUFF[:80]
@@ -62,7 +82,7 @@ _MERGED = (
     *("textile", "wall", "window", "building", "ground", "plant", "sky", "solid", "structural", "water"),
 )
 _ADE150 = tuple(fields[0] for _, fields in table("ade150"))
-_ADE847 = tuple(tuple(fields[0].split("; ")) for _, fields in table("ade847"))
+_ADE847 = _told_apart([tuple(fields[0].split("; ")) for _, fields in table("ade847")])
 _CONTEXT459 = tuple(fields[0] for _, fields in table("context459"))
 
 _PERSONS = ("person", *(f"person in {what}" for what in ("shirt", "jeans", "dress", "sweater", "skirt", "jacket")))
@@ -582,7 +602,7 @@ def _catalogue() -> tuple[Dataset, ...]:
                     labels="images/ADE/{split}",
                     suffix="_seg.png",
                     images="images/ADE/{split}",
-                    ids={index: fields[0].split("; ")[0] for index, fields in table("ade847")},
+                    ids=_by_ids((index for index, _ in table("ade847")), (words[0] for words in _ADE847), {}),
                     form="red-green",
                     ignore=(65535,),
                     note="pictures and labels have their full size; published figures are of a short side of 512",

@@ -279,8 +279,14 @@ def _reader(
     if layout.form == "mat":
         return partial(_read, files, read_mat)
     if layout.form == "red-green":
-        return partial(_read, files, read_red_green)
+        return partial(_read_known, files, frozenset(layout.ids), layout.ignore[0])
     return None if layout.colours else partial(_read, files, read_compact_label)  # another palette is decoration
+
+
+def _read_known(files: Mapping[str, Path], known: frozenset[int], left_out: int, key: str) -> npt.NDArray[np.integer]:
+    """The labels of ADE20K's full set, where classes beyond those that are scored are left out."""
+    ids = read_red_green(files[key])
+    return np.where(np.isin(ids, list(known)), ids, left_out)
 
 
 def _read(

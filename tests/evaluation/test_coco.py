@@ -1,0 +1,286 @@
+"""COCO's JSON files: what they describe, compared with pycocotools' own reading, and what is said of broken ones."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pickle
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask
+from pycocotools.coco import COCO
+
+from ovseg_cli.errors import LabelError
+from ovseg_cli.evaluation.coco import CocoLabels, coco_ground_truth
+from ovseg_cli.files import json_stream
+from ovseg_cli.files.json_stream import json_entries
+
+CATEGORIES = [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}, {"id": 62, "name": "chair"}]
+HEIGHT, WIDTH = 30, 40
+
+
+def region(top, left, bottom, right):
+    there = np.zeros((HEIGHT, WIDTH), np.uint8)
+    there[top:bottom, left:right] = 1
+    return there
+
+
+def compressed(there):
+    code = mask.encode(np.asfortranarray(there))
+    return {"size": [HEIGHT, WIDTH], "counts": code["counts"].decode()}
+
+
+def uncompressed(there):
+    values = there.ravel(order="F")
+    ends = np.flatnonzero(np.diff(values)) + 1
+    counts = np.diff([0, *ends, values.size]).tolist()
+    return {"size": [HEIGHT, WIDTH], "counts": counts if values[0] == 0 else [0, *counts]}
+
+
+def polygon(top, left, bottom, right):
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def coco_file(path, annotations, *, images=None, categories=CATEGORIES, **others):
+    images = images or [{"id": 7, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH}]
+    for number, annotation in enumerate(annotations):
+        annotation.setdefault("id", number + 1)
+        annotation.setdefault("image_id", 7)
+        annotation.setdefault("iscrowd", 0)
+    path.write_text(json.dumps({**others, "images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+def painted(path, key="a"):
+    return CocoLabels(path).read(key)
+
+
+@pytest.mark.parametrize("form", [compressed, uncompressed], ids=["compressed", "uncompressed"])
+def test_run_length_codes(tmp_path, form):
+    there = region(3, 5, 20, 22)
+    ids = painted(coco_file(tmp_path / "a.json", [{"category_id": 18, "segmentation": form(there)}]))
+    np.testing.assert_array_equal(ids, there * 18)
+
+
+def test_polygons_of_several_parts(tmp_path):
+    shape = [*polygon(2, 3, 10, 12), [20.5, 4.25, 33.75, 6.5, 25.0, 28.0], [1, 2, 3, 4]]  # the last encloses nothing
+    path = coco_file(tmp_path / "a.json", [{"category_id": 62, "segmentation": shape}])
+    parts = [Image.new("1", (WIDTH, HEIGHT)) for _ in shape]
+    assert parts  # the reference is pycocotools' own
+    with contextlib.redirect_stdout(io.StringIO()):
+        api = COCO(str(path))
+    api.anns[1]["segmentation"] = shape[:2]
+    np.testing.assert_array_equal(painted(path), api.annToMask(api.anns[1]) * 62)
+
+
+def test_a_random_file_is_what_pycocotools_makes_of_it(tmp_path):
+    random = np.random.default_rng(4)
+    annotations = []
+    for _ in range(40):
+        top, left = random.integers(0, 20, 2)
+        box = (top, left, top + random.integers(4, 10), left + random.integers(4, 18))
+        box = tuple(map(int, box))
+        form = random.choice(3)
+        shape = polygon(*box) if form == 0 else (compressed, uncompressed)[form - 1](region(*box))
+        category = int(random.choice([1, 18, 62]))
+        annotations.append({"category_id": category, "segmentation": shape, "image_id": int(random.choice([7, 9]))})
+    images = [
+        {"id": i, "file_name": f"{name}.jpg", "height": HEIGHT, "width": WIDTH} for i, name in ((9, "b"), (7, "a"))
+    ]
+    path = coco_file(tmp_path / "a.json", annotations, images=images)
+    with contextlib.redirect_stdout(io.StringIO()):
+        api = COCO(str(path))
+    assert CocoLabels(path).keys == ("b", "a")
+    for key, image_id in (("a", 7), ("b", 9)):
+        expected = np.zeros((HEIGHT, WIDTH), int)
+        masks = [(api.annToMask(value), value["category_id"]) for value in api.imgToAnns[image_id]]
+        for there, category in sorted(masks, key=lambda pair: -int(pair[0].sum())):
+            expected[there == 1] = category
+        np.testing.assert_array_equal(painted(path, key), expected)
+
+
+def test_what_is_smaller_lies_on_top_and_a_crowd_below(tmp_path):
+    small, large, crowd = region(5, 5, 9, 9), region(2, 2, 20, 20), region(4, 4, 8, 30)
+    path = coco_file(
+        tmp_path / "a.json",
+        [
+            {"category_id": 1, "segmentation": compressed(small)},
+            {"category_id": 18, "segmentation": compressed(large)},
+            {"category_id": 62, "segmentation": uncompressed(crowd), "iscrowd": 1},
+        ],
+    )
+    expected = np.where(small, 1, np.where(large, 18, crowd * 62))
+    np.testing.assert_array_equal(painted(path), expected)
+
+
+def test_the_names_of_categories(tmp_path):
+    truth = coco_ground_truth(coco_file(tmp_path / "a.json", [{"category_id": 1, "segmentation": polygon(1, 1, 9, 9)}]))
+    assert [(i, name) for i, name, _ in truth.labels] == [(0, "background"), (1, "person"), (18, "dog"), (62, "chair")]
+    assert truth.keys == ("a",)
+    assert truth.ignore == ()
+
+
+def test_a_category_may_have_the_id_0_or_be_the_background(tmp_path):
+    shape = {"category_id": 0, "segmentation": compressed(region(0, 0, 4, 4))}
+    zero = coco_file(tmp_path / "zero.json", [shape], categories=[{"id": 0, "name": "cat"}, {"id": 4, "name": "dog"}])
+    labels = CocoLabels(zero)
+    assert labels.labelmap.name_of(0) == "cat"
+    assert labels.labelmap.name_of(int(labels.read("a")[-1, -1])) == "background"
+    own = coco_file(
+        tmp_path / "own.json",
+        [{**shape, "category_id": 3}],
+        categories=[{"id": 2, "name": "Background"}, {"id": 3, "name": "cat"}],
+    )
+    np.testing.assert_array_equal(painted(own), np.where(region(0, 0, 4, 4), 3, 2))
+
+
+def test_pixels_without_stuff_are_left_out(tmp_path):
+    path = coco_file(
+        tmp_path / "stuff_val2017.json",
+        [{"category_id": 105, "segmentation": compressed(region(0, 0, 10, 40))}],
+        categories=[{"id": 105, "name": "clouds"}, {"id": 183, "name": "other"}],
+    )
+    labels = CocoLabels(path)
+    assert labels.labelmap.name_of(int(labels.read("a")[-1, -1])) == "void"
+
+
+class TestPanoptic:
+    def write(self, tmp_path, values, segments):
+        folder = tmp_path / "panoptic_val2017"
+        folder.mkdir(exist_ok=True)
+        colours = np.stack([values % 256, values // 256 % 256, values // 65536], axis=-1)
+        Image.fromarray(colours.astype(np.uint8)).save(folder / "a.png")
+        segments = [{"id": i, "category_id": category, "iscrowd": 0} for i, category in segments.items()]
+        annotation = {"image_id": 7, "file_name": "a.png", "segments_info": segments}
+        return coco_file(tmp_path / "panoptic_val2017.json", [annotation])
+
+    def test_segments_have_categories(self, tmp_path):
+        values = np.zeros((HEIGHT, WIDTH), int)
+        values[:10], values[10:20] = 3937500, 260
+        path = self.write(tmp_path, values, {3937500: 18, 260: 62})
+        labels = CocoLabels(path)
+        expected = np.where(values == 260, 62, np.where(values == 3937500, 18, 0))
+        np.testing.assert_array_equal(labels.read("a"), expected)
+        assert labels.labelmap.name_of(0) == "void"
+
+    def test_an_image_of_another_file(self, tmp_path):
+        path = self.write(tmp_path, np.full((HEIGHT, WIDTH), 5), {4: 1})
+        with pytest.raises(LabelError, match=r"a.png has the segment 5, of which .*val2017.json says nothing"):
+            painted(path)
+
+
+class TestMistakes:
+    def test_boxes_only(self, tmp_path):
+        path = coco_file(tmp_path / "a.json", [{"category_id": 1, "bbox": [1, 1, 5, 5], "segmentation": []}])
+        with pytest.raises(LabelError) as caught:
+            CocoLabels(path)
+        assert str(caught.value) == (
+            f"{path} has no regions: none of its 1 annotations has a segmentation. Boxes, key points and captions "
+            "cannot be scored; take the file of instances, stuff or panoptic regions."
+        )
+
+    def test_some_boxes(self, tmp_path):
+        box = {"category_id": 1, "bbox": [1, 1, 5, 5]}
+        path = coco_file(tmp_path / "a.json", [box, {"category_id": 1, "segmentation": polygon(1, 1, 9, 9)}])
+        assert coco_ground_truth(path).notes == (f"1 annotations of {path} have no segmentation and are left out",)
+
+    def test_another_file(self, tmp_path):
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps({"version": "5.0", "shapes": 3}))
+        with pytest.raises(LabelError) as caught:
+            CocoLabels(path)
+        assert (
+            str(caught.value)
+            == f"{path} is no COCO file: it has no 'annotations' and no 'images' (it has shapes, version)."
+        )
+
+    @pytest.mark.parametrize("text", ["", "[1, 2]", '{"images": [{"id": 1', '{"images": [] "annotations": []}'])
+    def test_a_broken_file(self, tmp_path, text):
+        path = tmp_path / "a.json"
+        path.write_text(text)
+        with pytest.raises(LabelError, match=r"a.json is no complete JSON file: it cannot be read at byte \d+\."):
+            CocoLabels(path)
+
+    def test_a_region_of_another_size(self, tmp_path):
+        images = [{"id": 7, "file_name": "a.jpg", "height": 60, "width": 80}]
+        annotation = {"category_id": 1, "segmentation": compressed(region(1, 1, 5, 5))}
+        path = coco_file(tmp_path / "a.json", [annotation], images=images)
+        with pytest.raises(LabelError, match=r"a region of a is made for 40x30 pixels; the picture has 80x60\."):
+            painted(path)
+
+    def test_a_category_without_a_name(self, tmp_path):
+        path = coco_file(tmp_path / "a.json", [{"category_id": 3, "segmentation": polygon(1, 1, 9, 9)}])
+        with pytest.raises(LabelError, match="an annotation of a has the category 3, which has no name"):
+            painted(path)
+
+    def test_a_shape_of_no_known_form(self, tmp_path):
+        path = coco_file(tmp_path / "a.json", [{"category_id": 1, "segmentation": {"counts": "x"}}])
+        with pytest.raises(LabelError, match="an annotation of a has no polygons and no run-length code"):
+            painted(path)
+
+    def test_a_picture_of_unknown_size(self, tmp_path):
+        images = [{"id": 7, "file_name": "a.jpg"}]
+        path = coco_file(tmp_path / "a.json", [{"category_id": 1, "segmentation": polygon(1, 1, 9, 9)}], images=images)
+        with pytest.raises(LabelError, match="does not say how large a is, which its polygons need"):
+            painted(path)
+
+
+class TestWalkingThroughAFile:
+    def test_items_and_their_places(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(json_stream, "_PIECE", 5)  # every value lies across pieces
+        content = {
+            "a": [{"x": [1, 2.5]}, {"ä": 'é"]}'}, 12345, "t"],
+            "info": {"b": None},
+            "n": 12345678,
+            "e": [],
+            "l": [[1]],
+        }
+        path = tmp_path / "a.json"
+        for text in (
+            json.dumps(content),
+            json.dumps(content, indent=2, ensure_ascii=False),
+            "\ufeff" + json.dumps(content),
+        ):
+            path.write_bytes(text.encode())
+            entries = list(json_entries(path))
+            assert [entry[0] for entry in entries] == ["a", "a", "a", "a", "info", "n", "e", "l"]
+            data = path.read_bytes()
+            found = [json.loads(data[start:end]) for key, _, start, end in entries if key != "e"]
+            assert found == [*content["a"], content["info"], content["n"], [1]]
+
+    def test_names_in_any_script(self, tmp_path):
+        images = [{"id": 7, "file_name": "küche/犬.jpg", "height": HEIGHT, "width": WIDTH}]
+        data = {
+            "images": images,
+            "annotations": [{"image_id": 7, "segmentation": polygon(1, 1, 9, 9)}],
+            "categories": [{"id": 1, "name": "Hündin"}],
+        }
+        path = tmp_path / "a.json"
+        for ascii_only in (True, False):
+            path.write_text(json.dumps(data, ensure_ascii=ascii_only), encoding="utf-8")
+            labels = CocoLabels(path)
+            assert labels.keys == ("küche/犬",)
+            assert labels.labelmap.name_of(1) == "Hündin"
+
+    def test_memory_does_not_grow_with_the_regions(self, tmp_path):
+        path = tmp_path / "a.json"
+        shape = [[float(i) for i in range(400)]]
+        annotations = [{"id": i, "image_id": 7, "category_id": 1, "segmentation": shape} for i in range(4000)]
+        coco_file(path, annotations)
+        assert path.stat().st_size > 9e6
+        tracemalloc.start()
+        labels = CocoLabels(path)
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert labels.keys == ("a",)
+        assert kept < 5e5
+
+
+def test_processes_can_share_it(tmp_path):
+    path = coco_file(tmp_path / "a.json", [{"category_id": 1, "segmentation": polygon(1, 1, 9, 9)}])
+    truth = coco_ground_truth(path)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(truth)).read("a"), truth.read("a"))
