@@ -204,7 +204,7 @@ def segment(
     check_names("background_words", background_words)
     for name, words in (synonyms or {}).items():
         check_names(f"the synonyms of {name!r}", words)
-    names = _names(store, classes)
+    names = _names(store, classes, method)
     segmenter = Segmenter(
         _models(profile_of(store), device, precision),
         store,
@@ -455,11 +455,15 @@ def explain(
     return Explainer(segmenter, store).explain(_picture(image), points, image_classes)
 
 
-def _names(store: Store, classes: Sequence[str] | None) -> Sequence[str]:
-    """Class names as the store spells them; all of its classes for None."""
+def _names(store: Store, classes: Sequence[str] | None, method: str = "auto") -> Sequence[str]:
+    """Class names as the store spells them; for None all of its classes, or regions where the method names none."""
+    from ovseg_cli.methods.catalogue import METHODS
+    from ovseg_cli.methods.region_names import REGION_NAMES
     from ovseg_cli.runs.classes import stored_names
 
     check_names("classes", classes)
+    if classes is None and method in METHODS and METHODS[method].finds_regions:
+        return REGION_NAMES
     return store.class_names() if classes is None else stored_names(store, classes)
 
 

@@ -42,7 +42,8 @@ class Method:
         gist: How it works, in half a sentence.
         reads: What pictures are compared with: prototypes of the store ("prototypes"); words, by CLIP ("words");
             prototypes of the classes that have some and words for the others ("both"); class names, by the diffusion
-            model in a prompt of the method's own ("names").
+            model in a prompt of the method's own ("names"); nothing at all, so that its regions have numbers for names,
+            and figures need the truth to name them ("regions").
         networks: What it needs of a profile besides its extractors: CLIP ("clip"), the diffusion model ("generator"),
             and a self-supervised network that lends its features ("proxy").
         scorer: "module:class", the class a `ovseg_cli.scorers.words.WordScorer`; empty for methods that read
@@ -81,13 +82,18 @@ class Method:
                 raise ValueError(f"{self.title}: {name} is one of {', '.join(known)}, got {value!r}")
         if any(not text.isprintable() for text in (self.title, self.source, self.gist)):
             raise ValueError(f"{self.title!r}: title, source and gist are lines of text")
-        if self.reads_words and not (self.scorer and self.settings):
-            raise ValueError(f"{self.title} reads words, so it needs a scorer and settings")
+        if self.reads not in ("prototypes", "both") and not (self.scorer and self.settings):
+            raise ValueError(f"{self.title} reads {self.reads}, so it needs a scorer and settings")
 
     @property
     def reads_words(self) -> bool:
-        """Whether it needs nothing of the store."""
+        """Whether it needs nothing of the store, and names its regions."""
         return self.reads in ("words", "names")
+
+    @property
+    def finds_regions(self) -> bool:
+        """Whether its regions have no names; see `ovseg_cli.methods.diffseg.REGION_NAMES`."""
+        return self.reads == "regions"
 
     @property
     def matches_prototypes(self) -> bool:
@@ -244,6 +250,16 @@ _OWN: Mapping[str, Method] = MappingProxyType(
             settings=published.DIFFSEGMENTER,
             background="own",
             prefilter=True,
+        ),
+        "diffseg": Method(
+            title="DiffSeg",
+            source="Tian et al., CVPR 2024",
+            gist="regions of the diffusion model's self-attention, without names; scored as an oracle",
+            reads="regions",
+            networks=("generator",),
+            scorer="ovseg_cli.scorers.regions:DiffSeg",
+            settings=published.DIFFSEG,
+            background="own",
         ),
     }
 )

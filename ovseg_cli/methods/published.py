@@ -281,3 +281,26 @@ AGGSD: Mapping[str, DenseDefaults] = MappingProxyType(
 DIFFSEGMENTER: Mapping[str, DenseDefaults] = MappingProxyType(
     dict.fromkeys(("voc21", "context60", "coco-object"), replace(_WHOLE, resample="bilinear-float"))
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiffSegSettings(DenseDefaults):
+    """What DiffSeg's code is run with on one data set.
+
+    Attributes:
+        divergence: Attention whose symmetric Kullback-Leibler divergence is below this is of one region, in all rounds.
+    """
+
+    divergence: float
+
+
+_DIFFSEG: dict[str, Any] = {"short_side": 512, "whole_image": True, "squash": 512, "resample": "bilinear-float"}
+
+DIFFSEG: Mapping[str, DenseDefaults] = MappingProxyType(
+    {
+        "coco-stuff": DiffSegSettings(**_DIFFSEG, divergence=1.1),
+        "cityscapes": DiffSegSettings(**_DIFFSEG, divergence=0.9),
+    }
+)
+"""google/diffseg 77ea596, `benchmarks.ipynb`. There, the middle square of a picture is scaled to 512 x 512; here, all
+of it is, as every pixel of a label map gets a region."""

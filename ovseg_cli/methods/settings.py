@@ -21,7 +21,7 @@ def dense_settings(profile: Profile, method: str, row: str | None = None, *, bac
 
     Args:
         profile: The profile.
-        method: One of `ovseg_cli.methods.catalogue.word_methods`.
+        method: One of `ovseg_cli.methods.catalogue.METHODS` that has settings.
         row: The data set whose settings are wanted; None for PASCAL VOC's, with or without background, or for what
             the method has instead.
         background: Whether pixels may belong to none of the classes.
@@ -56,8 +56,9 @@ def _usual(rows: Mapping[str, DenseDefaults], *, background: bool) -> DenseDefau
 def _own_settings(profile: Profile, method: str, own: DenseDefaults, *, background: bool) -> DenseDefaults:
     """A profile's own settings, as a method needs them."""
     info: Method = METHODS[method]
-    if info.reads == "names":
-        # Windows are for CLIP. A diffusion model that looks for classes finds every one in every window.
+    if info.reads in ("names", "regions"):
+        # Windows are for CLIP. A diffusion model that looks for classes finds every one in every window,
+        # and regions are those of the whole picture.
         side = profile.generator.phrase_side
         own = replace(own, windows=(), whole_image=True, short_side=side, squash=side)
     published = _usual(info.rows(large=profile.clip.large), background=background)

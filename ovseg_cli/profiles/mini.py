@@ -82,6 +82,7 @@ MINI = Profile(
         # CLIPer's maps run from one object into the next with 0.1, and DiffSeg ends with two or three regions at 0.8.
         refine_threshold=0.6,
         cluster_divergence=0.1,
+        merge_divergence=0.4,
         idle_attention="padding",  # on the finest grid the start token draws less than 0.01 %
         phrase_size=192,  # objects are small in these pictures, and were large in training
     ),

@@ -112,6 +112,7 @@ class GeneratorSpec:
             published one, which is for Stable Diffusion.
         cluster_divergence: Attention whose symmetric Kullback-Leibler divergence is below this belongs to one region of
             DiffSegClust; None for the published one, which is for Stable Diffusion.
+        merge_divergence: The same of DiffSeg, which merges without k-means afterwards.
         idle_attention: Where cross-attention goes that no word draws: to the start token, as in Stable Diffusion, or to
             the prompt's padding. AggSD finds the background by it.
         read_size: Side of the square at which given pictures are read for dense methods; None for `image_size`.
@@ -144,6 +145,7 @@ class GeneratorSpec:
     idle_attention: Literal["start", "padding"] = "start"
     read_size: int | None = None
     phrase_size: int | None = None
+    merge_divergence: float | None = field(default=None, metadata=LATER)
     sampler: Sampler = field(default="dpmsolver++", metadata=LATER)
     spacing: Literal["leading", "trailing", "linspace"] | None = field(default=None, metadata=LATER)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ovseg_cli.errors import UnknownClassError, UsageError
 from ovseg_cli.methods.catalogue import METHODS, check_explained
+from ovseg_cli.methods.region_names import REGION_NAMES
 from ovseg_cli.names import MAX_NAME_LENGTH, listed, listed_names, nearest, question, shown_name
 from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import Profile, profile_of
@@ -113,7 +114,7 @@ def plan_folder(
         ProfileMismatchError: A class has no prototypes by one of the extractors.
         NoInputError: There is no image.
     """
-    names = wanted_classes(store, classes, image_classes)
+    names = wanted_classes(store, classes, image_classes, method=method)
     profile = profile_of(store)
     try:
         with store.snapshot():
@@ -192,17 +193,27 @@ def run_plan(
     return summary
 
 
-def wanted_classes(store: Store, classes: Sequence[str], image_classes: ImageClasses | None = None) -> tuple[str, ...]:
+def wanted_classes(
+    store: Store, classes: Sequence[str], image_classes: ImageClasses | None = None, *, method: str = "auto"
+) -> tuple[str, ...]:
     """The classes to look for, as the store spells them.
 
     Args:
         store: Its classes are looked for where none is named.
         classes: Those that were named.
         image_classes: A file whose classes are looked for where none is named.
+        method: The method that was asked for; one whose regions have no names looks for none.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or the method looks for none.
     """
+    if method in METHODS and METHODS[method].finds_regions:
+        if classes or image_classes is not None:
+            raise UsageError(
+                f"{METHODS[method].title} finds regions without names: leave out --classes and files of classes. "
+                "ovseg eval lets the ground truth name the regions."
+            )
+        return REGION_NAMES
     if classes:
         return stored_names(store, classes)
     if image_classes is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ovseg_cli.errors import ProfileMismatchError, UnknownClassError, UsageError
 from ovseg_cli.methods.catalogue import METHODS, Method, check_method
+from ovseg_cli.methods.region_names import REGION_NAMES
 from ovseg_cli.methods.settings import dense_settings, templates_for
 from ovseg_cli.names import MAX_NAME_LENGTH, ClassList, check_names, did_you_mean, listed_names, shown_name
 from ovseg_cli.precision import Precision
@@ -76,6 +77,10 @@ def choose_method(store: PrototypeSource, profile: Profile, classes: Sequence[st
         UsageError: No such method, no class, or a class twice.
     """
     check_method(method)
+    if method != "auto" and METHODS[method].finds_regions:
+        if tuple(classes) != REGION_NAMES:
+            raise UsageError(f"{METHODS[method].title} finds regions without names: leave out the classes.")
+        return Choice(method, method, (), "asked for")
     if not classes:
         raise UsageError('No classes to segment. Name some with --classes, or add one: ovseg add-class "cat".')
     missing = tuple(name for name in ClassList(classes) if not store.has_class(name))
@@ -281,7 +286,7 @@ def _prototype_part(
 
 def _word_part(profile: Profile, classes: Sequence[str], choice: Choice, options: SegmentOptions) -> WordPart:
     """What is read in words."""
-    method = choice.method if METHODS[choice.method].reads_words else profile.clip.best
+    method = profile.clip.best if METHODS[choice.method].matches_prototypes else choice.method
     info = METHODS[method]
     if "proxy" in info.networks and profile.proxy_extractor is None:
         raise UsageError(
@@ -386,6 +391,8 @@ def _refuse_foreign(choice: Choice, options: SegmentOptions) -> None:
         synonyms = f"synonyms ({shown_name(name)}: {listed_names(words)})"
         useless.append((synonyms, "take them out of the class file, or leave out --synonym"))
     for what, remedy in useless[:1]:
+        if method.finds_regions:
+            raise UsageError(f"{choice.method} finds regions without names, so {what} would have no effect: {remedy}.")
         if method.reads == "names":
             raise UsageError(f"With {choice.method}, {_OWN_PROMPT}, so {what} would have no effect: {remedy}.")
         if method.reads == "prototypes":

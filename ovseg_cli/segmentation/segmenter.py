@@ -382,7 +382,7 @@ class Segmenter:
             )
         competing = tuple(self.names[place] for place in scored.classes)
         labels = ("background", *competing)
-        present = [i for i in range(len(labels)) if decision.shares[i] > 0]
+        present = [i for i, share in enumerate(decision.shares) if share > 0]
         kept = scored.kept
         return Segmentation(
             ids=decision.ids,
