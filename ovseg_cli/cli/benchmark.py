@@ -26,6 +26,7 @@ from ovseg_cli.cli.options import (
 )
 from ovseg_cli.cli.output import Milestones, amount, short_path, table
 from ovseg_cli.errors import UsageError
+from ovseg_cli.evaluation.figures import DRAWS, SEED
 from ovseg_cli.names import listed, listed_names
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def benchmark(
             common.out.note(f"{method} is left out: {why}")
         _measure(common, store, plan, timed)
         broken = run_with_bars(common, store, plan, batch)
-        scores = score_with_bars(common, plan)
+        scores = score_with_bars(common, plan, DRAWS, SEED)
         made = make_table(plan, scores, kinds=kinds_of(store, contest, list(plan.entries)), broken=broken)
     files = write_table(made, output)
     common.out.result(
@@ -282,16 +283,17 @@ def run_with_bars(common: Common, store: Store, plan: BenchmarkPlan, batch: int 
     return dict(came.broken)
 
 
-def score_with_bars(common: Common, plan: BenchmarkPlan) -> Scores:
+def score_with_bars(common: Common, plan: BenchmarkPlan, draws: int, seed: int) -> Scores:
     """Score every method with a progress bar."""
     from ovseg_cli.runs.benchmark import score_all
 
     with common.out.progress() as bars:
         bar = bars.start("scoring")
-        return score_all(
-            plan,
-            progress=lambda method, done, total: bars.update(bar, done=done, total=total, text=f"scoring {method}"),
-        )
+
+        def tell(method: str, done: int, total: int) -> None:
+            bars.update(bar, done=done, total=total, text=f"scoring {method}")
+
+        return score_all(plan, draws=draws, seed=seed, progress=tell)
 
 
 def _as_data(made: Table) -> Any:

@@ -197,13 +197,15 @@ def evaluate(
     if images is None and len(query.methods) > 1:
         raise UsageError("Several methods are for pictures to segment: name these with --images.")
     truth, opened = ground_truth(gt, dataset, root, split, gt_suffix, label_map, ignore)
+    how: dict[str, Any] = {"boundary": boundary, "oracles": _oracles(oracle), "draws": draws, "seed": seed}
     if images is not None and len(query.methods) > 1:
-        reports = _score_methods(common, images, truth, opened, query, image_classes, output, batch)
+        if match or oracle or boundary:
+            raise UsageError("--match, --oracle and --boundary are of one method: name one with --method.")
+        reports = _score_methods(common, images, truth, opened, query, image_classes, output, batch, how)
         for method, report in reports.items():
             _check_figure(common, report, fail_under, f"{method}: ")
         _check_missing(common, next(iter(reports.values())))
         return
-    how: dict[str, Any] = {"boundary": boundary, "oracles": _oracles(oracle), "draws": draws, "seed": seed}
     with ExitStack() as kept:  # label maps that are made here last until all is written of them
         if images is not None:
             scratch = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="ovseg-eval-")))
@@ -342,6 +344,7 @@ def _score_methods(
     image_classes: Path | None,
     output: Path | None,
     batch: int | None,
+    how: dict[str, Any],
 ) -> dict[str, Report]:
     """Segment by several methods into folders that are thrown away; show and write a table."""
     from ovseg_cli.atomic import write_text
@@ -379,7 +382,7 @@ def _score_methods(
                 precision=common.precision,
             )
             broken = run_with_bars(common, store, plan, batch)
-            scores = score_with_bars(common, plan)
+            scores = score_with_bars(common, plan, how["draws"], how["seed"])
             made = make_table(plan, scores, broken=broken)
     if output is not None:
         write_text(output, FORMS[f"table{output.suffix.lower() or '.json'}"](made))

@@ -252,6 +252,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
             prefilter=True,
         ),
         "diffseg": Method(
+            kind="oracle",
             title="DiffSeg",
             source="Tian et al., CVPR 2024",
             gist="regions of the diffusion model's self-attention, without names; scored as an oracle",

@@ -181,6 +181,14 @@ PUBLISHED: Final[tuple[Published, ...]] = (
     *_row("diffsegclust", f"{_META}, Stable Diffusion 1.5", "56.0 37.4 38.7 7.6", _LE, _LE_TABLE, _LE_SETS),
     *_row("specclust", f"{_META}, Stable Diffusion 1.5", "57.1 38.3 39.3 8.3", _LE, _LE_TABLE, _LE_SETS),
     *_row(
+        "diffseg",
+        "Stable Diffusion 1.4",
+        "43.6 21.2",
+        "validation split, middle squares of 512 x 512; the truth names each picture's regions, so it is an oracle",
+        _LE_TABLE + _REPEATED,
+        ("coco-stuff27", "cityscapes27"),
+    ),
+    *_row(
         "aggsd",
         "Stable Diffusion 1.5",
         "58.3 45.1 36.4 11.2",
@@ -213,6 +221,7 @@ CODE: Final[Mapping[str, PublishedCode]] = MappingProxyType(
             (("proxyclip",), "mc-lan/ProxyCLIP", "NTU S-Lab License 1.0 (non-commercial)"),
             (("cliper", "cliper-coarse"), "linsun449/cliper.code", "none found"),
             (("agggem", "diffsegclust", "specclust", "aggsd"), "sonalexle/langseg", "none found"),
+            (("diffseg",), "google/diffseg", "MIT"),
             (("diffsegmenter",), "VCG-team/DiffSegmenter", "none found"),
         )
         for method in methods

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,8 @@ from ovseg_cli.errors import (
     UsageError,
     WeightsError,
 )
-from ovseg_cli.evaluation.bootstrap import with_intervals
 from ovseg_cli.evaluation.comparison import groups
+from ovseg_cli.evaluation.figures import DRAWS, SEED
 from ovseg_cli.evaluation.league import FORMS, Row, Table
 from ovseg_cli.files.discovery import InputImage, picture_id
 from ovseg_cli.files.layout import MASK_FOLDER
@@ -448,25 +448,35 @@ class Scores:
         reports: By method.
         failed: By method, on how many pictures it failed that others could do.
         unread: The pictures that none could read.
+        groups: Letters of methods that cannot be told apart; of those that failed on no picture.
     """
 
     reports: dict[str, Report]
     failed: dict[str, int]
     unread: tuple[str, ...]
+    groups: dict[str, str] = field(default_factory=dict)
 
 
-def score_all(plan: BenchmarkPlan, *, progress: Callable[[str, int, int], None] | None = None) -> Scores:
+def score_all(
+    plan: BenchmarkPlan,
+    *,
+    draws: int = DRAWS,
+    seed: int = SEED,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Scores:
     """Score every method on the pictures that any of them has labelled.
 
     Args:
         plan: What was run.
+        draws: Of the bootstrap; 0 for none.
+        seed: Likewise.
         progress: Told the method, and how many pictures of how many are scored.
 
     Raises:
         NoInputError: There is no picture that could be read.
         LabelError: As `ovseg_cli.evaluation.folder.evaluate_truth`.
     """
-    from ovseg_cli.runs.evaluate import evaluate, in_dataset, predictions_in
+    from ovseg_cli.runs.evaluate import default_match, evaluate, in_dataset, predictions_in
 
     contest = plan.contest
     done = {method: _done(plan.output / method, contest.images) for method in plan.entries}
@@ -490,8 +500,17 @@ def score_all(plan: BenchmarkPlan, *, progress: Callable[[str, int, int], None] 
         found = predictions_in(plan.output / method)
         if contest.opened is not None:
             found = in_dataset(found, contest.opened)
-        reports[method] = evaluate(found, _only(contest.truth, own), progress=tell)
-    return Scores(reports=reports, failed=failed, unread=unread)
+        match = default_match(found)
+        if match is not None:  # regions have no names, so none of them was asked for
+            found = replace(found, requested=contest.classes, background=contest.background)
+        how: dict[str, Any] = {"match": match, "draws": draws, "seed": seed, "progress": tell}
+        reports[method] = evaluate(found, _only(contest.truth, own), **how)
+    return Scores(
+        reports=reports,
+        failed=failed,
+        unread=unread,
+        groups=_groups({method: report for method, report in reports.items() if not failed[method]}, draws, seed),
+    )
 
 
 def _done(output: Path, images: Sequence[InputImage]) -> set[str]:
@@ -522,8 +541,6 @@ def make_table(
     """
     contest, record = plan.contest, read_record(plan.output)
     reports, failed, unread = scores.reports, scores.failed, scores.unread
-    compared = {method: report for method, report in reports.items() if not failed[method]}
-    intervals, letters = _distinguished(compared)
     rows = []
     facts: dict[str, Any] = {}
     left_out = dict(plan.left_out) | dict(broken or {})
@@ -548,8 +565,8 @@ def make_table(
                 source=info.source,
                 kind=(kinds or {}).get(method, info.kind),
                 miou=report.miou if whole else None,
-                interval=intervals.get(method),
-                group=letters.get(method, ""),
+                interval=_interval(report) if whole else None,
+                group=scores.groups.get(method, ""),
                 miou_present=report.miou_present if whole else None,
                 pixel_accuracy=report.pixel_accuracy if whole else None,
                 pictures=report.images,
@@ -605,17 +622,17 @@ def write_table(table: Table, output: Path) -> list[Path]:
     return written
 
 
-def _distinguished(
-    reports: Mapping[str, Report],
-) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
-    """Intervals of mIoU, and letters of methods that cannot be told apart."""
-    intervals = {}
-    for method, report in reports.items():
-        found = with_intervals(report).figure("miou").interval
-        if found is not None:
-            intervals[method] = (found.low, found.high)
+def _groups(reports: Mapping[str, Report], draws: int, seed: int) -> dict[str, str]:
+    """Letters of methods that cannot be told apart; none where there is nothing to compare."""
     runs = {method: report.pictures for method, report in reports.items() if report.pictures is not None}
-    return intervals, groups(runs) if len(runs) > 1 and intervals else {}
+    if draws < 1 or len(runs) < 2 or min(map(len, runs.values())) < 2:
+        return {}
+    return groups(runs, draws=draws, seed=seed)
+
+
+def _interval(report: Report) -> tuple[float, float] | None:
+    found = report.figure("miou").interval
+    return None if found is None else (found.low, found.high)
 
 
 def _remark(report: Report, failed: int, why: str) -> str:
