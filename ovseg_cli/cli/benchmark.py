@@ -18,6 +18,7 @@ from ovseg_cli.cli.options import (
     DatasetOpt,
     DryRunOpt,
     IgnoreOpt,
+    ImageClassesOpt,
     LabelMapOpt,
     Query,
     RootOpt,
@@ -68,6 +69,7 @@ def benchmark(
         Path | None, typer.Option("--gt", metavar="DIR", help="Folder of their labels.", show_default=False)
     ] = None,
     query: Query,
+    image_classes: ImageClassesOpt = None,
     label_map: LabelMapOpt = None,
     ignore: IgnoreOpt = None,
     methods: Annotated[
@@ -125,9 +127,11 @@ def benchmark(
         some_of,
         write_table,
     )
+    from ovseg_cli.files.image_classes import read_image_classes
     from ovseg_cli.runs.plan import check_output
 
     named = methods_named(methods)
+    shown = None if image_classes is None else read_image_classes(image_classes)
     if images is not None:
         check_output([images], output)
     contest = _contest(common, dataset, root, split, images, gt, query, label_map, ignore, output)
@@ -145,6 +149,7 @@ def benchmark(
                 named,
                 output,
                 options=query.options,
+                image_classes=shown,
                 overwrite=overwrite,
                 precision=common.precision,
                 planning=dry_run,
@@ -156,7 +161,14 @@ def benchmark(
         if missing:
             _add(common, store, missing, count)
         plan = plan_benchmark(
-            store, contest, named, output, options=query.options, overwrite=overwrite, precision=common.precision
+            store,
+            contest,
+            named,
+            output,
+            options=query.options,
+            image_classes=shown,
+            overwrite=overwrite,
+            precision=common.precision,
         )
         for method, why in plan.left_out.items():
             common.out.note(f"{method} is left out: {why}")

@@ -107,6 +107,7 @@ class BenchmarkPlan:
         profile: The models.
         entries: By method, its folder run.
         left_out: By method that nobody named and that cannot run, why.
+        image_classes: Which classes each picture shows, where the methods are told.
     """
 
     contest: Contest
@@ -114,6 +115,7 @@ class BenchmarkPlan:
     profile: Profile
     entries: Mapping[str, FolderPlan]
     left_out: Mapping[str, str]
+    image_classes: ImageClasses | None = None
 
 
 def contest_of_dataset(opened: OpenDataset) -> Contest:
@@ -289,7 +291,14 @@ def plan_benchmark(
             left_out[method] = str(error)
     if not entries:
         raise UsageError(f"None of the methods can run: {next(iter(left_out.values()))}")
-    return BenchmarkPlan(contest=contest, output=output, profile=profile, entries=entries, left_out=left_out)
+    return BenchmarkPlan(
+        contest=contest,
+        output=output,
+        profile=profile,
+        entries=entries,
+        left_out=left_out,
+        image_classes=image_classes,
+    )
 
 
 def _is_of_folder(output: Path) -> bool:
@@ -589,6 +598,11 @@ def make_table(
         notes.append(
             f"The published figures are of {contest.published_of}, other pictures than these: they say what the "
             "methods are known for, and are not to be compared with the measured ones."
+        )
+    if plan.image_classes is not None:
+        notes.append(
+            f"The methods were told by {plan.image_classes.path} which classes each picture shows: where that comes from "
+            "the ground truth, all of these rows are oracles."
         )
     if plan.profile.domain is not None:
         notes.append(f"The models of {plan.profile.name} know drawn pictograms alone; nothing follows for photographs.")
