@@ -118,6 +118,7 @@ def benchmark(
     Each method's label maps lie in a folder of their own, for ovseg eval.
     Exit code 3: finished, but some pictures could not be read or some methods not be finished.
     """
+    from ovseg_cli.files.image_classes import read_image_classes
     from ovseg_cli.runs.benchmark import (
         classes_to_add,
         kinds_of,
@@ -127,7 +128,6 @@ def benchmark(
         some_of,
         write_table,
     )
-    from ovseg_cli.files.image_classes import read_image_classes
     from ovseg_cli.runs.plan import check_output
 
     named = methods_named(methods)

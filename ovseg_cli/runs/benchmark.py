@@ -601,8 +601,8 @@ def make_table(
         )
     if plan.image_classes is not None:
         notes.append(
-            f"The methods were told by {plan.image_classes.path} which classes each picture shows: where that comes from "
-            "the ground truth, all of these rows are oracles."
+            f"The methods were told by {plan.image_classes.path} which classes each picture shows: where that is "
+            "from the ground truth, all of these rows are oracles."
         )
     if plan.profile.domain is not None:
         notes.append(f"The models of {plan.profile.name} know drawn pictograms alone; nothing follows for photographs.")
