@@ -10,6 +10,7 @@ from ovseg_cli.cli import (
     classes,
     compare,
     config,
+    datasets,
     demo,
     doctor,
     evaluate,
@@ -50,6 +51,7 @@ evaluate.register(app)
 benchmark.register(app)
 compare.register(app)
 methods.register(app)
+datasets.register(app)
 profiles.register(app)
 config.register(app)
 doctor.register(app)

@@ -66,6 +66,7 @@ def coco_ground_truth(
         loose=True,
         reader=labels.read,
         notes=labels.notes,
+        listed=split is not None,
     )
 
 

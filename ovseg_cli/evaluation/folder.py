@@ -490,7 +490,7 @@ def _warnings(pairs: Pairs, names: ClassList, counter: _FolderCounter, pictures:
     found = [*true.truth.notes]
     if pairs.missing:
         found.append(f"{len(pairs.missing)} labelled pictures have no prediction: {listed(pairs.missing)}")
-    if pairs.extra:
+    if pairs.extra and not true.truth.listed:
         found.append(f"{len(pairs.extra)} prediction(s) have no ground truth: {listed(pairs.extra)}")
     if unknown := [name for name in names if not true.truth.ids_of(name)]:
         found.append(

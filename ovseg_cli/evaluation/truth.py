@@ -44,6 +44,7 @@ class GroundTruth:
         loose: Whether the folders of keys may differ, as long as the last parts tell the pictures apart.
         reader: What reads the ids of a key; None for label images.
         notes: What the reader of figures should know of these labels.
+        listed: Whether a list says which pictures count, so that predictions of others are no oddity.
     """
 
     folder: Path
@@ -56,6 +57,7 @@ class GroundTruth:
     loose: bool = False
     reader: Callable[[str], Ids] | None = None
     notes: tuple[str, ...] = ()
+    listed: bool = False
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -182,7 +184,8 @@ def read_ground_truth(
     if left_out is None:
         _check_default_ignore(labels)
         left_out = (IGNORE,)
-    return GroundTruth(folder, files, labels, source, left_out, aliases=_listed_synonyms(labels.names))
+    aliases = _listed_synonyms(labels.names)
+    return GroundTruth(folder, files, labels, source, left_out, aliases=aliases, listed=split is not None)
 
 
 def only_listed(files: Mapping[str, Path], split: Path, folder: Path) -> dict[str, Path]:

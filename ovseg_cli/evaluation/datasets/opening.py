@@ -130,6 +130,7 @@ def open_dataset(
         loose=True,
         reader=_reader(place.layout, files, place.annotations),
         notes=tuple(notes),
+        listed=True,
     )
     images = _images(place, stems, notes)
     return OpenDataset(
