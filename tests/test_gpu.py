@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ovseg_cli.methods.catalogue import METHODS
+from ovseg_cli.methods.catalogue import naming_methods
 from ovseg_cli.models import load_models
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.prototypes.build import SupportSettings, build_class
@@ -65,7 +65,7 @@ def label_maps(store):
                     method=method,
                     options=SegmentOptions(**QUICK),
                 )
-                for method in METHODS
+                for method in naming_methods()
             ]
             scored = score_together(segmenters, [example_scene(8)])
             made[id(models)] = {s.method: s.label(one).ids for s, (one,) in zip(segmenters, scored, strict=True)}
@@ -74,13 +74,13 @@ def label_maps(store):
     return of
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", naming_methods())
 def test_label_maps_agree_with_the_cpu(label_maps, on_gpu, method):
     assert on_gpu.dtype == torch.float16
     assert (label_maps(on_gpu)[method] == label_maps(mini_models())[method]).mean() > 0.98
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", naming_methods())
 def test_label_maps_in_float32_agree_with_the_cpu(label_maps, exact_on_gpu, method):
     assert (label_maps(exact_on_gpu)[method] == label_maps(mini_models())[method]).mean() > 0.99
 

@@ -10,7 +10,7 @@ import torch
 from ovseg_cli.backbones.attention import attention_probabilities
 from ovseg_cli.backbones.clip import BlockTrace
 from ovseg_cli.methods import cliper, clipsurgery, gem, last_layer, proxyclip
-from ovseg_cli.methods.catalogue import METHODS
+from ovseg_cli.methods.catalogue import naming_methods
 from ovseg_cli.models import load_models
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.prototypes.build import SupportSettings, build_class
@@ -93,11 +93,12 @@ def quickest(store, half):
 
 @pytest.fixture(scope="module")
 def others(store, half):
-    return answers_of([method for method in METHODS if method not in QUICKEST], store, half)
+    return answers_of([method for method in naming_methods() if method not in QUICKEST], store, half)
 
 
 @pytest.mark.parametrize(
-    "method", [method if method in QUICKEST else pytest.param(method, marks=pytest.mark.slow) for method in METHODS]
+    "method",
+    [method if method in QUICKEST else pytest.param(method, marks=pytest.mark.slow) for method in naming_methods()],
 )
 def test_every_method_gives_the_labels_of_float32(request, method):
     answers = request.getfixturevalue("quickest" if method in QUICKEST else "others")
@@ -115,7 +116,7 @@ def test_every_method_gives_the_labels_of_float32(request, method):
 def test_label_maps_are_not_all_background(quickest, others):
     """So that equal labels mean something."""
     named = [method for method, ((_, labels), _) in (quickest | others).items() if (labels > 0).mean() > 0.01]
-    assert len(named) > len(METHODS) / 2
+    assert len(named) > len(naming_methods()) / 2
 
 
 # --------------------------------------------------------------------------- features, prototypes, support images

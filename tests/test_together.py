@@ -14,7 +14,7 @@ from ovseg_cli.backbones.unet import DiffusionBackbone
 from ovseg_cli.errors import UnknownClassError, UsageError
 from ovseg_cli.explanations import Explainer
 from ovseg_cli.explanations.words import as_data, describe
-from ovseg_cli.methods.catalogue import METHODS, word_methods
+from ovseg_cli.methods.catalogue import naming_methods, word_methods
 from ovseg_cli.methods.domain import Domain
 from ovseg_cli.segmentation import images as module
 from ovseg_cli.segmentation import segmenter as segmenter_module
@@ -88,7 +88,7 @@ def same(ours, alone):
 
 
 def test_each_method_answers_as_it_does_alone(store):
-    segmenters = [segmenter(store, method) for method in METHODS]
+    segmenters = [segmenter(store, method) for method in naming_methods()]
     for ours, each in zip(segment_together(segmenters, PICTURES[0]), segmenters, strict=True):
         same(ours, each.segment(PICTURES[0]))
 

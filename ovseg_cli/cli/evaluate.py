@@ -467,19 +467,21 @@ def _segment_images(
 ) -> Predictions:
     """Segment into a folder."""
     from ovseg_cli.files.image_classes import read_image_classes
+    from ovseg_cli.methods.catalogue import METHODS
     from ovseg_cli.runs.evaluate import check_ground_truth, predictions_in
     from ovseg_cli.runs.folder import plan_folder
     from ovseg_cli.runs.plan import find_images
 
     shown = None if image_classes is None else read_image_classes(image_classes)
     found = find_images([str(images)], output)  # complains now, not after a store is made
+    regions = query.method in METHODS and METHODS[query.method].finds_regions
     with common.store_for_planning() as store:
         planned = plan_folder(
             store,
             [str(images)],
             output,
             images=found,
-            classes=query.classes,
+            classes=() if regions else query.classes,
             method=query.method,
             options=query.options,
             image_classes=shown,
@@ -488,7 +490,7 @@ def _segment_images(
     for note in (*query.notes, *planned.notes):
         common.out.note(note)
     keys = [str(item.image.key) for item in planned.plan.items]
-    check_ground_truth(truth, keys, planned.recipe.classes)
+    check_ground_truth(truth, keys, query.classes if regions else planned.recipe.classes)
     with common.open_store() as store:
         summary = run_with_progress(common, store, planned, recorded=False, batch=batch)
     if summary.failed and not summary.done:

@@ -28,25 +28,25 @@ class ClassScore:
         iou: Intersection over union, 0..1; None when the class is absent from truth and prediction.
         precision: Right share of the predicted pixels; None when nothing was predicted.
         recall: Found share of the true pixels; None when there are none.
-        dice: Twice the right pixels by the true and the predicted ones; None when the class is absent from both.
-        boundary_iou: IoU of the pixels along its outlines (see `ovseg_cli.evaluation.boundary`); None when there are
-            none, or they were not counted.
         gt_pixels: True pixels.
         predicted_pixels: Predicted pixels.
         gt_share: Their share of all scored pixels, 0..1.
         predicted_share: Likewise.
+        dice: Twice the right pixels by the true and the predicted ones; None when the class is absent from both.
+        boundary_iou: IoU of the pixels along its outlines (see `ovseg_cli.evaluation.boundary`); None when there are
+            none, or they were not counted.
     """
 
     name: str
     iou: float | None
     precision: float | None
     recall: float | None
-    dice: float | None
-    boundary_iou: float | None = None
     gt_pixels: int
     predicted_pixels: int
     gt_share: float
     predicted_share: float
+    dice: float | None = None
+    boundary_iou: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +88,12 @@ class Report:
         pixel_accuracy: Right share of the scored pixels.
         mean_accuracy: Mean recall over the classes of the ground truth.
         frequency_weighted_iou: IoU weighted by the classes' shares of the true pixels.
-        figures: Every figure over all classes, by every convention about the background, each with its convention.
-            The five above are among them.
         images: How many images were scored.
         pixels: How many pixels were scored.
         ignored_pixels: How many were left out (the ignore value, and the background if it does not count).
         background: Whether the background counts as a class.
+        figures: Every figure over all classes, by every convention about the background, each with its convention.
+            The five above are among them.
         unasked: Classes of the ground truth that were not asked for, the largest first.
         missing: Keys of ground-truth images without a prediction.
         extra: Keys of predictions without ground truth.
@@ -113,11 +113,11 @@ class Report:
     pixel_accuracy: float | None
     mean_accuracy: float | None
     frequency_weighted_iou: float | None
-    figures: tuple[Figure, ...]
     images: int
     pixels: int
     ignored_pixels: int
     background: bool
+    figures: tuple[Figure, ...] = ()
     unasked: tuple[UnaskedClass, ...] = ()
     missing: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()

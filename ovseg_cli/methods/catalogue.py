@@ -329,6 +329,11 @@ def word_methods() -> tuple[str, ...]:
     return tuple(name for name, method in METHODS.items() if method.reads_words)
 
 
+def naming_methods() -> tuple[str, ...]:
+    """Names of the methods that find classes, which are all but those whose regions have no names."""
+    return tuple(name for name, method in METHODS.items() if not method.finds_regions)
+
+
 def methods_of(profile: Profile) -> tuple[str, ...]:
     """Names of the methods that a profile has all networks for."""
     has = {"clip", "generator"} | ({"proxy"} if profile.proxy_extractor is not None else set())

@@ -273,7 +273,7 @@ def plan_benchmark(
                 contest.inputs,
                 output / method,
                 images=contest.images,
-                classes=contest.classes,
+                classes=() if METHODS[method].finds_regions else contest.classes,
                 method=method,
                 options=_options(profile, contest, method, options),
                 overwrite=overwrite,
@@ -507,11 +507,11 @@ def score_all(
                 progress(method, count, total)
 
         found = predictions_in(plan.output / method)
-        if contest.opened is not None:
-            found = in_dataset(found, contest.opened)
         match = default_match(found)
         if match is not None:  # regions have no names, so none of them was asked for
             found = replace(found, requested=contest.classes, background=contest.background)
+        elif contest.opened is not None:
+            found = in_dataset(found, contest.opened)
         how: dict[str, Any] = {"match": match, "draws": draws, "seed": seed, "progress": tell}
         reports[method] = evaluate(found, _only(contest.truth, own), **how)
     return Scores(

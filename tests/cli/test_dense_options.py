@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ovseg_cli.methods.catalogue import METHODS
+from ovseg_cli.methods.catalogue import naming_methods
 from ovseg_cli.profiles import get_profile
 from tests import doubles
 
@@ -79,7 +79,7 @@ class TestAuto:
 
     def test_a_method_that_was_asked_for_has_nothing_to_say(self, cli, photos):
         cli("add-class", "cat")
-        for method in [name for name in METHODS if name != "prototype"]:
+        for method in [name for name in naming_methods() if name != "prototype"]:
             result = cli("segment", "photos", "-c", "cat,dog", "--method", method, "--dry-run", "--json")
             assert result.exit_code == 0
             assert result.data["method"] == method

@@ -25,7 +25,7 @@ def test_the_last_run_is_scored_and_named(cli, segmented, gt, here):
     assert result.exit_code == 0
     assert str(here / "ovseg-out") in result.stderr
     assert "cat, dog" in result.stderr
-    lines = {line.split()[0]: line.split()[1] for line in result.stdout.splitlines() if line.strip()}
+    lines = {line.split()[0]: line.split()[1] for line in reversed(result.stdout.splitlines()) if line.strip()}
     assert lines["cat"] == "1.000"
     assert lines["mIoU"] == "1.000"
     assert "bird 12.5 %" in result.stdout
@@ -194,7 +194,8 @@ class TestErrors:
 class TestForms:
     def test_csv(self, cli, segmented, gt, here):
         result = cli("eval", "--gt", "labels", "-o", "report.csv", "--json")
-        rows = list(csv.DictReader((here / "report.csv").open()))
+        every = list(csv.DictReader((here / "report.csv").open()))
+        rows = [row for row in every if row["kind"] in ("class", "overall")]
         assert [row["name"] for row in rows] == [*(c["name"] for c in result.data["classes"]), "mean"]
         assert [row["kind"] for row in rows] == ["class"] * (len(rows) - 1) + ["overall"]
         assert float(rows[-1]["iou"]) == result.data["miou"]
@@ -202,6 +203,11 @@ class TestForms:
         for row, score in zip(rows, result.data["classes"], strict=False):
             assert row["iou"] == ("" if score["iou"] is None else str(score["iou"]))
             assert int(row["truth_pixels"]) == score["gt_pixels"]
+        figures = [row for row in every if row["kind"] == "figure"]
+        assert [(row["name"], row["background"], row["convention"]) for row in figures] == [
+            (figure["key"], figure["background"], figure["convention"]) for figure in result.data["figures"]
+        ]
+        assert all(row["value"] == str(f["value"]) for row, f in zip(figures, result.data["figures"], strict=True))
 
     def test_markdown(self, cli, segmented, gt, here):
         result = cli("eval", "--gt", "labels", "-o", "REPORT.MD", "-q")

@@ -385,12 +385,12 @@ def test_report_is_json(folders):
         "iou": None,
         "precision": None,
         "recall": None,
-        "dice": None,
-        "boundary_iou": None,
         "gt_pixels": 0,
         "predicted_pixels": 0,
         "gt_share": 0.0,
         "predicted_share": 0.0,
+        "dice": None,
+        "boundary_iou": None,
     }
     assert data["unasked"] == [{"name": "horse", "pixels": 1, "share": 0.5}]
 
