@@ -637,8 +637,11 @@ def write_table(table: Table, output: Path) -> list[Path]:
 
 
 def _groups(reports: Mapping[str, Report], draws: int, seed: int) -> dict[str, str]:
-    """Letters of methods that cannot be told apart; none where there is nothing to compare."""
-    runs = {method: report.pictures for method, report in reports.items() if report.pictures is not None}
+    """Letters of methods that cannot be told apart; none where there is nothing to compare.
+
+    Methods whose regions are named by the truth have none: they take part in no contest.
+    """
+    runs = {method: r.pictures for method, r in reports.items() if r.pictures is not None and not r.match}
     if draws < 1 or len(runs) < 2 or min(map(len, runs.values())) < 2:
         return {}
     return groups(runs, draws=draws, seed=seed)

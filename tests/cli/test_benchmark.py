@@ -12,6 +12,7 @@ from ovseg_cli.files.labels import LabelMap, write_label
 from ovseg_cli.methods.catalogue import METHODS
 from ovseg_cli.runs import speed
 from ovseg_cli.runs.speed import Speed, measure
+from tests.evaluation.datasets import miniature
 from tests.mini import EXAMPLES
 from tests.runs.conftest import paint
 
@@ -294,3 +295,45 @@ def test_a_speed_is_one_of_a_real_process(tmp_path):
     assert Speed.of(json.loads(json.dumps(found.record()))) == Speed.of(found.record())
     assert Speed.of({"seconds": "x"}) is None
     assert Speed.of(None) is None
+
+
+@pytest.mark.parametrize(("name", "background"), [("voc21", True), ("voc20", False)])
+def test_a_published_data_set_brings_its_pictures_classes_and_figures(cli, here, name, background):
+    miniature.voc(here, {f"2007_00000{number}": miniature.scene(number, 20) for number in range(4)})
+    data = ("benchmark", "--dataset", name, "--root", "VOCdevkit", "--timed", "0", "--no-add", "--methods")
+    assert cli(*data, "sclip,prototype").exit_code == 2, "there are no prototypes"
+    result = cli(*data, "sclip,diffseg", "-o", "out")
+    assert result.exit_code == 0, result.stderr
+    table = json.loads((here / "out" / "table.json").read_text())
+    assert table["published_of"] == name
+    assert not any("not to be compared" in note for note in table["notes"]), "these pictures are those of the papers"
+    assert table["facts"]["pictures"] == "4", "those of the split alone"
+    assert table["facts"]["classes"].startswith("20: aeroplane, bicycle")
+    assert table["facts"]["background counts"] is background
+    found = {row["method"]: row for row in table["rows"]}
+    assert found["sclip"]["published"][0]["miou"] == (59.63 if background else 81.54)
+    assert {method: row["kind"] for method, row in found.items()} == {"sclip": "training-free", "diffseg": "oracle"}
+    assert found["sclip"]["settings"]["background"] is background
+    alone = cli("eval", "--dataset", name, "--root", "VOCdevkit", "--pred", "out/sclip", "--json").data
+    assert alone["miou"] == found["sclip"]["miou"]
+    # A page of a data set finds its pictures.
+    assert (
+        cli("eval", "--dataset", name, "--root", "VOCdevkit", "--pred", "out/sclip", "--report", "a.html").exit_code
+        == 0
+    )
+    assert (here / "a.html").read_text(encoding="utf-8").count("<img") == 16
+
+
+def test_a_page_of_regions_without_names_is_refused(world, here):
+    result = world("eval", "--gt", "labels", "--images", "photos", "--method", "diffseg", "--report", "a.html")
+    assert result.exit_code == 2
+    assert "hold regions without names" in result.error
+    assert not (here / "a.html").exists()
+
+
+def test_the_methods_can_be_told_what_each_picture_shows(world, here):
+    (here / "shown.txt").write_text("a.png: cat\nsub/b.png: dog\n")
+    assert world(*HERE, "--methods", "gem", "--image-classes", "shown.txt").exit_code == 0
+    made = json.loads((here / "ovseg-benchmark" / "table.json").read_text())
+    assert made["rows"][0]["miou"] < 1, "the cat of the second picture was not looked for"
+    assert any("all of these rows are oracles" in note for note in made["notes"])
