@@ -26,7 +26,8 @@ __all__ = ["exchanged_folders", "size_hint", "smoothed_labels", "unnamed_id_hint
 Ids = npt.NDArray[np.integer]
 Pair = tuple[str, Path, Path]
 
-_MOST_READ = 24  # pictures that are looked at again
+_MOST_READ = 24  # pictures that are looked at again where names are suspected
+_MOST_LOOKED_AT = 5  # pictures whose labels are looked at
 _POOR = 0.3  # share of the predicted pixels that are right, below which names are suspected
 _PLAIN = 0.6  # share of the predicted pixels that another reading of the names has to explain
 
@@ -121,7 +122,7 @@ def _is_output(folder: Path) -> bool:
 
 def smoothed_labels(truth: GroundTruth, pairs: Sequence[Pair]) -> str | None:
     """Whether the labels look resized or smoothed, by some of them; None where they do not."""
-    looked = _some(pairs, 8)
+    looked = _some(pairs, _MOST_LOOKED_AT)
     blended = [key for key, _, _ in looked if looks_blended(truth.read(key))]
     if 2 * len(blended) <= len(looked):
         return None

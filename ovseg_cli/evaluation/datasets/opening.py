@@ -17,7 +17,7 @@ from ovseg_cli.evaluation.datasets.catalogue import BACKGROUND, find_dataset
 from ovseg_cli.evaluation.datasets.record import Dataset, Layout
 from ovseg_cli.evaluation.splits import is_list_file, missing_labels, read_split
 from ovseg_cli.evaluation.truth import GroundTruth, ignored_values
-from ovseg_cli.files.discovery import natural_key, walk_files
+from ovseg_cli.files.discovery import walk_files
 from ovseg_cli.files.labels import LabelMap, read_compact_label, read_mat, read_red_green, voc_colour
 from ovseg_cli.names import listed
 
@@ -238,7 +238,7 @@ def _stems(place: _Place, listing: Path | None, notes: list[str]) -> list[str]:
         if candidates:
             there_is_none = " or ".join(map(str, candidates))
             notes.append(f"there is no list {there_is_none}, so all labels in {place.labels} are scored")
-        return sorted(place.found, key=natural_key)
+        return list(place.found)
     kept, missing = read_split(listed_in, place.found, without=(layout.suffix, layout.image_suffix))
     if missing and listing is not None:
         raise missing_labels(listing, kept, missing, place.labels)
