@@ -1,7 +1,7 @@
 """Counting the values of label maps, most of whose pixels are like the one before.
 
 A label map of a photograph changes at one pixel in fifty or so. Where it does is found by comparing neighbours, which
-takes a twentieth of the time of counting every pixel, and no memory to speak of.
+takes a fraction of the time of counting every pixel, and no memory to speak of.
 """
 
 from __future__ import annotations
@@ -17,6 +17,12 @@ Counts = npt.NDArray[np.int64]
 _COUNTERS_PER_RUN = 16
 """Sorting the runs is faster than a counter for every possible value where there are more of these than so."""
 
+_NOISE = 8
+"""With more changes than one in so many places, the places are counted one by one."""
+
+_PIECE = 1 << 15
+"""Places that are counted at once: what is made of them stays in the processor's cache."""
+
 
 def tally(values: Values) -> tuple[Counts, Counts]:
     """Which values an array has, and how often.
@@ -28,7 +34,10 @@ def tally(values: Values) -> tuple[Counts, Counts]:
         The values in ascending order and their counts, `(m,)` int64 each.
     """
     flat = values.ravel()
-    starts, lengths = _runs(_changes(flat), flat.size)
+    changes = np.not_equal(flat[1:], flat[:-1])
+    if _is_noise(changes) and 0 <= flat.min() <= flat.max() < flat.size:
+        return _one_by_one(flat)
+    starts, lengths = _runs(changes, flat.size)
     return _summed(flat[starts].astype(np.int64), lengths)
 
 
@@ -44,25 +53,38 @@ def tally_pairs(first: Values, second: Values) -> tuple[Counts, Counts, Counts]:
         the second.
     """
     one, two = first.ravel(), second.ravel()
-    changes = _changes(one)
-    changes |= _changes(two)
-    starts, lengths = _runs(changes, one.size)
-    firsts, seconds = one[starts].astype(np.int64), two[starts].astype(np.int64)
-    width = int(seconds.max(initial=0)) + 1
-    codes, counts = _summed(firsts * width + seconds, lengths)
+    changes = np.not_equal(one[1:], one[:-1])
+    changes |= np.not_equal(two[1:], two[:-1])
+    width = int(two.max(initial=0)) + 1
+    if _is_noise(changes) and (int(one.max(initial=0)) + 1) * width < one.size:
+        codes, counts = _one_by_one(one, two, width)
+    else:
+        starts, lengths = _runs(changes, one.size)
+        codes, counts = _summed(one[starts].astype(np.int64) * width + two[starts], lengths)
     return codes // width, codes % width, counts
 
 
-def _changes(flat: Values) -> npt.NDArray[np.bool_]:
-    """Whether each value differs from the one before, from the second on."""
-    return np.not_equal(flat[1:], flat[:-1])
+def _is_noise(changes: npt.NDArray[np.bool_]) -> bool:
+    return changes.size < _NOISE * int(np.count_nonzero(changes))
+
+
+def _one_by_one(first: Values, second: Values | None = None, width: int = 1) -> tuple[Counts, Counts]:
+    """`first`, or `first * width + second`, in ascending order, and how often each occurs; all are small."""
+    bins = (int(first.max()) + 1) * width
+    counts = np.zeros(bins, dtype=np.int64)
+    for begin in range(0, first.size, _PIECE):
+        codes = first[begin : begin + _PIECE].astype(np.int64)
+        if second is not None:
+            codes *= width
+            codes += second[begin : begin + _PIECE]
+        counts += np.bincount(codes, minlength=bins)
+    found = np.flatnonzero(counts)
+    return found, counts[found]
 
 
 def _runs(changes: npt.NDArray[np.bool_], size: int) -> tuple[Counts, Counts]:
     """Where runs of one value begin, and how long they are."""
-    if not size:
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    starts = np.concatenate([np.zeros(1, dtype=np.int64), np.flatnonzero(changes) + 1])
+    starts = np.concatenate([np.zeros(min(size, 1), dtype=np.int64), np.flatnonzero(changes) + 1])
     return starts, np.diff(starts, append=size)
 
 

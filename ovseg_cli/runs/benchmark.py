@@ -565,7 +565,7 @@ def make_table(
         if manifest is not None:
             facts |= {"device": manifest.device, "precision": manifest.precision, "ovseg": manifest.ovseg}
             facts["libraries"] = dict(manifest.libraries)
-        speed = Speed.of(_without(record.get("speeds", {}).get(method), "digest", "pictures"))
+        speed = _speed(record, method, planned.recipe.digest)
         whole = not failed[method]
         rows.append(
             Row(
@@ -664,8 +664,12 @@ def _first_failure(output: Path) -> str:
     return next((entry.error or "" for entry in read_journal(output).values() if entry.status == "failed"), "")
 
 
-def _without(record: Any, *names: str) -> Any:
-    return {key: value for key, value in record.items() if key not in names} if isinstance(record, dict) else record
+def _speed(record: Mapping[str, Any], method: str, digest: str) -> Speed | None:
+    """The speed that is noted for a method with these settings."""
+    found = record.get("speeds", {}).get(method)
+    if not isinstance(found, dict) or found.get("digest") != digest:
+        return None
+    return Speed.of({name: value for name, value in found.items() if name not in ("digest", "pictures")})
 
 
 def _weights_record(weights: Weights) -> dict[str, Any]:
