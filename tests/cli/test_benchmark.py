@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from ovseg_cli.files.labels import LabelMap, write_label
 from ovseg_cli.methods.catalogue import METHODS
 from ovseg_cli.runs import speed
 from ovseg_cli.runs.speed import Speed, measure
+from tests.cli.conftest import REPOSITORY
 from tests.evaluation.datasets import miniature
 from tests.mini import EXAMPLES
 from tests.runs.conftest import paint
@@ -337,3 +342,32 @@ def test_the_methods_can_be_told_what_each_picture_shows(world, here):
     made = json.loads((here / "ovseg-benchmark" / "table.json").read_text())
     assert made["rows"][0]["miou"] < 1, "the cat of the second picture was not looked for"
     assert any("all of these rows are oracles" in note for note in made["notes"])
+
+
+def test_after_a_kill_it_goes_on_to_the_same_table(world, here):
+    labels = LabelMap.from_classes(("dog", "cat", "bird"))
+    for number in range(12):
+        paint(here / "photos" / f"p{number:02d}.png", number % 3, 1)
+        write_label(here / "labels" / f"p{number:02d}.png", np.full((8, 16), number % 2), labels)
+    paused = {"OVSEG_TEST_PAUSE_AT": "segment:9", "OVSEG_TEST_PAUSE_FILE": str(here / "paused")}
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "tests.doubles", *HERE, "--methods", "gem,sclip", "-o", "killed"],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OVSEG_PROFILE": "mini"} | paused,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    limit = time.monotonic() + 120
+    while not (here / "paused").exists():
+        assert killed.poll() is None
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    assert not (here / "killed" / "table.md").exists()
+    before = {path: path.stat().st_mtime_ns for path in (here / "killed").rglob("SegmentationClass/*.png")}
+    assert world(*HERE, "--methods", "gem,sclip", "-o", "killed").exit_code == 0
+    assert world(*HERE, "--methods", "gem,sclip", "-o", "whole").exit_code == 0
+    for name in FILES:
+        assert (here / "killed" / name).read_bytes() == (here / "whole" / name).read_bytes()
+    assert len(before) == 8
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items()), "what was done is not done again"
