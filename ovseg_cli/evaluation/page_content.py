@@ -76,7 +76,10 @@ def page_of(
     return Page(
         title=title,
         summary=summary,
-        headlines=[_headline(figure, own=figure.background == own) for figure in _told(report)],
+        headlines=[
+            *(_headline(figure, own=figure.background == own) for figure in _told(report)),
+            *(_bound(bound.title, bound.figures[0], bound.convention) for bound in report.oracles),
+        ],
         classes=[
             ClassRow(
                 name=score.name,
@@ -113,6 +116,12 @@ def _told(report: Report) -> list[Figure]:
     own = report.figures[0].background
     first = [figure for figure in report.figures if figure.background == own]
     return [*first, *(figure for figure in report.figures if figure.background != own and figure.key == "miou")]
+
+
+def _bound(title: str, figure: Figure, convention: str) -> Headline:
+    """An upper bound as a figure beside the others."""
+    interval = None if figure.interval is None else (figure.interval.low, figure.interval.high)
+    return Headline(name=f"mIoU, oracle: {title}", value=figure.value, interval=interval, convention=convention)
 
 
 def _headline(figure: Figure, *, own: bool) -> Headline:

@@ -371,3 +371,11 @@ def test_after_a_kill_it_goes_on_to_the_same_table(world, here):
         assert (here / "killed" / name).read_bytes() == (here / "whole" / name).read_bytes()
     assert len(before) == 8
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items()), "what was done is not done again"
+
+
+def test_upper_bounds_stand_on_the_page(world, here):
+    world("segment", "photos", "-c", "cat,dog")
+    data = world("eval", "--gt", "labels", "--oracle", "all", "--report", "page.html", "--json").data
+    page = (here / "page.html").read_text(encoding="utf-8")
+    assert len(data["oracles"]) == 3
+    assert page.count("mIoU, oracle: ") == 3
