@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ovseg_cli.evaluation.oracles import OracleName
     from ovseg_cli.evaluation.report import Report
     from ovseg_cli.evaluation.truth import GroundTruth
+    from ovseg_cli.files.discovery import InputImage
     from ovseg_cli.runs.evaluate import Predictions
 
 EXIT_BELOW = 4
@@ -186,6 +187,7 @@ def evaluate(
     Ground truth and label maps are paired by file name and their ids by class name.
     Exit code 3: some labelled pictures have no prediction; 4: --fail-under.
     """
+    from ovseg_cli.files.discovery import discover
     from ovseg_cli.runs.evaluate import default_match, in_dataset
 
     files = _Files(output, report_page, per_picture, confusion, worst)
@@ -196,12 +198,13 @@ def evaluate(
         raise UsageError("--pred-suffix is for label maps that are there already (--pred); with --images, none are.")
     if images is None and len(query.methods) > 1:
         raise UsageError("Several methods are for pictures to segment: name these with --images.")
+    pictures = () if images is None else discover([str(images)])  # complains before the labels are read
     truth, opened = ground_truth(gt, dataset, root, split, gt_suffix, label_map, ignore)
     how: dict[str, Any] = {"boundary": boundary, "oracles": _oracles(oracle), "draws": draws, "seed": seed}
     if images is not None and len(query.methods) > 1:
         if match or oracle or boundary:
             raise UsageError("--match, --oracle and --boundary are of one method: name one with --method.")
-        reports = _score_methods(common, images, truth, opened, query, image_classes, output, batch, how)
+        reports = _score_methods(common, images, pictures, truth, opened, query, image_classes, output, batch, how)
         for method, report in reports.items():
             _check_figure(common, report, fail_under, f"{method}: ")
         _check_missing(common, next(iter(reports.values())))
@@ -209,7 +212,7 @@ def evaluate(
     with ExitStack() as kept:  # label maps that are made here last until all is written of them
         if images is not None:
             scratch = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="ovseg-eval-")))
-            found = _segment_images(common, images, truth, query, image_classes, scratch / "ovseg-out", batch)
+            found = _segment_images(common, images, pictures, truth, query, image_classes, scratch / "ovseg-out", batch)
         else:
             some = () if match else query.classes  # what regions are called is the ground truth's matter
             found = _label_maps(common, pred, label_map, opened, query, image_classes, some, pred_suffix)
@@ -245,7 +248,11 @@ class _Files:
 
     def check(self, query: Query) -> None:
         """Refuse names whose ending says no form, and what there is of one method alone."""
+        from ovseg_cli.methods.catalogue import METHODS
+
         several = len(query.methods) > 1
+        if any(method in METHODS and METHODS[method].finds_regions for method in query.methods):
+            self.check_named("image")  # before anything is segmented for it
         forms = _FORMS_OF_TABLES if several else _FORMS
         if self.output is not None and self.output.suffix.lower() not in forms:
             endings = ".json, .csv, .md or .tex" if several else ".json, .csv or .md"
@@ -338,6 +345,7 @@ def _label_maps(
 def _score_methods(
     common: Common,
     images: Path,
+    pictures: Sequence[InputImage],
     truth: GroundTruth,
     opened: OpenDataset | None,
     query: Query,
@@ -353,16 +361,14 @@ def _score_methods(
     from ovseg_cli.files.image_classes import read_image_classes
     from ovseg_cli.runs.benchmark import contest_of_folders, make_table, plan_benchmark
     from ovseg_cli.runs.folder import wanted_classes
-    from ovseg_cli.runs.plan import find_images
 
     shown = None if image_classes is None else read_image_classes(image_classes)
     with tempfile.TemporaryDirectory(prefix="ovseg-eval-") as scratch:
         folder = Path(scratch) / "methods"
-        found = find_images([str(images)], folder)
         with common.store_for_planning() as store:
             contest = contest_of_folders(
                 str(images),
-                found,
+                pictures,
                 truth,
                 wanted_classes(store, query.classes, shown),
                 background=query.options.background,
@@ -459,6 +465,7 @@ def _score(
 def _segment_images(
     common: Common,
     images: Path,
+    pictures: Sequence[InputImage],
     truth: GroundTruth,
     query: Query,
     image_classes: Path | None,
@@ -470,17 +477,15 @@ def _segment_images(
     from ovseg_cli.methods.catalogue import METHODS
     from ovseg_cli.runs.evaluate import check_ground_truth, predictions_in
     from ovseg_cli.runs.folder import plan_folder
-    from ovseg_cli.runs.plan import find_images
 
     shown = None if image_classes is None else read_image_classes(image_classes)
-    found = find_images([str(images)], output)  # complains now, not after a store is made
     regions = query.method in METHODS and METHODS[query.method].finds_regions
     with common.store_for_planning() as store:
         planned = plan_folder(
             store,
             [str(images)],
             output,
-            images=found,
+            images=pictures,
             classes=() if regions else query.classes,
             method=query.method,
             options=query.options,
