@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ovseg_cli.errors import ClassExistsError, MethodError, UsageError
 from ovseg_cli.evaluation.arrays import evaluate_arrays as evaluate
+from ovseg_cli.evaluation.figures import DRAWS, SEED
 from ovseg_cli.names import check_names
 from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import Profile, profile_of
@@ -18,6 +19,7 @@ from ovseg_cli.store import ClassInfo, Store
 from ovseg_cli.store.records import ClassKind, PrototypeKind
 
 if TYPE_CHECKING:
+    from ovseg_cli.evaluation.oracles import Match, OracleName
     from ovseg_cli.evaluation.report import Report
     from ovseg_cli.explanations import Explanation
     from ovseg_cli.models import Models
@@ -383,6 +385,11 @@ def evaluate_folder(
     label_map: str | Path | None = None,
     ignore: int | Sequence[int] | None = None,
     background: bool | None = None,
+    boundary: bool = False,
+    match: Match | None = None,
+    oracles: Sequence[OracleName] = (),
+    draws: int = DRAWS,
+    seed: int = SEED,
 ) -> Report:
     """Score label maps on the disk against ground truth: what ``ovseg eval --gt GT --pred PRED`` does.
 
@@ -393,18 +400,34 @@ def evaluate_folder(
         label_map: What the ids of the labels mean, where no ``labelmap.txt`` says so.
         ignore: Label or labels of pixels that do not count; -1 for none (default: 255).
         background: Whether the background counts as a class of its own (default: as in the run).
+        boundary: Whether the boundary IoU is computed too.
+        match: "image" or "dataset" takes ids for regions without names, which the truth names in each picture, or once
+            for all (default: "image" for runs of methods without names).
+        oracles: Which of "names", "regions" and "presence" are computed as upper bounds.
+        draws: Bootstrap draws of pictures for the intervals of mean IoUs; 0 for none.
+        seed: Of the draws.
 
     Raises:
         LabelError: Labels that cannot be read or paired.
-        UsageError: The label maps were not made for one of the classes.
+        UsageError: The label maps were not made for one of the classes, or there is no such match or oracle.
     """
-    from ovseg_cli.runs.evaluate import evaluate as score
-    from ovseg_cli.runs.evaluate import predictions_in
+    from ovseg_cli.runs.evaluate import score_folder
 
     check_names("classes", classes)
-    file = None if label_map is None else Path(label_map)
-    found = predictions_in(Path(pred), label_map=file, classes=tuple(classes or ()), background=background)
-    return score(found, Path(gt), label_map=file, ignore=ignore)
+    check_names("oracles", oracles)
+    return score_folder(
+        Path(pred),
+        Path(gt),
+        classes=tuple(classes or ()),
+        label_map=None if label_map is None else Path(label_map),
+        ignore=ignore,
+        background=background,
+        boundary=boundary,
+        match=match,
+        oracles=oracles,
+        draws=draws,
+        seed=seed,
+    )
 
 
 def explain(

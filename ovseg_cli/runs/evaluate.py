@@ -15,7 +15,7 @@ from ovseg_cli.evaluation.figures import DRAWS, SEED
 from ovseg_cli.files.labels import LABELMAP_NAME, LabelMap, is_background, read_labelmap
 from ovseg_cli.files.layout import MASK_FOLDER
 from ovseg_cli.methods.catalogue import METHODS
-from ovseg_cli.names import ClassList, did_you_mean, listed, listed_names, shown_name
+from ovseg_cli.names import ClassList, did_you_mean, listed, listed_names, shown_name, unknown_choice
 from ovseg_cli.runs.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -214,13 +214,16 @@ def evaluate(
 
     Raises:
         LabelError: see `ovseg_cli.evaluation.folder.evaluate_folders`.
-        UsageError: upper bounds are asked for of regions without names.
+        UsageError: there is no such upper bound, or it is asked for of regions without names.
     """
+    from ovseg_cli.evaluation.oracles import ORACLES, with_oracles
+
+    if unknown := [name for name in oracles if name not in ORACLES]:
+        raise unknown_choice("oracle", unknown[0], ORACLES, heading="Oracles")
     if match is not None and oracles:
         raise UsageError("--match and --oracle exclude each other: figures of matched regions are an oracle's already.")
     from ovseg_cli.evaluation.bootstrap import with_intervals
     from ovseg_cli.evaluation.folder import evaluate_truth
-    from ovseg_cli.evaluation.oracles import with_oracles
 
     truth = open_truth(gt, label_map=label_map, ignore=ignore) if isinstance(gt, Path) else gt
     report = evaluate_truth(
@@ -243,6 +246,44 @@ def default_match(predictions: Predictions) -> Match | None:
     manifest = _manifest_near(predictions.folder)
     used = "" if manifest is None else str(manifest.method.get("used", ""))
     return "image" if used in METHODS and METHODS[used].reads == "regions" else None
+
+
+def score_folder(
+    folder: Path,
+    gt: Path | GroundTruth,
+    *,
+    classes: Sequence[str] = (),
+    background: bool | None = None,
+    label_map: Path | None = None,
+    match: Match | None = None,
+    **how: Any,
+) -> Report:
+    """Score the label maps of a folder, whose ids may be classes or regions.
+
+    Args:
+        folder: as in `predictions_in`.
+        gt: as in `evaluate`.
+        classes: the classes that count; of regions without names those of the ground truth that they are matched with.
+        background: as in `predictions_in`.
+        label_map: as in `predictions_in` and `evaluate`.
+        match: as in `evaluate`; None for `default_match`.
+        **how: what else `evaluate` takes.
+
+    Raises:
+        UsageError: there is no such match; or as `predictions_in` and `evaluate`.
+        LabelError: likewise.
+    """
+    if match not in (None, "image", "dataset"):
+        raise UsageError(
+            f"Regions are matched in each image or once in the dataset: match is one of these, not {match!r}."
+        )
+    found = predictions_in(folder, label_map=label_map, background=background)
+    match = match or default_match(found)
+    if match is not None:
+        found = replace(found, requested=tuple(classes))
+    elif classes:
+        found = predictions_in(folder, label_map=label_map, classes=classes, background=background)
+    return evaluate(found, gt, label_map=label_map, match=match, **how)
 
 
 def records_of(
@@ -275,13 +316,8 @@ def records_of(
     if not run.is_file():
         if gt is None:
             raise UsageError(f"{run} is a folder, so it has to be scored first: name the ground truth with --gt.")
-        found = predictions_in(run, label_map=label_map, classes=classes, background=background)
-        match = default_match(found)
-        if match is not None:
-            found = replace(found, requested=tuple(classes))
-        how: dict[str, Any] = {"label_map": label_map, "ignore": ignore, "progress": progress}
-        report = evaluate(found, gt, match=match, draws=0, **how)
-        return report.pictures or Pictures(())
+        how: dict[str, Any] = {"classes": classes, "background": background, "label_map": label_map}
+        return score_folder(run, gt, **how, ignore=ignore, draws=0, progress=progress).pictures or Pictures(())
     if classes or background is not None:
         raise UsageError(
             f"{run} is a report, whose classes are counted already: leave out --classes and --background, or name the "

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+from ovseg_cli import evaluate_folder
 from ovseg_cli.errors import LabelError, NoInputError, UsageError
 from ovseg_cli.files.labels import LabelMap, write_label, write_labelmap
 from ovseg_cli.runs.evaluate import evaluate, last_predictions, predictions_in
@@ -90,3 +91,39 @@ def test_a_foreign_folder_needs_a_label_map(out, tmp_path):
 def test_no_folder_is_told(tmp_path):
     with pytest.raises(LabelError, match="There is no folder"):
         predictions_in(tmp_path / "nowhere")
+
+
+class TestScoreFolder:
+    """What `ovseg_cli.evaluate_folder` hands on."""
+
+    @pytest.fixture
+    def folders(self, tmp_path):
+        labels, regions = LabelMap.from_classes(["cat", "dog"]), LabelMap.from_classes(["region 1", "region 2"])
+        truth = np.array([[1, 1, 1, 2, 2, 2]])
+        for name, ids, names in (("gt", truth, labels), ("pred", np.array([[2, 1, 1, 2, 2, 1]]), labels)):
+            write_label(tmp_path / name / "a.png", ids, names)
+            write_labelmap(tmp_path / name / "labelmap.txt", names)
+        write_label(tmp_path / "areas" / "a.png", 3 - truth, regions)
+        write_labelmap(tmp_path / "areas" / "labelmap.txt", regions)
+        return tmp_path
+
+    def test_oracles_and_bands(self, folders):
+        report = evaluate_folder(folders / "gt", folders / "pred", oracles=["regions"], boundary=True, draws=0)
+        assert report.miou == 0.5
+        assert [(bound.oracle, bound.figures[0].value) for bound in report.oracles] == [("regions", 1)]
+        assert report.figure("boundary_miou").value == 0.5
+        assert report.figure("miou").interval is None
+
+    def test_regions(self, folders):
+        report = evaluate_folder(folders / "gt", folders / "areas", match="image")
+        assert (report.miou, report.match) == (1, "image")
+        some = evaluate_folder(folders / "gt", folders / "areas", ["dog"], match="image", background=False)
+        assert [score.name for score in some.classes] == ["dog"]
+
+    def test_what_there_is_not(self, folders):
+        with pytest.raises(UsageError, match="Did you mean 'names'"):
+            evaluate_folder(folders / "gt", folders / "pred", oracles=["name"])
+        with pytest.raises(UsageError, match="not 'picture'"):
+            evaluate_folder(folders / "gt", folders / "pred", match="picture")
+        with pytest.raises(UsageError, match="exclude each other"):
+            evaluate_folder(folders / "gt", folders / "areas", match="image", oracles=["names"])
