@@ -15,7 +15,16 @@ from ovseg_cli.evaluation.figures import DRAWS, SEED
 from ovseg_cli.files.labels import LABELMAP_NAME, LabelMap, is_background, read_labelmap
 from ovseg_cli.files.layout import MASK_FOLDER
 from ovseg_cli.methods.catalogue import METHODS
-from ovseg_cli.names import ClassList, did_you_mean, listed, listed_names, shown_name, unknown_choice
+from ovseg_cli.names import (
+    ClassList,
+    class_key,
+    did_you_mean,
+    listed,
+    listed_names,
+    short_name,
+    shown_name,
+    unknown_choice,
+)
 from ovseg_cli.runs.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -150,6 +159,8 @@ def predictions_in(
     names = manifest.class_names if manifest is not None else tuple(n for n in labels.names if not is_background(n))
     if background is None:
         background = manifest.background if manifest is not None else True
+    if manifest is not None:
+        notes = (*notes, *_other_names(manifest, labels, folder))
     recorded = manifest.options.get("synonyms") if manifest is not None else None
     return Predictions(
         folder=folder,
@@ -351,6 +362,20 @@ def check_ground_truth(truth: GroundTruth, keys: Iterable[str], classes: Sequenc
 def _manifest_near(folder: Path) -> Manifest | None:
     """The `run.json` of an output folder, seen from its label maps."""
     return read_manifest(folder.parent) if folder.name == MASK_FOLDER else read_manifest(folder)
+
+
+def _other_names(manifest: Manifest, labels: LabelMap, folder: Path) -> tuple[str, ...]:
+    """What to say where the label map of an output folder is not that of its run."""
+    for entry in manifest.classes:
+        index, name = int(entry["id"]), str(entry["name"])
+        found = labels.name_of(index)
+        if found is None or class_key(found) != class_key(name):
+            called = "has no name for" if found is None else f"calls {short_name(found)!r}"
+            return (
+                f"the label map of {folder} {called} the id {index}, and its run.json calls that "
+                f"{short_name(name)!r}: one of the two is of another run. Put back the right file, or segment again",
+            )
+    return ()
 
 
 def _labels_near(folder: Path, label_map: Path | None, usual: LabelMap | None) -> LabelMap:

@@ -125,6 +125,43 @@ def test_what_cannot_be(cli, here, options, message):
     assert message in result.stderr
 
 
+def test_a_label_map_of_another_run(cli, photos, gt, here):
+    cli("segment", "photos", "-c", "cat,dog")
+    labels = here / "ovseg-out" / "labelmap.txt"
+    labels.write_text(labels.read_text().replace("cat:", "bird:"))
+    result = cli("eval", "--gt", "labels", "--pred", "ovseg-out")
+    folder = "ovseg-out/SegmentationClass"
+    assert (
+        f"the label map of {folder} calls 'bird' the id 1, and its run.json calls that 'cat': one of the two is of "
+        "another run. Put back the right file, or segment again"
+    ) in result.stderr
+
+
+def test_synonyms_of_a_run_and_of_a_label_map(cli, photos, gt, here):
+    """The run looks for a feline, also called cat; the labels know a dog as "hound, dog"."""
+    cli("segment", "photos", "-c", "cat,dog")
+    run, labels = here / "ovseg-out", here / "ovseg-out" / "labelmap.txt"
+    labels.write_text(labels.read_text().replace("cat:", "feline:"))
+    manifest = json.loads((run / "run.json").read_text())
+    manifest["classes"] = [entry | {"name": entry["name"].replace("cat", "feline")} for entry in manifest["classes"]]
+    manifest["options"]["synonyms"] = [["feline", ["cat", "kitty"]]]
+    (run / "run.json").write_text(json.dumps(manifest))
+    truth = here / "labels" / "labelmap.txt"
+    truth.write_text("".join(f"{i}: {name}\n" for i, name in enumerate(_true_names(truth))))
+    result = cli("eval", "--gt", "labels", "--pred", "ovseg-out", "--json")
+    assert {entry["name"]: entry["iou"] for entry in result.data["classes"]} == {
+        "background": 1.0,
+        "feline": 1.0,
+        "dog": 1.0,
+    }
+    assert "not in the label map" not in result.stderr
+
+
+def _true_names(path):
+    names = [line.split(":")[0] for line in path.read_text().splitlines() if not line.startswith("#")]
+    return [name.replace("dog", "hound, dog") for name in names]
+
+
 class TestDatasets:
     def test_all(self, cli, here):
         result = cli("datasets", "-q")

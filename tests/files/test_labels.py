@@ -184,6 +184,33 @@ class TestLabelMapFile:
     def test_words_of_yaml_are_names(self, tmp_path):
         assert self.read(tmp_path, "names:\n  0: no\n  1: 007\n  2: null\n").names == ("no", "007", "null")
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            # Mapillary's config.json
+            '{"labels": [{"color": [9, 8, 7], "readable": "Bird", "name": "animal--bird"}, '
+            '{"color": [1, 2, 3], "name": "Curb"}], "version": "1.1"}',
+            # Datumaro's dataset_meta.json
+            '{"label_map": {"0": "Bird", "1": "Curb"}, "segmentation_colors": [[9, 8, 7], [1, 2, 3]]}',
+            # COCO's categories, with colours
+            '{"categories": [{"id": 1, "name": "Curb", "color": "#010203"}, '
+            '{"id": 0, "name": "Bird", "color": [9, 8, 7]}]}',
+        ],
+    )
+    def test_objects_and_lists_of_colours_in_json(self, tmp_path, text):
+        labels = self.read(tmp_path, text)
+        assert sorted((i, name, colour) for i, name, colour in labels) == [
+            (0, "Bird", (9, 8, 7)),
+            (1, "Curb", (1, 2, 3)),
+        ]
+        assert not labels.guessed
+
+    def test_an_object_without_a_name_or_a_colour_that_is_none(self, tmp_path):
+        with pytest.raises(LabelError, match="line 1 gives no name to an id"):
+            self.read(tmp_path, '{"labels": [{"color": [9, 8, 7]}, {"name": "a"}]}')
+        with pytest.raises(LabelError, match="line 1 has no colour; write three numbers, or #rrggbb"):
+            self.read(tmp_path, '{"labels": [{"name": "a", "color": "blue"}]}')
+
     def test_names_of_several_words_with_numbers(self, tmp_path):
         assert self.read(tmp_path, "0 class 1\n1 class 2\n").names == ("class 1", "class 2")
         assert self.read(tmp_path, "class 1\nclass 2\n").ids == (0, 1)
