@@ -339,13 +339,14 @@ def show_table(common: Common, made: Table, file: Path | None) -> None:
             ("mIoU", "right"),
             ("95 % in", "right"),
             ("group", "left"),
-            (f"published ({made.published_of})", "right"),
-            ("s/picture", "right"),
+            ("published", "right"),
+            ("s each", "right"),
             ("kind", "left"),
             rows=rows,
         )
     )
     out.line((made.convention, "dim"))
+    out.line((f"published: on {made.published_of}, see the table; s each: seconds a picture, alone", "dim"))
     for row in made.sorted():
         if row.remark:
             out.line(f"{row.method}: {row.remark}")
