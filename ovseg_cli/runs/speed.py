@@ -129,11 +129,21 @@ def _memory(device: str) -> int | None:
         import torch
 
         return int(torch.cuda.max_memory_allocated(device))
+    if device != "cpu":
+        return None
+    try:
+        # Not `getrusage`: there the size of the parent counts, which was this process until it began its own program.
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return _largest_size()
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
+
+
+def _largest_size() -> int | None:
+    """The same where there is no Linux."""
     try:
         import resource
     except ImportError:  # Windows
-        return None
-    if device != "cpu":
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
