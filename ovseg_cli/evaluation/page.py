@@ -479,7 +479,7 @@ h3{font-size:1rem;margin:1.5rem 0 .25rem;overflow-wrap:anywhere}
 p{margin:.25rem 0 .75rem;overflow-wrap:anywhere}
 a{color:var(--link)}
 :focus-visible{outline:3px solid var(--link);outline-offset:2px}
-.small,.interval,figcaption{color:var(--faint);font-size:.875rem}
+.small,.interval,figcaption{color:var(--faint);font-size:.875rem}.interval{display:block}
 .skip{position:absolute;left:-999px}.skip:focus{left:1rem;top:.5rem;background:var(--card);padding:.5rem}
 nav ul{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;padding:0;list-style:none}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(14rem,1fr));gap:.75rem;margin:0}
