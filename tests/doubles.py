@@ -76,6 +76,10 @@ class PaintSegmenter(segmenter.Segmenter):
         return dict.fromkeys(self.names, 0.25) if "prefilter" in self.settings else None
 
 
+def segment_batch_together(segmenters, images, classes=None):
+    return [segmenter.segment_batch(images, classes) for segmenter in segmenters]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupportSettings:
     count: int | None = None
@@ -172,6 +176,7 @@ def install(setattr_, setitem):
     build.build_class = build_class
     setitem(sys.modules, "ovseg_cli.prototypes.build", build)
     setattr_(segmenter, "Segmenter", PaintSegmenter)
+    setattr_(segmenter, "segment_batch_together", segment_batch_together)
     setattr_(Common, "load_models", lambda self, profile, **_: FakeModels(profile))
 
 

@@ -4,8 +4,8 @@
     python -m examples.mini_pack.tune prefilter --pictures 48 --seed 51
 
 Every line is one setting in another's place, everything else as the profile has it. The seeds of the pictures are 50
-and above; those of the figures (`examples.mini_pack.evaluate`, `examples.compare.study`, `examples.ablation`) are
-below. The profile's settings were chosen on 16 pictures of seed 50, GEM's temperature and streams on 16 of seed 51 too.
+and above; those of the figures (`examples.mini_pack.evaluate`, `make methods`, `examples.ablation`) are below.
+The profile's settings were chosen on 16 pictures of seed 50, GEM's temperature and streams on 16 of seed 51 too.
 """
 
 from __future__ import annotations

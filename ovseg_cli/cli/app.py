@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from ovseg_cli.cli import (
+    benchmark,
     bundles,
     classes,
     compare,
@@ -47,6 +48,7 @@ bundles.register(app)
 segment.register(app)
 explain.register(app)
 evaluate.register(app)
+benchmark.register(app)
 compare.register(app)
 methods.register(app)
 datasets.register(app)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,9 +13,23 @@ import typer
 
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.folder import EXIT_SOME_FAILED, run_with_progress
-from ovseg_cli.cli.options import DrawsOpt, DrawsSeedOpt, ImageClassesOpt, LabelMapOpt, Query, with_query
+from ovseg_cli.cli.options import (
+    BatchOpt,
+    DatasetOpt,
+    DrawsOpt,
+    DrawsSeedOpt,
+    GtSuffixOpt,
+    IgnoreOpt,
+    ImageClassesOpt,
+    LabelMapOpt,
+    Query,
+    RootOpt,
+    SplitOpt,
+    with_query,
+)
 from ovseg_cli.cli.output import Align, amount, percent, table
-from ovseg_cli.errors import LabelError, NoDefaultStoreError, NoInputError, OvsegError, UsageError
+from ovseg_cli.cli.truth import ground_truth
+from ovseg_cli.errors import NoDefaultStoreError, NoInputError, OvsegError, UsageError
 from ovseg_cli.evaluation.figures import DRAWS, SEED
 from ovseg_cli.figures import figure_beside
 
@@ -24,12 +38,15 @@ if TYPE_CHECKING:
     from ovseg_cli.evaluation.oracles import OracleName
     from ovseg_cli.evaluation.report import Report
     from ovseg_cli.evaluation.truth import GroundTruth
+    from ovseg_cli.files.discovery import InputImage
     from ovseg_cli.runs.evaluate import Predictions
 
 EXIT_BELOW = 4
 _FORMS = ("", ".json", ".csv", ".md")
+_FORMS_OF_TABLES = (*_FORMS, ".tex")
 _OF_LABEL_MAPS = ("--classes", "--background", "--no-background")  # say which of the label maps' classes count
 _MOST_NAMED = 3
+WHERE_IT_FAILS = "Where it fails"
 
 
 def register(app: typer.Typer) -> None:
@@ -73,54 +90,16 @@ def evaluate(
     *,
     query: Query,
     image_classes: ImageClassesOpt = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--dataset",
-            metavar="NAME",
-            help="A published data set in place of --gt: voc21, voc20, voc20b, context60, context59, context459, "
-            "coco-object, coco-stuff, coco-stuff27, ade150, ade847, cityscapes; NAME:PAPER for a paper's class names.",
-            show_default=False,
-        ),
-    ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option("--root", metavar="DIR", help="Where that data set was unpacked.", show_default=False),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            "--split",
-            metavar="NAME|FILE",
-            help="Its part (default: val); or a file that lists the pictures that count, one a line.",
-            show_default=False,
-        ),
-    ] = None,
-    gt_suffix: Annotated[
-        str,
-        typer.Option(
-            "--gt-suffix",
-            metavar="TEXT",
-            help="How label files end beyond the pictures' names: _gtFine_labelIds.png.",
-            show_default=False,
-        ),
-    ] = "",
+    dataset: DatasetOpt = None,
+    root: RootOpt = None,
+    split: SplitOpt = None,
+    gt_suffix: GtSuffixOpt = "",
     pred_suffix: Annotated[
         str,
         typer.Option("--pred-suffix", metavar="TEXT", help="Likewise of the label maps to score.", show_default=False),
     ] = "",
     label_map: LabelMapOpt = None,
-    ignore: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--ignore",
-            min=-1,
-            max=65535,
-            metavar="ID",
-            help="Label of pixels that do not count; -1: none; may be repeated. (default: 255)",
-            show_default=False,
-        ),
-    ] = None,
+    ignore: IgnoreOpt = None,
     oracle: Annotated[
         list[str] | None,
         typer.Option(
@@ -152,6 +131,43 @@ def evaluate(
             "--output", "-o", metavar="FILE", help="Write the report: .json, .csv or .md.", show_default=False
         ),
     ] = None,
+    report_page: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            rich_help_panel=WHERE_IT_FAILS,
+            help="Write one page (.html) with all figures, the confusion matrix and the worst pictures.",
+            show_default=False,
+        ),
+    ] = None,
+    worst: Annotated[
+        int,
+        typer.Option(
+            "--worst", min=0, max=200, metavar="N", rich_help_panel=WHERE_IT_FAILS, help="Pictures that it shows."
+        ),
+    ] = 12,
+    per_picture: Annotated[
+        Path | None,
+        typer.Option(
+            "--per-picture",
+            metavar="FILE",
+            rich_help_panel=WHERE_IT_FAILS,
+            help="Write the figures of every picture: .csv or .jsonl.",
+            show_default=False,
+        ),
+    ] = None,
+    confusion: Annotated[
+        Path | None,
+        typer.Option(
+            "--confusion",
+            metavar="FILE",
+            rich_help_panel=WHERE_IT_FAILS,
+            help="Write the confusion matrix: .csv in pixels, or a picture as .svg.",
+            show_default=False,
+        ),
+    ] = None,
+    batch: BatchOpt = None,
     fail_under: Annotated[
         float | None,
         typer.Option(
@@ -167,72 +183,221 @@ def evaluate(
     """Score label maps against ground truth.
 
     Gives IoU per class, mIoU and pixel accuracy. Without --pred and --images, the last run is scored.
-    With --images, the options of ovseg segment say how pictures are segmented.
+    With --images, the options of ovseg segment say how pictures are segmented; --method may name several.
     Ground truth and label maps are paired by file name and their ids by class name.
     Exit code 3: some labelled pictures have no prediction; 4: --fail-under.
     """
-    from ovseg_cli.runs.evaluate import default_match, in_dataset, predictions_in
+    from ovseg_cli.files.discovery import discover
+    from ovseg_cli.runs.evaluate import default_match, in_dataset
 
-    if output is not None and output.suffix.lower() not in _FORMS:
-        raise UsageError(f"A report is written as .json, .csv or .md, and {str(output)!r} is none of them.")
-
+    files = _Files(output, report_page, per_picture, confusion, worst)
+    files.check(query)
     if pred is not None and images is not None:
         raise UsageError("--pred and --images exclude each other: name label maps, or pictures to segment.")
-    truth, opened = _ground_truth(gt, dataset, root, split, gt_suffix, label_map, ignore)
-    names, background = query.classes, query.background
-    run_id = None
-    how: dict[str, Any] = {"match": match}
-    how |= {"boundary": boundary, "oracles": _oracles(oracle), "draws": draws, "seed": seed}
-    if images is not None:
-        if pred_suffix:
-            raise UsageError(
-                "--pred-suffix is for label maps that are there already (--pred); with --images, none are."
-            )
-        report = _score_images(common, images, truth, opened, query, image_classes, how)
-    else:
-        beside = [flag for flag in query.given if flag not in _OF_LABEL_MAPS]
-        if beside or image_classes is not None:
-            raise UsageError(
-                f"{', '.join([*beside, *([] if image_classes is None else ['--image-classes'])])} would change how "
-                "pictures are segmented, and these label maps are there already: name the pictures with --images."
-            )
-        some = () if match else names  # what regions are called is the ground truth's matter
-        if pred is not None:
-            found = predictions_in(
-                pred,
-                label_map=label_map,
-                classes=some,
-                background=background,
-                usual=None if opened is None else opened.indices,
-                ending=pred_suffix,
-            )
+    if images is not None and pred_suffix:
+        raise UsageError("--pred-suffix is for label maps that are there already (--pred); with --images, none are.")
+    if images is None and len(query.methods) > 1:
+        raise UsageError("Several methods are for pictures to segment: name these with --images.")
+    pictures = () if images is None else discover([str(images)])  # complains before the labels are read
+    truth, opened = ground_truth(gt, dataset, root, split, gt_suffix, label_map, ignore)
+    how: dict[str, Any] = {"boundary": boundary, "oracles": _oracles(oracle), "draws": draws, "seed": seed}
+    if images is not None and len(query.methods) > 1:
+        if match or oracle or boundary:
+            raise UsageError("--match, --oracle and --boundary are of one method: name one with --method.")
+        reports = _score_methods(common, images, pictures, truth, opened, query, image_classes, output, batch, how)
+        for method, report in reports.items():
+            _check_figure(common, report, fail_under, f"{method}: ")
+        _check_missing(common, next(iter(reports.values())))
+        return
+    with ExitStack() as kept:  # label maps that are made here last until all is written of them
+        if images is not None:
+            scratch = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="ovseg-eval-")))
+            found = _segment_images(common, images, pictures, truth, query, image_classes, scratch / "ovseg-out", batch)
         else:
-            found = replace(_last_run(common, some, background), ending=pred_suffix)
-        run_id = found.run_id
-        found = found if opened is None else in_dataset(found, opened, background=background)
-        report = _score(common, found, truth, how | {"match": match or default_match(found)}, names)
+            some = () if match else query.classes  # what regions are called is the ground truth's matter
+            found = _label_maps(common, pred, label_map, opened, query, image_classes, some, pred_suffix)
+        if opened is not None:
+            found = in_dataset(found, opened, background=query.background)
+        matching = match or default_match(found)
+        files.check_named(matching)
+        report = _score(common, found, truth, how | {"match": matching}, query.classes)
+        files.write(report, found, truth, opened)
     data = report.to_dict()
-    if output is not None:
-        _write(report, output)
-    common.out.result(data, human=lambda: show_report(common, report, output), quiet=[_figure(report.miou)])
+    common.out.result(data, human=lambda: show_report(common, report, files.named), quiet=[_figure(report.miou)])
     for warning in report.warnings:
         common.out.warning(warning)
-    _record(common, run_id, data)
+    _record(common, found.run_id, data)
+    _check_figure(common, report, fail_under)
+    _check_missing(common, report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What is to be written besides what is shown."""
+
+    output: Path | None
+    page: Path | None
+    per_picture: Path | None
+    confusion: Path | None
+    worst: int
+
+    @property
+    def named(self) -> list[Path]:
+        """Those that are wanted."""
+        return [file for file in (self.output, self.page, self.per_picture, self.confusion) if file is not None]
+
+    def check(self, query: Query) -> None:
+        """Refuse names whose ending says no form, and what there is of one method alone."""
+        from ovseg_cli.methods.catalogue import METHODS
+
+        several = len(query.methods) > 1
+        if any(method in METHODS and METHODS[method].finds_regions for method in query.methods):
+            self.check_named("image")  # before anything is segmented for it
+        forms = _FORMS_OF_TABLES if several else _FORMS
+        if self.output is not None and self.output.suffix.lower() not in forms:
+            endings = ".json, .csv, .md or .tex" if several else ".json, .csv or .md"
+            raise UsageError(f"A report is written as {endings}, and {str(self.output)!r} is none of them.")
+        for option, file, known in (
+            ("--report", self.page, (".html", ".htm")),
+            ("--per-picture", self.per_picture, (".csv", ".jsonl")),
+            ("--confusion", self.confusion, (".csv", ".svg")),
+        ):
+            if file is not None and several:
+                raise UsageError(f"{option} is of one method, and there are {len(query.methods)}. Name one of them.")
+            if file is not None and file.suffix.lower() not in known:
+                raise UsageError(f"{option} writes {' or '.join(known)}, and {str(file)!r} is none of them.")
+
+    def check_named(self, match: str | None) -> None:
+        """Refuse a page of regions without names, which have none to be drawn by."""
+        if match and self.page is not None:
+            raise UsageError("--report draws classes by their names, and these label maps hold regions without names.")
+
+    def write(self, report: Report, found: Predictions, truth: GroundTruth, opened: OpenDataset | None) -> None:
+        """Write them, while the label maps are there."""
+        from ovseg_cli.runs.pages import write_confusion, write_page, write_pictures
+
+        if self.output is not None:
+            _write(report, self.output)
+        if self.page is not None:
+            pictures = None if opened is None else dict(opened.images)
+            write_page(self.page, report, found, truth, pictures=pictures, worst=self.worst)
+        if self.per_picture is not None:
+            write_pictures(self.per_picture, report)
+        if self.confusion is not None:
+            write_confusion(self.confusion, report)
+
+
+def _check_figure(common: Common, report: Report, fail_under: float | None, whose: str = "") -> None:
+    """End with an exit code of its own where the mIoU is too low, or cannot be told for pictures that are missing."""
     if fail_under is not None and report.missing:
         count = len(report.missing)
         common.out.error(f"{amount(count, 'labelled picture')} without a prediction, so --fail-under cannot be met")
         raise typer.Exit(EXIT_BELOW)
     if fail_under is not None and (report.miou is None or report.miou < fail_under):
         figure, limit = ("–", f"{fail_under:g}") if report.miou is None else figure_beside(report.miou, fail_under)
-        common.out.error(f"the mIoU {figure} is below --fail-under {limit}")
+        common.out.error(f"{whose}the mIoU {figure} is below --fail-under {limit}")
         raise typer.Exit(EXIT_BELOW)
-    if report.missing:
-        count = len(report.missing)
-        common.out.error(
-            f"{count} of {report.images + count} labelled pictures have no prediction and are left out, so the figures "
-            f"are those of the other {report.images}. Segment the missing ones too, or score the others' labels alone."
+
+
+def _check_missing(common: Common, report: Report) -> None:
+    """End with an exit code of its own where labelled pictures were not scored."""
+    if not report.missing:
+        return
+    count = len(report.missing)
+    common.out.error(
+        f"{count} of {report.images + count} labelled pictures have no prediction and are left out, so the figures "
+        f"are those of the other {report.images}. Segment the missing ones too, or score the others' labels alone."
+    )
+    raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _label_maps(
+    common: Common,
+    pred: Path | None,
+    label_map: Path | None,
+    opened: OpenDataset | None,
+    query: Query,
+    image_classes: Path | None,
+    classes: tuple[str, ...],
+    ending: str,
+) -> Predictions:
+    """Label maps that are there already."""
+    from ovseg_cli.runs.evaluate import predictions_in
+
+    beside = [flag for flag in query.given if flag not in _OF_LABEL_MAPS]
+    if beside or image_classes is not None:
+        raise UsageError(
+            f"{', '.join([*beside, *([] if image_classes is None else ['--image-classes'])])} would change how "
+            "pictures are segmented, and these label maps are there already: name the pictures with --images."
         )
-        raise typer.Exit(EXIT_SOME_FAILED)
+    if pred is None:
+        return replace(_last_run(common, classes, query.background), ending=ending)
+    return predictions_in(
+        pred,
+        label_map=label_map,
+        classes=classes,
+        background=query.background,
+        usual=None if opened is None else opened.indices,
+        ending=ending,
+    )
+
+
+def _score_methods(
+    common: Common,
+    images: Path,
+    pictures: Sequence[InputImage],
+    truth: GroundTruth,
+    opened: OpenDataset | None,
+    query: Query,
+    image_classes: Path | None,
+    output: Path | None,
+    batch: int | None,
+    how: dict[str, Any],
+) -> dict[str, Report]:
+    """Segment by several methods into folders that are thrown away; show and write a table."""
+    from ovseg_cli.atomic import write_text
+    from ovseg_cli.cli.benchmark import run_with_bars, score_with_bars, show_table
+    from ovseg_cli.evaluation.league import FORMS
+    from ovseg_cli.files.image_classes import read_image_classes
+    from ovseg_cli.runs.benchmark import contest_of_folders, make_table, plan_benchmark
+    from ovseg_cli.runs.folder import wanted_classes
+
+    shown = None if image_classes is None else read_image_classes(image_classes)
+    with tempfile.TemporaryDirectory(prefix="ovseg-eval-") as scratch:
+        folder = Path(scratch) / "methods"
+        with common.store_for_planning() as store:
+            contest = contest_of_folders(
+                str(images),
+                pictures,
+                truth,
+                wanted_classes(store, query.classes, shown),
+                background=query.options.background,
+                opened=opened,
+            )
+            plan_benchmark(store, contest, query.methods, folder, options=query.options, image_classes=shown)
+        for note in query.notes:
+            common.out.note(note)
+        with common.open_store() as store:
+            plan = plan_benchmark(
+                store,
+                contest,
+                query.methods,
+                folder,
+                options=query.options,
+                image_classes=shown,
+                precision=common.precision,
+            )
+            broken = run_with_bars(common, store, plan, batch)
+            scores = score_with_bars(common, plan, how["draws"], how["seed"])
+            made = make_table(plan, scores, broken=broken)
+    if output is not None:
+        write_text(output, FORMS[f"table{output.suffix.lower() or '.json'}"](made))
+    common.out.result(
+        {"methods": {method: report.to_dict() for method, report in scores.reports.items()}},
+        human=lambda: show_table(common, made, output),
+        quiet=[f"{method} {_figure(report.miou)}" for method, report in scores.reports.items()],
+    )
+    return scores.reports
 
 
 def _oracles(asked: Sequence[str] | None) -> tuple[OracleName, ...]:
@@ -279,36 +444,6 @@ def _last_run(common: Common, names: tuple[str, ...], background: bool | None) -
     return found
 
 
-def _ground_truth(
-    gt: Path | None,
-    dataset: str | None,
-    root: Path | None,
-    split: str | None,
-    gt_suffix: str,
-    label_map: Path | None,
-    ignore: list[int] | None,
-) -> tuple[GroundTruth, OpenDataset | None]:
-    """The ground truth that the options name, and the data set that it belongs to."""
-    from ovseg_cli.evaluation.datasets import open_dataset
-    from ovseg_cli.runs.evaluate import open_truth
-
-    if dataset is not None:
-        if gt is not None or gt_suffix:
-            raise UsageError("--dataset says where the labels are, so --gt and --gt-suffix cannot be given with it.")
-        if root is None:
-            raise UsageError(f"Say where the data set {dataset} was unpacked, with --root DIR.")
-        opened = open_dataset(dataset, root, split, ignore=ignore)
-        return opened.truth, opened
-    if root is not None:
-        raise UsageError("--root is the folder of a data set, so name that with --dataset.")
-    if gt is None:
-        raise UsageError("Name the ground truth: a folder with --gt DIR, or a data set with --dataset NAME --root DIR.")
-    if not os.path.exists(gt):
-        raise LabelError(f"There is no folder {gt} with ground truth. Name it with --gt.")
-    listing = None if split is None else Path(split)
-    return open_truth(gt, label_map=label_map, ignore=ignore, ending=gt_suffix, split=listing), None
-
-
 def _score(
     common: Common, predictions: Predictions, truth: GroundTruth, how: dict[str, Any], names: tuple[str, ...] = ()
 ) -> Report:
@@ -327,51 +462,45 @@ def _score(
         )
 
 
-def _score_images(
+def _segment_images(
     common: Common,
     images: Path,
+    pictures: Sequence[InputImage],
     truth: GroundTruth,
-    opened: OpenDataset | None,
     query: Query,
     image_classes: Path | None,
-    how: dict[str, Any],
-) -> Report:
-    """Segment into a folder that is thrown away, then score."""
+    output: Path,
+    batch: int | None,
+) -> Predictions:
+    """Segment into a folder."""
     from ovseg_cli.files.image_classes import read_image_classes
     from ovseg_cli.methods.catalogue import METHODS
-    from ovseg_cli.runs.evaluate import check_ground_truth, default_match, in_dataset, predictions_in
+    from ovseg_cli.runs.evaluate import check_ground_truth, predictions_in
     from ovseg_cli.runs.folder import plan_folder
-    from ovseg_cli.runs.plan import find_images
 
     shown = None if image_classes is None else read_image_classes(image_classes)
-    with tempfile.TemporaryDirectory(prefix="ovseg-eval-") as scratch:
-        output = Path(scratch) / "ovseg-out"
-        found = find_images([str(images)], output)  # complains now, not after a store is made
-        regions = query.method in METHODS and METHODS[query.method].finds_regions
-        with common.store_for_planning() as store:
-            planned = plan_folder(
-                store,
-                [str(images)],
-                output,
-                images=found,
-                classes=() if regions else query.classes,
-                method=query.method,
-                options=query.options,
-                image_classes=shown,
-                precision=common.precision,
-            )
-        for note in (*query.notes, *planned.notes):
-            common.out.note(note)
-        keys = [str(item.image.key) for item in planned.plan.items]
-        sought = query.classes if regions else planned.recipe.classes
-        check_ground_truth(truth, keys, sought)
-        with common.open_store() as store:
-            summary = run_with_progress(common, store, planned, recorded=False)
-        if summary.failed and not summary.done:
-            raise NoInputError(f"None of the pictures in {images} could be read.")
-        made = predictions_in(output)
-        made = made if opened is None else in_dataset(made, opened, background=query.background)
-        return _score(common, made, truth, how | {"match": how["match"] or default_match(made)}, query.classes)
+    regions = query.method in METHODS and METHODS[query.method].finds_regions
+    with common.store_for_planning() as store:
+        planned = plan_folder(
+            store,
+            [str(images)],
+            output,
+            images=pictures,
+            classes=() if regions else query.classes,
+            method=query.method,
+            options=query.options,
+            image_classes=shown,
+            precision=common.precision,
+        )
+    for note in (*query.notes, *planned.notes):
+        common.out.note(note)
+    keys = [str(item.image.key) for item in planned.plan.items]
+    check_ground_truth(truth, keys, query.classes if regions else planned.recipe.classes)
+    with common.open_store() as store:
+        summary = run_with_progress(common, store, planned, recorded=False, batch=batch)
+    if summary.failed and not summary.done:
+        raise NoInputError(f"None of the pictures in {images} could be read.")
+    return predictions_in(output)
 
 
 def _record(common: Common, run_id: str | None, data: dict[str, Any]) -> None:
@@ -387,7 +516,7 @@ def _record(common: Common, run_id: str | None, data: dict[str, Any]) -> None:
         common.out.warning(f"the evaluation was not recorded: {error}")
 
 
-def show_report(common: Common, report: Report, written: Path | None = None) -> None:
+def show_report(common: Common, report: Report, written: Sequence[Path] = ()) -> None:
     """The table of classes, then the figures over all of them and how they are computed."""
     from ovseg_cli.names import listed, short_name
 
@@ -409,8 +538,8 @@ def show_report(common: Common, report: Report, written: Path | None = None) -> 
         others = [f"{short_name(other.name)} {percent(other.share)}" for other in report.unasked]
         fate = "count as background" if report.background else "are ignored"
         out.line(f"Not asked for, so they {fate}: {listed(others, most=_MOST_NAMED)}.")
-    if written is not None:
-        out.line("report  ", str(written), copyable=True)
+    for file in written:
+        out.line("report  ", str(file), copyable=True)
 
 
 def _show_figures(common: Common, report: Report) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -267,6 +267,54 @@ DryRunOpt = Annotated[
     bool, typer.Option("--dry-run", rich_help_panel=RUNNING, help="Say what would be done, and do nothing.")
 ]
 
+DatasetOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        metavar="NAME",
+        help="A published data set in place of --gt: voc21, voc20, voc20b, context60, context59, context459, "
+        "coco-object, coco-stuff, coco-stuff27, ade150, ade847, cityscapes; NAME:PAPER for that paper's class names.",
+        show_default=False,
+    ),
+]
+
+RootOpt = Annotated[
+    Path | None,
+    typer.Option("--root", metavar="DIR", help="Where that data set was unpacked.", show_default=False),
+]
+
+SplitOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        metavar="NAME|FILE",
+        help="Its part (default: val); or a file that lists the pictures that count, one a line.",
+        show_default=False,
+    ),
+]
+
+GtSuffixOpt = Annotated[
+    str,
+    typer.Option(
+        "--gt-suffix",
+        metavar="TEXT",
+        help="How label files end beyond the pictures' names: _gtFine_labelIds.png.",
+        show_default=False,
+    ),
+]
+
+IgnoreOpt = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--ignore",
+        min=-1,
+        max=65535,
+        metavar="ID",
+        help="Label of pixels that do not count; -1: none; may be repeated. (default: 255)",
+        show_default=False,
+    ),
+]
+
 LabelMapOpt = Annotated[
     Path | None,
     typer.Option(
@@ -297,7 +345,7 @@ class Query:
 
     Attributes:
         classes: Class names as typed, or those of the class file; none when nobody named any.
-        method: What `--method` says.
+        methods: What `--method` says: one, or several with commas between.
         options: What else decides label maps.
         background: What `--background` or `--no-background` says; None where neither is given.
         given: The options that were given, as typed.
@@ -305,11 +353,25 @@ class Query:
     """
 
     classes: tuple[str, ...]
-    method: str
+    methods: tuple[str, ...]
     options: SegmentOptions
     background: bool | None
     given: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def method(self) -> str:
+        """The one method.
+
+        Raises:
+            UsageError: There are several.
+        """
+        if len(self.methods) > 1:
+            raise UsageError(
+                f"One --method is wanted here, got {', '.join(self.methods)}. Several are run together by ovseg "
+                "benchmark, and by ovseg eval --images."
+            )
+        return self.methods[0]
 
 
 def _query(
@@ -341,7 +403,11 @@ def _query(
     from ovseg_cli.text.vocabulary import merge_synonyms, parse_synonyms
 
     values = dict(locals())
-    check_method(method)
+    methods = tuple(name.strip() for name in method.split(","))
+    for name in methods:
+        check_method(name)
+    if len(set(methods)) < len(methods) or ("auto" in methods and len(methods) > 1):
+        raise UsageError(f"--method takes each method once, and auto by itself; got {method!r}.")
     names = split_names(classes)
     listed, notes = None, []
     if background_line != "named" and class_file is None:
@@ -362,7 +428,7 @@ def _query(
     merged = merge_synonyms({} if listed is None else listed.synonyms, parse_synonyms(synonyms or []))
     return Query(
         classes=names,
-        method=method,
+        methods=methods,
         options=SegmentOptions(
             background=background is not False,
             threshold=threshold,
@@ -397,11 +463,18 @@ def _given(values: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def with_query(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command's body the options that say what to look for, in the place of its parameter `query`."""
+def with_query(function: Callable[..., None], *, without: Collection[str] = ()) -> Callable[..., None]:
+    """Give a command's body the options that say what to look for, in the place of its parameter `query`.
+
+    Args:
+        function: The body.
+        without: Parameters of `_query` that the command has no option for; they keep their defaults.
+    """
     hints = typing.get_type_hints(_query, include_extras=True)
     asking = [
-        parameter.replace(annotation=hints[name]) for name, parameter in inspect.signature(_query).parameters.items()
+        parameter.replace(annotation=hints[name])
+        for name, parameter in inspect.signature(_query).parameters.items()
+        if name not in without
     ]
     own = typing.get_type_hints(function, include_extras=True)
     parameters: list[inspect.Parameter] = []

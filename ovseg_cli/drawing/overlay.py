@@ -65,13 +65,13 @@ def overlay(
         first = max(0, top - line)  # a strip's edges depend on the rows around it
         edge = inner_edge(ids[first : bottom + line], line)[top - first : bottom - first]
         pixels = np.array(image.crop((0, top, image.width, bottom)).convert("RGB"))
-        _paint(pixels, ids[top:bottom], edge, {index: labelmap.colour_of(index) for index in shares}, alpha)
+        paint(pixels, ids[top:bottom], edge, {index: labelmap.colour_of(index) for index in shares}, alpha)
         result.paste(Image.fromarray(pixels), (0, top))
     result.paste(legend, (0, image.height))
     return result
 
 
-def _paint(pixels: RGB, ids: npt.NDArray[np.integer], edge: Mask, colours: dict[int, Colour], alpha: float) -> None:
+def paint(pixels: RGB, ids: npt.NDArray[np.integer], edge: Mask, colours: dict[int, Colour], alpha: float) -> None:
     """Mix the colours of the regions into the pixels, in place, with a lighter line at their edges."""
     for index, rgb in colours.items():
         colour = np.array(rgb, dtype=np.float32)

@@ -43,10 +43,11 @@ from ovseg_cli.files.labels import (
 from ovseg_cli.files.tally import tally_pairs
 from ovseg_cli.names import ClassList, class_key, listed, listed_names
 
-__all__ = ["GroundTruth", "evaluate_folders", "evaluate_truth", "read_ground_truth"]
+__all__ = ["LEFT_OUT", "GroundTruth", "evaluate_folders", "evaluate_truth", "index_maps", "read_ground_truth"]
 
 _REST = 0  # the matrix index of everything that is none of the requested classes
-_LEFT_OUT = -1
+LEFT_OUT = -1
+"""The index of pixels that do not count."""
 
 Ids = npt.NDArray[np.integer]
 Indices = npt.NDArray[np.int32]
@@ -202,6 +203,37 @@ def evaluate_truth(
     )
 
 
+def index_maps(
+    truth: GroundTruth,
+    key: str,
+    prediction: Path,
+    *,
+    prediction_labels: LabelMap,
+    requested: Sequence[str] = (),
+    background: bool = True,
+) -> tuple[Indices, Indices]:
+    """One picture as it is scored: of every pixel the true and the predicted class.
+
+    Args:
+        truth: The ground truth.
+        key: The picture's key in it.
+        prediction: Its predicted label image.
+        prediction_labels: As for `evaluate_truth`.
+        requested: Likewise.
+        background: Likewise.
+
+    Returns:
+        Two `(H, W)` int32 maps of indices of `Report.pictures.names`; `LEFT_OUT` where the truth does not count.
+
+    Raises:
+        LabelError: As `evaluate_truth`.
+        ImageError: Likewise.
+    """
+    names = _distinct(requested) or _distinct(prediction_labels.names)
+    true, predicted = _TrueIds(truth, names, background=background), _PredictedIds(prediction_labels, names, truth)
+    return _FolderCounter(true, predicted).maps((key, truth.files[key], prediction))
+
+
 class UnnamedIdError(LabelError):
     """An id without a name."""
 
@@ -237,6 +269,21 @@ class _FolderCounter:
 
     def count(self, pair: tuple[str, Path, Path]) -> PictureCounts:
         """Count the label maps of one picture: (key, ground truth, prediction)."""
+        true, predicted = self._read(pair)
+        rows, columns, pixels = tally_pairs(true, predicted)
+        true_table, predicted_table = self._tables(pair, true, predicted, (rows, columns, pixels))
+        picture = picture_of(pair[0], true_table[rows], predicted_table[columns], pixels, ignore=LEFT_OUT)
+        if self.boundary:
+            picture = replace(picture, boundary=boundary_counts(true_table[true], predicted_table[predicted]))
+        return picture
+
+    def maps(self, pair: tuple[str, Path, Path]) -> tuple[Indices, Indices]:
+        """The matrix indices of every pixel of one picture, true and predicted."""
+        true, predicted = self._read(pair)
+        true_table, predicted_table = self._tables(pair, true, predicted, tally_pairs(true, predicted))
+        return true_table[true], predicted_table[predicted]
+
+    def _read(self, pair: tuple[str, Path, Path]) -> tuple[Ids, Ids]:
         key, gt_path, prediction_path = pair
         true = self.true.truth.read(key)
         predicted = read_compact_label(prediction_path, self.predicted.labels)
@@ -245,7 +292,14 @@ class _FolderCounter:
                 f"The sizes differ: {gt_path} is {_size(true)}, {prediction_path} is {_size(predicted)}. "
                 f"Predictions must have the size of the labels.{size_hint(true.shape, predicted.shape)}"
             )
-        rows, columns, pixels = tally_pairs(true, predicted)
+        return true, predicted
+
+    def _tables(
+        self, pair: tuple[str, Path, Path], true: Ids, predicted: Ids, tally: tuple[Pixels, Pixels, Pixels]
+    ) -> tuple[Indices, Indices]:
+        """The matrix index of each true and of each predicted id."""
+        _, gt_path, prediction_path = pair
+        rows, columns, pixels = tally
         try:
             true_table = _indices(rows, pixels, gt_path, self.true)
         except UnnamedIdError as error:
@@ -254,10 +308,7 @@ class _FolderCounter:
             predicted_table = _indices(columns, pixels, prediction_path, self.predicted)
         except UnnamedIdError as error:
             raise LabelError(f"{error}{unnamed_id_hint(predicted, error.label, self.predicted.labels)}") from error
-        picture = picture_of(key, true_table[rows], predicted_table[columns], pixels, ignore=_LEFT_OUT)
-        if self.boundary:
-            picture = replace(picture, boundary=boundary_counts(true_table[true], predicted_table[predicted]))
-        return picture
+        return true_table, predicted_table
 
     def absorb(self, other: _FolderCounter) -> None:
         """Add the account of a copy that counted other pairs."""
@@ -298,7 +349,7 @@ class _TrueIds:
             place = self._places.get(class_key(name))
         if label in self.truth.ignore or (place is None and name is not None and is_void(name)):
             self.void += pixels
-            return _LEFT_OUT
+            return LEFT_OUT
         if name is None:
             raise UnnamedIdError(
                 label,
@@ -311,7 +362,7 @@ class _TrueIds:
             return place + 1
         if not is_background(name):
             self.other[name] += pixels
-        return _REST if self.background else _LEFT_OUT
+        return _REST if self.background else LEFT_OUT
 
     def absorb(self, other: _TrueIds) -> None:
         """Add what a copy of this side has met in other images."""

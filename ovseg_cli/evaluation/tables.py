@@ -87,7 +87,7 @@ def as_csv(report: Report) -> str:
 def as_markdown(report: Report) -> str:
     """The table that a terminal shows, with the figures over all classes, how they are computed, and all warnings."""
     lines = ["| class | IoU | truth | predicted |", "|---|---:|---:|---:|"]
-    lines += [f"| {_cell(name)} | {' | '.join(figures)} |" for name, *figures in report.rows()]
+    lines += [f"| {cell(name)} | {' | '.join(figures)} |" for name, *figures in report.rows()]
     overall = [
         f"**mIoU {_figure(report.miou)}**",
         f"pixel accuracy {_figure(report.pixel_accuracy)}",
@@ -97,17 +97,17 @@ def as_markdown(report: Report) -> str:
     lines += ["| figure | background | value | interval | how |", "|---|---|---:|---|---|"]
     for figure in report.figures:
         cells = (figure.title, figure.background, _figure(figure.value), shown_interval(figure), figure.convention)
-        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+        lines.append(f"| {' | '.join(map(cell, cells))} |")
     if report.oracles:
         lines += ["", "| upper bound (an oracle) | mIoU | interval | how |", "|---|---:|---|---|"]
     for bound in report.oracles:
         miou = bound.figures[0]
         lines.append(
-            f"| {' | '.join(map(_cell, (bound.title, _figure(miou.value), shown_interval(miou), bound.convention)))} |"
+            f"| {' | '.join(map(cell, (bound.title, _figure(miou.value), shown_interval(miou), bound.convention)))} |"
         )
     lines += ["", *(f"- background {name}: {meaning}" for name, meaning in meanings(report))]
     if report.warnings:
-        lines += ["", *(f"- {_cell(warning)}" for warning in report.warnings)]
+        lines += ["", *(f"- {cell(warning)}" for warning in report.warnings)]
     return "\n".join(lines) + "\n"
 
 
@@ -126,7 +126,7 @@ def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that stays in its cell, and is read as it is."""
     for mark in ("\\", "|", "*", "_", "`", "<", "["):
         text = text.replace(mark, f"\\{mark}")

@@ -57,6 +57,9 @@ class Method:
         prefilter: Whether the class pre-filter is part of it, so that it is on unless the profile or the user says no.
         explained: Whether `ovseg explain` can take its scores apart: those of prototypes, and of words those whose
             scorer is a `ovseg_cli.scorers.tokens.TokenScorer`.
+        kind: What it has learned segments from, as tables say it: nothing ("training-free": its networks have seen
+            pictures with texts, or pictures alone), texts ("text-supervised"), masks ("mask-supervised"), or the very
+            truth that it is scored by ("oracle").
     """
 
     title: str
@@ -70,9 +73,10 @@ class Method:
     background: Literal["prototypes", "words", "doubt", "own"] = "words"
     prefilter: bool = False
     explained: bool = False
+    kind: Literal["training-free", "text-supervised", "mask-supervised", "oracle"] = "training-free"
 
     def __post_init__(self) -> None:
-        for name in ("reads", "background"):
+        for name in ("reads", "background", "kind"):
             value, known = getattr(self, name), get_args(get_type_hints(Method)[name])
             if value not in known:
                 raise ValueError(f"{self.title}: {name} is one of {', '.join(known)}, got {value!r}")
@@ -248,6 +252,7 @@ _OWN: Mapping[str, Method] = MappingProxyType(
             prefilter=True,
         ),
         "diffseg": Method(
+            kind="oracle",
             title="DiffSeg",
             source="Tian et al., CVPR 2024",
             gist="regions of the diffusion model's self-attention, without names; scored as an oracle",

@@ -273,7 +273,7 @@ def score_folder(
 
     Args:
         folder: as in `predictions_in`.
-        gt: the ground truth, or the folder or file that holds it.
+        gt: as in `evaluate`.
         classes: the classes that count; of regions without names those of the ground truth that they are matched with.
         background: as in `predictions_in`.
         label_map: as in `predictions_in` and `evaluate`.

@@ -109,6 +109,7 @@ class Ledger:
         argv: The command line, for the record.
         configured: Options that come from a file, for the record: see `Manifest`.
         recorded: Whether the store remembers it.
+        told: Whether pictures that fail are told at once.
 
     Attributes:
         labels: What the ids of the label maps mean.
@@ -124,8 +125,10 @@ class Ledger:
         configured: Mapping[str, Any],
         *,
         recorded: bool,
+        told: bool = True,
     ) -> None:
         self._plan = plan
+        self._told = told
         self._profile = profile
         self._record = _StoreRecord(store if recorded else None, plan, argv)
         self.labels = LabelMap.from_classes(plan.request.classes)
@@ -192,7 +195,8 @@ class Ledger:
     def failed(self, item: PlanItem, error: ImageError) -> Entry:
         """Count an image that cannot be segmented."""
         reason = str(error)
-        log.warning("%s", reason)  # the message names the file
+        if self._told:
+            log.warning("%s", reason)  # the message names the file
         self.summary.failed.append(Failure(str(item.image.path), reason))
         entry = Entry(path=picture_id(item.image.path), status="failed", error=reason, key=item.key)
         # A label map of what used to be under this name describes it no more.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -88,21 +89,34 @@ def run_folder(
         plan = current(plan)
         ledger = Ledger(plan, store, profile, argv, configured or {}, recorded=recorded)
         worker = Worker(segmenter_factory, store, batch, ledger.note_models)
-        return _execute(plan, worker, ledger, progress, fail_fast=fail_fast)
+        with closing(steps_of(plan, worker, ledger, fail_fast=fail_fast)) as steps:
+            for step in steps:
+                if progress is not None:
+                    progress(step)
+        return ledger.summary
 
 
-def _execute(
-    plan: Plan, worker: Worker, ledger: Ledger, progress: Callable[[Step], None] | None, *, fail_fast: bool
-) -> RunSummary:
-    """Do what the plan says, and note it."""
+def steps_of(plan: Plan, worker: Worker, ledger: Ledger, *, fail_fast: bool = False) -> Generator[Step]:
+    """Do what the plan says, and note it, image by image: several plans can be carried out in turns.
+
+    Whoever ends early closes the generator; the run counts as interrupted then.
+
+    Args:
+        plan: As it is now (see `ovseg_cli.runs.plan.current`).
+        worker: Labels its pictures.
+        ledger: Of this plan; the folder must be its only writer's (see `ovseg_cli.runs.ledger.only_writer`).
+        fail_fast: As for `run_folder`.
+
+    Yields:
+        After each image, how far the run is.
+    """
     started = time.perf_counter()
     _load(plan, worker)
     try:
         with ledger.open() as journal:
             for number, (item, entry) in enumerate(_entries(plan, worker, ledger), start=1):
                 ledger.note(journal, item, entry)
-                if progress is not None:
-                    progress(Step(number, len(plan.items), item.image.path, entry.error))
+                yield Step(number, len(plan.items), item.image.path, entry.error)
                 if fail_fast and entry.status == "failed":
                     break
     except BaseException:
@@ -110,7 +124,6 @@ def _execute(
         raise
     stopped = fail_fast and bool(ledger.summary.failed)
     ledger.close("interrupted" if stopped else "finished", started)
-    return ledger.summary
 
 
 def _load(plan: Plan, worker: Worker) -> None:
@@ -211,7 +224,7 @@ def _write_labels(plan: Plan, one: OpenImage, label: Callable[[], Labels]) -> En
         kept=_rounded(result.kept),
         kept_by=None if result.kept is None else "prefilter" if item.classes is None else "image-classes",
         unfamiliar=result.unfamiliar,
-        ms=round(1000 * (time.perf_counter() - labels.begun), 1),
+        ms=None if labels.begun is None else round(1000 * (time.perf_counter() - labels.begun), 1),
         key=item.key,
         nbytes=nbytes,
         digest=digest,

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from ovseg_cli.errors import ImageError
@@ -90,11 +91,14 @@ class OpenImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labels:
-    """What became of a picture: its labels, why they are these where somebody asked, and when the work began."""
+    """What became of a picture: its labels, why they are these where somebody asked, and when the work began.
+
+    That is None where nobody can say, as the work was done for several methods together.
+    """
 
     result: SegmentationLike
     explanations: Sequence[Explanation] | None
-    begun: float
+    begun: float | None
 
 
 class Worker:
@@ -105,6 +109,8 @@ class Worker:
         store: Where prototypes come from, for explanations.
         batch: How many pictures may go together; None for the device's default.
         loaded: Is told of the segmenter and of the batch, once.
+        opened: Opens a picture; None for `open_image`.
+        timed: Whether its pictures' time is its own.
     """
 
     def __init__(
@@ -113,10 +119,15 @@ class Worker:
         store: Store,
         batch: int | None,
         loaded: Callable[[ReadySegmenter, int], None],
+        *,
+        opened: Callable[[Path], Image.Image] | None = None,
+        timed: bool = True,
     ) -> None:
         self._load = load
         self._store = store
         self._tell = loaded
+        self._open = opened or open_image
+        self._timed = timed
         self._segmenter: SegmenterLike | None = None
         self._explainer: Explainer | None = None
         self.batch = batch
@@ -125,7 +136,7 @@ class Worker:
         """A picture, or why it cannot be read: those before it come first."""
         begun = time.perf_counter()
         try:
-            return OpenImage(item, open_image(item.image.path), time.perf_counter() - begun)
+            return OpenImage(item, self._open(item.image.path), time.perf_counter() - begun)
         except ImageError as error:
             return error
 
@@ -161,7 +172,7 @@ class Worker:
         def labels() -> Labels:
             begun = time.perf_counter() - one.seconds - seconds
             found = self._ready().segment(one.image, classes=one.item.classes) if result is None else result
-            return Labels(found, None, begun)
+            return Labels(found, None, begun if self._timed else None)
 
         return labels
 

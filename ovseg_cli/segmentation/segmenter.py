@@ -286,12 +286,16 @@ class Segmenter:
 
     def _images_at_once(self, size: tuple[int, int]) -> int:
         """How many images of (height, width) have room for their scores."""
-        cells = 0  # of the scores and of the resized picture
+        return max(1, MAX_CELLS_AT_ONCE // self.cells(size))
+
+    def cells(self, size: tuple[int, int]) -> int:
+        """How many values an image of (height, width) takes: its scores, and the resized picture."""
+        cells = 0
         if (prototypes := self.recipe.prototypes) is not None:
             cells += (len(self._known) + 4) * math.prod(prototypes.geometry.working_size(*size))
         if self._dense is not None and (words := self.recipe.words) is not None:
             cells += (self._dense.channels + 3) * math.prod(words.settings.working_size(*size))
-        return max(1, MAX_CELLS_AT_ONCE // cells)
+        return cells
 
     def score(self, image: Image, classes: Sequence[str] | None = None, *, keep_features: bool = False) -> ScoreMaps:
         """The scores that a label map is made of: the first half of `segment`.
@@ -480,8 +484,42 @@ def segment_together(
         UnknownClassError: As `Segmenter.segment`.
         UsageError: As `Segmenter.segment`.
     """
-    answers = score_together(segmenters, [image], [classes])
-    return [segmenter.label(scored) for segmenter, (scored,) in zip(segmenters, answers, strict=True)]
+    return [answer for (answer,) in segment_batch_together(segmenters, [image], [classes])]
+
+
+def segment_batch_together(
+    segmenters: Sequence[Segmenter], images: Sequence[Image], classes: Sequence[Sequence[str] | None] | None = None
+) -> list[list[Segmentation]]:
+    """Segment images of one size by several methods, which share what they can.
+
+    As many methods go together as `MAX_CELLS_AT_ONCE` has room for, and one at least.
+
+    Args:
+        segmenters: As for `segment_together`.
+        images: At least one; as `Segmenter.segment` takes them.
+        classes: For each image, as `Segmenter.segment` takes them.
+
+    Returns:
+        By segmenter, by image.
+
+    Raises:
+        ImageError: As `segment_together`; likewise the others.
+    """
+    height, width = common_size(images)
+    groups: list[list[Segmenter]] = [[]]
+    cells = 0
+    for segmenter in segmenters:
+        more = len(images) * segmenter.cells((height, width))
+        if groups[-1] and cells + more > MAX_CELLS_AT_ONCE:
+            groups.append([])
+            cells = 0
+        groups[-1].append(segmenter)
+        cells += more
+    found: list[list[Segmentation]] = []
+    for group in groups:
+        answers = score_together(group, images, classes)
+        found += [[one.label(scored) for scored in own] for one, own in zip(group, answers, strict=True)]
+    return found
 
 
 def _refined(maps: WordMaps, working: Tensor, size: tuple[int, int]) -> WordMaps:

@@ -177,7 +177,7 @@ class TestErrorsAsJson:
         assert result.data["failed"] == 1
 
 
-@pytest.mark.parametrize("option", ["--gt", "--pred", "--images", "-o", "--ignore"])
+@pytest.mark.parametrize("option", ["--gt", "--pred", "--images", "-o", "--report"])
 def test_one_value_means_one(cli, option):
     result = cli("eval", "--gt", "a", option, "1", option, "2")
     assert result.exit_code == 2

@@ -123,3 +123,7 @@ def test_labelled_pixels_have_the_colour_of_their_class(name: str, strongest: in
             pixels.append(np.asarray(picture)[label_of(image) == LABEL_IDS[name]])
     found = np.concatenate(pixels).mean(0)
     assert found.argmax() == strongest
+
+
+def test_the_class_file_of_make_methods_has_the_classes_that_the_pictures_are_about() -> None:
+    assert tuple((FOLDER / "classes.txt").read_text(encoding="utf-8").splitlines()) == FOCUS
