@@ -7,6 +7,7 @@ from tests.benchmarks import (
     clip_family,
     cliper,
     decide,
+    growth,
     large,
     mini,
     prefilter,
@@ -34,5 +35,6 @@ BENCHMARKS = {
         mini.BENCHMARK,
         large.BENCHMARK,
         sd15_size.BENCHMARK,
+        growth.BENCHMARK,
     )
 }
