@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from ovseg_cli.cli import bundles, classes, config, demo, doctor, evaluate, explain, methods, profiles, segment
+from ovseg_cli.cli import (
+    bundles,
+    class_care,
+    classes,
+    config,
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    methods,
+    profiles,
+    segment,
+    store,
+)
 from ovseg_cli.cli.common import OvsegGroup, root_callback
 
 app = typer.Typer(
@@ -30,6 +43,7 @@ def ovseg() -> None:
 
 
 classes.register(app)
+class_care.register(app)
 bundles.register(app)
 segment.register(app)
 explain.register(app)
@@ -37,5 +51,6 @@ evaluate.register(app)
 methods.register(app)
 profiles.register(app)
 config.register(app)
+store.register(app)
 doctor.register(app)
 demo.register(app)

@@ -156,6 +156,22 @@ def put(session: Session, record: ClassRecord, name: str, generation: str, files
     return row
 
 
+def rename(session: Session, number: int, name: str) -> ClassInfo:
+    """Give a class another name, and its files' folder that goes with it.
+
+    Args:
+        session: Writing session.
+        number: Row id of the class.
+        name: The new name, normalised, which no other class has.
+    """
+    row = session.get_one(Category, number)
+    row.name, row.key, row.slug = name, class_key(name), slugify(name)
+    session.flush()
+    row.content_digest = digests.class_digest(session.connection(), number)
+    session.flush()
+    return infos(session, [number])[0]
+
+
 def require_absent(row: Category | None) -> None:
     """Raise when there is a class.
 
@@ -270,7 +286,12 @@ def infos(session: Session, ids: Sequence[int] | None = None) -> list[ClassInfo]
         session: Session.
         ids: Only these row ids; None for all.
     """
-    rows = session.scalars(select(Category).where(_among(Category.id, ids)).order_by(Category.id)).all()
+    # Columns, not objects: of ten thousand classes these take a third of the time.
+    columns = (
+        *(Category.id, Category.name, Category.slug, Category.generation, Category.kind, Category.kind_source),
+        *(Category.created_at, Category.seed, Category.settings, Category.rejected, Category.file_bytes),
+    )
+    rows = session.execute(select(*columns).where(_among(Category.id, ids)).order_by(Category.id)).all()
     known = {
         row.id: row for row in session.execute(select(Extractor.id, Extractor.name, Extractor.digest, Extractor.dim))
     }

@@ -107,6 +107,16 @@ class Database:
         with database_errors(self.file), closing(self._connect()) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
 
+    def vacuum(self) -> None:
+        """Write the database anew without the room that deleted rows have left.
+
+        Raises:
+            StoreError: In its kinds; see `database_errors`.
+        """
+        with database_errors(self.file), closing(self._connect()) as connection:
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def backup(self, target: Path) -> None:
         """Copy the database, with all that is committed, into a new file, which gets its name when it is whole.
 
@@ -122,12 +132,18 @@ class Database:
             temporary.open("xb").close()  # a link of this name would be followed
             with (
                 database_errors(self.file),
-                closing(self._connect()) as source,
+                closing(self._connect_to_read()) as source,
                 closing(sqlite3.connect(temporary)) as copy,
             ):
                 # Nobody else knows the copy, and half of one is thrown away: no journal need lie beside it.
                 copy.execute("PRAGMA journal_mode = OFF")
-                source.backup(copy)
+                try:
+                    source.backup(copy)
+                except sqlite3.Error as error:
+                    # It does not say which of the two files it was about; a full disk can only be the copy's.
+                    if takes_no_more(target.parent):
+                        raise disk_full(target.parent, "there is no room for the copy of the database") from error
+                    raise
             move_durably(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)

@@ -60,7 +60,8 @@ class StoreHealth:
         problems: What is wrong in the database, one sentence each; empty when it is sound.
         missing: Files that rows name and that are not there.
         damaged: Files that are not what was stored.
-        orphans: Folders and files that no row names; the next writer sweeps them.
+        orphans: Folders and files that no row names; a repair takes them away, or a writer after one that died.
+        interrupted: Whether a writer died in the middle of a change, so that the next one takes its leftovers away.
         indexes: State of the index file of each extractor.
     """
 
@@ -74,12 +75,26 @@ class StoreHealth:
     missing: tuple[Path, ...]
     damaged: tuple[Path, ...]
     orphans: tuple[Path, ...]
+    interrupted: bool
     indexes: tuple[IndexHealth, ...]
 
     @property
     def ok(self) -> bool:
         """Whether nothing is lost: orphans and a damaged index mend themselves, the rest does not."""
         return not self.problems and not self.missing and not self.damaged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """What a repair has done.
+
+    Attributes:
+        removed: Leftovers that it took away.
+        indexes: Names of the extractors whose index it brought up to date.
+    """
+
+    removed: tuple[Path, ...]
+    indexes: tuple[str, ...]
 
 
 def examine(database: Database, store: Path, *, read_only: bool, lock_timeout: float) -> StoreHealth:
@@ -119,6 +134,7 @@ def examine(database: Database, store: Path, *, read_only: bool, lock_timeout: f
         missing=tuple(path for path, damaged in files if not damaged),
         damaged=tuple(path for path, damaged in files if damaged),
         orphans=tuple(orphans),
+        interrupted=bool(orphans) and sweep.is_marked(store),
         indexes=tuple(indexes),
     )
 

@@ -26,9 +26,6 @@ from ovseg_cli.store.vector_index import Catalogue, DamagedIndexError, Stamp, Up
 
 logger = logging.getLogger(__name__)
 
-_SPARE = 16
-"""So many more are found than asked for, so that what rounding has put in a wrong order is put right."""
-
 _DOUBT = 0.05
 """How far the score by an index may be from the true one before the index counts as damaged."""
 
@@ -115,7 +112,7 @@ class IndexUpkeep:
         self, session: Session, index: VectorIndex, queries: NDArray[np.float32], k: int, dim: int, *, foreground: bool
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Search by an index, and score what it finds by the vectors of the database."""
-        rough, ids = index.search(queries, k + _SPARE, foreground=foreground)
+        rough, ids = index.search(queries, k + vector_index.SPARE, foreground=foreground)
         found = ids >= 0
         scores = np.full(ids.shape, -np.inf, np.float32)
         places, inverse = np.unique(ids[found], return_inverse=True)
@@ -192,6 +189,23 @@ class IndexUpkeep:
         there = classes.indexed_classes(session, row.id)
         held = set() if before is None else vector_index.held_classes(self._store, before)
         return {each: number for each, number in there.items() if each not in held}, sorted(held - there.keys())
+
+    def mend(self) -> list[str]:
+        """Bring the indexes up to date that are not; give the names of their extractors.
+
+        Raises:
+            StoreLockedError: If another process keeps writing, or makes an index.
+            StoreError: If the disk refuses.
+        """
+        mended = []
+        with self._database.read() as session:
+            for row in _extractors(session):
+                state = vector_index.inspect_index(self._store, self._stamp(session, row.digest), thorough=True)
+                if state.status != "fresh":
+                    self._open.pop(row.digest, None)
+                    self._rebuild(session, row, state.catalogue, must=True)
+                    mended.append(row.name)
+        return mended
 
     def reindex(self) -> dict[str, Catalogue]:
         """Make all indexes anew, whatever is there; give what they consist of, by the extractors' names.

@@ -28,14 +28,14 @@ from ovseg_cli.errors import (
     UnknownClassError,
     UsageError,
 )
-from ovseg_cli.names import did_you_mean, listed, normalise_class_name, slugify
+from ovseg_cli.names import class_key, did_you_mean, listed, normalise_class_name, slugify
 from ovseg_cli.places import DATABASE_NAME, default_store_path
 from ovseg_cli.store import classes, digests, health, journal, schema, support, sweep, vector_index
 from ovseg_cli.store import texts as text_cache
 from ovseg_cli.store.classes import PrototypeVectors
 from ovseg_cli.store.database import Database, Mode, corrupt
 from ovseg_cli.store.disk import is_writable, os_errors, read_only, refuse_links
-from ovseg_cli.store.health import StoreHealth
+from ovseg_cli.store.health import Repair, StoreHealth
 from ovseg_cli.store.index_upkeep import IndexUpkeep
 from ovseg_cli.store.lock import write_lock
 from ovseg_cli.store.records import (
@@ -55,6 +55,7 @@ from ovseg_cli.store.records import (
 )
 from ovseg_cli.store.sweep import Change
 from ovseg_cli.store.tables import Category, Extractor, Prototype, StoreMeta, SupportImage
+from ovseg_cli.store.vector_index import Catalogue
 
 logger = logging.getLogger(__name__)
 
@@ -458,6 +459,71 @@ class Store:
             change.committed = True
         return added
 
+    def swap_classes(self, record: ClassRecord, generations: Mapping[str, str]) -> ClassInfo:
+        """Store a class in the place of others, in one transaction: they go, and it is there, or nothing happens.
+
+        Args:
+            record: The class; it may have the name of one of the others.
+            generations: Names of the others, each with the generation that it was read in.
+
+        Raises:
+            ClassExistsError: If the class is there, and is none of the others.
+            ClassChangedError: If one of the others has been changed meanwhile.
+            StoreReadOnlyError: If the store cannot be written.
+            StoreLockedError: If another process keeps writing.
+            DiskFullError: If no space is left; the store is then as before.
+        """
+        name = normalise_class_name(record.name)
+        others = [other for other in generations if class_key(other) != class_key(name)]
+        self._require_writable()
+        files, generation = support.encode(record.supports), uuid.uuid4().hex
+        with self._changing() as change:
+            self._stage(change, name, generation, files)
+            with self._database.write() as session:
+                for other, expected in generations.items():
+                    classes.require_generation(classes.find(session, other), other, expected)
+                if len(others) == len(generations):
+                    classes.require_absent(classes.find(session, name))
+                self._drop(session, change, others)
+                info = self._put(session, change, record, name, generation, files)
+            change.committed = True
+        return info
+
+    def rename_class(self, name: str, new: str) -> ClassInfo:
+        """Give a class another name; its place in the order, its prototypes and its support images stay as they are.
+
+        Args:
+            name: Name of the class, in any case.
+            new: The name that it gets; the same in another spelling is one, too.
+
+        Raises:
+            UnknownClassError: If there is no such class.
+            ClassNameError: If the new name cannot be stored.
+            ClassExistsError: If another class has the new name.
+            StoreCorruptError: If what the store holds of the class is damaged.
+            StoreReadOnlyError: If the store cannot be written.
+            StoreLockedError: If another process keeps writing.
+            DiskFullError: If no space is left; the store is then as before.
+        """
+        new = normalise_class_name(new)
+        self._require_writable()
+        with self._changing() as change:
+            with self._database.read() as session:
+                row = self._row(session, name)
+                number, before = row.id, (row.slug, row.generation)
+                taken = classes.find(session, new)
+                if taken is not None and taken.id != number:
+                    classes.require_absent(taken)
+                if digests.class_digest(session.connection(), number) != row.content_digest:
+                    raise _unsound(row.name, "its rows in the database are not what was stored")
+            after = (slugify(new), before[1])
+            if after != before:
+                change.folders += [before, after]
+                support.copy(self.path, before, after)
+            with self._database.write() as session:
+                info = classes.rename(session, number, new)
+        return info
+
     def remove_classes(self, names: Iterable[str]) -> list[ClassInfo]:
         """Remove classes, all of them in one transaction.
 
@@ -720,6 +786,70 @@ class Store:
         with self._noting() as session:
             return journal.add_evaluation(session, run_id, report)
 
+    # Care
+
+    def backup(self, target: str | Path) -> Path:
+        """Copy the store into a new folder, as it is at one moment, while others may write.
+
+        The index is not copied: it is made again when it is needed.
+
+        Args:
+            target: The new folder; it must not exist, or be empty, and may not lie in the store.
+
+        Returns:
+            The folder.
+
+        Raises:
+            StoreError: If the folder cannot be used, or the disk refuses.
+            StoreCorruptError: If a support file is missing: a backup that is not whole is none.
+            DiskFullError: If no space is left for it.
+        """
+        from ovseg_cli.store.copying import copy_store
+
+        return copy_store(self._database, self.path, target, lock_timeout=self.lock_timeout)
+
+    def repair(self) -> Repair:
+        """Take away what dead writers have left, and bring the indexes up to date; nothing of a class is touched.
+
+        Raises:
+            StoreReadOnlyError: If the store cannot be written.
+            StoreLockedError: If another process keeps writing.
+        """
+        self._require_writable()
+        with os_errors(self.path):
+            with write_lock(self.path, self.lock_timeout), self._database.read() as session:
+                orphans = sweep.find_orphans(session, self.path)
+                sweep.remove(orphans)
+                (self.path / sweep.MARK).unlink(missing_ok=True)
+            return Repair(removed=tuple(orphans), indexes=tuple(self._upkeep.mend()))
+
+    def reindex(self) -> dict[str, Catalogue]:
+        """Make the search indexes anew from the database; give what each consists of, by its extractor's name.
+
+        Raises:
+            StoreReadOnlyError: If the store cannot be written.
+            StoreLockedError: If another process keeps writing.
+            DiskFullError: If no space is left.
+        """
+        self._require_writable()
+        self._upkeep.close()
+        return self._upkeep.reindex()
+
+    def vacuum(self) -> tuple[int, int]:
+        """Give the room back that removed classes took in the database file; its size before and after.
+
+        Raises:
+            StoreReadOnlyError: If the store cannot be written.
+            StoreLockedError: If another process keeps writing or reading.
+            DiskFullError: If no space is left: SQLite makes a copy first. The store is then as before.
+        """
+        self._require_writable()
+        file = self._database.file
+        with os_errors(self.path), write_lock(self.path, self.lock_timeout):
+            before = file.stat().st_size
+            self._database.vacuum()
+            return before, file.stat().st_size
+
     def health(self) -> StoreHealth:
         """Look the whole store over: the database's integrity, what was stored and is another now, orphans, indexes.
 
@@ -828,6 +958,20 @@ def _store_folder(path: str | Path | None) -> Path:
 def _mode(file: Path) -> Mode:
     """Give "rw", or "ro" where the folder or the database cannot be written."""
     return "rw" if is_writable(file.parent, file) else "ro"
+
+
+def revision_of(path: str | Path | None) -> str | None:
+    """Read the schema revision of a store; None when there is none.
+
+    Args:
+        path: The store's folder; None for `default_store_path()`.
+
+    Raises:
+        StoreCorruptError: If the database is damaged or is not a store.
+    """
+    folder = _store_folder(path)
+    with os_errors(folder):
+        return _revision(folder / DATABASE_NAME)
 
 
 def _revision(file: Path) -> str | None:

@@ -161,6 +161,26 @@ def stage(store: Path, generation: Generation, files: dict[str, bytes]) -> None:
         sync_folder(made)
 
 
+def copy(store: Path, source: Generation, target: Generation) -> None:
+    """Write the files of a class a second time, as they are.
+
+    Args:
+        store: The store's folder.
+        source: Where they are.
+        target: Where to write; what lies there is what a writer that died has left.
+
+    Raises:
+        StoreError: If a folder on the way is a link.
+        OSError: If the disk refuses.
+    """
+    folder = folder_of(store, target)
+    refuse_links(folder.parent.parent, folder.parent, folder)
+    remove(folder)
+    stage(
+        store, target, {path.name: path.read_bytes() for path in listed(folder_of(store, source)) if _is_own_file(path)}
+    )
+
+
 def orphans(store: Path, alive: Collection[Generation], among: Collection[Generation] | None = None) -> list[Path]:
     """Find generation folders that no class names.
 

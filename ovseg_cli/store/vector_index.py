@@ -56,10 +56,11 @@ INLINE_ROWS = 2**16
 """Up to so many vectors a change of the store brings the index up to date at once; more wait for a search."""
 
 WANTED_RECALL = 0.99
+SPARE = 16
+"""So many more are found than asked for, to be scored by the vectors of the database, which puts right what rounding
+has put in a wrong order."""
 _MERGED_AT_ONCE = 4  # segments of one order of magnitude that become one
-_HASHED_WHEN_READ = (
-    2**26
-)  # bytes of a file that are compared with its digest at every start; of larger ones, the length
+_HASHED_WHEN_READ = 2**26  # bytes of a file that is compared with its digest when it is read; of others, the length
 _SAMPLE = 40  # vectors for each centroid
 _PROBES, _NEIGHBOURS = 64, 10  # what the recall of a segment is measured by
 _FORMAT = 2
@@ -97,7 +98,7 @@ class SegmentNote:
         rows: How many vectors it holds.
         kind: "exact" or "lists".
         probes: How many lists a query looks at; 0 for "exact".
-        recall: Which share of the `_NEIGHBOURS` nearest is found so, measured when it was made.
+        recall: Which share of the `_NEIGHBOURS` nearest is found so, with `SPARE` more; measured when it was made.
         files: For each ending of a name, bytes and SHA-256 of the file.
     """
 
@@ -672,11 +673,14 @@ class _Lists:
         rows = len(categories) * len(first.ids)
         count = 2 ** max(4, round(math.log2(2 * math.sqrt(rows))))
         wanted = max(1, min(len(categories), _SAMPLE * count // max(1, len(first.ids))))
-        every = max(1, len(categories) // wanted)
-        sample = np.concatenate([block.vectors for block in read(categories[::every])])
+        # By chance, not every so many: classes may have been added in some order.
+        chosen = np.random.default_rng(0).choice(len(categories), wanted, replace=False)
+        sample = np.concatenate([block.vectors for block in read([categories[place] for place in np.sort(chosen)])])
         self._index = faiss.IndexIVFScalarQuantizer(
             faiss.IndexFlatIP(dim), dim, count, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
         )
+        # Rounded as they are: what is left of a vector without its centroid can be far larger than in the sample.
+        self._index.by_residual = False
         self._index.cp.spherical = True
         self._index.cp.min_points_per_centroid = 1
         with on_gpus(faiss.IndexFlatIP(dim)) as clustering:
@@ -695,14 +699,16 @@ class _Lists:
         self._best = best_of([self._best, (scores, places)], _NEIGHBOURS)
 
     def finish(self) -> tuple[Any, int, float]:
-        """The fewest lists (a power of two) with which the recall is as wanted."""
+        """With the fewest lists (a power of two) that find what is wanted, or beyond which more lists find no more."""
         faiss = import_faiss()
-        probes, recall = 4, 0.0
+        probes, best = 4, 0.0
         while True:
             params = faiss.SearchParametersIVF(nprobe=probes)
-            found = self._index.search(self._queries, _NEIGHBOURS, params=params)[1]
+            found = self._index.search(self._queries, _NEIGHBOURS + SPARE, params=params)[1]
             hits = [len(np.intersect1d(mine, right)) for mine, right in zip(found, self._best[1], strict=True)]
             recall = sum(hits) / (_NEIGHBOURS * len(hits))
-            if recall >= WANTED_RECALL or probes >= self._index.nlist:
+            # Eight bits tell some neighbours apart no better, however many lists are looked at.
+            enough = recall >= WANTED_RECALL or (best > 0.9 and recall - best < 1 - WANTED_RECALL)
+            if enough or probes >= self._index.nlist:
                 return self._index, probes, round(recall, 4)
-            probes *= 2
+            probes, best = 2 * probes, recall

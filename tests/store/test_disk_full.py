@@ -65,7 +65,7 @@ def test_while_writing_the_database(store: Store, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Database, "_connect", small)
     store = Store.open(store.path)
-    with pytest.raises(DiskFullError, match=r"database or disk is full"):
+    with pytest.raises(DiskFullError, match="there is no room for the database"):
         store.add_class(replace(make_class("dog", 1), settings={"note": "x" * 200_000}))
     monkeypatch.undo()
     assert_as_before(Store.open(store.path))
