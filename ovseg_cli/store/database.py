@@ -74,12 +74,22 @@ class Database:
         if outer is not None:
             yield outer
             return
-        with database_errors(self.file), Session(self._reader) as session:
+        with self.read_now() as session:
             self._reading.session = session
             try:
                 yield session
             finally:
                 self._reading.session = None
+
+    @contextmanager
+    def read_now(self) -> Iterator[Session]:
+        """Read the newest state, also inside a block that reads an older one.
+
+        Raises:
+            StoreError: In its kinds; see `database_errors`.
+        """
+        with database_errors(self.file), Session(self._reader) as session:
+            yield session
 
     @contextmanager
     def write(self, *, foreign_keys: bool = True, patient: bool = True) -> Iterator[Session]:

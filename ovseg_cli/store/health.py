@@ -198,6 +198,8 @@ def _problems(session: Session) -> Iterator[str]:
                 "or make the class anew with ovseg add-class --if-exists replace"
             )
         columns, rows = tables["prototype"]
+        if not {"extractor_id", "vector"}.issubset(columns):
+            continue  # the names of columns are damaged, so that the digest was another
         made_by, vector = columns.index("extractor_id"), columns.index("vector")
         try:
             for extractor, dim in dims.items():

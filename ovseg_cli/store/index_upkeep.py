@@ -22,7 +22,7 @@ from ovseg_cli.store.disk import os_errors, refuse_links
 from ovseg_cli.store.lock import write_lock
 from ovseg_cli.store.sweep import BUILD_LOCK, Change
 from ovseg_cli.store.tables import Extractor
-from ovseg_cli.store.vector_index import Catalogue, DamagedIndexError, Stamp, Update, VectorIndex
+from ovseg_cli.store.vector_index import Catalogue, DamagedIndexError, IndexState, Stamp, Update, VectorIndex
 
 logger = logging.getLogger(__name__)
 
@@ -228,24 +228,41 @@ class IndexUpkeep:
         opened = self._open.get(row.digest)
         if opened is not None and opened.stamp == stamp:
             return opened
-        state = vector_index.inspect_index(self._store, stamp)
-        catalogue = state.catalogue
-        if state.status != "fresh":
-            self._tell(row.digest, state.status, state.reason)
-        if catalogue is None or state.status != "fresh" or (catalogue.wants_lists and not self._read_only):
-            catalogue = self._rebuild(session, row, catalogue)
-        if catalogue is None:
-            return None
-        try:
-            index = VectorIndex.open(self._store, catalogue)
-        except (DamagedIndexError, OSError) as error:
-            self._tell(row.digest, "damaged", str(error))
-            catalogue = self._rebuild(session, row, None)
-            if catalogue is None:
-                return None
-            index = VectorIndex.open(self._store, catalogue)
-        self._open[row.digest] = index
+        index, state = self._opened(stamp)
+        wants_lists = state.catalogue is not None and state.catalogue.wants_lists and not self._read_only
+        if index is None or wants_lists:
+            if self._is_behind(stamp):
+                return index  # there is a newer state of the store and its index, and this reader sees an older one
+            if state.status != "fresh":
+                self._tell(row.digest, state.status, state.reason)
+            elif wants_lists:
+                path = vector_index.catalogue_path(self._store, row.digest)
+                logger.warning("the vector index %s has grown large: it is made anew, which takes minutes, once", path)
+            self._rebuild(session, row, state.catalogue)
+            newer, _ = self._opened(stamp)
+            index = newer or index
+        if index is not None:
+            self._open[row.digest] = index
         return index
+
+    def _opened(self, stamp: Stamp) -> tuple[VectorIndex | None, IndexState]:
+        """The index on disk if it is fresh and sound, and what is there."""
+        state = vector_index.inspect_index(self._store, stamp)
+        for _attempt in range(3):
+            if state.status != "fresh" or state.catalogue is None:
+                break
+            try:
+                return VectorIndex.open(self._store, state.catalogue), state
+            except FileNotFoundError:  # between the two looks, another process has put newer segments in their place
+                state = vector_index.inspect_index(self._store, stamp)
+            except (DamagedIndexError, OSError) as error:
+                return None, IndexState("damaged", str(error), None)
+        return None, state
+
+    def _is_behind(self, stamp: Stamp) -> bool:
+        """Whether the vectors have changed since a reader began."""
+        with self._database.read_now() as session:
+            return self._stamp(session, stamp.extractor) != stamp
 
     def _tell(self, extractor: str, status: str, reason: str) -> None:
         # Outdated and missing are the daily course of a cache; damage is for the user to know.
@@ -286,7 +303,12 @@ class IndexUpkeep:
                         return None
                     try:
                         with write_lock(self._store, self._lock_timeout):
+                            if self._is_behind(stamp):
+                                return None
                             update.put_in_place(self._store)
+                            known = {each.digest for each in _extractors(session)}
+                            for path in vector_index.leftovers(self._store, known, building=True):
+                                path.unlink(missing_ok=True)
                     finally:
                         update.forget()
                     return update.catalogue

@@ -33,6 +33,7 @@ from ovseg_cli.places import DATABASE_NAME, default_store_path
 from ovseg_cli.store import classes, digests, health, journal, schema, support, sweep, vector_index
 from ovseg_cli.store import texts as text_cache
 from ovseg_cli.store.classes import PrototypeVectors
+from ovseg_cli.store.copying import copy_store
 from ovseg_cli.store.database import Database, Mode, corrupt
 from ovseg_cli.store.disk import is_writable, os_errors, read_only, refuse_links
 from ovseg_cli.store.health import Repair, StoreHealth
@@ -804,8 +805,6 @@ class Store:
             StoreCorruptError: If a support file is missing: a backup that is not whole is none.
             DiskFullError: If no space is left for it.
         """
-        from ovseg_cli.store.copying import copy_store
-
         return copy_store(self._database, self.path, target, lock_timeout=self.lock_timeout)
 
     def repair(self) -> Repair:

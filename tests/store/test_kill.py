@@ -41,7 +41,22 @@ def test_killed_at_any_line(template: Path, tmp_path: Path, action: str, step: i
         assert result["orphans"] > 5
 
 
-@pytest.mark.parametrize(("action", "step"), [("add", 4), ("replace", 4)])
+@pytest.mark.parametrize(("action", "step"), [("rename", 3), ("swap", 5)])
+def test_care_killed_at_any_line(template: Path, tmp_path: Path, action: str, step: int) -> None:
+    result = drive(template, tmp_path, action, "lines", step)
+    before, after, *_ = result["states"]
+    assert result["killed"] == before + after
+    assert before > 3
+    assert after > 3
+
+
+@pytest.mark.parametrize(("action", "step"), [("backup", 2), ("vacuum", 1), ("reindex", 4), ("repair", 1)])
+def test_what_changes_no_class_killed_at_any_line(template: Path, tmp_path: Path, action: str, step: int) -> None:
+    result = drive(template, tmp_path, action, "lines", step)
+    assert result["killed"] == sum(result["states"]) > 3
+
+
+@pytest.mark.parametrize(("action", "step"), [("add", 4), ("replace", 4), ("rename", 6), ("swap", 8)])
 def test_interrupted_at_any_line(template: Path, tmp_path: Path, action: str, step: int) -> None:
     result = drive(template, tmp_path, action, "interrupt", step)
     before, after, *_ = result["states"]
