@@ -320,22 +320,34 @@ def infos(session: Session, ids: Sequence[int] | None = None) -> list[ClassInfo]
     }
     return [
         ClassInfo(
-            id=row.id,
-            name=row.name,
-            slug=row.slug,
-            generation=row.generation,
-            kind=cast("ClassKind", row.kind),
-            kind_source=cast("KindSource", row.kind_source),
-            created_at=row.created_at,
-            seed=row.seed,
-            settings=row.settings,
-            rejected=row.rejected,
-            support_count=supports.get(row.id, 0),
-            prototype_counts=counts[row.id],
-            extractors=tuple(extractors[row.id]),
-            nbytes=row.file_bytes + vector_bytes[row.id],
+            id=number,
+            name=name,
+            slug=slug,
+            generation=generation,
+            kind=cast("ClassKind", kind),
+            kind_source=cast("KindSource", kind_source),
+            created_at=created_at,
+            seed=seed,
+            settings=settings,
+            rejected=rejected,
+            support_count=supports.get(number, 0),
+            prototype_counts=counts[number],
+            extractors=tuple(extractors[number]),
+            nbytes=file_bytes + vector_bytes[number],
         )
-        for row in rows
+        for (
+            number,
+            name,
+            slug,
+            generation,
+            kind,
+            kind_source,
+            created_at,
+            seed,
+            settings,
+            rejected,
+            file_bytes,
+        ) in rows
     ]
 
 

@@ -29,7 +29,7 @@ def drive(template: Path, scratch: Path, action: str, mode: str, step: int = 1) 
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(("action", "step"), [("add", 3), ("replace", 1), ("several", 3), ("remove", 3), ("create", 3)])
+@pytest.mark.parametrize(("action", "step"), [("add", 4), ("replace", 3), ("several", 5), ("remove", 4), ("create", 3)])
 def test_killed_at_any_line(template: Path, tmp_path: Path, action: str, step: int) -> None:
     result = drive(template, tmp_path, action, "lines", step)
     before, after, *_ = result["states"]
