@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 def import_faiss() -> Any:
@@ -20,3 +25,19 @@ def import_faiss() -> Any:
     if sys.platform == "darwin":
         faiss.omp_set_num_threads(1)
     return faiss
+
+
+@contextmanager
+def on_gpus(index: Any) -> Iterator[Any]:
+    """The same index on all GPUs that FAISS can use, for as long as the block lasts; None where there is none.
+
+    Packages of FAISS for CPUs alone know no GPU; others cannot use the one that is there, or find its memory full.
+    """
+    faiss = import_faiss()
+    moved = None
+    if hasattr(faiss, "index_cpu_to_all_gpus") and getattr(faiss, "get_num_gpus", int)() > 0:
+        try:
+            moved = faiss.index_cpu_to_all_gpus(index)
+        except RuntimeError as error:
+            logger.info("FAISS does not use the GPU: %s", error)
+    yield moved

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +167,14 @@ def pause(where, what):
         raise AssertionError("nobody sent a signal")
 
 
+def repool_class(models, record, progress=None):
+    """Other noise, by the extractors that the class was made with."""
+    made = build_class(models, record.name, SupportSettings(count=len(record.supports), seed=99))
+    positions = [support.position for support in record.supports]
+    prototypes = tuple(replace(p, support=None if p.support is None else positions[p.support]) for p in made.prototypes)
+    return replace(record, extractors=made.extractors, prototypes=prototypes)
+
+
 def install(setattr_, setitem):
     """Put the stand-ins in place, with `monkeypatch`'s functions or their like."""
     build = types.ModuleType("ovseg_cli.prototypes.build")
@@ -174,6 +182,7 @@ def install(setattr_, setitem):
     build.Progress = Progress
     build.plan_class = plan_class
     build.build_class = build_class
+    build.repool_class = repool_class
     setitem(sys.modules, "ovseg_cli.prototypes.build", build)
     setattr_(segmenter, "Segmenter", PaintSegmenter)
     setattr_(segmenter, "segment_batch_together", segment_batch_together)

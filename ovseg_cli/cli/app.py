@@ -7,6 +7,7 @@ import typer
 from ovseg_cli.cli import (
     benchmark,
     bundles,
+    class_care,
     classes,
     compare,
     config,
@@ -18,6 +19,7 @@ from ovseg_cli.cli import (
     methods,
     profiles,
     segment,
+    store,
 )
 from ovseg_cli.cli.common import OvsegGroup, root_callback
 
@@ -44,6 +46,7 @@ def ovseg() -> None:
 
 
 classes.register(app)
+class_care.register(app)
 bundles.register(app)
 segment.register(app)
 explain.register(app)
@@ -54,5 +57,6 @@ methods.register(app)
 datasets.register(app)
 profiles.register(app)
 config.register(app)
+store.register(app)
 doctor.register(app)
 demo.register(app)

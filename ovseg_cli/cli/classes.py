@@ -32,7 +32,8 @@ NamesArg = Annotated[
 
 _STAGES = {"generate": "images", "features": "features", "cluster": "clusters"}
 _TECHNICAL = frozenset(
-    {"seed", "seeds", "count", "rejected", "profile_digest", "versions", "batch_size", "extended", "kmeans"}
+    {"seed", "seeds", "count", "rejected", "profile_digest", "versions", "batch_size", "kmeans"}
+    | {"extended", "edited", "merged"}
 )
 _SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _TILE = 128
@@ -408,20 +409,20 @@ def list_classes(common: Common) -> None:
             )
             for info in infos
         ]
-        out.show(
-            table(
-                ("class", "left"),
-                ("kind", "left"),
-                ("images", "right"),
-                ("prototypes", "right"),
-                ("size", "right"),
-                ("made", "left"),
-                rows=rows,
-            )
+        out.show_rows(
+            ("class", "left"),
+            ("kind", "left"),
+            ("images", "right"),
+            ("prototypes", "right"),
+            ("size", "right"),
+            ("made", "left"),
+            rows=rows,
         )
         out.hint(f"{amount(len(infos), 'class', 'classes')} in {path} (profile {profile})")
 
-    out.result([class_data(info) for info in infos], human=human, quiet=[info.name for info in infos])
+    # Of ten thousand classes that takes as long as all the rest.
+    data = [class_data(info) for info in infos] if out.mode == "json" else []
+    out.result(data, human=human, quiet=[info.name for info in infos])
 
 
 def class_data(info: ClassInfo) -> dict[str, Any]:
@@ -515,6 +516,11 @@ def _description(info: ClassInfo, seeds: list[int], alike: list[tuple[str, float
             yield key.replace("_", " "), _brief(value)
     if "extended" in info.settings:
         yield "extended by", ", ".join(_addition(settings) for settings in info.settings["extended"])
+    if "merged" in info.settings:
+        yield "merged from", ", ".join(part["name"] for part in info.settings["merged"])
+    if "edited" in info.settings:
+        dropped = [number for edit in info.settings["edited"] for number in edit["dropped"]]
+        yield "taken out", f"{amount(len(dropped), 'image')} ({', '.join(map(str, dropped))})"
     yield "size", file_size(info.nbytes)
     yield "made", f"{info.created_at.astimezone():%Y-%m-%d %H:%M:%S}"
     if alike:

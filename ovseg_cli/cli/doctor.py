@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from ovseg_cli.cli.common import Common, command
-from ovseg_cli.cli.output import amount, fields, file_size
-from ovseg_cli.errors import NoDefaultStoreError, OvsegError, StoreCorruptError, StoreVersionError
-
-if TYPE_CHECKING:
-    from ovseg_cli.store import Store
+from ovseg_cli.cli.output import fields, file_size
+from ovseg_cli.cli.soundness import in_short, store_lines, store_report
 
 _DISTRIBUTIONS = (
     "ovseg",
@@ -31,10 +26,6 @@ _DISTRIBUTIONS = (
     "sqlalchemy",
     "huggingface_hub",
 )
-
-
-_MOST_TOLD = 3
-"""Problems that the closing error line names."""
 
 
 def register(app: typer.Typer) -> None:
@@ -60,7 +51,7 @@ def doctor(common: Common) -> None:
         "devices": _devices(),
         "profiles": _weights(),
         "damaged_weights": damaged_weights,
-        "store": _store_health(common),
+        "store": store_report(common),
     }
 
     def human() -> None:
@@ -78,57 +69,21 @@ def doctor(common: Common) -> None:
         _section(common, "weights")
         out.show(fields([*data["profiles"].items(), *(("problem", problem) for problem in damaged_weights)]))
         _section(common, "store")
-        out.show(fields(_store_lines(data["store"])))
+        out.show(fields(store_lines(data["store"])))
 
     healthy = data["store"]["healthy"]
     state = "damaged" if healthy else data["store"].get("state", "damaged")
     out.result(data, human=human, quiet=["ok" if healthy and not damaged_weights else state])
-    problems = [] if healthy else [f"the store is {state}: {_in_short(data['store']['problems'])}"]
+    problems = [] if healthy else [f"the store is {state}: {in_short(data['store']['problems'])}"]
     if damaged_weights:
-        problems.append(f"weights are damaged: {_in_short(damaged_weights)}")
+        problems.append(f"weights are damaged: {in_short(damaged_weights)}")
     if problems:
         out.error("; ".join(problems))
         raise typer.Exit(1)
 
 
-def _in_short(problems: list[str]) -> str:
-    """The first problems in one line; all of them are in the report."""
-    from ovseg_cli.names import listed
-
-    return listed(problems, most=_MOST_TOLD, between="; ")
-
-
 def _section(common: Common, title: str) -> None:
     common.out.line((title, "bold"))
-
-
-def _store_lines(store: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The state of the store for a person."""
-    if store["path"] is None:
-        yield "state", "none is named, and this user has no home for the default one; name one with --store DIR"
-        return
-    yield "path", store["path"]
-    if not store["exists"]:
-        yield "state", "not made yet; ovseg add-class NAME makes it"
-        return
-    yield "state", "sound" if store["healthy"] else store.get("state", "damaged")
-    for problem in store["problems"]:
-        yield "problem", problem
-    if "profile" not in store:  # it could not even be opened
-        return
-    yield "profile", store["profile"] + (" (read-only)" if store["read_only"] else "")
-    for why in store["lacks"]:
-        yield "weights", why
-    yield (
-        "holds",
-        f"{amount(store['classes'], 'class', 'classes')}, {amount(store['prototypes'], 'prototype')}, "
-        f"{amount(store['support_images'], 'support image')}, {file_size(store['bytes'])}",
-    )
-    for index in store["indexes"]:
-        why = index["reason"] or ("made when neighbours are next asked for" if index["status"] == "missing" else "")
-        yield "index", f"{index['extractor']}: {index['status']}" + (f" ({why})" if why else "")
-    if store["leftovers"]:
-        yield "leftovers", f"{len(store['leftovers'])}, swept by the next command that writes"
 
 
 def _versions() -> dict[str, str]:
@@ -186,70 +141,3 @@ def _damaged_weights() -> list[str]:
         for weights in known
         for path in damaged_files(weights)
     ]
-
-
-def _store_health(common: Common) -> dict[str, Any]:
-    """The state of the store; a store that cannot be opened is a finding, not a crash."""
-    try:
-        store = common.find_store(any_profile=True)
-        if store is None:
-            return {"path": _default_path(common), "exists": False, "healthy": True, "problems": []}
-        with store:
-            return _examine(store)
-    except NoDefaultStoreError:
-        return {"path": None, "exists": False, "healthy": True, "problems": []}
-    except OvsegError as error:
-        states: dict[type[OvsegError], str] = {StoreVersionError: "of another version", StoreCorruptError: "damaged"}
-        state = states.get(type(error), "not usable")
-        found = {"path": _default_path(common), "exists": True, "healthy": False, "state": state}
-        return {**found, "problems": [str(error)]}
-
-
-def _examine(store: Store) -> dict[str, Any]:
-    health = store.health()
-    remedy = "put a backup in its place, or make the class anew with ovseg add-class --if-exists replace"
-    lost = [f"{path} is missing; {remedy}" for path in health.missing]
-    lost += [f"{path} is not what was stored; {remedy}" for path in health.damaged]
-    return {
-        "path": str(health.path),
-        "exists": True,
-        "healthy": health.ok,
-        "problems": [*health.problems, *lost],
-        "profile": store.profile_name,
-        "lacks": _lacking(store),
-        "read_only": health.read_only,
-        "classes": health.classes,
-        "prototypes": health.prototypes,
-        "support_images": health.supports,
-        "bytes": health.nbytes,
-        "leftovers": [str(path) for path in health.orphans],
-        "indexes": [
-            {"extractor": index.extractor, "path": str(index.path), "status": index.status, "reason": index.reason}
-            for index in health.indexes
-        ],
-    }
-
-
-def _lacking(store: Store) -> list[str]:
-    """Why the weights of the store's own profile cannot be used; nothing of it makes the store itself unsound."""
-    from ovseg_cli.profiles import profile_of
-    from ovseg_cli.profiles.weights import require_weights
-
-    found = []
-    try:
-        profile = profile_of(store)
-        for weights in profile.weights:
-            try:
-                require_weights(weights, profile)
-            except OvsegError as error:
-                found.append(str(error))
-    except OvsegError as error:  # a profile that this version does not know
-        found.append(str(error))
-    return found
-
-
-def _default_path(common: Common) -> str:
-    from ovseg_cli.store import default_store_path
-
-    path: Path = common.options.store or default_store_path()
-    return str(path.absolute())

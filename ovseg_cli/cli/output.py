@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.segment import Segment
@@ -31,6 +32,9 @@ from ovseg_cli.errors import UsageError
 
 Mode = Literal["human", "json", "quiet"]
 Align = Literal["left", "right"]
+
+_LONG_TABLE = 300
+"""Rows beyond which a table is not laid out, but only padded."""
 
 
 class SafeConsole(Console):
@@ -119,6 +123,14 @@ class Output:
         """Print a table or any other rich renderable for a person."""
         with self._bars_aside():
             self.stdout.print(renderable)
+
+    def show_rows(self, *columns: tuple[str, Align], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table for a person; a long one at once, as laying out thousands of rows takes ten seconds."""
+        if len(rows) <= _LONG_TABLE:
+            self.show(table(*columns, rows=rows))
+            return
+        with self._bars_aside():
+            self.stdout.out(plain_table(*columns, rows=rows), highlight=False)
 
     @contextmanager
     def _bars_aside(self) -> Iterator[None]:
@@ -379,6 +391,28 @@ def table(*columns: tuple[str, Align], rows: Iterable[Sequence[str | Text]]) -> 
     for row in rows:
         grid.add_row(*(cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row))
     return grid
+
+
+def plain_table(*columns: tuple[str, Align], rows: Sequence[Sequence[str]]) -> str:
+    """The same as text, however wide it becomes.
+
+    >>> print(plain_table(("class", "left"), ("images", "right"), rows=[("cat", "8"), ("雨", "32")]))
+    class  images
+    cat         8
+    雨         32
+    """
+    lines = [tuple(title for title, _ in columns), *(tuple(map(visible, row)) for row in rows)]
+    widths = [[len(cell) if cell.isascii() else cell_len(cell) for cell in line] for line in lines]
+    widest = [max(column) for column in zip(*widths, strict=True)]
+
+    def padded(cell: str, width: int, most: int, align: Align) -> str:
+        room = " " * (most - width)
+        return cell + room if align == "left" else room + cell
+
+    aligns = [align for _, align in columns]
+    return "\n".join(
+        "  ".join(map(padded, line, width, widest, aligns)).rstrip() for line, width in zip(lines, widths, strict=True)
+    )
 
 
 def fields(rows: Iterable[tuple[str, str]]) -> Table:

@@ -206,15 +206,8 @@ def build_class(
     first = 1 + max((support.position for support in before), default=-1)
     supports = (*before, *(replace(s, position=first + i) for i, s in enumerate(made.supports)))
 
-    prototypes: list[PrototypeRecord] = []
-    for extractor in plan.extractors:
-        prototypes += _pool(models, extractor, plan, kind, supports, made.rejected, tell)
-    tell(Progress("cluster", len(plan.extractors), len(plan.extractors), made.rejected))
-    with_foreground = {p.extractor for p in prototypes if p.role == "fg"}
-    if any(extractor.digest not in with_foreground for extractor in plan.extractors):
-        # Without it the class would be scored by the other extractors alone.
-        remedy = "Try another --prompt or --seed." if pictures is None else "Give pictures that show it, or --masks."
-        raise GenerationError(f"No foreground was found in any support image of {name!r}. {remedy}")
+    remedy = "Try another --prompt or --seed." if pictures is None else "Give pictures that show it, or --masks."
+    prototypes = _pool_all(models, plan, kind, supports, made.rejected, tell, remedy)
     return ClassRecord(
         name=name,
         kind=kind,
@@ -222,17 +215,77 @@ def build_class(
         seed=plan.seed if existing is None else existing.seed,
         settings=_settings_record(profile, plan, made, existing),
         rejected=made.rejected + (existing.rejected if existing is not None else 0),
-        extractors=tuple(
-            ExtractorRecord(
-                name=extractor.name,
-                digest=extractor.digest,
-                dim=next(len(p.vector) for p in prototypes if p.extractor == extractor.digest),
-                spec=extractor.record(),
-            )
-            for extractor in plan.extractors
-        ),
+        extractors=_extractor_records(plan, prototypes),
         supports=supports,
-        prototypes=tuple(prototypes),
+        prototypes=prototypes,
+    )
+
+
+def repool_class(
+    models: Models, record: ClassRecord, progress: Callable[[Progress], None] | None = None
+) -> ClassRecord:
+    """Pool the prototypes of a class anew from its support images and their masks.
+
+    A store keeps no features of single pixels, which the parts are clusters of. So they are computed anew, by the
+    extractors that the class has, as when it was made.
+
+    Args:
+        models: The profile's models.
+        record: The class with the support images that it is to have; its own prototypes say by which extractors, and
+            count for nothing else.
+        progress: As `build_class` has it.
+
+    Returns:
+        The same record with other prototypes.
+
+    Raises:
+        UsageError: The class was imported with smaller images than its own.
+        GenerationError: No foreground is left.
+        ProfileMismatchError: The class has prototypes by an extractor that the profile does not know.
+    """
+    _check_whole(record)
+    settings = SupportSettings(parts=record.settings.get("parts"))
+    plan = replace(_plan(models.profile, record.name, settings, record), seed=record.seed)
+    tell = progress or (lambda _progress: None)
+    remedy = "Keep an image that shows it."
+    prototypes = _pool_all(models, plan, record.kind, record.supports, 0, tell, remedy)
+    return replace(record, extractors=_extractor_records(plan, prototypes), prototypes=prototypes)
+
+
+def _pool_all(
+    models: Models,
+    plan: _Plan,
+    kind: ClassKind,
+    supports: Sequence[SupportRecord],
+    rejected: int,
+    tell: Callable[[Progress], None],
+    remedy: str,
+) -> tuple[PrototypeRecord, ...]:
+    """Prototypes of all extractors.
+
+    Raises:
+        GenerationError: One of them found no foreground; the message ends with `remedy`.
+    """
+    prototypes: list[PrototypeRecord] = []
+    for extractor in plan.extractors:
+        prototypes += _pool(models, extractor, plan, kind, supports, rejected, tell)
+    tell(Progress("cluster", len(plan.extractors), len(plan.extractors), rejected))
+    with_foreground = {p.extractor for p in prototypes if p.role == "fg"}
+    if any(extractor.digest not in with_foreground for extractor in plan.extractors):
+        # Without it the class would be scored by the other extractors alone.
+        raise GenerationError(f"No foreground was found in any support image of {plan.name!r}. {remedy}")
+    return tuple(prototypes)
+
+
+def _extractor_records(plan: _Plan, prototypes: Sequence[PrototypeRecord]) -> tuple[ExtractorRecord, ...]:
+    return tuple(
+        ExtractorRecord(
+            name=extractor.name,
+            digest=extractor.digest,
+            dim=next(len(p.vector) for p in prototypes if p.extractor == extractor.digest),
+            spec=extractor.record(),
+        )
+        for extractor in plan.extractors
     )
 
 

@@ -6,10 +6,10 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from ovseg_cli.errors import ClassExistsError, ClassNameError, StoreReadOnlyError
+from ovseg_cli.errors import ClassExistsError, ClassNameError, StoreReadOnlyError, UsageError
 from ovseg_cli.names import ClassList, listed, normalise_class_name, shown_name
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ovseg_cli.prototypes.build import Progress, SupportSettings
     from ovseg_cli.prototypes.support import OwnPicture
     from ovseg_cli.store import Store
-    from ovseg_cli.store.records import ClassInfo, ClassRecord
+    from ovseg_cli.store.records import ClassInfo, ClassKind, ClassRecord
 
 log = logging.getLogger("ovseg_cli")
 
@@ -183,6 +183,152 @@ def add_classes(
             expected_generation=None if before is None else before.generation,
         )
         yield NewClass(info, time.perf_counter() - started)
+
+
+def edit_class(
+    store: Store,
+    models: Models,
+    name: str,
+    drop: Sequence[int],
+    *,
+    progress: Callable[[str, Progress], None] | None = None,
+) -> NewClass:
+    """Take support images out of a class, and pool its prototypes anew from the others.
+
+    Args:
+        store: where the class is.
+        models: the networks of the store's profile.
+        name: the class.
+        drop: numbers of support images, as contact sheets and `show-class` give them; from `kept_supports`.
+        progress: told the class name and how far it is.
+
+    Raises:
+        UnknownClassError: there is no such class.
+        UsageError: a number is of no image, or none would be left; or the class was imported with smaller images.
+        GenerationError: no foreground is left.
+        ClassChangedError: another process changed the class meanwhile.
+    """
+    from ovseg_cli.prototypes.build import repool_class
+
+    started = time.perf_counter()
+    before = store.get_class(name)
+    kept_supports(store, before.name, drop)
+    whole = store.read_class(before.name)
+    edits = [*whole.settings.get("edited", []), {"dropped": sorted(set(drop))}]
+    record = replace(
+        whole,
+        supports=tuple(support for support in whole.supports if support.position not in drop),
+        prototypes=(),
+        settings={**whole.settings, "edited": edits},
+    )
+    made = repool_class(models, record, _telling(progress, before.name))
+    info = store.add_class(made, replace=True, expected_generation=before.generation)
+    return NewClass(info, time.perf_counter() - started)
+
+
+def kept_supports(store: Store, name: str, drop: Sequence[int]) -> list[int]:
+    """The numbers of the support images that are left of a class without some.
+
+    Raises:
+        UnknownClassError: there is no such class.
+        UsageError: a number is of no image, or none would be left.
+    """
+    there = [support.position for support in store.supports(name)]
+    unknown = [number for number in drop if number not in there]
+    if unknown:
+        raise UsageError(
+            f"The class {name!r} has no support image {unknown[0]}: its images are "
+            f"{listed([str(number) for number in there], most=40)}. "
+            "ovseg show-class --contact-sheet FILE.png shows them."
+        )
+    left = [number for number in there if number not in drop]
+    if not left:
+        raise UsageError(f"No support image of {name!r} would be left. To take the class away: ovseg remove-class.")
+    return left
+
+
+def merge_classes(
+    store: Store,
+    models: Models,
+    names: Sequence[str],
+    into: str,
+    *,
+    kind: ClassKind | None = None,
+    progress: Callable[[str, Progress], None] | None = None,
+) -> NewClass:
+    """Make one class of several: of all their support images, with prototypes pooled anew; the others go.
+
+    Args:
+        store: where the classes are.
+        models: the networks of the store's profile.
+        names: the classes, two at least.
+        into: name of the class that they become: one of them, or one that is not there.
+        kind: thing or stuff; None for what all of them are.
+        progress: told the class name and how far it is.
+
+    Raises:
+        UnknownClassError: one of the classes is not there.
+        ClassExistsError: `into` is another class that is there.
+        UsageError: fewer than two classes; or things and stuff together; or classes by different extractors; or one
+            was imported with smaller images.
+        ClassChangedError: another process changed one of them meanwhile.
+    """
+    from ovseg_cli.prototypes.build import repool_class
+
+    started = time.perf_counter()
+    infos, into, kind = plan_merge(store, names, into, kind)
+    records = [store.read_class(info.name) for info in infos]
+    supports = [support for record in records for support in record.supports]
+    first = records[0]
+    history = [{"name": record.name, "seed": record.seed, "settings": record.settings} for record in records]
+    imported = [origin for record in records for origin in record.settings.get("imported", [])]
+    record = replace(
+        first,
+        name=into,
+        kind=kind,
+        kind_source=first.kind_source if kind == first.kind else "user",
+        settings={**first.settings, "merged": history, **({"imported": imported} if imported else {})},
+        rejected=sum(record.rejected for record in records),
+        supports=tuple(replace(support, position=place) for place, support in enumerate(supports)),
+        prototypes=(),
+    )
+    made = repool_class(models, record, _telling(progress, into))
+    info = store.swap_classes(made, {info.name: info.generation for info in infos})
+    return NewClass(info, time.perf_counter() - started)
+
+
+def plan_merge(
+    store: Store, names: Sequence[str], into: str, kind: ClassKind | None
+) -> tuple[list[ClassInfo], str, ClassKind]:
+    """Check what `merge_classes` is asked for; give the classes, the name that they get, and their kind.
+
+    Raises:
+        UnknownClassError: see `merge_classes`; and so on.
+        ClassExistsError: see `merge_classes`.
+        UsageError: see `merge_classes`.
+    """
+    infos = [store.get_class(name) for name in unique_names(names)]
+    (into,) = new_names([into])
+    if len(infos) < 2:
+        raise UsageError("Merging takes two classes at least. To give one another name: ovseg rename-class.")
+    if into not in ClassList(info.name for info in infos) and store.has_class(into):
+        raise ClassExistsError(
+            f"The store already has a class {store.get_class(into).name!r}: name it among those that are merged, "
+            "or choose another name with --into"
+        )
+    kinds = sorted({info.kind for info in infos})
+    if kind is None and len(kinds) > 1:
+        raise UsageError("Some of these classes are things, others stuff: say what they become, --thing or --stuff.")
+    if len({info.extractors for info in infos}) > 1:
+        raise UsageError(
+            "These classes have prototypes by different feature extractors: make them by the same ones first, with "
+            "ovseg add-class --if-exists replace."
+        )
+    return infos, into, kind or kinds[0]
+
+
+def _telling(progress: Callable[[str, Progress], None] | None, name: str) -> Callable[[Progress], None] | None:
+    return None if progress is None else lambda step: progress(name, step)
 
 
 def _unseen(name: str, pictures: Sequence[OwnPicture], existing: ClassRecord | None) -> Sequence[OwnPicture]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from ovseg_cli.errors import (
 )
 from ovseg_cli.store.disk import TEMPORARY_SUFFIX, disk_full, move_durably, read_only, refuse_links, takes_no_more
 from ovseg_cli.store.tables import UnsoundValueError
+
+logger = logging.getLogger(__name__)
 
 SIDE_SUFFIXES = ("-journal", "-shm", "-wal")
 """What SQLite appends to the database's name for files of its own."""
@@ -71,12 +74,22 @@ class Database:
         if outer is not None:
             yield outer
             return
-        with database_errors(self.file), Session(self._reader) as session:
+        with self.read_now() as session:
             self._reading.session = session
             try:
                 yield session
             finally:
                 self._reading.session = None
+
+    @contextmanager
+    def read_now(self) -> Iterator[Session]:
+        """Read the newest state, also inside a block that reads an older one.
+
+        Raises:
+            StoreError: In its kinds; see `database_errors`.
+        """
+        with database_errors(self.file), Session(self._reader) as session:
+            yield session
 
     @contextmanager
     def write(self, *, foreign_keys: bool = True, patient: bool = True) -> Iterator[Session]:
@@ -104,6 +117,16 @@ class Database:
         with database_errors(self.file), closing(self._connect()) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
 
+    def vacuum(self) -> None:
+        """Write the database anew without the room that deleted rows have left.
+
+        Raises:
+            StoreError: In its kinds; see `database_errors`.
+        """
+        with database_errors(self.file), closing(self._connect()) as connection:
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def backup(self, target: Path) -> None:
         """Copy the database, with all that is committed, into a new file, which gets its name when it is whole.
 
@@ -119,12 +142,18 @@ class Database:
             temporary.open("xb").close()  # a link of this name would be followed
             with (
                 database_errors(self.file),
-                closing(self._connect()) as source,
+                closing(self._connect_to_read()) as source,
                 closing(sqlite3.connect(temporary)) as copy,
             ):
                 # Nobody else knows the copy, and half of one is thrown away: no journal need lie beside it.
                 copy.execute("PRAGMA journal_mode = OFF")
-                source.backup(copy)
+                try:
+                    source.backup(copy)
+                except sqlite3.Error as error:
+                    # It does not say which of the two files it was about; a full disk can only be the copy's.
+                    if takes_no_more(target.parent):
+                        raise disk_full(target.parent, "there is no room for the copy of the database") from error
+                    raise
             move_durably(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -224,8 +253,8 @@ def database_errors(file: Path) -> Iterator[None]:
         raise _translate(file, error.orig or error) from error
     except sqlite3.Error as error:
         raise _translate(file, error) from error
-    except json.JSONDecodeError as error:
-        raise corrupt(file, f"a JSON value cannot be read: {error}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise corrupt(file, "a value in it cannot be read") from error
     except UnsoundValueError as error:
         raise corrupt(file, error) from error
 
@@ -244,28 +273,31 @@ def corrupt(file: Path, reason: object) -> StoreCorruptError:
 
 
 def _translate(file: Path, error: BaseException) -> OvsegError:
+    """The error of ours for one of SQLite's, whose own words say nothing to people: they go to the log."""
     code = _primary_code(error)
+    logger.debug("SQLite says of %s: %s (code %s)", file, error, getattr(error, "sqlite_errorcode", "none"))
     if code == sqlite3.SQLITE_FULL or (_may_be_full(error) and takes_no_more(file.parent)):
-        return disk_full(file.parent, error)
+        return disk_full(file.parent, "there is no room for the database")
     if code == sqlite3.SQLITE_IOERR:
         return StoreError(
-            f"The disk refused to read or write the database {file} ({error}); the store is as it was before: "
+            f"The disk refused to read or write the database {file}; the store is as it was before: "
             "look whether the disk is over its quota or failing"
         )
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        return read_only(file.parent, error)
+        return read_only(file.parent, "its database has no write permission")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreLockedError(
-            f"Another program holds the database {file} ({error}): close it, then run the command again"
-        )
+        return StoreLockedError(f"Another program holds the database {file}: close it, then run the command again")
     if code == sqlite3.SQLITE_CANTOPEN:
         if not file.exists():
             return StoreNotFoundError(f"The database {file} is gone: check --store or OVSEG_STORE")
-        return read_only(file.parent, error)
-    # SQLITE_ERROR is a missing table or column: the schema is not the one that the revision promises. Python alone,
-    # without a code, says that a text is no UTF-8.
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT) or (
-        code == -1 and "decode" in str(error)
-    ):
-        return corrupt(file, error)
-    return StoreError(f"The database {file} failed: {error}; check the disk and run `ovseg doctor`")
+        return read_only(file.parent, "the files beside its database cannot be made")
+    if code == sqlite3.SQLITE_NOTADB:
+        return corrupt(file, "it is no database, or is encrypted")
+    # SQLITE_ERROR is a missing table or column: the schema is not the one that the revision promises.
+    if code in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT):
+        return corrupt(file, "it lacks what a store has")
+    if code == sqlite3.SQLITE_CORRUPT:
+        return corrupt(file, "its pages do not fit together")
+    if code == -1 and "decode" in str(error):  # Python alone, without a code, says that a text is no UTF-8
+        return corrupt(file, "a text in it cannot be read")
+    return StoreError(f"The database {file} cannot be used just now; check the disk and run `ovseg store check`")

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
 _OWN_COLUMN = "content_digest"
-_ROWS_OF_A_CLASS = (
-    "SELECT * FROM category WHERE id = :id",
-    "SELECT * FROM extractor WHERE id IN (SELECT extractor_id FROM prototype WHERE category_id = :id) ORDER BY id",
-    "SELECT * FROM support_image WHERE category_id = :id ORDER BY position",
-    "SELECT * FROM prototype WHERE category_id = :id ORDER BY extractor_id, id",
-)
-"""All that a class is in the database, each in the order of an index, so that nothing is read in vain."""
+_ROWS_OF_A_CLASS = {
+    "category": "SELECT * FROM category WHERE id = :id",
+    "extractor": (
+        "SELECT * FROM extractor WHERE id IN (SELECT extractor_id FROM prototype WHERE category_id = :id) ORDER BY id"
+    ),
+    "support_image": "SELECT * FROM support_image WHERE category_id = :id ORDER BY position",
+    "prototype": "SELECT * FROM prototype WHERE category_id = :id ORDER BY extractor_id, id",
+}
+"""All that a class is in the database, each found by an index."""
+
+Rows = tuple[list[str], list[tuple[Any, ...]]]
+"""Names of columns, and rows with a value for each."""
 
 
 def bytes_digest(data: bytes) -> str:
@@ -51,7 +58,7 @@ def rows_digest(tables: Iterable[tuple[Sequence[str], Iterable[Sequence[Any]]]])
         digest.update(_line([columns[place] for place in order]))
         for row in rows:
             values = [row[place] for place in order]
-            digest.update(_line([{"bytes": len(item)} if isinstance(item, bytes) else item for item in values]))
+            digest.update(_line(values))
             for item in values:
                 if isinstance(item, bytes):
                     digest.update(item)
@@ -67,16 +74,35 @@ def class_digest(connection: Connection, category_id: int) -> str:
         connection: Connection in the transaction that wrote the rows, or in a later one.
         category_id: The class.
     """
+    return rows_digest(class_rows(connection, category_id).values())
 
-    def tables() -> Iterable[tuple[Sequence[str], Iterable[Sequence[Any]]]]:
-        for statement in _ROWS_OF_A_CLASS:
-            result = connection.exec_driver_sql(statement, {"id": category_id})
-            columns = list(result.keys())
-            kept = [place for place, name in enumerate(columns) if name != _OWN_COLUMN]
-            yield [columns[place] for place in kept], ([row[place] for place in kept] for row in result)
 
-    return rows_digest(tables())
+def class_rows(connection: Connection, category_id: int) -> dict[str, Rows]:
+    """Read all that the database holds of a class but for its digest, by table."""
+    driver: Any = connection.connection.driver_connection  # without what SQLAlchemy does for each row
+    found: dict[str, Rows] = {}
+    for table, statement in _ROWS_OF_A_CLASS.items():
+        cursor = driver.execute(statement, {"id": category_id})
+        columns, rows = [column[0] for column in cursor.description], cursor.fetchall()
+        if _OWN_COLUMN in columns:
+            own = columns.index(_OWN_COLUMN)
+            columns, rows = [*columns[:own], *columns[own + 1 :]], [(*row[:own], *row[own + 1 :]) for row in rows]
+        found[table] = (columns, rows)
+    return found
 
 
 def _line(values: list[Any]) -> bytes:
-    return json.dumps(values).encode() + b"\n"
+    """What `json.dumps` makes of values, several times as fast: a store has millions of rows."""
+    return f"[{', '.join([_WRITERS.get(type(item), json.dumps)(item) for item in values])}]\n".encode()
+
+
+def _of_float(value: float) -> str:
+    return float.__repr__(value) if math.isfinite(value) else json.dumps(value)
+
+
+_WRITERS: dict[type, Callable[[Any], str]] = {
+    int: int.__repr__,
+    float: _of_float,
+    str: encode_basestring_ascii,
+    bytes: lambda item: f'{{"bytes": {len(item)}}}',
+}

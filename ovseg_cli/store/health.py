@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,15 @@ from sqlalchemy.orm import Session
 
 from ovseg_cli.errors import OvsegError
 from ovseg_cli.places import DATABASE_NAME
-from ovseg_cli.store import classes, digests, schema, support, vector_index
+from ovseg_cli.store import classes, digests, support, sweep, vector_index
 from ovseg_cli.store.database import SIDE_SUFFIXES, Database
 from ovseg_cli.store.lock import write_lock
 from ovseg_cli.store.tables import Category, Extractor, Prototype, SupportImage
 from ovseg_cli.store.vector_index import IndexStatus, Stamp
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 100  # classes whose files are looked up together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +33,7 @@ class IndexHealth:
     Attributes:
         extractor: Short name of the extractor.
         digest: Digest of the extractor.
-        path: The index file.
+        path: Its catalogue.
         status: "fresh", "outdated" or "missing" (both made anew at the next search) or "damaged" (too,
             but something went wrong).
         reason: Why it is not fresh, else "".
@@ -55,7 +60,8 @@ class StoreHealth:
         problems: What is wrong in the database, one sentence each; empty when it is sound.
         missing: Files that rows name and that are not there.
         damaged: Files that are not what was stored.
-        orphans: Folders and files that no row names; the next writer sweeps them.
+        orphans: Folders and files that no row names; a repair takes them away, or a writer after one that died.
+        interrupted: Whether a writer died in the middle of a change, so that the next one takes its leftovers away.
         indexes: State of the index file of each extractor.
     """
 
@@ -69,12 +75,26 @@ class StoreHealth:
     missing: tuple[Path, ...]
     damaged: tuple[Path, ...]
     orphans: tuple[Path, ...]
+    interrupted: bool
     indexes: tuple[IndexHealth, ...]
 
     @property
     def ok(self) -> bool:
         """Whether nothing is lost: orphans and a damaged index mend themselves, the rest does not."""
         return not self.problems and not self.missing and not self.damaged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """What a repair has done.
+
+    Attributes:
+        removed: Leftovers that it took away.
+        indexes: Names of the extractors whose index it brought up to date.
+    """
+
+    removed: tuple[Path, ...]
+    indexes: tuple[str, ...]
 
 
 def examine(database: Database, store: Path, *, read_only: bool, lock_timeout: float) -> StoreHealth:
@@ -97,11 +117,12 @@ def examine(database: Database, store: Path, *, read_only: bool, lock_timeout: f
         problems = tuple(_problems(session))
         counts = [_count(session, table) for table in (Category, Prototype, SupportImage)]
         numbers = session.scalars(select(Category.id).order_by(Category.id)).all()
-        indexes, orphans = _indexes(session, store), find_orphans(session, store)
-    files = [finding for number in numbers for finding in _file_problems(database, store, number)]
+        indexes, orphans = _indexes(session, store), sweep.find_orphans(session, store)
+    parts = (numbers[start : start + _AT_ONCE] for start in range(0, len(numbers), _AT_ONCE))
+    files = [finding for part in parts for finding in _file_problems(database, store, part)]
     if orphans or any(index.status == "damaged" for index in indexes):
         with _nobody_writes(store, 0.0 if read_only else lock_timeout) as sure, database.read() as session:
-            indexes, orphans = _indexes(session, store), find_orphans(session, store) if sure or read_only else []
+            indexes, orphans = _indexes(session, store), sweep.find_orphans(session, store) if sure or read_only else []
     return StoreHealth(
         path=store,
         read_only=read_only,
@@ -113,6 +134,7 @@ def examine(database: Database, store: Path, *, read_only: bool, lock_timeout: f
         missing=tuple(path for path, damaged in files if not damaged),
         damaged=tuple(path for path, damaged in files if damaged),
         orphans=tuple(orphans),
+        interrupted=bool(orphans) and sweep.is_marked(store),
         indexes=tuple(indexes),
     )
 
@@ -134,27 +156,12 @@ def _indexes(session: Session, store: Path) -> list[IndexHealth]:
     found = []
     for row in session.scalars(select(Extractor).order_by(Extractor.id)):
         stamp = Stamp(extractor=row.digest, revision=meta.vector_revision, token=meta.vector_token)
-        state = vector_index.inspect_index(store, stamp, load=False)
-        path = vector_index.index_path(store, row.digest)
+        state = vector_index.inspect_index(store, stamp, thorough=True)
+        path = vector_index.catalogue_path(store, row.digest)
         found.append(
             IndexHealth(extractor=row.name, digest=row.digest, path=path, status=state.status, reason=state.reason)
         )
     return found
-
-
-def find_orphans(session: Session, store: Path) -> list[Path]:
-    """Find what writers that died have left: folders and index files that no row names, and torn backups.
-
-    Args:
-        session: Reading session.
-        store: The store's folder.
-    """
-    extractors = set(session.scalars(select(Extractor.digest)))
-    return [
-        *support.orphans(store, classes.generations(session)),
-        *vector_index.leftovers(store, extractors),
-        *schema.torn_backups(store),
-    ]
 
 
 def _count(session: Session, table: type[Category | Prototype | SupportImage]) -> int:
@@ -173,52 +180,72 @@ def _size(store: Path) -> int:
 
 
 def _problems(session: Session) -> Iterator[str]:
-    for line in session.scalars(text("PRAGMA integrity_check")):
-        if line != "ok":
-            yield str(line)
+    lines = [str(line) for line in session.scalars(text("PRAGMA integrity_check")) if line != "ok"]
+    if lines:
+        logger.debug("the database is damaged: %s", "; ".join(lines))
+        yield f"the database file is damaged ({len(lines)} findings); put a backup in its place"
     for table, row, parent, _ in session.execute(text("PRAGMA foreign_key_check")):
-        yield f"row {row} of {table} names a row of {parent} that is not there"
+        yield f"row {row} of {table} names a row of {parent} that is not there; put a backup in the database's place"
     dims = {number: dim for number, dim in session.execute(select(Extractor.id, Extractor.dim))}
+    connection = session.connection()
     for number, name, digest in session.execute(
         select(Category.id, Category.name, Category.content_digest).order_by(Category.id)
     ).all():
-        if digests.class_digest(session.connection(), number) != digest:
+        tables = digests.class_rows(connection, number)
+        if digests.rows_digest(tables.values()) != digest:
             yield (
                 f"class {name!r}: its rows in the database are not what was stored; put a backup in the store's place, "
                 "or make the class anew with ovseg add-class --if-exists replace"
             )
-        for extractor, dim in dims.items():
-            blobs = [row.vector for row in classes.prototype_rows(session, extractor, [number])]
-            try:
-                classes.decode_vectors(blobs, dim)
-            except OvsegError as error:
-                yield f"class {name!r}: {error}"
+        columns, rows = tables["prototype"]
+        if not {"extractor_id", "vector"}.issubset(columns):
+            continue  # the names of columns are damaged, so that the digest was another
+        made_by, vector = columns.index("extractor_id"), columns.index("vector")
+        try:
+            for extractor, dim in dims.items():
+                classes.decode_halves([row[vector] for row in rows if row[made_by] == extractor], dim)
+        except OvsegError as error:
+            yield f"class {name!r}: {error}"
 
 
-def _file_problems(database: Database, store: Path, number: int) -> list[tuple[Path, bool]]:
-    """Give the files of a class that are lost (False) or damaged (True).
+def _file_problems(database: Database, store: Path, numbers: Sequence[int]) -> list[tuple[Path, bool]]:
+    """Give the files of classes that are lost (False) or damaged (True).
 
     The files of a class are there from before the commit that names them until after the one that does not any more,
     and never change. So a class that is still of the same generation when a file was missed is truly without it.
     """
-    while True:
-        known = _files(database, store, number)
-        found = [(path, path.is_file()) for path, digest in known.items() if not _holds(path, digest)]
-        if not found or _files(database, store, number) == known:
-            return found
+    found = []
+    doubtful = numbers
+    while doubtful:
+        known = _files(database, store, doubtful)
+        bad = {
+            number: [(path, path.is_file()) for path, digest in files.items() if not _holds(path, digest)]
+            for number, files in known.items()
+        }
+        again = _files(database, store, [number for number, problems in bad.items() if problems])
+        found += [problem for number, files in again.items() if files == known[number] for problem in bad[number]]
+        doubtful = [number for number, files in again.items() if files != known[number]]
+    return found
 
 
-def _files(database: Database, store: Path, number: int) -> dict[Path, str | None]:
-    """Give the files of a class with their digests; none when the class is gone."""
+def _files(database: Database, store: Path, numbers: Sequence[int]) -> dict[int, dict[Path, str | None]]:
+    """Give the files of classes with their digests; classes that are gone are left out."""
+    if not numbers:
+        return {}
+    found: dict[int, dict[Path, str | None]] = {}
     with database.read() as session:
-        row = session.execute(select(Category.slug, Category.generation).where(Category.id == number)).one_or_none()
-        if row is None:
-            return {}
-        folder = support.folder_of(store, (row.slug, row.generation))
+        query = select(Category.id, Category.slug, Category.generation).where(Category.id.in_(numbers))
+        folders = {row.id: support.folder_of(store, (row.slug, row.generation)) for row in session.execute(query)}
         images = session.scalars(
-            select(SupportImage).where(SupportImage.category_id == number).order_by(SupportImage.position)
+            select(SupportImage)
+            .where(SupportImage.category_id.in_(numbers))
+            .order_by(SupportImage.category_id, SupportImage.position)
         )
-        return {folder / name: digest for image in images for name, digest in support.digests_of(image).items()}
+        found = {number: {} for number in folders}
+        for image in images:
+            for name, digest in support.digests_of(image).items():
+                found[image.category_id][folders[image.category_id] / name] = digest
+    return found
 
 
 def _holds(path: Path, digest: str | None) -> bool:

@@ -15,7 +15,7 @@ from ovseg_cli.store.disk import TEMPORARY_SUFFIX, is_link, listed
 
 logger = logging.getLogger(__name__)
 
-REVISIONS: tuple[str, ...] = ("0001", "0002", "0003")
+REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004")
 """Every schema revision, oldest first. Written out so that opening a store need not load Alembic."""
 
 

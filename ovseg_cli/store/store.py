@@ -23,19 +23,21 @@ from ovseg_cli.errors import (
     ProfileMismatchError,
     StoreCorruptError,
     StoreError,
-    StoreLockedError,
     StoreNotFoundError,
     StoreReadOnlyError,
     UnknownClassError,
     UsageError,
 )
-from ovseg_cli.names import did_you_mean, listed, normalise_class_name, slugify
+from ovseg_cli.names import class_key, did_you_mean, listed, normalise_class_name, slugify
 from ovseg_cli.places import DATABASE_NAME, default_store_path
-from ovseg_cli.store import classes, digests, health, journal, schema, support, vector_index
+from ovseg_cli.store import classes, digests, health, journal, schema, support, sweep, vector_index
 from ovseg_cli.store import texts as text_cache
+from ovseg_cli.store.classes import PrototypeVectors
+from ovseg_cli.store.copying import copy_store
 from ovseg_cli.store.database import Database, Mode, corrupt
 from ovseg_cli.store.disk import is_writable, os_errors, read_only, refuse_links
-from ovseg_cli.store.health import StoreHealth
+from ovseg_cli.store.health import Repair, StoreHealth
+from ovseg_cli.store.index_upkeep import IndexUpkeep
 from ovseg_cli.store.lock import write_lock
 from ovseg_cli.store.records import (
     ClassInfo,
@@ -52,8 +54,9 @@ from ovseg_cli.store.records import (
     StoredSupport,
     SupportRecord,
 )
+from ovseg_cli.store.sweep import Change
 from ovseg_cli.store.tables import Category, Extractor, Prototype, StoreMeta, SupportImage
-from ovseg_cli.store.vector_index import Stamp, VectorIndex
+from ovseg_cli.store.vector_index import Catalogue
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +112,7 @@ class Store:
         self.profile_record: dict[str, Any] = meta.profile_record
         self.lock_timeout = lock_timeout
         self._database = database
-        self._indexes: dict[str, VectorIndex] = {}
+        self._upkeep = IndexUpkeep(database, self.path, read_only=self.read_only, lock_timeout=lock_timeout)
 
     @classmethod
     def open(
@@ -236,7 +239,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of the loaded indexes; nothing else is held between two calls."""
-        self._indexes.clear()
+        self._upkeep.close()
 
     @property
     def vector_revision(self) -> int:
@@ -396,12 +399,31 @@ class Store:
             check(session)
         files = support.encode(record.supports)
         generation = uuid.uuid4().hex
-        with self._changing():
-            support.stage(self.path, (slugify(name), generation), files)
+        with self._changing() as change:
+            self._stage(change, name, generation, files)
             with self._database.write() as session:
                 check(session)
-                row = classes.put(session, record, name, generation, files)
-                return classes.infos(session, [row.id])[0]
+                info = self._put(session, change, record, name, generation, files)
+            change.committed = True
+            return info
+
+    def _stage(self, change: Change, name: str, generation: str, files: dict[str, bytes]) -> None:
+        """Write the files of a class that is to be stored."""
+        folder = (slugify(name), generation)
+        change.folders.append(folder)
+        support.stage(self.path, folder, files)
+
+    def _put(
+        self, session: Session, change: Change, record: ClassRecord, name: str, generation: str, files: dict[str, bytes]
+    ) -> ClassInfo:
+        """Write a class whose files are on disk into the database, in place of what is there of it."""
+        before = classes.find(session, name)
+        if before is not None:
+            change.folders.append((before.slug, before.generation))
+            change.went.append(before.generation)
+        number = classes.put(session, record, name, generation, files).id
+        change.came[generation] = number
+        return classes.infos(session, [number])[0]
 
     def add_classes(self, records: Iterable[ClassRecord], *, replace: bool = False) -> list[ClassInfo]:
         """Add several classes in one transaction: all of them, or none.
@@ -423,18 +445,85 @@ class Store:
             ValueError: If the store knows one of the extractor digests with vectors of another length.
         """
         self._require_writable()
-        ids: list[int] = []
-        with self._changing(), self._database.write() as session:
-            for record in records:
-                name = normalise_class_name(record.name)
-                present = classes.find(session, name)
-                if not replace or (present is not None and present.id in ids):
-                    classes.require_absent(present)
-                files = support.encode(record.supports)
-                generation = uuid.uuid4().hex
-                support.stage(self.path, (slugify(name), generation), files)
-                ids.append(classes.put(session, record, name, generation, files).id)
-            return [classes.infos(session, [number])[0] for number in ids]
+        added: list[ClassInfo] = []
+        with self._changing() as change:
+            with self._database.write() as session:
+                for record in records:
+                    name = normalise_class_name(record.name)
+                    present = classes.find(session, name)
+                    if not replace or (present is not None and present.generation in change.came):
+                        classes.require_absent(present)
+                    files = support.encode(record.supports)
+                    generation = uuid.uuid4().hex
+                    self._stage(change, name, generation, files)
+                    added.append(self._put(session, change, record, name, generation, files))
+            change.committed = True
+        return added
+
+    def swap_classes(self, record: ClassRecord, generations: Mapping[str, str]) -> ClassInfo:
+        """Store a class in the place of others, in one transaction: they go, and it is there, or nothing happens.
+
+        Args:
+            record: The class; it may have the name of one of the others.
+            generations: Names of the others, each with the generation that it was read in.
+
+        Raises:
+            ClassExistsError: If the class is there, and is none of the others.
+            ClassChangedError: If one of the others has been changed meanwhile.
+            StoreReadOnlyError: If the store cannot be written.
+            StoreLockedError: If another process keeps writing.
+            DiskFullError: If no space is left; the store is then as before.
+        """
+        name = normalise_class_name(record.name)
+        others = [other for other in generations if class_key(other) != class_key(name)]
+        self._require_writable()
+        files, generation = support.encode(record.supports), uuid.uuid4().hex
+        with self._changing() as change:
+            self._stage(change, name, generation, files)
+            with self._database.write() as session:
+                for other, expected in generations.items():
+                    classes.require_generation(classes.find(session, other), other, expected)
+                if len(others) == len(generations):
+                    classes.require_absent(classes.find(session, name))
+                self._drop(session, change, others)
+                info = self._put(session, change, record, name, generation, files)
+            change.committed = True
+        return info
+
+    def rename_class(self, name: str, new: str) -> ClassInfo:
+        """Give a class another name; its place in the order, its prototypes and its support images stay as they are.
+
+        Args:
+            name: Name of the class, in any case.
+            new: The name that it gets; the same in another spelling is one, too.
+
+        Raises:
+            UnknownClassError: If there is no such class.
+            ClassNameError: If the new name cannot be stored.
+            ClassExistsError: If another class has the new name.
+            StoreCorruptError: If what the store holds of the class is damaged.
+            StoreReadOnlyError: If the store cannot be written.
+            StoreLockedError: If another process keeps writing.
+            DiskFullError: If no space is left; the store is then as before.
+        """
+        new = normalise_class_name(new)
+        self._require_writable()
+        with self._changing() as change:
+            with self._database.read() as session:
+                row = self._row(session, name)
+                number, before = row.id, (row.slug, row.generation)
+                taken = classes.find(session, new)
+                if taken is not None and taken.id != number:
+                    classes.require_absent(taken)
+                if digests.class_digest(session.connection(), number) != row.content_digest:
+                    raise _unsound(row.name, "its rows in the database are not what was stored")
+            after = (slugify(new), before[1])
+            if after != before:
+                change.folders += [before, after]
+                support.copy(self.path, before, after)
+            with self._database.write() as session:
+                info = classes.rename(session, number, new)
+        return info
 
     def remove_classes(self, names: Iterable[str]) -> list[ClassInfo]:
         """Remove classes, all of them in one transaction.
@@ -462,15 +551,24 @@ class Store:
                 refuse_links(self.path / vector_index.FOLDER)
                 if not vector_index.discard(self.path):
                     raise
-        return self._remove(names)
+        return self._remove(names, index=False)
 
-    def _remove(self, names: Sequence[str]) -> list[ClassInfo]:
-        with self._changing(), self._database.write() as session:
-            ids = sorted({self._row(session, name).id for name in names})
-            removed = classes.infos(session, ids)
-            if ids:
-                classes.drop(session, ids)
-            return removed
+    def _remove(self, names: Sequence[str], *, index: bool = True) -> list[ClassInfo]:
+        with self._changing() as change:
+            with self._database.write() as session:
+                removed = self._drop(session, change, names)
+            change.committed = index
+        return removed
+
+    def _drop(self, session: Session, change: Change, names: Sequence[str]) -> list[ClassInfo]:
+        """Delete classes from the database; their files go when the change is done."""
+        ids = sorted({self._row(session, name).id for name in names})
+        removed = classes.infos(session, ids)
+        if ids:
+            classes.drop(session, ids)
+        change.folders += [(info.slug, info.generation) for info in removed]
+        change.went += [info.generation for info in removed]
+        return removed
 
     # Prototypes
 
@@ -501,19 +599,19 @@ class Store:
             else:
                 chosen = list({row.id: row for row in (self._row(session, name) for name in names)}.values())
             ids = None if names is None else [row.id for row in chosen]
-            vectors, found = self._read_vectors(session, extractor, ids)
-            present = {row.category_id for row in found}
+            block = self._read_vectors(session, extractor, ids)
+            present = set(np.unique(block.category).tolist())
             self._require_same_extractor(session, [row for row in chosen if row.id not in present], extractor)
         place = {row.id: index for index, row in enumerate(chosen)}
-        class_index = np.array([place[row.category_id] for row in found], np.int64)
-        order = np.argsort(class_index, kind="stable")
+        class_index = np.array([place[number] for number in block.category.tolist()], np.int64)
+        order = np.lexsort((block.ids, class_index))
         return PrototypeBlock(
             classes=tuple(row.name for row in chosen),
-            vectors=vectors[order],
+            vectors=block.vectors[order],
             class_index=class_index[order],
-            role_is_fg=np.array([row.role == "fg" for row in found], np.bool_)[order],
-            kind=tuple(found[index].kind for index in order),
-            ids=np.array([row.id for row in found], np.int64)[order],
+            role_is_fg=block.foreground[order],
+            kind=tuple(block.kind[index] for index in order.tolist()),
+            ids=block.ids[order],
         )
 
     def nearest(
@@ -541,23 +639,18 @@ class Store:
         if k < 1:
             raise ValueError(f"k must be at least 1; got {k}")
         with self._database.read() as session:
-            dim = session.scalar(select(Extractor.dim).where(Extractor.digest == extractor))
-            if dim is None:
+            known = session.execute(
+                select(Extractor.id, Extractor.dim).where(Extractor.digest == extractor)
+            ).one_or_none()
+            if known is None:
                 chosen = list(session.scalars(select(Category).order_by(Category.id)))
                 self._require_same_extractor(session, chosen, extractor)
-                empty = (len(queries), k)
-                return np.full(empty, -np.inf, np.float32), np.full(empty, -1, np.int64)
-            if queries.shape[1] != dim:
-                raise ValueError(f"vectors must have shape (Q, {dim}) for this extractor; got {queries.shape}")
-            among = session.scalars(
-                select(Prototype.id)
-                .join(Extractor, Extractor.id == Prototype.extractor_id)
-                .where(Extractor.digest == extractor, Prototype.role == role)
-            ).all()
-            index = self._index(session, extractor)
-        norms = np.linalg.norm(queries, axis=1, keepdims=True)
-        queries = np.divide(queries, norms, out=np.zeros_like(queries), where=norms > 0)
-        return index.search(queries, k, np.array(among, np.int64))
+                return vector_index.nothing(len(queries), k)
+            if queries.shape[1] != known.dim:
+                raise ValueError(f"vectors must have shape (Q, {known.dim}) for this extractor; got {queries.shape}")
+            norms = np.linalg.norm(queries, axis=1, keepdims=True)
+            queries = np.divide(queries, norms, out=np.zeros_like(queries), where=norms > 0)
+            return self._upkeep.search(session, extractor, queries, k, foreground=role == "fg")
 
     def class_of(self, ids: Sequence[int] | NDArray[np.int64]) -> list[str]:
         """Name the classes that some prototypes belong to.
@@ -694,6 +787,68 @@ class Store:
         with self._noting() as session:
             return journal.add_evaluation(session, run_id, report)
 
+    # Care
+
+    def backup(self, target: str | Path) -> Path:
+        """Copy the store into a new folder, as it is at one moment, while others may write.
+
+        The index is not copied: it is made again when it is needed.
+
+        Args:
+            target: The new folder; it must not exist, or be empty, and may not lie in the store.
+
+        Returns:
+            The folder.
+
+        Raises:
+            StoreError: If the folder cannot be used, or the disk refuses.
+            StoreCorruptError: If a support file is missing: a backup that is not whole is none.
+            DiskFullError: If no space is left for it.
+        """
+        return copy_store(self._database, self.path, target, lock_timeout=self.lock_timeout)
+
+    def repair(self) -> Repair:
+        """Take away what dead writers have left, and bring the indexes up to date; nothing of a class is touched.
+
+        Raises:
+            StoreReadOnlyError: If the store cannot be written.
+            StoreLockedError: If another process keeps writing.
+        """
+        self._require_writable()
+        with os_errors(self.path):
+            with write_lock(self.path, self.lock_timeout), self._database.read() as session:
+                orphans = sweep.find_orphans(session, self.path)
+                sweep.remove(orphans)
+                (self.path / sweep.MARK).unlink(missing_ok=True)
+            return Repair(removed=tuple(orphans), indexes=tuple(self._upkeep.mend()))
+
+    def reindex(self) -> dict[str, Catalogue]:
+        """Make the search indexes anew from the database; give what each consists of, by its extractor's name.
+
+        Raises:
+            StoreReadOnlyError: If the store cannot be written.
+            StoreLockedError: If another process keeps writing.
+            DiskFullError: If no space is left.
+        """
+        self._require_writable()
+        self._upkeep.close()
+        return self._upkeep.reindex()
+
+    def vacuum(self) -> tuple[int, int]:
+        """Give the room back that removed classes took in the database file; its size before and after.
+
+        Raises:
+            StoreReadOnlyError: If the store cannot be written.
+            StoreLockedError: If another process keeps writing or reading.
+            DiskFullError: If no space is left: SQLite makes a copy first. The store is then as before.
+        """
+        self._require_writable()
+        file = self._database.file
+        with os_errors(self.path), write_lock(self.path, self.lock_timeout):
+            before = file.stat().st_size
+            self._database.vacuum()
+            return before, file.stat().st_size
+
     def health(self) -> StoreHealth:
         """Look the whole store over: the database's integrity, what was stored and is another now, orphans, indexes.
 
@@ -712,7 +867,7 @@ class Store:
             raise read_only(self.path, "it was opened read-only: its folder or database has no write permission")
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _changing(self) -> Iterator[Change]:
         """Hold the write lock around a change of classes; afterwards no file is left that no row names.
 
         The files of a new class are on disk before the commit that names them, those of a replaced or
@@ -721,14 +876,19 @@ class Store:
         """
         refuse_links(self.path / support.FOLDER, self.path / vector_index.FOLDER)
         with os_errors(self.path), write_lock(self.path, self.lock_timeout):
+            change = sweep.begin(self.path)
             try:
-                yield
+                with self._database.read() as session:
+                    change.token = classes.meta(session).vector_token
+                yield change
+                if change.committed:
+                    self._upkeep.follow(change)
             except BaseException:
                 with suppress(OvsegError, OSError):  # the first error is the one to tell
-                    self._sweep()
+                    self._sweep(change)
                 raise
             try:
-                self._sweep()
+                self._sweep(change)
             except (OvsegError, OSError) as error:
                 logger.warning("files that nothing uses stay in %s until the next change: %s", self.path, error)
 
@@ -739,14 +899,9 @@ class Store:
         with os_errors(self.path), write_lock(self.path, self.lock_timeout), self._database.write() as session:
             yield session
 
-    def _sweep(self) -> None:
+    def _sweep(self, change: Change) -> None:
         with self._database.read() as session:
-            orphans = health.find_orphans(session, self.path)
-        for path in orphans:
-            if path.is_dir():
-                support.remove(path)
-            else:
-                path.unlink(missing_ok=True)
+            sweep.end(session, self.path, change)
 
     def _row(self, session: Session, name: str) -> Category:
         row = classes.find(session, name)
@@ -780,41 +935,13 @@ class Store:
                     "--if-exists replace`"
                 )
 
-    def _read_vectors(
-        self, session: Session, extractor: str, ids: Sequence[int] | None
-    ) -> tuple[NDArray[np.float32], Sequence[Any]]:
-        """Read vectors float32 (N, D) by one extractor, and N rows with id, category_id, role and kind."""
+    def _read_vectors(self, session: Session, extractor: str, ids: Sequence[int] | None) -> PrototypeVectors:
+        """Read the prototypes of classes by one extractor, in the order of the classes' row ids."""
         row = session.execute(select(Extractor.id, Extractor.dim).where(Extractor.digest == extractor)).one_or_none()
-        found = [] if row is None else classes.prototype_rows(session, row.id, ids)
-        return classes.decode_vectors([item.vector for item in found], 0 if row is None else row.dim), found
-
-    def _index(self, session: Session, extractor: str) -> VectorIndex:
-        """Give the index of the vectors as `session` sees them."""
-        meta = classes.meta(session)
-        stamp = Stamp(extractor=extractor, revision=meta.vector_revision, token=meta.vector_token)
-        loaded = self._indexes.get(extractor)
-        if loaded is not None and loaded.stamp == stamp:
-            return loaded
-
-        def vectors() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-            found, rows = self._read_vectors(session, extractor, None)
-            return found, np.array([row.id for row in rows], np.int64)
-
-        index, new = vector_index.open_index(self.path, stamp, vectors)
-        if new and not self.read_only:
-            self._save(index)
-        self._indexes[extractor] = index
-        return index
-
-    def _save(self, index: VectorIndex) -> None:
-        """Put an index on disk if that can be done now: a cache is not worth waiting or failing for."""
-        try:
-            with os_errors(self.path), write_lock(self.path, 0.0):
-                index.save(self.path)
-        except StoreLockedError:
-            logger.info("the vector index of %s was not saved, as another process is writing", self.path)
-        except OvsegError as error:
-            logger.warning("the vector index was not saved, so the next search makes it anew: %s", error)
+        if row is None:
+            return classes.gather((), 0, 0)
+        count = classes.count_of(session, row.id, ids)
+        return classes.gather(classes.vector_blocks(session, row.id, row.dim, ids), count, row.dim)
 
 
 def _store_folder(path: str | Path | None) -> Path:
@@ -830,6 +957,20 @@ def _store_folder(path: str | Path | None) -> Path:
 def _mode(file: Path) -> Mode:
     """Give "rw", or "ro" where the folder or the database cannot be written."""
     return "rw" if is_writable(file.parent, file) else "ro"
+
+
+def revision_of(path: str | Path | None) -> str | None:
+    """Read the schema revision of a store; None when there is none.
+
+    Args:
+        path: The store's folder; None for `default_store_path()`.
+
+    Raises:
+        StoreCorruptError: If the database is damaged or is not a store.
+    """
+    folder = _store_folder(path)
+    with os_errors(folder):
+        return _revision(folder / DATABASE_NAME)
 
 
 def _revision(file: Path) -> str | None:
@@ -896,6 +1037,7 @@ def _upgrade(file: Path, lock_timeout: float) -> None:
             "make the folder writable, or use a copy of it"
         )
     with write_lock(file.parent, lock_timeout):
+        sweep.mark(file.parent)  # an older version left no mark when it died
         schema.upgrade_with_backup(Database(file, "rw"))
 
 

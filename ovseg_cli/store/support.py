@@ -161,22 +161,46 @@ def stage(store: Path, generation: Generation, files: dict[str, bytes]) -> None:
         sync_folder(made)
 
 
-def orphans(store: Path, alive: Collection[Generation]) -> list[Path]:
+def copy(store: Path, source: Generation, target: Generation) -> None:
+    """Write the files of a class a second time, as they are.
+
+    Args:
+        store: The store's folder.
+        source: Where they are.
+        target: Where to write; what lies there is what a writer that died has left.
+
+    Raises:
+        StoreError: If a folder on the way is a link.
+        OSError: If the disk refuses.
+    """
+    folder = folder_of(store, target)
+    refuse_links(folder.parent.parent, folder.parent, folder)
+    remove(folder)
+    stage(
+        store, target, {path.name: path.read_bytes() for path in listed(folder_of(store, source)) if _is_own_file(path)}
+    )
+
+
+def orphans(store: Path, alive: Collection[Generation], among: Collection[Generation] | None = None) -> list[Path]:
     """Find generation folders that no class names.
 
     Args:
         store: The store's folder.
-        alive: Generations of all classes.
+        alive: Generations of all classes, or of those among some.
+        among: The only ones to look for; None for all that there are.
 
     Returns:
         Folders, sorted. Anything that is not a generation of ours by its name, is a link, or holds only files of
         somebody else, is left alone.
     """
+    if among is None:
+        paths = [path for named in listed(store / FOLDER) for path in listed(named)]
+    else:
+        paths = sorted(folder_of(store, each) for each in among if not is_link(store / FOLDER / each[0]))
     return [
         path
-        for named in listed(store / FOLDER)
-        for path in listed(named)
-        if _GENERATION.fullmatch(path.name) and (named.name, path.name) not in alive and _is_ours(path)
+        for path in paths
+        if _GENERATION.fullmatch(path.name) and (path.parent.name, path.name) not in alive and _is_ours(path)
     ]
 
 

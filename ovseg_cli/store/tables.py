@@ -163,7 +163,8 @@ class Prototype(Base):
     __table_args__ = (
         CheckConstraint("role IN ('fg', 'bg')", name="role"),
         CheckConstraint("kind IN ('mean', 'instance', 'part')", name="kind"),
-        Index(None, "category_id", "extractor_id"),
+        # Finds the prototypes of a class, and counts those of all classes by itself: the table is mostly vectors.
+        Index(None, "category_id", "extractor_id", "role", "kind"),
         # An id is never given twice, so that an id from an older index cannot mean another prototype.
         {"sqlite_autoincrement": True},
     )

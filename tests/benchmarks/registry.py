@@ -8,6 +8,7 @@ from tests.benchmarks import (
     cliper,
     decide,
     evaluating,
+    growth,
     large,
     mini,
     prefilter,
@@ -36,5 +37,6 @@ BENCHMARKS = {
         large.BENCHMARK,
         sd15_size.BENCHMARK,
         evaluating.BENCHMARK,
+        growth.BENCHMARK,
     )
 }

@@ -22,6 +22,9 @@ def test_the_commands_are_those_of_the_mission():
         "list-classes",
         "show-class",
         "remove-class",
+        "rename-class",
+        "merge-class",
+        "edit-class",
         "export-class",
         "import-class",
         "segment",
@@ -34,6 +37,7 @@ def test_the_commands_are_those_of_the_mission():
         "profiles",
         "pull",
         "config",
+        "store",
         "doctor",
         "demo",
     ]

@@ -18,6 +18,7 @@ from ovseg_cli.prototypes.build import (
     SupportSettings,
     build_class,
     plan_class,
+    repool_class,
 )
 from ovseg_cli.prototypes.support import OwnPicture
 from tests.mini import mini_class, mini_models
@@ -527,3 +528,41 @@ def test_the_class_that_other_tests_use_has_masks_of_sensible_size():
     for support in mini_class("cat").supports:
         assert 0.02 < support.foreground.mean() < 0.6
         assert support.background.mean() > 0.1
+
+
+def test_pooled_anew_a_class_stays_what_it_was():
+    """Of all its images it has the same prototypes, bit for bit; of fewer, the same instances of these."""
+    models = ChosenModels()
+    made = build_class(models, "thing", SupportSettings(count=5, steps=1, seed=3, parts=2))
+    steps = []
+    again = repool_class(models, dataclasses.replace(made, prototypes=()), steps.append)
+    assert len(again.prototypes) == len(made.prototypes)
+    for one, other in zip(again.prototypes, made.prototypes, strict=True):
+        np.testing.assert_array_equal(one.vector, other.vector)
+        assert (one.extractor, one.role, one.kind, one.pixels, one.support) == (
+            other.extractor,
+            other.role,
+            other.kind,
+            other.pixels,
+            other.support,
+        )
+    assert {step.stage for step in steps} == {"features", "cluster"}
+    drawn = len(models.batches)
+
+    fewer = dataclasses.replace(made, supports=(made.supports[0], made.supports[3]), prototypes=())
+    pooled = repool_class(models, fewer)
+    assert len(models.batches) == drawn, "nothing is drawn"
+    assert {p.support for p in pooled.prototypes} == {None, 0, 3}
+    kept = {p.support: p.vector for p in pooled.prototypes if (p.kind, p.role) == ("instance", "fg")}
+    was = {p.support: p.vector for p in made.prototypes if (p.kind, p.role) == ("instance", "fg")}
+    for position in (0, 3):
+        np.testing.assert_array_equal(kept[position], was[position])
+    assert pooled.settings == fewer.settings
+    assert pooled.supports == fewer.supports
+
+
+def test_pooled_anew_from_images_without_the_object():
+    made = build_class(ChosenModels(), "thing", SupportSettings(count=2, steps=1))
+    empty = [dataclasses.replace(s, foreground=np.zeros_like(s.foreground)) for s in made.supports]
+    with pytest.raises(GenerationError, match="Keep an image that shows it"):
+        repool_class(ChosenModels(), dataclasses.replace(made, supports=tuple(empty), prototypes=()))

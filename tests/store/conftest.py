@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,3 +50,22 @@ def resolved(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
 
     monkeypatch.setitem(sys.modules, "ovseg_cli.profiles", SimpleNamespace(resolve_profile=resolve_profile))
     return asked
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, template: Path) -> Iterator[Path]:
+    """A copy of the store on a disk of its own, of 4 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = (
+        shutil.which("mount") is not None
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True
+        ).returncode
+    )
+    if not mounted:
+        pytest.skip("may not mount a small disk here")
+    try:
+        yield Path(shutil.copytree(template, place / "store"))
+    finally:
+        subprocess.run(["umount", str(place)], check=True)

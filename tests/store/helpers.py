@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,3 +112,10 @@ def assert_whole(store: Store, expected: ClassRecord) -> None:
         assert block.kind == tuple(item.kind for item in records)
         assert block.role_is_fg.tolist() == [item.role == "fg" for item in records]
         np.testing.assert_allclose(block.vectors, [unit(item.vector) for item in records], atol=1e-3)
+
+
+def fill(path: Path) -> None:
+    """Leave no byte free on the disk of a store."""
+    with suppress(OSError), (path.parent / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))

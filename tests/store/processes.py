@@ -127,5 +127,42 @@ def churn(path: str, name: str) -> None:
             print("going", flush=True)
 
 
+def tend(path: str, beside: str, rounds: str, work: str, *more: str) -> None:
+    """Do one kind of work on a store again and again, and say how often it was done."""
+    import numpy as np
+
+    from ovseg_cli.store import Store
+    from tests.store.helpers import CLIP, make_class
+
+    store = Store.open(path, lock_timeout=400)
+    for number in range(int(rounds)):
+        if work == "churn":
+            store.add_class(make_class(more[0], number), replace=True)
+        elif work == "rename":
+            if number == 0:
+                store.add_class(make_class("named", 6))
+            store.rename_class("named" if number == 0 else "renamed", "again")
+            store.rename_class("again", "renamed")
+        elif work == "swap":
+            parts = [store.add_class(make_class(name, number), replace=True) for name in ("one", "two")]
+            if number:
+                parts.append(store.get_class("merged"))
+            store.swap_classes(make_class("merged", number), {info.name: info.generation for info in parts})
+        elif work == "backup":
+            store.backup(Path(beside) / f"backup-{number}")
+        elif work == "care":
+            store.repair()
+            store.vacuum()
+            store.reindex()
+        elif work == "check":
+            health = store.health()
+            assert health.ok, health
+        else:
+            block = store.prototypes(["stays"], CLIP)
+            found = store.nearest(block.vectors[block.role_is_fg], CLIP, k=1)
+            np.testing.assert_allclose(found[0], 1, atol=1e-5)
+    print(int(rounds), flush=True)
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])

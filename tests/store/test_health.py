@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ovseg_cli.errors import StoreCorruptError, StoreError
-from ovseg_cli.store import Store
+from ovseg_cli.store import Store, sweep
 from ovseg_cli.store import health as health_module
 from tests.store import processes
 from tests.store.helpers import CLIP, SD, make_class
@@ -26,11 +26,9 @@ def test_a_sound_store(store: Store) -> None:
     assert (health.classes, health.supports, health.prototypes) == (1, 2, 16)
     assert health.problems == health.missing == health.orphans == ()
     assert health.nbytes == sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file())
-    assert {index.digest: index.status for index in health.indexes} == {CLIP: "missing", SD: "missing"}
-    store.nearest(np.ones((1, 24), np.float32), CLIP, k=1)
-    assert {index.digest: index.status for index in store.health().indexes} == {CLIP: "fresh", SD: "missing"}
+    assert {index.digest: index.status for index in health.indexes} == {CLIP: "fresh", SD: "fresh"}
     store.add_class(make_class("dog", 1))
-    assert {index.digest: index.status for index in store.health().indexes} == {CLIP: "outdated", SD: "missing"}
+    assert {index.digest: index.status for index in store.health().indexes} == {CLIP: "fresh", SD: "fresh"}
 
 
 def flip(file: Path, place: int, bit: int) -> None:
@@ -170,7 +168,8 @@ def test_missing_files_are_named(store: Store) -> None:
     assert not health.ok
 
 
-def test_orphans_are_named_and_swept_by_the_next_writer(store: Store) -> None:
+@pytest.mark.parametrize("by", ["the next writer after one that died", "a repair"])
+def test_orphans_are_named_and_swept(store: Store, by: str) -> None:
     orphan = store.path / "support" / "dog" / ("0" * 32)
     beside_cat = store.path / "support" / "cat" / ("1" * 32)
     strange = store.path / "support" / "dog" / "holiday pictures"
@@ -181,6 +180,13 @@ def test_orphans_are_named_and_swept_by_the_next_writer(store: Store) -> None:
     assert health.orphans == (beside_cat, orphan)
     assert health.ok
     store.add_class(make_class("bird", 1))
+    assert store.health().orphans == (beside_cat, orphan), "no writer looks at all folders without a reason"
+    if by == "a repair":
+        assert set(store.repair().removed) == {beside_cat, orphan}
+    else:
+        sweep.mark(store.path)
+        store.add_class(make_class("fish", 2))
+        assert not sweep.is_marked(store.path)
     assert store.health().orphans == ()
     assert not orphan.exists()
     assert (strange / "000.png").exists()

@@ -29,13 +29,14 @@ def drive(template: Path, scratch: Path, action: str, mode: str, step: int = 1) 
     return json.loads(done.stdout)
 
 
-SLOW = [
-    pytest.param(*each, marks=pytest.mark.slow)
-    for each in (("replace", 1), ("several", 3), ("remove", 3), ("create", 3))
-]
+def some(*each: tuple[str, int]) -> list[object]:
+    """The first of them, and the others in the slow tests."""
+    return [each[0], *(pytest.param(*one, marks=pytest.mark.slow) for one in each[1:])]
 
 
-@pytest.mark.parametrize(("action", "step"), [("add", 3), *SLOW])
+@pytest.mark.parametrize(
+    ("action", "step"), some(("add", 4), ("replace", 3), ("several", 5), ("remove", 4), ("create", 3))
+)
 def test_killed_at_any_line(template: Path, tmp_path: Path, action: str, step: int) -> None:
     result = drive(template, tmp_path, action, "lines", step)
     before, after, *_ = result["states"]
@@ -47,7 +48,22 @@ def test_killed_at_any_line(template: Path, tmp_path: Path, action: str, step: i
         assert result["orphans"] > 5
 
 
-@pytest.mark.parametrize(("action", "step"), [("add", 4), pytest.param("replace", 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("action", "step"), some(("rename", 3), ("swap", 5)))
+def test_care_killed_at_any_line(template: Path, tmp_path: Path, action: str, step: int) -> None:
+    result = drive(template, tmp_path, action, "lines", step)
+    before, after, *_ = result["states"]
+    assert result["killed"] == before + after
+    assert before > 3
+    assert after > 3
+
+
+@pytest.mark.parametrize(("action", "step"), some(("backup", 2), ("vacuum", 1), ("reindex", 4), ("repair", 1)))
+def test_what_changes_no_class_killed_at_any_line(template: Path, tmp_path: Path, action: str, step: int) -> None:
+    result = drive(template, tmp_path, action, "lines", step)
+    assert result["killed"] == sum(result["states"]) > 3
+
+
+@pytest.mark.parametrize(("action", "step"), some(("add", 4), ("replace", 4), ("rename", 6), ("swap", 8)))
 def test_interrupted_at_any_line(template: Path, tmp_path: Path, action: str, step: int) -> None:
     result = drive(template, tmp_path, action, "interrupt", step)
     before, after, *_ = result["states"]

@@ -84,17 +84,17 @@ def test_links_below_support_are_left_alone(store: Store, foreign: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "name", [f"{'c' * 16}.faiss", f"{'c' * 16}.json", f"{'a' * 16}.faiss", f"{'5d' * 8}.json.9.tmp"]
+    "name", [f"{'c' * 16}.faiss", f"{'c' * 16}.json", f"{'a' * 16}-{'b' * 16}.rows", f"{'5d' * 8}.json.9.tmp"]
 )
 def test_links_in_the_index_do_no_harm(store: Store, foreign: Path, name: str) -> None:
-    (store.path / "index").mkdir()
+    (store.path / "index" / name).unlink(missing_ok=True)
     (store.path / "index" / name).symlink_to(foreign / "notes.json")
     before = contents(foreign)
     change_everything(store)
     assert contents(foreign) == before
 
 
-@pytest.mark.parametrize("name", ["write.owner", "write.lock"])
+@pytest.mark.parametrize("name", ["write.owner", "write.lock", "write.pending"])
 def test_links_at_the_lock_are_refused(store: Store, foreign: Path, name: str) -> None:
     (store.path / name).unlink(missing_ok=True)
     (store.path / name).symlink_to(foreign / "notes.json")
@@ -146,7 +146,6 @@ def test_files_of_other_names_stay(store: Store) -> None:
     """Only exact names of ours are swept, in the index and beside the pictures of a class that goes."""
     index = store.path / "index"
     generation = store.supports("cat")[0].image_path.parent
-    index.mkdir()
     names = ("notes.json", "draft.tmp", "my.faiss", f"{'A' * 16}.json", f"{'a' * 16}.json.tmp")
     mine = [index / name for name in names]
     mine += [generation / name for name in ("notes.txt", "00.png", "000.png.bak")]

@@ -65,7 +65,7 @@ def test_writing_is_refused_before_any_work(read_only: Store, template: Path, tm
 
 def test_the_database_itself_refuses(read_only: Store) -> None:
     """What SQLite says about a read-only database is understood as well."""
-    with pytest.raises(StoreReadOnlyError, match="readonly database"), read_only._database.write() as session:
+    with pytest.raises(StoreReadOnlyError, match="no write permission"), read_only._database.write() as session:
         session.execute(text("DELETE FROM category"))
 
 

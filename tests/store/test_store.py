@@ -121,7 +121,7 @@ class TestOpen:
         with closing(sqlite3.connect(store.path / "ovseg.db")) as connection:
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         store.class_names()
-        assert {path.name for path in store.path.iterdir()} == {"ovseg.db", "support", "write.lock"}
+        assert {path.name for path in store.path.iterdir()} == {"ovseg.db", "index", "support", "write.lock"}
 
 
 class TestAddClass:
