@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ovseg_cli.errors import ClassExistsError, MethodError, UsageError
 from ovseg_cli.evaluation.arrays import evaluate_arrays as evaluate
-from ovseg_cli.evaluation.figures import DRAWS, SEED
+from ovseg_cli.evaluation.draws import DRAWS, SEED
 from ovseg_cli.names import check_names
 from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import Profile, profile_of

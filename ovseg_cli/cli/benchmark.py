@@ -27,7 +27,7 @@ from ovseg_cli.cli.options import (
 )
 from ovseg_cli.cli.output import Milestones, amount, short_path, table
 from ovseg_cli.errors import UsageError
-from ovseg_cli.evaluation.figures import DRAWS, SEED
+from ovseg_cli.evaluation.draws import DRAWS, SEED
 from ovseg_cli.names import listed, listed_names
 
 if TYPE_CHECKING:

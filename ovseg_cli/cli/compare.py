@@ -12,7 +12,7 @@ import typer
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.options import BackgroundOpt, ClassesOpt, DrawsOpt, DrawsSeedOpt, LabelMapOpt, split_names
 from ovseg_cli.cli.output import ProgressBars, amount, table
-from ovseg_cli.evaluation.figures import DRAWS, SEED
+from ovseg_cli.evaluation.draws import DRAWS, SEED
 
 if TYPE_CHECKING:
     from ovseg_cli.evaluation.comparison import Comparison

@@ -30,7 +30,7 @@ from ovseg_cli.cli.options import (
 from ovseg_cli.cli.output import Align, amount, percent, table
 from ovseg_cli.cli.truth import ground_truth
 from ovseg_cli.errors import NoDefaultStoreError, NoInputError, OvsegError, UsageError
-from ovseg_cli.evaluation.figures import DRAWS, SEED
+from ovseg_cli.evaluation.draws import DRAWS, SEED
 from ovseg_cli.figures import figure_beside
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ovseg_cli.evaluation.figures import BOUNDARY, DRAWS, LEVEL, SEED, Background, Interval, averaged
+from ovseg_cli.evaluation.draws import DRAWS, LEVEL, SEED
+from ovseg_cli.evaluation.figures import BOUNDARY, Background, Interval, averaged
 from ovseg_cli.evaluation.pictures import Pictures
 from ovseg_cli.evaluation.report import Report
 

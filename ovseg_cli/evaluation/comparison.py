@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from ovseg_cli.errors import UsageError
 from ovseg_cli.evaluation.bootstrap import Means, interval
-from ovseg_cli.evaluation.figures import DRAWS, LEVEL, SEED, Background, Interval
+from ovseg_cli.evaluation.draws import DRAWS, LEVEL, SEED
+from ovseg_cli.evaluation.figures import Background, Interval
 from ovseg_cli.evaluation.metrics import class_iou
 from ovseg_cli.evaluation.pictures import PictureCounts, Pictures
 from ovseg_cli.names import listed, listed_names

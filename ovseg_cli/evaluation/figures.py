@@ -20,9 +20,6 @@ from ovseg_cli.evaluation.metrics import Counts, Scored
 __all__ = [
     "BACKGROUNDS",
     "BOUNDARY",
-    "DRAWS",
-    "LEVEL",
-    "SEED",
     "Background",
     "Figure",
     "Interval",
@@ -33,15 +30,6 @@ __all__ = [
 
 BOUNDARY = "boundary_miou"
 """The key of the mean boundary IoU."""
-
-DRAWS = 1000
-"""Bootstrap draws unless another number is asked for: the limits of an interval are sure to a tenth of its length."""
-
-SEED = 0
-"""Of the draws, unless another is asked for."""
-
-LEVEL = 0.95
-"""How often an interval holds the figure of all pictures there are, unless another level is asked for."""
 
 ClassTotals = npt.NDArray[np.int64]
 Background = Literal["counts", "not averaged", "left out"]

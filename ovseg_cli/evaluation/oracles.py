@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg_cli.evaluation.bootstrap import with_intervals
-from ovseg_cli.evaluation.figures import DRAWS, LEVEL, SEED
+from ovseg_cli.evaluation.draws import DRAWS, LEVEL, SEED
 from ovseg_cli.evaluation.metrics import Counts
 from ovseg_cli.evaluation.pictures import PictureCounts, Pictures
 from ovseg_cli.evaluation.report import Bound, Report, build_report

@@ -25,7 +25,7 @@ from ovseg_cli.errors import (
     WeightsError,
 )
 from ovseg_cli.evaluation.comparison import groups
-from ovseg_cli.evaluation.figures import DRAWS, SEED
+from ovseg_cli.evaluation.draws import DRAWS, SEED
 from ovseg_cli.evaluation.league import FORMS, Row, Table
 from ovseg_cli.files.discovery import InputImage, picture_id
 from ovseg_cli.files.layout import MASK_FOLDER

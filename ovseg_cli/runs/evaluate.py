@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovseg_cli.errors import LabelError, NoInputError, UsageError
-from ovseg_cli.evaluation.figures import DRAWS, SEED
+from ovseg_cli.evaluation.draws import DRAWS, SEED
 from ovseg_cli.files.labels import LABELMAP_NAME, LabelMap, is_background, read_labelmap
 from ovseg_cli.files.layout import MASK_FOLDER
 from ovseg_cli.methods.catalogue import METHODS

@@ -13,7 +13,18 @@ from ovseg_cli.cli.app import app
 from tests.cli.conftest import REPOSITORY, Process
 
 COMMANDS = typer.main.get_command(app).list_commands(None)
-HEAVY = ("torch", "torchvision", "diffusers", "transformers", "open_clip", "faiss", "sqlalchemy", "alembic", "skimage")
+HEAVY = (
+    "numpy",
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "open_clip",
+    "faiss",
+    "sqlalchemy",
+    "alembic",
+    "skimage",
+)
 
 
 def test_the_commands_are_those_of_the_mission():
