@@ -39,7 +39,8 @@ class Difference(nn.Module):
     def projection(self, packed: Tensor, block: int) -> Tensor:
         """A block's packed projection (3 D, D) with the differences added."""
         query, key, value = packed.chunk(3)
-        return torch.cat([query + self.q[block], key, value + self.v[block]])
+        changed = [(each + more).to(packed.dtype) for each, more in ((query, self.q[block]), (value, self.v[block]))]
+        return torch.cat([changed[0], key, changed[1]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def see(
         refine: What is made of tokens between blocks; None for nothing.
     """
     visual = clip.model.visual
-    tokens = visual.conv1(pixels)
+    tokens = visual.conv1(pixels.to(visual.conv1.weight.dtype))
     grid = (int(tokens.shape[2]), int(tokens.shape[3]))
     tokens = tokens.flatten(2).transpose(1, 2)
     class_token = visual.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
@@ -92,13 +93,13 @@ def see(
     for index, block in enumerate(visual.transformer.resblocks):
         tokens = _block(block, tokens, difference, index, dense=index == last)
         if index in hooks:
-            kept[index] = tokens[:, 1:].unflatten(1, grid)
+            kept[index] = tokens[:, 1:].float().unflatten(1, grid)
         if refine is not None and index < last:
-            tokens = refine(index, tokens)
+            tokens = refine(index, tokens.float()).to(tokens.dtype)
     embedded = visual.ln_post(tokens[:, 1:])
     if visual.proj is not None:
         embedded = embedded @ visual.proj
-    return Seen(grid, kept, embedded.unflatten(1, grid))
+    return Seen(grid, kept, embedded.float().unflatten(1, grid))
 
 
 def _block(block: Any, tokens: Tensor, difference: Difference | None, index: int, *, dense: bool) -> Tensor:

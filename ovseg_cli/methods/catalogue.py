@@ -15,11 +15,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module, metadata
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
 from ovseg_cli.errors import MethodError, UsageError
+from ovseg_cli.heads.record import file_digest, read_record
+from ovseg_cli.heads.registered import PREFIX, head_path
 from ovseg_cli.methods import published
 from ovseg_cli.names import unknown_choice
 from ovseg_cli.profiles.specs import DenseDefaults, Profile
@@ -56,6 +59,9 @@ class Method:
         prefilter: Whether the class pre-filter is part of it, so that it is on unless the profile or the user says no.
         explained: Whether `ovseg explain` can take its scores apart: those of prototypes, and of words those whose
             scorer is a `ovseg_cli.scorers.tokens.TokenScorer`.
+        trained: Of a trained head the digest of its file; empty for methods that need no training. Its settings are its
+            own with every profile, as it knows how its pictures were cut.
+        templates: Prompt templates that it was trained with; empty for those of its settings.
     """
 
     title: str
@@ -69,6 +75,8 @@ class Method:
     background: Literal["prototypes", "words", "doubt", "own"] = "words"
     prefilter: bool = False
     explained: bool = False
+    trained: str = ""
+    templates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("reads", "background"):
@@ -246,13 +254,18 @@ _OWN: Mapping[str, Method] = MappingProxyType(
 
 
 class Catalogue(Mapping[str, Method]):
-    """Methods by name: ovseg's own, and those of other packages, which are looked for when they are first needed."""
+    """Methods by name: ovseg's own, and those of other packages, which are looked for when they are first needed.
+
+    Trained heads are methods too, by the names of their files (``head:FILE``); they are in no list.
+    """
 
     def __init__(self, own: Mapping[str, Method]) -> None:
         self._own = own
         self._others: dict[str, tuple[Method, str]] | None = None
 
     def __getitem__(self, name: str) -> Method:
+        if name.startswith(PREFIX):
+            return _head(name)
         return self._own[name] if name in self._own else self._found()[name][0]
 
     def __iter__(self) -> Iterator[str]:
@@ -263,7 +276,7 @@ class Catalogue(Mapping[str, Method]):
 
     def origin(self, name: str) -> str | None:
         """The package and version that a method comes from; None for ovseg's own."""
-        return None if name in self._own else self._found()[name][1]
+        return None if name in self._own or name.startswith(PREFIX) else self._found()[name][1]
 
     def _found(self) -> Mapping[str, tuple[Method, str]]:
         if self._others is None:
@@ -293,6 +306,30 @@ class Catalogue(Mapping[str, Method]):
                 reason = f"{entry.value} is no ovseg_cli.methods.catalogue.Method"
         log.warning("The method %r of %s is left out: %s.", entry.name, _version_of(entry), reason)
         return None
+
+
+def _head(name: str) -> Method:
+    """The record of a trained head.
+
+    Raises:
+        UsageError: There is none of this name, or the file is no head.
+    """
+    path = head_path(name)
+    found = read_record(path)
+    dedos = found.spec.kind == "dedos"
+    networks: tuple[Literal["clip", "generator"], ...] = ("clip",)
+    if found.spec.dedos is not None and found.spec.dedos.at_inference == "image" and found.spec.dedos.injection:
+        networks = _DIFFUSION
+    return Method(
+        title=f"{'DEDOS' if dedos else 'CAT-Seg'} ({found.name})",
+        source="Li et al., ICCV 2025" if dedos else "Cho et al., CVPR 2024",
+        gist=f"a head that was trained on {len(found.base)} names",
+        networks=networks,
+        scorer="ovseg_cli.scorers.heads:HeadScorer",
+        settings={"trained": found.settings},
+        trained=file_digest(path),
+        templates=found.templates,
+    )
 
 
 def _version_of(entry: metadata.EntryPoint) -> str:
@@ -353,9 +390,11 @@ def scorer_of(name: str) -> Callable[..., Any]:
     Raises:
         MethodError: The record names none, or one that cannot be imported.
     """
-    module, _, attribute = METHODS[name].scorer.partition(":")
+    method = METHODS[name]
+    module, _, attribute = method.scorer.partition(":")
     try:
-        return getattr(import_module(module), attribute)
+        found = getattr(import_module(module), attribute)
+        return partial(found, head=head_path(name), digest=method.trained) if method.trained else found
     except (ImportError, AttributeError, ValueError) as error:
         whose = METHODS.origin(name) or "ovseg"
         raise MethodError(

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ovseg_cli.errors import ProfileMismatchError, UnknownClassError, UsageError
+from ovseg_cli.heads.record import read_record
+from ovseg_cli.heads.registered import head_path
 from ovseg_cli.methods.catalogue import METHODS, Method, check_method
 from ovseg_cli.methods.settings import dense_settings, templates_for
 from ovseg_cli.names import MAX_NAME_LENGTH, ClassList, check_names, did_you_mean, listed_names, shown_name
@@ -288,6 +290,9 @@ def _word_part(profile: Profile, classes: Sequence[str], choice: Choice, options
             f"{info.title} needs a self-supervised network, and the profile {profile.name!r} names none. "
             "Take another --method or --profile."
         )
+    if info.trained:
+        path = head_path(method)
+        read_record(path).check_profile(profile, path)
     settings = dense_settings(profile, method, options.settings, background=options.background)
     words = settings.background_words
     if options.background_words is not None and options.background:
@@ -297,7 +302,7 @@ def _word_part(profile: Profile, classes: Sequence[str], choice: Choice, options
         method=method,
         settings=replace(_with_geometry(settings, options), logit_scale=scale, background_words=words),
         vocabulary=make_vocabulary(classes, synonyms=dict(options.synonyms), background=words),
-        templates=templates_for(profile, settings, options.templates),
+        templates=(() if options.templates else info.templates) or templates_for(profile, settings, options.templates),
     )
 
 
@@ -447,6 +452,10 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     if words is not None:
         settings["dense"] = {"method": words.method, **asdict(words.settings)}
         settings["templates"] = options.templates
+        if trained := METHODS[words.method].trained:  # what it is called, and where it lies, changes no answer
+            settings["head"] = trained
+            settings["dense"]["method"] = "head"
+            settings["method"] = settings["method"] if recipe.method != words.method else "head"
         settings["words"] = words.vocabulary.record()
         record = profile.record()
         settings["networks"] = {part: record[part] for part in ("clip", "generator", "regions", "proxy")}
