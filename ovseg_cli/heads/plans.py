@@ -50,7 +50,7 @@ class Plan:
     crop: int = 64
     zoom: tuple[float, float] = (1.0, 2.0)
     colour: float = 0.3
-    names: int | None = 16
+    names: int | None = 12
 
     def __post_init__(self) -> None:
         if self.minutes is None and self.steps is None:
@@ -91,12 +91,12 @@ def make_spec(
     if preset != "published":
         half = clip.grid // 2 if clip.grid % 2 == 0 else clip.grid
         cost = CostSizes(
-            hidden=64,
-            guidance=64,
+            hidden=32,
+            guidance=32,
             window=min(12, half),  # as published: two windows a side
-            hooks=(64, 32),
-            decoder=(32, 16),
-            decoder_guidance=(16, 8),
+            hooks=(32, 16),
+            decoder=(16, 16),
+            decoder_guidance=(8, 8),
             pad=0,
         )
     return HeadSpec(

@@ -359,9 +359,11 @@ def head_geometry(profile: Profile, spec: HeadSpec, *, background: bool) -> Dens
     words = () if background else profile.clip.background_words
     threshold = 0.5 if background else None
     if own is not None:
+        # A window that is enlarged shows objects larger than crops do in training, and costs as much as any other.
+        windows = tuple(window for window in own.windows if window[0] >= side) or own.windows[:1]
         return DenseDefaults(
             short_side=own.short_side,
-            windows=own.windows,
+            windows=windows,
             whole_image=own.whole_image,
             squash=side,
             background_words=words,
