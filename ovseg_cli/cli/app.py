@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ovseg_cli.cli import bundles, classes, config, demo, doctor, evaluate, explain, methods, profiles, segment
+from ovseg_cli.cli import bundles, classes, config, demo, doctor, evaluate, explain, heads, methods, profiles, segment
 from ovseg_cli.cli.common import OvsegGroup, root_callback
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ bundles.register(app)
 segment.register(app)
 explain.register(app)
 evaluate.register(app)
+heads.register(app)
 methods.register(app)
 profiles.register(app)
 config.register(app)

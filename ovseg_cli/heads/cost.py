@@ -220,13 +220,14 @@ class CostAggregator(nn.Module):
         sizes: Its sizes.
         embed: Channels of the space shared by patches and texts.
         fine: Channels of the two finer maps that guide the decoder.
+        appearance: Channels of the map that guides the windows; None where that is the patches themselves, as published.
     """
 
-    def __init__(self, sizes: CostSizes, embed: int, fine: tuple[int, int]) -> None:
+    def __init__(self, sizes: CostSizes, embed: int, fine: tuple[int, int], appearance: int | None = None) -> None:
         super().__init__()
         self.sizes = sizes
         self.embedding = nn.Conv2d(sizes.prompts, sizes.hidden, kernel_size=7, padding=3)
-        self.appearance = nn.Conv2d(embed, sizes.guidance, kernel_size=3, padding=1)
+        self.appearance = nn.Conv2d(appearance or embed, sizes.guidance, kernel_size=3, padding=1)
         self.text = nn.Linear(embed, sizes.guidance)
         self.layers = nn.ModuleList(CostLayer(sizes) for _ in range(sizes.layers))
         self.fine = nn.ModuleList(
@@ -242,13 +243,16 @@ class CostAggregator(nn.Module):
         )
         self.head = nn.Conv2d(second, 1, kernel_size=3, padding=1)
 
-    def forward(self, patches: Tensor, texts: Tensor, fine: Sequence[Tensor]) -> Tensor:
+    def forward(
+        self, patches: Tensor, texts: Tensor, fine: Sequence[Tensor], appearance: Tensor | None = None
+    ) -> Tensor:
         """Logits of names.
 
         Args:
             patches: (B, h, w, E), CLIP's patches in the space of texts, of any norm.
             texts: (B, T, P, E), of any norm.
             fine: (B, C, 2 h, 2 w) and (B, C', 4 h, 4 w).
+            appearance: (B, C, h, w) that guides the windows; None for the patches.
 
         Returns:
             (B, T, 4 h, 4 w).
@@ -260,20 +264,21 @@ class CostAggregator(nn.Module):
             places = chosen[..., None, None]
             cost = cost.take_along_dim(places[..., None], dim=1)
             texts = F.normalize(texts, dim=-1).take_along_dim(places, dim=1)
-        logits = self._aggregate(cost, patches, texts, fine)
+        guidance = patches.permute(0, 3, 1, 2) if appearance is None else appearance
+        logits = self._aggregate(cost, guidance, texts, fine)
         if chosen is None:
             return logits
         every = logits.new_full((len(logits), names, *logits.shape[2:]), LEFT_OUT)
         return every.scatter(1, chosen[..., None, None].expand_as(logits), logits)
 
-    def _aggregate(self, cost: Tensor, patches: Tensor, texts: Tensor, fine: Sequence[Tensor]) -> Tensor:
+    def _aggregate(self, cost: Tensor, guidance: Tensor, texts: Tensor, fine: Sequence[Tensor]) -> Tensor:
         batch = len(cost)
         x = self.embedding(cost.flatten(0, 1)).permute(0, 2, 3, 1).unflatten(0, (batch, -1))
-        appearance = F.relu(self.appearance(patches.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        appearance = F.relu(self.appearance(guidance)).permute(0, 2, 3, 1)
         words = F.relu(self.text(F.normalize(texts.mean(dim=2), dim=-1)))
         for layer in self.layers:
             x = layer(x, appearance, words)
         maps = x.flatten(0, 1).permute(0, 3, 1, 2)
-        for step, project, guidance in zip(self.decoder, self.fine, fine, strict=True):
-            maps = step(maps, F.relu(project(guidance)))
+        for step, project, finer in zip(self.decoder, self.fine, fine, strict=True):
+            maps = step(maps, F.relu(project(finer)))
         return cast(Tensor, self.head(maps).unflatten(0, (batch, -1))[:, :, 0])

@@ -155,9 +155,7 @@ def read_data(
     )
 
 
-def _names(
-    truth: GroundTruth, classes: Sequence[str], novel: Sequence[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _names(truth: GroundTruth, classes: Sequence[str], novel: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names that are trained and those that are not, as the label map spells them."""
     every = ClassList.distinct(name for name in truth.labels.names if not is_background(name) and not is_void(name))
     for option, asked in (("--classes", classes), ("--novel", novel)):
@@ -200,9 +198,7 @@ def _table(truth: GroundTruth, names: Sequence[str], novel: Sequence[str]) -> np
 _UNKNOWN = -3
 
 
-def _count(
-    sample: Sample, truth: GroundTruth, table: npt.NDArray[np.int64], counts: Counter[int], digest: Any
-) -> None:
+def _count(sample: Sample, truth: GroundTruth, table: npt.NDArray[np.int64], counts: Counter[int], digest: Any) -> None:
     """Read one label, and count what it shows."""
     ids = read_label(sample.label, truth.labels)
     numbers = np.bincount(ids.ravel())

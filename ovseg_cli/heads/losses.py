@@ -56,7 +56,7 @@ class StepLoss:
         device = self._clip.device
         texts, labels = self._texts_of(chosen), labels.to(device)
         pixels = self.normalised(batch.images)
-        if self._taps is None:
+        if self._head.spec.kind == "catseg":
             features = self._head.features(self._clip, pixels)
             value = pixel_loss(self._head.compare(features, texts), labels)
             return value, {}
@@ -80,7 +80,7 @@ class StepLoss:
     def _diffusion(self, batch: Batch, random: torch.Generator) -> dict[str, Any]:
         """What the diffusion model says of a batch, unless this one is trained without."""
         sizes = self._head.spec.dedos
-        if not sizes.injection or float(torch.rand((), generator=random)) < sizes.drop:
+        if self._taps is None or float(torch.rand((), generator=random)) < sizes.drop:
             return {}
         found = self._taps.of(self._pictures, batch)
         more: dict[str, Any] = {"taps": found.taps}

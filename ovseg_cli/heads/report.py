@@ -17,9 +17,9 @@ from ovseg_cli.evaluation.folder import GroundTruth
 from ovseg_cli.evaluation.metrics import class_iou
 from ovseg_cli.files.images import open_image
 from ovseg_cli.files.labels import is_background, is_void, read_label
+from ovseg_cli.heads.data import Sample
 from ovseg_cli.heads.record import HeadRecord
 from ovseg_cli.heads.registered import PREFIX
-from ovseg_cli.heads.data import Sample
 from ovseg_cli.methods.catalogue import METHODS, word_methods
 from ovseg_cli.names import ClassList, listed_names
 from ovseg_cli.segmentation.options import SegmentOptions

@@ -64,6 +64,7 @@ class DedosSizes:
         at_inference: What stands for queries when pictures are segmented: the raw ones, the running mean of the
             injected ones, or those of the picture itself, for which the diffusion model is loaded.
         taps: Names of the UNet's blocks whose outputs are read.
+        tap_channels: Their channels.
         injection_heads: Attention heads of an injection layer.
         refine: Whether CLIP's tokens are refined by the queries (equations 13 and 14).
         cost: Whether the cost aggregation runs beside the mask decoder.
@@ -85,6 +86,7 @@ class DedosSizes:
     keep: float = 0.7
     at_inference: Literal["raw", "mean", "image"] = "raw"
     taps: tuple[str, ...] = ()
+    tap_channels: tuple[int, ...] = ()
     injection_heads: int = 8
     refine: bool = True
     cost: bool = True

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-
 
 from ovseg_cli.atomic import write_image, write_json
 from ovseg_cli.errors import UsageError
@@ -49,7 +47,7 @@ class TrainingListener(Protocol):
         """So many pictures of the report are segmented."""
 
 
-class Silent:
+class _Nobody:
     """A listener that keeps it to itself."""
 
     def read(self, done: int, total: int) -> None: ...
@@ -174,7 +172,7 @@ def train_head(
     from ovseg_cli.heads.training import Training
 
     check_request(request)
-    listener = listener or Silent()
+    listener = listener or _Nobody()
     profile = models.profile
     data = read_data(
         request.images,
@@ -261,12 +259,14 @@ def head_spec(request: HeadRequest, preset: Preset, models: Models) -> HeadSpec:
     )
     dedos = None
     if request.kind == "dedos":
-        from ovseg_cli.heads.taps import default_taps
+        from ovseg_cli.heads.taps import default_taps, tap_channels
 
         dedos = dedos_row(dedos_sizes(preset), request.row or "V")
         dedos = dataclasses.replace(dedos, **request.dedos)
         if dedos.injection and not dedos.taps:
-            dedos = dataclasses.replace(dedos, taps=default_taps(models.generator.unet))
+            unet = models.generator.unet
+            taps = default_taps(unet)
+            dedos = dataclasses.replace(dedos, taps=taps, tap_channels=tap_channels(unet, taps))
         _check_dedos(dedos)
     return make_spec(request.kind, sizes, preset, tuned=request.tuned, dedos=dedos)
 
@@ -337,7 +337,9 @@ def _record(
             "parameters": parameters,
             "plan": plan.record(),
             "identity": clean(identity),
-            "licences": sorted({weights.licence, profile.generator.weights.licence} if spec.dedos else {weights.licence}),
+            "licences": sorted(
+                {weights.licence, profile.generator.weights.licence} if spec.dedos else {weights.licence}
+            ),
         },
         templates=tuple(templates),
         geometry=clean(dataclasses.asdict(head_geometry(profile, spec, background=data.nothing > 0))),
@@ -450,6 +452,59 @@ def report_head(
     return found
 
 
-def remove_work(output: Path) -> None:
-    """Forget the checkpoint of a head's file."""
-    shutil.rmtree(work_folder(output), ignore_errors=True)
+def convert_catseg(checkpoint: Path, output: Path, models: Models) -> HeadRecord:
+    """Make a head's file of a checkpoint of CAT-Seg's published code.
+
+    Args:
+        checkpoint: A file that torch has saved; it is read as tensors only.
+        output: The head's file.
+        models: Whose CLIP it was trained from.
+
+    Raises:
+        UsageError: It cannot be read, or the output is no name for a head.
+        WeightsError: It is no such checkpoint, or was trained from another CLIP.
+    """
+    import pickle
+
+    import torch
+
+    from ovseg_cli.heads.artefact import save_head
+    from ovseg_cli.heads.published import catseg_from
+    from ovseg_cli.heads.record import file_digest
+    from ovseg_cli.heads.tiles import PUBLISHED_TILES
+
+    if output.suffix != SUFFIX:
+        raise UsageError(f"A head is written as {SUFFIX}, got {str(output)!r}.")
+    try:
+        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UsageError(f"The checkpoint {checkpoint} cannot be read as tensors: {error}") from error
+    state = loaded.get("model", loaded) if isinstance(loaded, dict) else {}
+    head = catseg_from(state, models.clip.model.state_dict())
+    weights = models.profile.clip.weights
+    record = HeadRecord(
+        name=output.stem,
+        spec=head.spec,
+        base=(),
+        novel=(),
+        clip={"digest": clip_digest(weights), "name": weights.model_id, "licence": weights.licence},
+        profile=models.profile.name,
+        data={"digest": file_digest(checkpoint), "pictures": 0, "held_out": [], "background": False},
+        training={
+            "seed": None,
+            "steps": 80_000,
+            "seconds": 0.0,
+            "finished": True,
+            "parameters": sum(p.numel() for p in head.parameters()),
+            "plan": {},
+            "licences": ["MIT (CAT-Seg)", weights.licence],
+        },
+        templates=(CATSEG_TEMPLATE,),
+        # The tiles are the head's own: it is given the whole picture as a square, as published.
+        geometry={"short_side": PUBLISHED_TILES.side, "whole_image": True, "squash": PUBLISHED_TILES.side}
+        | {"resample": "bilinear-float"},
+        tiles=(PUBLISHED_TILES.side, PUBLISHED_TILES.window, PUBLISHED_TILES.stride),
+        version=version("ovseg"),
+    )
+    save_head(output, head.state_dict(), record)
+    return record

@@ -127,5 +127,3 @@ class HeadScorer(WordScorer):
 
 def _as_it_is(values: Tensor, _size: tuple[int, int]) -> Head:
     return Head(len(values), lambda rows: rows)
-
-

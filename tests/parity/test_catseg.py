@@ -63,7 +63,9 @@ def checkpoint(case: Case, clip: ClipBackbone) -> dict[str, torch.Tensor]:
             state[f"sem_seg_head.predictor.clip_model.{start}{letter}_proj_weight"] = torch.from_numpy(value)
     for name, shape in published_shapes(case).items():
         made = torch.from_numpy(parameter(name, shape))
-        key = name if name.startswith("upsample") else name.replace("aggregator.", "sem_seg_head.predictor.transformer.")
+        key = (
+            name if name.startswith("upsample") else name.replace("aggregator.", "sem_seg_head.predictor.transformer.")
+        )
         state[key] = made
     state["sem_seg_head.predictor.transformer.layers.0.swin_block.block_2.attn_mask"] = torch.zeros(4, 144, 144)
     return state
@@ -112,7 +114,10 @@ def published_shapes(case: Case) -> dict[str, tuple[int, ...]]:
         own = case.decoder_guidance[step]
         conv(f"aggregator.decoder_guidance_projection.{step}.0", case.hooks[step], own, 3)
         at = f"aggregator.decoder{step + 1}"
-        shapes[f"{at}.up.weight"], shapes[f"{at}.up.bias"] = (widths[step], widths[step] - own, 2, 2), (widths[step] - own,)
+        shapes[f"{at}.up.weight"], shapes[f"{at}.up.bias"] = (
+            (widths[step], widths[step] - own, 2, 2),
+            (widths[step] - own,),
+        )
         conv(f"{at}.conv.double_conv.0", widths[step], widths[step + 1], 3, bias=False)
         norm(f"{at}.conv.double_conv.1", widths[step + 1])
         conv(f"{at}.conv.double_conv.3", widths[step + 1], widths[step + 1], 3, bias=False)
