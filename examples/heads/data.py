@@ -13,25 +13,28 @@ import numpy as np
 from PIL import Image
 
 from examples.mini_pack.glyphs import GlyphSet
-from examples.mini_pack.vocabulary import LABEL_IDS, LABEL_NAMES, STUFF_NAMES, THING_NAMES
+from examples.mini_pack.vocabulary import LABEL_IDS, STUFF_NAMES, THING_NAMES
 from examples.mini_pack.world import Scene, World
-from ovseg_cli.files.labels import IGNORE, LABELMAP_NAME, LabelMap, write_label, write_labelmap
+from ovseg_cli.files.labels import IGNORE, LABELMAP_NAME, LabelMap, read_labelmap, write_label, write_labelmap
 
-NOVEL_THINGS = ("cat", "horse", "strawberry", "hamburger", "airplane", "car", "penguin", "frog", "book", "umbrella")
-NOVEL_THINGS = (*NOVEL_THINGS, "mushroom")
+NOVEL_THINGS: tuple[str, ...] = (
+    *("cat", "horse", "strawberry", "hamburger", "airplane", "car"),
+    *("penguin", "frog", "book", "umbrella", "mushroom"),
+)
 NOVEL_STUFF = ("sand", "wood")
 NOVEL = (*NOVEL_THINGS, *NOVEL_STUFF)
 BASE_THINGS = tuple(name for name in THING_NAMES if name not in NOVEL_THINGS)
 BASE = (*BASE_THINGS, *(name for name in STUFF_NAMES if name not in NOVEL_STUFF))
 
+PICTOGRAMS = Path(__file__).parents[1] / "pictograms"
 SIZE = 96
 FIRST_SEED = 5_000_000
 """Far from those of the bundled models' training scenes."""
 
 
 def labelmap() -> LabelMap:
-    """The world's names; id 0, the background, never occurs."""
-    return LabelMap.from_classes(LABEL_NAMES[1:])
+    """The ids of the bundled pictures, which are the world's; one name is longer there. Background never occurs."""
+    return read_labelmap(PICTOGRAMS / "labels" / LABELMAP_NAME)
 
 
 def render(folder: Path, count: int, *, size: int = SIZE, novel: str = "absent", first: int = FIRST_SEED) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.table import Table
 
 from ovseg_cli.cli.common import Common, command, group
 from ovseg_cli.cli.options import ClassesOpt, LabelMapOpt, split_names
@@ -17,16 +18,15 @@ if TYPE_CHECKING:
     from ovseg_cli.heads.data import TrainingData
     from ovseg_cli.heads.plans import Plan
     from ovseg_cli.heads.record import HeadRecord
-    from ovseg_cli.heads.report import HeadReport, MethodScore
     from ovseg_cli.heads.sizes import HeadSpec
     from ovseg_cli.heads.training import Moment
+    from ovseg_cli.runs.head_report import HeadReport, MethodScore
     from ovseg_cli.runs.heads import TrainedHead
 
 REPORT = "Report"
 TRAINING = "How it is trained"
 DEDOS = "DEDOS"
 _SAID_SECONDS = 60.0
-_COLUMNS = (("method", "left"), ("base", "right"), ("novel", "right"), ("harmonic", "right"), ("all", "right"))
 
 
 def register(app: typer.Typer) -> None:
@@ -294,7 +294,7 @@ def _trained_data(trained: TrainedHead, report: HeadReport | None) -> dict[str, 
 def _show_trained(common: Common, trained: TrainedHead, report: HeadReport | None) -> None:
     out, record = common.out, trained.record
     if report is not None:
-        out.show(table(*_COLUMNS, ("s/picture", "right"), rows=[_row(score) for score in report.rows]))
+        out.show(_table(report))
         out.line()
         for remark in report.remarks:
             out.line(remark)
@@ -308,6 +308,13 @@ def _show_trained(common: Common, trained: TrainedHead, report: HeadReport | Non
     )
     out.line("head    ", str(trained.path), copyable=True)
     out.line("curves  ", str(trained.folder / "curves.png"), copyable=True)
+
+
+def _table(report: HeadReport) -> Table:
+    """A line for each method."""
+    figures = ("base", "novel", "harmonic", "all", "s/picture")
+    rows = [_row(score) for score in report.rows]
+    return table(("method", "left"), *((figure, "right") for figure in figures), rows=rows)
 
 
 def _row(score: MethodScore) -> tuple[str, ...]:

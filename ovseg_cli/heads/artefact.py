@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ovseg_cli.atomic import atomic_path
@@ -46,7 +46,8 @@ def save_head(path: Path, tensors: Mapping[str, Tensor], record: HeadRecord) -> 
     """
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_path(path) as part:
-        save_file(plain, part, metadata={KEY: record.to_json()})
+        # Not by `save_file`, whose files are private to their owner.
+        part.write_bytes(save(plain, metadata={KEY: record.to_json()}))
 
 
 def load_head(path: Path, clip: ClipBackbone | None = None) -> tuple[Head, HeadRecord]:

@@ -220,7 +220,7 @@ class CostAggregator(nn.Module):
         sizes: Its sizes.
         embed: Channels of the space shared by patches and texts.
         fine: Channels of the two finer maps that guide the decoder.
-        appearance: Channels of the map that guides the windows; None where that is the patches themselves, as published.
+        appearance: Channels of the map that guides the windows; None where that is the patches, as published.
     """
 
     def __init__(self, sizes: CostSizes, embed: int, fine: tuple[int, int], appearance: int | None = None) -> None:

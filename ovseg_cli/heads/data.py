@@ -217,8 +217,8 @@ def _count(sample: Sample, truth: GroundTruth, table: npt.NDArray[np.int64], cou
         turned = header.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     if ids.shape != (size[::-1] if turned else size):
         raise LabelError(
-            f"The sizes differ: {sample.image} is {size[1]}x{size[0]}, {sample.label} is {ids.shape[1]}x{ids.shape[0]}. "
-            "A label has the size of its picture."
+            f"The sizes differ: {sample.image} is {size[1]}x{size[0]}, {sample.label} is "
+            f"{ids.shape[1]}x{ids.shape[0]}. A label has the size of its picture."
         )
     digest.update(f"{sample.key}\0{size}\0{sample.image.stat().st_size}\0".encode("utf-8", "surrogatepass"))
     digest.update(np.ascontiguousarray(ids).tobytes())

@@ -9,7 +9,7 @@ head was made for that.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -171,11 +171,11 @@ class Dedos(nn.Module):
 
     def _consistency(self, clip: ClipBackbone, seen: Seen, denoised: Tensor, queries: Tensor) -> Tensor:
         """Equations 9 to 12, averaged over the blocks that are read. The denoised pictures are only looked at."""
-        assert self.consistency is not None  # noqa: S101  # asked before
+        consistency = cast(Consistency, self.consistency)  # asked before
         with torch.no_grad():
             after = self._see(clip, denoised, queries)
         losses = [
-            self.consistency(queries, seen.hooks[block].flatten(1, 2), after.hooks[block].flatten(1, 2))
+            consistency(queries, seen.hooks[block].flatten(1, 2), after.hooks[block].flatten(1, 2))
             for block in self._hooks
         ]
         return torch.stack(losses).mean()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -74,8 +74,8 @@ class StepLoss:
         if self._texts is not None:
             return self._texts[chosen.to(self._texts.device)]
         used, place = chosen.unique(return_inverse=True)
-        assert self._tokens is not None  # noqa: S101  # one of both is there
-        return tuned_texts(self._head, self._clip, self._tokens[used])[place.to(self._clip.device)]
+        tokens = cast(Tensor, self._tokens)  # one of both is there
+        return tuned_texts(self._head, self._clip, tokens[used])[place.to(self._clip.device)]
 
     def _diffusion(self, batch: Batch, random: torch.Generator) -> dict[str, Any]:
         """What the diffusion model says of a batch, unless this one is trained without."""

@@ -143,9 +143,14 @@ def _check_clip(state: Mapping[str, Tensor], clip: Mapping[str, Tensor]) -> None
     """
     for name in ("visual.conv1.weight", "visual.ln_post.weight", "ln_final.weight"):
         theirs, ours = state.get(f"{_CLIP}{name}"), clip.get(name)
-        alike = theirs is not None and ours is not None and theirs.shape == ours.shape
         # Published weights went through half precision.
-        if not alike or not torch.allclose(theirs.float(), ours.float(), rtol=2e-3, atol=2e-3):
+        alike = (
+            theirs is not None
+            and ours is not None
+            and theirs.shape == ours.shape
+            and torch.allclose(theirs.float(), ours.float(), rtol=2e-3, atol=2e-3)
+        )
+        if not alike:
             raise WeightsError(
                 f"The checkpoint was trained from another CLIP than this profile's: {name} differs. Take a profile "
                 "with OpenAI's ViT-B/16 or ViT-L/14 at 336 pixels."

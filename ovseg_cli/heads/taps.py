@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -136,19 +136,20 @@ class TapCache:
         passing: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for start in range(0, len(missing), AT_ONCE):
             passing |= self._ask(pictures, missing[start : start + AT_ONCE])
-        assert self._shapes is not None  # noqa: S101  # known since the first answer
         rows, denoised = [], []
         for index in batch.samples:
             if index in passing:
                 row, picture = passing[index]
             else:
-                assert self._files is not None  # noqa: S101  # what is known lies there
-                row, picture = self._files[0][index], self._files[1][index]
+                numbers_kept, pictures_kept = cast(
+                    "tuple[np.memmap, np.memmap]", self._files
+                )  # where what is known lies
+                row, picture = numbers_kept[index], pictures_kept[index]
             rows.append(torch.from_numpy(np.array(row)))
             denoised.append(torch.from_numpy(np.array(picture)))
         numbers = torch.stack(rows).to(self._device).float()
         taps, at = [], 0
-        for step in self._shapes:
+        for step in cast("list[list[tuple[int, int]]]", self._shapes):  # known since the first answer
             blocks = []
             for tokens, channels in step:
                 blocks.append(numbers[:, at : at + tokens * channels].unflatten(1, (tokens, channels)))
@@ -184,7 +185,7 @@ class TapCache:
         side = self._reader.side
         if self._count * (2 * each + 3 * side**2) > MOST_ON_DISK:
             return
-        mode = "w+" if fresh else "r+"
+        mode: Literal["w+", "r+"] = "w+" if fresh else "r+"
         self._files = (
             np.memmap(self._folder / "taps.f16", np.float16, mode, shape=(self._count, each)),
             np.memmap(self._folder / "denoised.u8", np.uint8, mode, shape=(self._count, 3, side, side)),

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -257,6 +257,7 @@ class _Pace:
     """How far the training was before each step, as lines of a file that grows."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._known: list[float] = []
         if path.is_file():
             whole = path.read_text(encoding="utf-8").rpartition("\n")[0]  # a line without its end is torn
@@ -264,10 +265,6 @@ class _Pace:
                 with suppress(ValueError):
                     self._known.append(float(line))
             write_text(path, "".join(f"{value!r}\n" for value in self._known))
-        try:
-            self._file: IO[str] = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"Cannot write {path}: {error.strerror}.") from error
 
     def at(self, step: int) -> float | None:
         return self._known[step] if step < len(self._known) else None
@@ -275,8 +272,11 @@ class _Pace:
     def note(self, step: int, progress: float) -> None:
         if step == len(self._known):
             self._known.append(progress)
-            self._file.write(f"{progress!r}\n")
-            self._file.flush()
+            try:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(f"{progress!r}\n")
+            except OSError as error:
+                raise OutputError(f"Cannot write {self._path}: {error.strerror}.") from error
 
 
 class Curves:
@@ -344,7 +344,7 @@ def _patient() -> Iterator[_Waiting]:
     if threading.current_thread() is not threading.main_thread():
         yield waiting
         return
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in map(int, (signal.SIGINT, signal.SIGTERM)):
         before = signal.getsignal(number)
         if before is not signal.SIG_IGN:
             waiting.before[number] = before

@@ -20,9 +20,9 @@ from ovseg_cli.profiles.specs import DenseDefaults
 
 if TYPE_CHECKING:
     from ovseg_cli.heads.data import TrainingData
-    from ovseg_cli.heads.report import HeadReport
     from ovseg_cli.heads.training import Moment
     from ovseg_cli.models import Models
+    from ovseg_cli.runs.head_report import HeadReport
     from ovseg_cli.store import Store
 
 SUFFIX = ".safetensors"
@@ -362,7 +362,9 @@ def head_geometry(profile: Profile, spec: HeadSpec, *, background: bool) -> Dens
     threshold = 0.5 if background else None
     if own is not None:
         # A window that is enlarged shows objects larger than crops do in training, and costs as much as any other.
-        windows = tuple(window for window in own.windows if window[0] >= side) or own.windows[:1]
+        # As published, windows overlap by a third.
+        sizes = [size for size, _ in own.windows if size >= side] or [size for size, _ in own.windows[:1]]
+        windows = tuple((size, 2 * size // 3) for size in sizes)
         return DenseDefaults(
             short_side=own.short_side,
             windows=windows,
@@ -420,7 +422,7 @@ def report_head(
         The report; None where there is no picture for it.
     """
     from ovseg_cli.heads.data import Sample, read_data
-    from ovseg_cli.heads.report import score_head
+    from ovseg_cli.runs.head_report import score_head
 
     record = trained.record
     if request.test_images is not None and request.test_labels is not None:
