@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ovseg_cli.errors import ProfileMismatchError, UnknownClassError, UsageError
 from ovseg_cli.heads.record import read_record
-from ovseg_cli.heads.registered import head_path
+from ovseg_cli.heads.registered import PREFIX, head_path
 from ovseg_cli.methods.catalogue import METHODS, Method, check_method
 from ovseg_cli.methods.settings import dense_settings, templates_for
 from ovseg_cli.names import MAX_NAME_LENGTH, ClassList, check_names, did_you_mean, listed_names, shown_name
@@ -78,6 +78,8 @@ def choose_method(store: PrototypeSource, profile: Profile, classes: Sequence[st
         UsageError: No such method, no class, or a class twice.
     """
     check_method(method)
+    if method.startswith(PREFIX):  # whatever it is called: a folder's run goes on with the same file
+        method = f"{PREFIX}{head_path(method)}"
     if not classes:
         raise UsageError('No classes to segment. Name some with --classes, or add one: ovseg add-class "cat".')
     missing = tuple(name for name in ClassList(classes) if not store.has_class(name))

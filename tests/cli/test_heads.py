@@ -71,6 +71,7 @@ def test_segmenting_naming_and_training_anew(trained, here, run):
     assert run("heads", "add", "squares.safetensors").exit_code == 0
     assert run("heads", "--json").data[0]["base"] == ["grass", "cat", "dog"]
     by_name = run("segment", "data/images/p0.png", "--method", "head:squares", *out)
+    assert by_name.exit_code == 0, by_name.stderr
     assert by_name.data["skipped"] == 1  # the same weights, whatever they are called
     again = run(
         "train-head", "squares", "--images", "data/images", "--labels", "data/labels", "--novel", "novel.txt",

@@ -46,7 +46,7 @@ def test_background_shows_nothing(folder):
 
 def test_a_name_that_no_label_shows(tmp_path):
     folder = paint_folder(tmp_path / "data", shown=("grass", "cat", "dog"))
-    with pytest.raises(LabelError, match="No label shows car.*--classes"):
+    with pytest.raises(LabelError, match=r"No label shows car.*--classes"):
         read(folder, classes=["cat", "dog", "car"])
     data = read(folder)
     assert data.names == ("grass", "cat", "dog")

@@ -114,14 +114,14 @@ def test_ctrl_c_waits_for_the_step_and_keeps_it(tmp_path):
 
 def test_a_checkpoint_of_another_training(tmp_path):
     trained(tmp_path)
-    with pytest.raises(UsageError, match="another training: of differ.*--no-resume"):
+    with pytest.raises(UsageError, match=r"another training: of differ.*--no-resume"):
         Training(Small(), PLAN, tmp_path, {"of": "a circle"})
     assert Training(Small(), PLAN, tmp_path, {"of": "a circle"}, resume=False).step == 0
 
 
 def test_a_damaged_checkpoint(tmp_path):
     (tmp_path / "checkpoint.safetensors").write_bytes(b"12345678")
-    with pytest.raises(UsageError, match="damaged.*--no-resume"):
+    with pytest.raises(UsageError, match=r"damaged.*--no-resume"):
         Training(Small(), PLAN, tmp_path, {})
 
 
@@ -230,7 +230,7 @@ def test_an_interrupted_training_leaves_a_head(folder, monkeypatch):
 
 def test_another_clip_is_refused(folder):
     found = train_head(request(folder), mini_models())
-    with pytest.raises(ProfileMismatchError, match="was trained on the CLIP bundled:mini/clip.*'sd15' has"):
+    with pytest.raises(ProfileMismatchError, match=r"was trained on the CLIP bundled:mini/clip.*'sd15' has"):
         found.record.check_profile(get_profile("sd15"), found.path)
 
 
