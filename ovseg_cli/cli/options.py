@@ -197,6 +197,18 @@ TemplatesOpt = Annotated[
     ),
 ]
 
+WordsOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--words",
+        metavar="METHOD",
+        autocompletion=complete_method,
+        rich_help_panel=WITH_WORDS,
+        help="With hybrid: the method that reads words, such as head:FILE. (default: the profile's best)",
+        show_default=False,
+    ),
+]
+
 LogitScaleOpt = Annotated[
     float | None,
     typer.Option(
@@ -314,6 +326,7 @@ def _query(
     background_line: BackgroundLineOpt = "named",
     templates: TemplatesOpt = None,
     logit_scale: LogitScaleOpt = None,
+    words: WordsOpt = None,
     short_side: ShortSideOpt = None,
     windows: WindowsOpt = None,
     refine: RefineOpt = None,
@@ -329,6 +342,8 @@ def _query(
 
     values = dict(locals())
     check_method(method)
+    if words is not None:
+        check_method(words)
     names = split_names(classes)
     listed, notes = None, []
     if background_line != "named" and class_file is None:
@@ -361,6 +376,7 @@ def _query(
             settings=settings,
             templates=templates,
             logit_scale=logit_scale,
+            words=words,
             short_side=short_side,
             windows=parse_windows(windows or []),
             synonyms=tuple(merged.items()),

@@ -285,8 +285,10 @@ def _prototype_part(
 
 def _word_part(profile: Profile, classes: Sequence[str], choice: Choice, options: SegmentOptions) -> WordPart:
     """What is read in words."""
-    method = choice.method if METHODS[choice.method].reads_words else profile.clip.best
+    method = choice.method if METHODS[choice.method].reads_words else options.words or profile.clip.best
     info = METHODS[method]
+    if options.words is not None and not info.reads == "words":
+        raise UsageError(f"--words takes a method that CLIP reads words by, and {method} is none. Take gem, or a head.")
     if "proxy" in info.networks and profile.proxy_extractor is None:
         raise UsageError(
             f"{info.title} needs a self-supervised network, and the profile {profile.name!r} names none. "
@@ -368,6 +370,11 @@ def _extractors(profile: Profile, infos: Sequence[ClassInfo], asked: Sequence[st
 def _refuse_foreign(choice: Choice, options: SegmentOptions) -> None:
     """Raise for an option that the method does not have."""
     method = METHODS[choice.method]
+    if options.words is not None and method.reads != "both":
+        raise UsageError(
+            f"--words says how hybrid reads words, and {choice.method} segments ({choice.reason}). Leave it out, or "
+            "use --method hybrid."
+        )
     of_prototypes: dict[str, Any] = {
         "--extractors": options.extractors,
         "--prototypes": options.prototypes,
