@@ -27,6 +27,8 @@ def test_the_commands_are_those_of_the_mission():
         "segment",
         "explain",
         "eval",
+        "train-head",
+        "heads",
         "methods",
         "profiles",
         "pull",
