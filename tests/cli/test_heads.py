@@ -144,3 +144,26 @@ def test_a_checkpoint_that_is_none(here, run):
     (here / "model.pth").write_bytes(b"nothing")
     result = run("heads", "convert", "model.pth", "-o", "x.safetensors")
     assert "cannot be read as tensors" in result.error
+
+
+def test_hybrid_with_a_head(trained, here, run):
+    """Words are read by the head where a class has no prototypes."""
+    words = ("--words", "head:squares.safetensors")
+    result = run("segment", "data/images/p0.png", "-c", "cat,dog", "--method", "hybrid", *words, "--json")
+    assert result.exit_code == 0, result.stderr
+    plain = run("segment", "data/images/p0.png", "-c", "cat,dog", "--method", "hybrid", "--json")
+    assert plain.data["done"] == 1  # another reader of words, other label maps
+    refused = run("segment", "data/images/p0.png", "-c", "cat,dog", "--method", "gem", *words)
+    assert refused.error.startswith("--words says how hybrid reads words, and gem segments")
+
+
+def test_comparing_a_head_with_others(trained, here):
+    from ovseg_cli import Store, compare
+
+    with Store.open(here / "store", profile="mini") as store:
+        image = np.asarray(Image.open("data/images/p0.png"))
+        found = compare(store, image, ["cat", "dog"], methods=["gem", "head:squares.safetensors"])
+    assert {name: answer.ids.shape for name, answer in found.items()} == {
+        "gem": (64, 64),
+        "head:squares.safetensors": (64, 64),
+    }
