@@ -142,6 +142,7 @@ def segment(
     windows: Sequence[tuple[int, int]] | None = None,
     templates: TemplateSet | None = None,
     logit_scale: float | None = None,
+    words: str | None = None,
     synonyms: Mapping[str, Sequence[str]] | None = None,
     background_words: Sequence[str] | None = None,
     image_classes: Sequence[str] | None = None,
@@ -176,6 +177,7 @@ def segment(
         templates: With words: "single", "short", "car", "imagenet" or "imagenet-scene", the prompt templates that they
             are put into (default: the method's).
         logit_scale: With words: factor on cosines before the softmax (default: the method's).
+        words: With hybrid: the method that reads words, such as a trained head (default: the profile's best).
         synonyms: With words: more words for some of the classes.
         background_words: With words: what is none of the classes (default: the method's).
         image_classes: Which of the classes may be in this picture (default: the pre-filter's answer, or all). AggSD and
@@ -203,8 +205,8 @@ def segment(
     check_names("extractors", extractors)
     check_names("prototypes", prototypes)
     check_names("background_words", background_words)
-    for name, words in (synonyms or {}).items():
-        check_names(f"the synonyms of {name!r}", words)
+    for name, more in (synonyms or {}).items():
+        check_names(f"the synonyms of {name!r}", more)
     names = _names(store, classes)
     segmenter = Segmenter(
         _models(profile_of(store), device, precision),
@@ -224,7 +226,8 @@ def segment(
             windows=None if windows is None else tuple((size, stride) for size, stride in windows),
             templates=templates,
             logit_scale=logit_scale,
-            synonyms=tuple((name, tuple(words)) for name, words in (synonyms or {}).items()),
+            words=words,
+            synonyms=tuple((name, tuple(more)) for name, more in (synonyms or {}).items()),
             background_words=None if background_words is None else tuple(background_words),
         ),
     )

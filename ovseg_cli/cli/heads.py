@@ -232,6 +232,8 @@ def train_head(
             found = report_head(trained, request, store, models, methods=beside, progress=part) if report else None
     for note in trained.notes:
         common.out.note(note)
+    if report and found is None:
+        common.out.note("too few pictures to keep some for a report: name others with --test-images and --test-labels")
     common.out.result(
         _trained_data(trained, found), human=lambda: _show_trained(common, trained, found), quiet=[trained.path]
     )

@@ -23,7 +23,7 @@ from ovseg_cli.errors import LabelError, UsageError
 from ovseg_cli.evaluation.folder import GroundTruth, read_ground_truth
 from ovseg_cli.evaluation.pairing import pair
 from ovseg_cli.files.discovery import discover
-from ovseg_cli.files.images import open_image
+from ovseg_cli.files.images import decoding, open_image
 from ovseg_cli.files.labels import LABELMAP_NAME, is_background, is_void, read_label, read_labelmap
 from ovseg_cli.heads.catseg import IGNORED, NOTHING
 from ovseg_cli.names import ClassList, did_you_mean, listed, listed_names, shown_name
@@ -212,7 +212,7 @@ def _count(sample: Sample, truth: GroundTruth, table: npt.NDArray[np.int64], cou
         )
     for label in present:
         counts[int(table[label])] += int(numbers[label])
-    with Image.open(sample.image) as header:
+    with decoding(sample.image) as header:
         size = (header.height, header.width)
         turned = header.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     if ids.shape != (size[::-1] if turned else size):

@@ -89,9 +89,16 @@ class HeadRecord:
 
     @property
     def settings(self) -> DenseDefaults:
-        """How pictures are cut up and what stands for the background."""
+        """How pictures are cut up and what stands for the background.
+
+        Raises:
+            UsageError: They are of another version.
+        """
         frozen = {name: _frozen(value) for name, value in self.geometry.items()}
-        return DenseDefaults(**frozen)
+        try:
+            return DenseDefaults(**frozen)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"The head {self.name!r} was made by another version of ovseg: {error}.") from error
 
     def check_profile(self, profile: Profile, path: Path) -> None:
         """Refuse another CLIP than the head was trained on.

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from ovseg_cli.backbones.pixels import to_working_tensor
 from ovseg_cli.heads.data import Batch, Pictures
 from ovseg_cli.heads.sizes import DedosSizes, HeadSpec
-from ovseg_cli.profiles.specs import Profile
+from ovseg_cli.profiles.specs import Profile, digest_of
 
 if TYPE_CHECKING:
     from ovseg_cli.backbones.unet import DiffusionBackbone
@@ -94,6 +94,7 @@ class TapCache:
         folder: Where it is kept.
         count: How many pictures there are.
         device: Where answers are wanted.
+        identity: Of what pictures and by what model answers are; those of others are forgotten.
         progress: Told of how many pictures the model has been asked.
     """
 
@@ -103,8 +104,10 @@ class TapCache:
         folder: Path,
         count: int,
         device: str,
+        identity: str,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
+        self._identity = identity
         self._reader, self._folder, self._count, self._device = reader, folder, count, device
         self._progress = progress
         self._shapes: list[list[tuple[int, int]]] | None = None
@@ -112,7 +115,8 @@ class TapCache:
         self._files: tuple[np.memmap, np.memmap] | None = None
         if (folder / "taps.json").is_file():
             note = json.loads((folder / "taps.json").read_text(encoding="utf-8"))
-            self._open([[(int(a), int(b)) for a, b in step] for step in note["shapes"]], fresh=False)
+            if note["identity"] == identity:
+                self._open([[(int(a), int(b)) for a, b in step] for step in note["shapes"]], fresh=False)
 
     @classmethod
     def of_training(
@@ -128,7 +132,16 @@ class TapCache:
         if spec.dedos is None or not spec.dedos.injection:
             return None
         reader = TapReader(models.generator, spec.dedos, models.profile)
-        return cls(reader, folder, len(pictures), models.device, progress)
+        weights = models.profile.generator.weights
+        identity = digest_of(
+            {
+                "data": pictures.data.digest,
+                "pictures": [sample.key for sample in pictures.data.samples],
+                "model": [weights.identity, weights.revision, weights.variant],
+                "asked": [list(spec.dedos.timesteps), list(spec.dedos.taps), reader.side],
+            }
+        )
+        return cls(reader, folder, len(pictures), models.device, identity, progress)
 
     def of(self, pictures: Pictures, batch: Batch) -> Taps:
         """What the model says of a batch's pictures; denoised pictures are cut as the crops were."""
@@ -193,7 +206,9 @@ class TapCache:
         known = self._folder / "taps.known"
         if fresh:
             known.write_bytes(bytes(self._count))
-            (self._folder / "taps.json").write_text(json.dumps({"shapes": shapes}), encoding="utf-8")
+            (self._folder / "taps.json").write_text(
+                json.dumps({"identity": self._identity, "shapes": shapes}), encoding="utf-8"
+            )
         else:
             self._known = np.frombuffer(known.read_bytes(), np.uint8).copy()
 

@@ -173,6 +173,8 @@ class Training:
                     self.save()
                     saved_at = last = time.monotonic()
             self.save()
+            if waiting.told:  # in the last step
+                waiting.pass_on()
         self.head.eval()
 
     def _take(self, loss: Loss, progress: float) -> None:

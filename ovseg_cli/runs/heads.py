@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ovseg_cli.atomic import write_image, write_json
-from ovseg_cli.errors import UsageError
+from ovseg_cli.errors import LabelError, UsageError
 from ovseg_cli.heads.plans import Plan, Preset, choose_preset, dedos_row, dedos_sizes, make_plan, make_spec
 from ovseg_cli.heads.published import CATSEG_TEMPLATE
 from ovseg_cli.heads.record import HeadRecord, clip_digest, read_record
 from ovseg_cli.heads.sizes import ClipSizes, DedosSizes, HeadKind, HeadSpec, Tuned
+from ovseg_cli.names import ClassList, listed_names
 from ovseg_cli.profiles import Profile
 from ovseg_cli.profiles.specs import DenseDefaults
 
@@ -184,6 +185,8 @@ def train_head(
         hold_out=request.test_images is None,
         progress=listener.read,
     )
+    if request.test_images is not None:
+        _check_test(request, data)
     clip = models.clip
     preset = choose_preset(request.preset, profile)
     spec = head_spec(request, preset, models)
@@ -240,6 +243,32 @@ def train_head(
     return TrainedHead(
         path=request.output, record=record(finished=True), folder=folder, notes=data.notes, parameters=parameters
     )
+
+
+def _test_data(request: HeadRequest) -> TrainingData:
+    """The pictures that were named for the report."""
+    from ovseg_cli.evaluation.pairing import find_labelmap, label_folder
+    from ovseg_cli.heads.data import read_data
+
+    images, labels = cast(Path, request.test_images), cast(Path, request.test_labels)
+    own = find_labelmap(label_folder(labels))
+    return read_data(
+        images, labels, label_map=None if own else request.label_map, ignore=request.ignore, hold_out=False
+    )
+
+
+def _check_test(request: HeadRequest, data: TrainingData) -> None:
+    """Find out before the training whether there will be something to report.
+
+    Raises:
+        LabelError: The labels of the report show none of the names that are trained; or they cannot be read.
+    """
+    shown = ClassList(_test_data(request).names)
+    if not any(name in shown for name in data.names):
+        raise LabelError(
+            f"The labels in {request.test_labels} show none of the names to train ({listed_names(data.names)}); they "
+            f"show {listed_names(shown.names, most=10)}. Name other pictures with --test-images and --test-labels."
+        )
 
 
 def head_spec(request: HeadRequest, preset: Preset, models: Models) -> HeadSpec:
@@ -426,7 +455,7 @@ def report_head(
 
     record = trained.record
     if request.test_images is not None and request.test_labels is not None:
-        data = read_data(request.test_images, request.test_labels, ignore=request.ignore, hold_out=False)
+        data = _test_data(request)
         samples, truth = data.samples, data.truth
     else:
         data = read_data(

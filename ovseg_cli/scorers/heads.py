@@ -49,8 +49,6 @@ class HeadScorer(WordScorer):
         clip = self._models.clip
         self._head, record = load_head(self._path, clip)
         self._record = record
-        if self._models.dtype != torch.float32:
-            self._head.to(torch.float32)
         self._tiles = None if record.tiles is None else Tiles(*record.tiles)
         self._text = head_texts(
             self._head,

@@ -127,6 +127,18 @@ def test_requests_that_cannot_be(here, run, options, message):
     assert not list(here.glob("x.*"))
 
 
+def test_a_report_that_could_not_be_made_is_told_before_the_training(here, run):
+    paint_folder(here / "data")
+    paint_folder(here / "other", names=("grass", "car"))
+    result = run(
+        "train-head", "x", "--images", "data/images", "--labels", "data/labels", "-c", "cat,dog",
+        "--test-images", "other/images", "--test-labels", "other/labels",
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert "show none of the names to train (cat, dog); they show grass, car." in result.error
+    assert not list(here.glob("x.*"))
+
+
 def test_dedos_by_the_command_line(here, run):
     """A head without diffusion at inference, and its three readings refused where they belong to nothing."""
     paint_folder(here / "data", count=4)

@@ -22,8 +22,8 @@ class Reader:
         return Taps([[mean.expand(-1, 4, -1), mean[..., :2]], [mean * 2, mean[..., :2] * 2]], images)
 
 
-def cache_of(folder, reader, count):
-    return TapCache(reader, folder, count, "cpu")
+def cache_of(folder, reader, count, identity="these"):
+    return TapCache(reader, folder, count, "cpu", identity)
 
 
 def test_each_picture_is_asked_once_and_kept_for_the_next_run(tmp_path):
@@ -47,7 +47,10 @@ def test_each_picture_is_asked_once_and_kept_for_the_next_run(tmp_path):
         )
         assert torch.allclose(one.taps[0][0][:, 0], wanted, atol=2e-2)
         assert one.denoised.shape == (6, 3, 16, 16)
-    again.remove()
+    others = cache_of(tmp_path, Reader(), len(pictures), "others")
+    others.of(pictures, batches[0])
+    assert others._reader.asked == len(set(batches[0].samples))
+    others.remove()
     assert not list(tmp_path.glob("taps*"))
 
 

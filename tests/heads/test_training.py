@@ -283,6 +283,37 @@ def test_sizes_follow_the_clip_at_hand():
     assert clip_sizes().hooks == (1, 3)
 
 
+def test_tiles_are_those_of_the_published_code(folder):
+    """A head with tiles sees a picture as a square, its windows and the whole; crops have no part in it."""
+    from dataclasses import replace
+
+    from ovseg_cli.backbones.pixels import to_working_tensor
+    from ovseg_cli.files.images import open_image
+    from ovseg_cli.heads.artefact import save_head
+    from ovseg_cli.heads.tiles import Tiles, cut, fuse
+    from ovseg_cli.segmentation.options import SegmentOptions
+    from ovseg_cli.segmentation.segmenter import Segmenter
+    from ovseg_cli.store import Store
+
+    models, path = mini_models(), folder / "tiled.safetensors"
+    head, record = load_head(train_head(request(folder), models).path, models.clip)
+    geometry = {"short_side": 96, "whole_image": True, "squash": 96, "resample": "bilinear-float"}
+    save_head(path, head.state_dict(), replace(record, tiles=(96, 64, 32), geometry=geometry))
+    image = open_image(folder / "images" / "p0.png").resize((80, 56))
+    with Store.open(folder / "store", profile="mini") as store:
+        options = SegmentOptions(background=False)
+        segmenter = Segmenter(models, store, ["cat", "dog"], method=f"head:{path}", options=options)
+        found = segmenter.score(image).values
+    square = to_working_tensor(image, (96, 96), resample="bilinear-float")
+    texts = models.clip.embed_text(["cat", "dog"], models.profile.clip.prompts)[None, :, None]
+    tiles = Tiles(96, 64, 32)
+    with torch.inference_mode():
+        pieces = cut(square, tiles)[0] * 2 - 1
+        logits = head.compare(head.features(models.clip, pieces), texts)
+        wanted = fuse(logits[None], tiles)[0]
+    assert torch.allclose(found[1:], wanted, atol=1e-4)
+
+
 def test_curves_are_drawn(tmp_path):
     sheet = curves_sheet({"step": [1.0, 2.0, 3.0], "seconds": [1, 2, 3], "loss": [3.0, 2.0, 1.0]}, title="a head")
     assert sheet.width > 400
