@@ -177,6 +177,7 @@ def test_the_whole_network(which, tell):
         assert found < AGREE
 
 
+@pytest.mark.slow
 def test_more_names_than_are_looked_at():
     """Of 270 names the 256 of the highest cosine get logits, and the others -100, as published."""
     case, theirs = CASES["many"], golden("catseg-many")
