@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from ovseg_cli.heads.sizes import CostSizes
 
 LEFT_OUT = -100.0
-"""The logit of names that are not looked at, see `CostSizes.pad`."""
+"""The logit of names that are not looked at, see `CostSizes.pad` and `CostSizes.best`."""
 
 
 def cosines(patches: Tensor, texts: Tensor) -> Tensor:
@@ -259,8 +259,10 @@ class CostAggregator(nn.Module):
         """
         cost, names = cosines(patches, texts), texts.shape[1]
         chosen = None
-        if 0 < self.sizes.pad < names:
-            chosen = cost.flatten(2).amax(dim=-1).topk(self.sizes.pad, dim=-1, sorted=False).indices
+        limits = (self.sizes.pad, 0 if self.training else self.sizes.best)
+        most = min((limit for limit in limits if limit), default=names)
+        if most < names:
+            chosen = cost.flatten(2).amax(dim=-1).topk(most, dim=-1, sorted=False).indices
             places = chosen[..., None, None]
             cost = cost.take_along_dim(places[..., None], dim=1)
             texts = F.normalize(texts, dim=-1).take_along_dim(places, dim=1)

@@ -98,6 +98,7 @@ def make_spec(
             decoder=(16, 16),
             decoder_guidance=(8, 8),
             pad=0,
+            best=20,
         )
     return HeadSpec(
         kind=kind,

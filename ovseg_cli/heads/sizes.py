@@ -30,6 +30,8 @@ class CostSizes:
         pad: Classes are filled up to this number with a learnt one, and of more only the best are looked at; 0 for
             neither.
         prompts: Texts per name that are kept apart.
+        best: Names that are looked at in a crop when pictures are segmented: those of the highest cosine at any patch,
+            as SED's early rejection has it; 0 for all, as published.
     """
 
     hidden: int = 128
@@ -43,6 +45,7 @@ class CostSizes:
     decoder_guidance: tuple[int, int] = (32, 16)
     pad: int = 256
     prompts: int = 1
+    best: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
