@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 
@@ -20,12 +21,14 @@ from examples.pictograms.render import FOCUS, PRESETS, render_folder
 from examples.pictograms.scenes import Part
 from ovseg_cli.atomic import write_text
 from ovseg_cli.errors import OvsegError
+from ovseg_cli.heads.artefact import load_head, save_head
 from ovseg_cli.heads.data import read_data
+from ovseg_cli.heads.sizes import DedosSizes
 from ovseg_cli.models import Models, load_models
 from ovseg_cli.names import ClassList
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.runs.head_report import score_head
-from ovseg_cli.runs.heads import HeadRequest, train_head
+from ovseg_cli.runs.heads import HeadRequest, TrainedHead, train_head
 from ovseg_cli.store import Store
 
 ROWS: Final = ("C", "I", "II", "III", "IV", "V", "V-mean", "V-image", "V-free", "V-ignore")
@@ -35,6 +38,9 @@ REFERENCES: Final[Mapping[str, str]] = MappingProxyType(
         **{"V-mean": "V", "V-image": "V", "V-free": "V", "V-ignore": "V"},
     }
 )
+READINGS: Final[Mapping[str, Literal["mean", "image"]]] = MappingProxyType({"V-mean": "mean", "V-image": "image"})
+"""Rows that are V, read otherwise."""
+
 FREE: Final = ("gem", "clearclip", "maskclip")
 INTRODUCTION: Final = """# Trained heads on the pictogram world
 
@@ -117,9 +123,11 @@ def _train_and_score(
     request = request_of(row, seed, options)
     _tell(f"{row}, seed {seed}")
     trained = train_head(request, models)
+    if row in READINGS:
+        trained = _read_otherwise(trained, READINGS[row], options.folder / f"{row}-{seed}.safetensors")
     outcomes = []
     for name, where in sets.items():
-        kept = options.folder / "scores" / f"{request.output.stem}-{name}.npz"
+        kept = options.folder / "scores" / f"{row}-{seed}-{name}.npz"
         data = read_data(where / "images", where / "labels", hold_out=False)
         samples = data.samples[: options.limit]
         methods = FREE if free else ("gem",)
@@ -138,26 +146,32 @@ def _train_and_score(
     return outcomes
 
 
+def _read_otherwise(trained: TrainedHead, reading: Literal["mean", "image"], path: Path) -> TrainedHead:
+    """The same weights with another reading of inference without diffusion: training knows none of them."""
+    head, record = load_head(trained.path)
+    sizes = replace(cast(DedosSizes, record.spec.dedos), at_inference=reading)
+    changed = replace(record, spec=replace(record.spec, dedos=sizes))
+    save_head(path, head.state_dict(), changed)
+    return replace(trained, path=path, record=changed)
+
+
 def request_of(row: str, seed: int, options: argparse.Namespace) -> HeadRequest:
     """What a row trains."""
     where = options.folder / ("ignore" if row == "V-ignore" else "train")
-    dedos: dict[str, Any] = {}
-    if row in ("V-mean", "V-image"):
-        dedos["at_inference"] = row.removeprefix("V-")
-    plan = {"seed": seed, "minutes": options.minutes}
+    trained = "V" if row in READINGS else row
+    plan: dict[str, Any] = {"seed": seed, "minutes": options.minutes}
     if options.steps is not None:
         plan = {"seed": seed, "steps": options.steps}
     return HeadRequest(
-        name=f"{row}-{seed}",
+        name=f"{trained}-{seed}",
         kind="catseg" if row == "C" else "dedos",
         images=where / "images",
         labels=where / "labels",
-        output=options.folder / f"{row}-{seed}.safetensors",
+        output=options.folder / f"{trained}-{seed}.safetensors",
         novel=NOVEL,
         test_images=PICTOGRAMS / "images",
         test_labels=PICTOGRAMS / "labels",
-        row=None if row == "C" else "V" if row in ("V-mean", "V-image", "V-ignore") else row,
-        dedos=dedos,
+        row=None if row == "C" else "V" if row == "V-ignore" else trained,
         plan=plan,
     )
 

@@ -39,7 +39,7 @@ def test_requests_of_rows(row, tmp_path):
     assert request.kind == ("catseg" if row == "C" else "dedos")
     assert request.plan == {"seed": 2, "minutes": 3.0}
     assert request.images.parent.name == ("ignore" if row == "V-ignore" else "train")
-    assert dict(request.dedos) == ({"at_inference": "image"} if row == "V-image" else {})
+    assert request.output.name == {"V-image": "V-2.safetensors"}.get(row, f"{row}-2.safetensors")
 
 
 def outcome(row, seed, hits, count=12):
