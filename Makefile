@@ -6,6 +6,7 @@
 # make format ruff, in place
 # make bench  measurements of speed and memory (not tests)
 # make ablation  every part of the prototype method switched off in turn, three seeds
+# make heads  trained heads: rows of DEDOS's table, three seeds, one table; half a day
 # make methods  every method on the bundled pictures, one table; half an hour
 # make parity  numbers against the published implementations', at their networks' true sizes; many minutes, 7 GB or 18
 # make quality  figures of the bundled models, one seed; fails when one is below its floor
@@ -20,7 +21,7 @@ VENV        := .venv$(if $(CPU),-cpu)
 BIN         := $(VENV)/bin
 STAMP       := $(VENV)/.installed
 
-.PHONY: demo test test-all test-oldest lint format bench ablation methods parity quality clean
+.PHONY: demo test test-all test-oldest lint format bench ablation heads methods parity quality clean
 
 demo: $(STAMP)
 	$(BIN)/ovseg demo
@@ -52,6 +53,9 @@ bench: $(STAMP)
 
 ablation: $(STAMP)
 	$(BIN)/python -m examples.ablation
+
+heads: $(STAMP)
+	$(BIN)/python -m examples.heads
 
 methods: $(STAMP)
 	$(BIN)/ovseg benchmark --images examples/pictograms/images --gt examples/pictograms/labels \

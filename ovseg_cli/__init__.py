@@ -31,6 +31,7 @@ __all__ = [
     "explain",
     "segment",
     "segment_folder",
+    "train_head",
 ]
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
     "explain": "ovseg_cli.api",
     "segment": "ovseg_cli.api",
     "segment_folder": "ovseg_cli.api",
+    "train_head": "ovseg_cli.api",
 }
 
 

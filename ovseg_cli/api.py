@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from ovseg_cli.prototypes.build import Progress
     from ovseg_cli.prototypes.masks import MaskMethod
     from ovseg_cli.runs.folder import Listener
+    from ovseg_cli.runs.heads import TrainedHead, TrainingListener
     from ovseg_cli.runs.ledger import RunSummary
     from ovseg_cli.segmentation.options import SegmentOptions
     from ovseg_cli.segmentation.segmenter import Segmentation
 
 log = logging.getLogger("ovseg_cli")
 
-__all__ = ["add_class", "compare", "evaluate", "evaluate_folder", "explain", "segment", "segment_folder"]
+__all__ = ["add_class", "compare", "evaluate", "evaluate_folder", "explain", "segment", "segment_folder", "train_head"]
 
 
 def add_class(
@@ -143,6 +144,7 @@ def segment(
     windows: Sequence[tuple[int, int]] | None = None,
     templates: TemplateSet | None = None,
     logit_scale: float | None = None,
+    words: str | None = None,
     synonyms: Mapping[str, Sequence[str]] | None = None,
     background_words: Sequence[str] | None = None,
     image_classes: Sequence[str] | None = None,
@@ -177,6 +179,7 @@ def segment(
         templates: With words: "single", "short", "car", "imagenet" or "imagenet-scene", the prompt templates that they
             are put into (default: the method's).
         logit_scale: With words: factor on cosines before the softmax (default: the method's).
+        words: With hybrid: the method that reads words, such as a trained head (default: the profile's best).
         synonyms: With words: more words for some of the classes.
         background_words: With words: what is none of the classes (default: the method's).
         image_classes: Which of the classes may be in this picture (default: the pre-filter's answer, or all). AggSD and
@@ -204,8 +207,8 @@ def segment(
     check_names("extractors", extractors)
     check_names("prototypes", prototypes)
     check_names("background_words", background_words)
-    for name, words in (synonyms or {}).items():
-        check_names(f"the synonyms of {name!r}", words)
+    for name, more in (synonyms or {}).items():
+        check_names(f"the synonyms of {name!r}", more)
     names = _names(store, classes, method)
     segmenter = Segmenter(
         _models(profile_of(store), device, precision),
@@ -225,7 +228,8 @@ def segment(
             windows=None if windows is None else tuple((size, stride) for size, stride in windows),
             templates=templates,
             logit_scale=logit_scale,
-            synonyms=tuple((name, tuple(words)) for name, words in (synonyms or {}).items()),
+            words=words,
+            synonyms=tuple((name, tuple(more)) for name, more in (synonyms or {}).items()),
             background_words=None if background_words is None else tuple(background_words),
         ),
     )
@@ -291,6 +295,67 @@ def compare(
             log.warning("%s", error)
     found = segment_together(list(segmenters.values()), _picture(image), image_classes)
     return dict(zip(segmenters, found, strict=True))
+
+
+def train_head(
+    store: Store,
+    name: str,
+    images: str | Path,
+    labels: str | Path,
+    output: str | Path | None = None,
+    *,
+    head: Literal["catseg", "dedos"] = "catseg",
+    classes: Sequence[str] = (),
+    novel: Sequence[str] = (),
+    minutes: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    device: str = "auto",
+    listener: TrainingListener | None = None,
+) -> TrainedHead:
+    """Train a head on a labelled folder: what ``ovseg train-head`` does, but for the report.
+
+    Example:
+        >>> head = train_head(store, "animals", "photos", "labels", minutes=25)
+        >>> segment(store, image, ["cat", "zebra"], method=f"head:{head.path}")
+
+    Args:
+        store: An open store, whose profile says which models the head is for.
+        name: What the head is called.
+        images: Folder of pictures.
+        labels: Folder of their labels, of every kind that `evaluate_folder` reads.
+        output: The head's file (default: the name with the suffix ``.safetensors``).
+        head: CAT-Seg's cost aggregation, or DEDOS.
+        classes: Names to train (default: all of the label map).
+        novel: Names that are kept from training.
+        minutes: How long; the learning rate falls to zero by then.
+        steps: How many steps, in the place of minutes or at most.
+        seed: Of weights and crops.
+        resume: Whether a training that was stopped goes on.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        listener: Is told how far it is.
+
+    Raises:
+        LabelError: The labels cannot be read, or do not show what they are to.
+        UsageError: The request contradicts itself, or the checkpoint is of another training.
+        NoInputError: There is no picture.
+    """
+    from ovseg_cli.runs.heads import HeadRequest
+    from ovseg_cli.runs.heads import train_head as train
+
+    plan = {"minutes": minutes, "steps": steps, "seed": seed}
+    request = HeadRequest(
+        name=name,
+        kind=head,
+        images=Path(images),
+        labels=Path(labels),
+        output=Path(output) if output is not None else Path(f"{name}.safetensors"),
+        classes=tuple(classes),
+        novel=tuple(novel),
+        plan={key: value for key, value in plan.items() if value is not None},
+    )
+    return train(request, _models(profile_of(store), device, "float32"), resume=resume, listener=listener)
 
 
 def segment_folder(

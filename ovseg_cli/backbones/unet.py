@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -417,6 +417,73 @@ class DiffusionBackbone:
 
         return map(read, prompts, positions)
 
+    @torch.inference_mode()
+    def denoise(
+        self, images: Tensor, timesteps: Sequence[int], *, layers: Sequence[str], size: int
+    ) -> tuple[list[dict[str, Tensor]], Tensor]:
+        """What blocks give out while the latents of clean pictures are denoised as if they were noisy (DEDOS).
+
+        No noise is added: the latent itself, the VAE's mean, is taken for that of the first timestep, and deterministic
+        steps (DDIM, with what the network was trained to predict) lead from timestep to timestep and at last to 0. The
+        prompt is empty.
+
+        Args:
+            images: float (B, 3, H, W) in [0, 1]; squashed to a square.
+            timesteps: Where the UNet is asked, the largest first.
+            layers: Module paths inside the UNet, as ``up_blocks.1.attentions.0``.
+            size: Side of the square in pixels.
+
+        Returns:
+            For each timestep, per layer its output, float32 (B, C, g, g); and the pictures afterwards, float32
+            (B, 3, size, size) in [0, 1].
+        """
+        latents = self._encode(squash(images, size, VAE_MEAN, VAE_STD))
+        text = self.prompts.empty(padded=True)
+        found: list[dict[str, Tensor]] = []
+        for place, timestep in enumerate(timesteps):
+            outputs: dict[str, Tensor] = {}
+            with ExitStack() as stack:
+                for layer in layers:
+                    stack.enter_context(self._output_of(layer, outputs))
+                prediction = self._denoise(latents, timestep, text).float()
+            found.append(outputs)
+            following = timesteps[place + 1] if place + 1 < len(timesteps) else 0
+            latents = self._ddim_step(latents, prediction, timestep, following)
+        return found, self._decode(latents)
+
+    def _ddim_step(self, latents: Tensor, prediction: Tensor, timestep: int, following: int) -> Tensor:
+        """From a timestep to an earlier one without noise (Song et al., "Denoising Diffusion Implicit Models", 12)."""
+        schedule = self.pipeline.scheduler
+        now, then = (schedule.alphas_cumprod[t].to(latents) for t in (timestep, following))
+        kind = schedule.config.prediction_type
+        if kind == "epsilon":
+            noise = prediction
+            clean = (latents - (1 - now).sqrt() * noise) / now.sqrt()
+        elif kind == "v_prediction":
+            clean = now.sqrt() * latents - (1 - now).sqrt() * prediction
+            noise = now.sqrt() * prediction + (1 - now).sqrt() * latents
+        else:
+            clean = prediction
+            noise = (latents - now.sqrt() * clean) / (1 - now).sqrt()
+        return then.sqrt() * clean + (1 - then).sqrt() * noise
+
+    @contextmanager
+    def _output_of(self, layer: str, outputs: dict[str, Tensor]) -> Iterator[None]:
+        """Keep what a module gives out, on a grid, by its path."""
+        try:
+            module = self.unet.get_submodule(layer)
+        except AttributeError as error:
+            raise WeightsError(f"The UNet has no block {layer!r}.") from error
+
+        def keep(_module: Any, _inputs: Any, output: Any) -> None:
+            outputs[layer] = (output[0] if isinstance(output, tuple) else getattr(output, "sample", output)).float()
+
+        handle = module.register_forward_hook(keep)
+        try:
+            yield
+        finally:
+            handle.remove()
+
     # ------------------------------------------------------------------ one pass
 
     def _noised(self, images: Tensor, noising: Noising, *, sampled: bool = False) -> Tensor:
@@ -455,8 +522,8 @@ class DiffusionBackbone:
         alpha = self.pipeline.scheduler.alphas_cumprod[timestep].to(latents)
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * _draw_noise(latents, generator)
 
-    def _denoise(self, noisy: Tensor, timestep: int, text: PromptEmbedding) -> None:
-        """One forward pass of the UNet, for the hooks' sake."""
+    def _denoise(self, noisy: Tensor, timestep: int, text: PromptEmbedding) -> Tensor:
+        """One forward pass of the UNet: what it predicts, (B, C, h, w)."""
         count = len(noisy)
         times = torch.full((count,), timestep, device=noisy.device)
         more: dict[str, Any] = {}
@@ -467,7 +534,7 @@ class DiffusionBackbone:
                 "text_embeds": text.pooled.expand(count, -1),
                 "time_ids": sizes.expand(count, -1),
             }
-        self.unet(noisy.to(self.unet.dtype), times, text.tokens.expand(count, -1, -1), **more)
+        return self.unet(noisy.to(self.unet.dtype), times, text.tokens.expand(count, -1, -1), **more).sample
 
     def _use_sampler(self, sampler: Sampler, spacing: str | None = None) -> None:
         """Let another sampler draw. What the network predicts and its noise schedule are its folder's."""

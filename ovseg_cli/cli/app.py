@@ -16,6 +16,7 @@ from ovseg_cli.cli import (
     doctor,
     evaluate,
     explain,
+    heads,
     methods,
     profiles,
     segment,
@@ -53,6 +54,7 @@ explain.register(app)
 evaluate.register(app)
 benchmark.register(app)
 compare.register(app)
+heads.register(app)
 methods.register(app)
 datasets.register(app)
 profiles.register(app)

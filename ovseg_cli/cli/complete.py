@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import typer
 
 from ovseg_cli.errors import OvsegError
 from ovseg_cli.files.discovery import expanded
+from ovseg_cli.heads.registered import PREFIX, registered
 from ovseg_cli.methods.catalogue import METHODS
 from ovseg_cli.names import ClassList, caseless
 from ovseg_cli.places import default_store_path, glance_at_class_names
@@ -27,8 +29,11 @@ def complete_classes(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_method(incomplete: str) -> list[str]:
-    """What `--method` takes."""
-    return _fitting(("auto", *METHODS), incomplete)
+    """What `--method` takes, heads with a name included."""
+    heads: list[str] = []
+    with suppress(OvsegError):
+        heads = [f"{PREFIX}{name}" for name in registered()]
+    return _fitting(("auto", *METHODS, *heads), incomplete)
 
 
 def complete_profile(incomplete: str) -> list[str]:

@@ -210,6 +210,18 @@ TemplatesOpt = Annotated[
     ),
 ]
 
+WordsOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--words",
+        metavar="METHOD",
+        autocompletion=complete_method,
+        rich_help_panel=WITH_WORDS,
+        help="With hybrid: the method that reads words, such as head:FILE. (default: the profile's best)",
+        show_default=False,
+    ),
+]
+
 LogitScaleOpt = Annotated[
     float | None,
     typer.Option(
@@ -389,6 +401,7 @@ def _query(
     background_line: BackgroundLineOpt = "named",
     templates: TemplatesOpt = None,
     logit_scale: LogitScaleOpt = None,
+    words: WordsOpt = None,
     short_side: ShortSideOpt = None,
     windows: WindowsOpt = None,
     refine: RefineOpt = None,
@@ -408,6 +421,8 @@ def _query(
         check_method(name)
     if len(set(methods)) < len(methods) or ("auto" in methods and len(methods) > 1):
         raise UsageError(f"--method takes each method once, and auto by itself; got {method!r}.")
+    if words is not None:
+        check_method(words)
     names = split_names(classes)
     listed, notes = None, []
     if background_line != "named" and class_file is None:
@@ -440,6 +455,7 @@ def _query(
             settings=settings,
             templates=templates,
             logit_scale=logit_scale,
+            words=words,
             short_side=short_side,
             windows=parse_windows(windows or []),
             synonyms=tuple(merged.items()),

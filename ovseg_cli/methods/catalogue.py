@@ -15,11 +15,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module, metadata
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
 from ovseg_cli.errors import MethodError, UsageError
+from ovseg_cli.heads.record import file_digest, read_record
+from ovseg_cli.heads.registered import PREFIX, head_path
 from ovseg_cli.methods import published
 from ovseg_cli.names import unknown_choice
 from ovseg_cli.profiles.specs import DenseDefaults, Profile
@@ -60,6 +63,9 @@ class Method:
         kind: What it has learned segments from, as tables say it: nothing ("training-free": its networks have seen
             pictures with texts, or pictures alone), texts ("text-supervised"), masks ("mask-supervised"), or the very
             truth that it is scored by ("oracle").
+        trained: Of a trained head the digest of its file; empty for methods that need no training. Its settings are its
+            own with every profile, as it knows how its pictures were cut.
+        templates: Prompt templates that it was trained with; empty for those of its settings.
     """
 
     title: str
@@ -74,6 +80,8 @@ class Method:
     prefilter: bool = False
     explained: bool = False
     kind: Literal["training-free", "text-supervised", "mask-supervised", "oracle"] = "training-free"
+    trained: str = ""
+    templates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("reads", "background", "kind"):
@@ -267,13 +275,18 @@ _OWN: Mapping[str, Method] = MappingProxyType(
 
 
 class Catalogue(Mapping[str, Method]):
-    """Methods by name: ovseg's own, and those of other packages, which are looked for when they are first needed."""
+    """Methods by name: ovseg's own, and those of other packages, which are looked for when they are first needed.
+
+    Trained heads are methods too, by the names of their files (``head:FILE``); they are in no list.
+    """
 
     def __init__(self, own: Mapping[str, Method]) -> None:
         self._own = own
         self._others: dict[str, tuple[Method, str]] | None = None
 
     def __getitem__(self, name: str) -> Method:
+        if name.startswith(PREFIX):
+            return _head(name)
         return self._own[name] if name in self._own else self._found()[name][0]
 
     def __iter__(self) -> Iterator[str]:
@@ -284,7 +297,7 @@ class Catalogue(Mapping[str, Method]):
 
     def origin(self, name: str) -> str | None:
         """The package and version that a method comes from; None for ovseg's own."""
-        return None if name in self._own else self._found()[name][1]
+        return None if name in self._own or name.startswith(PREFIX) else self._found()[name][1]
 
     def _found(self) -> Mapping[str, tuple[Method, str]]:
         if self._others is None:
@@ -314,6 +327,31 @@ class Catalogue(Mapping[str, Method]):
                 reason = f"{entry.value} is no ovseg_cli.methods.catalogue.Method"
         log.warning("The method %r of %s is left out: %s.", entry.name, _version_of(entry), reason)
         return None
+
+
+def _head(name: str) -> Method:
+    """The record of a trained head.
+
+    Raises:
+        UsageError: There is none of this name, or the file is no head.
+    """
+    path = head_path(name)
+    found = read_record(path)
+    dedos = found.spec.kind == "dedos"
+    networks: tuple[Literal["clip", "generator"], ...] = ("clip",)
+    if found.spec.dedos is not None and found.spec.dedos.at_inference == "image" and found.spec.dedos.injection:
+        networks = _DIFFUSION
+    return Method(
+        title=f"{'DEDOS' if dedos else 'CAT-Seg'} ({found.name})",
+        source="Li et al., ICCV 2025" if dedos else "Cho et al., CVPR 2024",
+        gist=f"a head that was trained on {len(found.base)} names",
+        networks=networks,
+        scorer="ovseg_cli.scorers.heads:HeadScorer",
+        settings={"trained": found.settings},
+        kind="mask-supervised",
+        trained=file_digest(path),
+        templates=found.templates,
+    )
 
 
 def _version_of(entry: metadata.EntryPoint) -> str:
@@ -379,9 +417,11 @@ def scorer_of(name: str) -> Callable[..., Any]:
     Raises:
         MethodError: The record names none, or one that cannot be imported.
     """
-    module, _, attribute = METHODS[name].scorer.partition(":")
+    method = METHODS[name]
+    module, _, attribute = method.scorer.partition(":")
     try:
-        return getattr(import_module(module), attribute)
+        found = getattr(import_module(module), attribute)
+        return partial(found, head=head_path(name), digest=method.trained) if method.trained else found
     except (ImportError, AttributeError, ValueError) as error:
         whose = METHODS.origin(name) or "ovseg"
         raise MethodError(

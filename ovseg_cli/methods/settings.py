@@ -30,6 +30,11 @@ def dense_settings(profile: Profile, method: str, row: str | None = None, *, bac
         UsageError: The method has no such row, or the profile has settings of its own.
     """
     info = METHODS[method]
+    if info.trained:
+        if row is not None:
+            raise UsageError("A trained head brings settings of its own. Leave out --settings.")
+        settings = info.settings["trained"]
+        return settings if background else replace(settings, background_words=(), threshold=None)
     if profile.clip.dense is not None:
         if row is not None:
             raise UsageError(

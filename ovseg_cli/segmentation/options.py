@@ -45,6 +45,7 @@ class SegmentOptions:
         logit_scale: With words: factor on cosines before the softmax; None for the method's.
         synonyms: With words: more words for some classes, as (class name, words) pairs.
         background_words: With words: words for what is none of the classes; None for the method's.
+        words: With hybrid: the method that reads words, a trained head perhaps; None for the profile's best.
 
     Raises:
         UsageError: A value that cannot be.
@@ -64,6 +65,7 @@ class SegmentOptions:
     logit_scale: float | None = None
     synonyms: tuple[tuple[str, tuple[str, ...]], ...] = ()
     background_words: tuple[str, ...] | None = None
+    words: str | None = None
 
     def __post_init__(self) -> None:
         self._check_kinds()

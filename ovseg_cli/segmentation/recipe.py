@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ovseg_cli.errors import ProfileMismatchError, UnknownClassError, UsageError
+from ovseg_cli.heads.record import read_record
+from ovseg_cli.heads.registered import PREFIX, head_path
 from ovseg_cli.methods.catalogue import METHODS, Method, check_method
 from ovseg_cli.methods.region_names import REGION_NAMES
 from ovseg_cli.methods.settings import dense_settings, templates_for
@@ -81,6 +83,8 @@ def choose_method(store: PrototypeSource, profile: Profile, classes: Sequence[st
         if tuple(classes) != REGION_NAMES:
             raise UsageError(f"{METHODS[method].title} finds regions without names: leave out the classes.")
         return Choice(method, method, (), "asked for")
+    if method.startswith(PREFIX):  # whatever it is called: a folder's run goes on with the same file
+        method = f"{PREFIX}{head_path(method)}"
     if not classes:
         raise UsageError('No classes to segment. Name some with --classes, or add one: ovseg add-class "cat".')
     missing = tuple(name for name in ClassList(classes) if not store.has_class(name))
@@ -286,13 +290,19 @@ def _prototype_part(
 
 def _word_part(profile: Profile, classes: Sequence[str], choice: Choice, options: SegmentOptions) -> WordPart:
     """What is read in words."""
-    method = profile.clip.best if METHODS[choice.method].matches_prototypes else choice.method
+    found = choice.method
+    method = (options.words or profile.clip.best) if METHODS[found].matches_prototypes else found
     info = METHODS[method]
+    if options.words is not None and not info.reads == "words":
+        raise UsageError(f"--words takes a method that CLIP reads words by, and {method} is none. Take gem, or a head.")
     if "proxy" in info.networks and profile.proxy_extractor is None:
         raise UsageError(
             f"{info.title} needs a self-supervised network, and the profile {profile.name!r} names none. "
             "Take another --method or --profile."
         )
+    if info.trained:
+        path = head_path(method)
+        read_record(path).check_profile(profile, path)
     settings = dense_settings(profile, method, options.settings, background=options.background)
     words = settings.background_words
     if options.background_words is not None and options.background:
@@ -302,7 +312,7 @@ def _word_part(profile: Profile, classes: Sequence[str], choice: Choice, options
         method=method,
         settings=replace(_with_geometry(settings, options), logit_scale=scale, background_words=words),
         vocabulary=make_vocabulary(classes, synonyms=dict(options.synonyms), background=words),
-        templates=templates_for(profile, settings, options.templates),
+        templates=(() if options.templates else info.templates) or templates_for(profile, settings, options.templates),
     )
 
 
@@ -366,6 +376,11 @@ def _extractors(profile: Profile, infos: Sequence[ClassInfo], asked: Sequence[st
 def _refuse_foreign(choice: Choice, options: SegmentOptions) -> None:
     """Raise for an option that the method does not have."""
     method = METHODS[choice.method]
+    if options.words is not None and method.reads != "both":
+        raise UsageError(
+            f"--words says how hybrid reads words, and {choice.method} segments ({choice.reason}). Leave it out, or "
+            "use --method hybrid."
+        )
     of_prototypes: dict[str, Any] = {
         "--extractors": options.extractors,
         "--prototypes": options.prototypes,
@@ -454,6 +469,10 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     if words is not None:
         settings["dense"] = {"method": words.method, **asdict(words.settings)}
         settings["templates"] = options.templates
+        if trained := METHODS[words.method].trained:  # what it is called, and where it lies, changes no answer
+            settings["head"] = trained
+            settings["dense"]["method"] = "head"
+            settings["method"] = settings["method"] if recipe.method != words.method else "head"
         settings["words"] = words.vocabulary.record()
         record = profile.record()
         settings["networks"] = {part: record[part] for part in ("clip", "generator", "regions", "proxy")}

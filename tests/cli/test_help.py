@@ -43,6 +43,8 @@ def test_the_commands_are_those_of_the_mission():
         "eval",
         "benchmark",
         "compare",
+        "train-head",
+        "heads",
         "methods",
         "datasets",
         "profiles",
