@@ -71,7 +71,7 @@ def bootstrap(
         drawn = random.integers(0, number, number)
         means = [np.mean([figures(stack[drawn].sum(axis=0), base)[which] for stack in row]) for row in stacks]
         differences.append(means[0] - means[1])
-    low, high = np.percentile(differences, [2.5, 97.5])
+    low, high = np.nanpercentile(differences, [2.5, 97.5])
     return float(low), float(high)
 
 

@@ -220,14 +220,13 @@ class CostAggregator(nn.Module):
         sizes: Its sizes.
         embed: Channels of the space shared by patches and texts.
         fine: Channels of the two finer maps that guide the decoder.
-        appearance: Channels of the map that guides the windows; None where that is the patches, as published.
     """
 
-    def __init__(self, sizes: CostSizes, embed: int, fine: tuple[int, int], appearance: int | None = None) -> None:
+    def __init__(self, sizes: CostSizes, embed: int, fine: tuple[int, int]) -> None:
         super().__init__()
         self.sizes = sizes
         self.embedding = nn.Conv2d(sizes.prompts, sizes.hidden, kernel_size=7, padding=3)
-        self.appearance = nn.Conv2d(appearance or embed, sizes.guidance, kernel_size=3, padding=1)
+        self.appearance = nn.Conv2d(embed, sizes.guidance, kernel_size=3, padding=1)
         self.text = nn.Linear(embed, sizes.guidance)
         self.layers = nn.ModuleList(CostLayer(sizes) for _ in range(sizes.layers))
         self.fine = nn.ModuleList(
@@ -243,16 +242,13 @@ class CostAggregator(nn.Module):
         )
         self.head = nn.Conv2d(second, 1, kernel_size=3, padding=1)
 
-    def forward(
-        self, patches: Tensor, texts: Tensor, fine: Sequence[Tensor], appearance: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, patches: Tensor, texts: Tensor, fine: Sequence[Tensor]) -> Tensor:
         """Logits of names.
 
         Args:
             patches: (B, h, w, E), CLIP's patches in the space of texts, of any norm.
             texts: (B, T, P, E), of any norm.
             fine: (B, C, 2 h, 2 w) and (B, C', 4 h, 4 w).
-            appearance: (B, C, h, w) that guides the windows; None for the patches.
 
         Returns:
             (B, T, 4 h, 4 w).
@@ -266,8 +262,7 @@ class CostAggregator(nn.Module):
             places = chosen[..., None, None]
             cost = cost.take_along_dim(places[..., None], dim=1)
             texts = F.normalize(texts, dim=-1).take_along_dim(places, dim=1)
-        guidance = patches.permute(0, 3, 1, 2) if appearance is None else appearance
-        logits = self._aggregate(cost, guidance, texts, fine)
+        logits = self._aggregate(cost, patches.permute(0, 3, 1, 2), texts, fine)
         if chosen is None:
             return logits
         every = logits.new_full((len(logits), names, *logits.shape[2:]), LEFT_OUT)

@@ -60,7 +60,9 @@ class Dedos(nn.Module):
         self.downsample = nn.Conv2d(clip.width, width, kernel_size=3, stride=2, padding=1)
         self.decoder = MaskDecoder(sizes, (fine[1], fine[0], clip.width, width))
         self.naming = TextAggregation(width, clip.embed, sizes.text)
-        self.cost = CostAggregator(spec.cost, clip.embed, (width, width), width) if sizes.cost else None
+        # Guided by CLIP's own maps, as in CAT-Seg. The pixel decoder's, untrained at first, hid the cosines: nothing
+        # was learnt in 170 steps (examples/heads/README.md).
+        self.cost = CostAggregator(spec.cost, clip.embed, fine) if sizes.cost else None
         self.visual = Difference(clip.depth, clip.width) if spec.tuned != "none" else None
         self.text = Difference(*text_sizes) if spec.tuned == "both" and text_sizes is not None else None
 
@@ -86,7 +88,7 @@ class Dedos(nn.Module):
         early, middle, last = (seen.hooks[block].permute(0, 3, 1, 2) for block in self._hooks)
         maps = [self.upsample[1](early), self.upsample[0](middle), last, self.downsample(last)]
         decoded = self.decoder(maps, queries)
-        return decoded, [decoded.levels[1], decoded.levels[2], decoded.finest]
+        return decoded, [maps[1], maps[0]]
 
     def features(
         self, clip: ClipBackbone, pixels: Tensor, taps: Sequence[Sequence[Tensor]] | None = None
@@ -99,7 +101,8 @@ class Dedos(nn.Module):
             taps: The diffusion model's features, for queries that ask it at inference.
 
         Returns:
-            Patches (B, h, w, E); three maps that guide the cost aggregation; objects (B, n, c) and their mask logits.
+            Patches (B, h, w, E); two finer maps that guide the cost aggregation; objects (B, n, c) and their masks'
+            logits.
         """
         queries = self.queries(len(pixels), taps)
         seen = self._see(clip, pixels, queries)
@@ -109,8 +112,7 @@ class Dedos(nn.Module):
     def _cost_logits(self, patches: Tensor, guides: Sequence[Tensor], texts: Tensor) -> Tensor | None:
         if self.cost is None:
             return None
-        appearance, *fine = guides
-        return self.cost(patches, texts.expand(len(patches), -1, -1, -1), fine, appearance)
+        return self.cost(patches, texts.expand(len(patches), -1, -1, -1), guides)
 
     def compare(self, features: Sequence[Tensor], texts: Tensor) -> Tensor:
         """Logits of `probabilities`."""
