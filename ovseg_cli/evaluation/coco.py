@@ -283,11 +283,18 @@ class CocoLabels:
                 return None
             if not height or not width:
                 raise LabelError(f"{self.path} does not say how large {key} is, which its polygons need.")
+            self._check_corners(key, polygons, max(height, width))
             return dict(mask.merge(mask.frPyObjects(polygons, height, width)))
         except (TypeError, ValueError, KeyError, IndexError) as error:
             raise LabelError(
                 f"{self.path}: an annotation of {key} has no polygons and no run-length code ({error})."
             ) from error
+
+    def _check_corners(self, key: str, polygons: Sequence[Sequence[float]], side: int) -> None:
+        """Refuse corners far outside: what draws polygons walks along their edges, and keeps a number for each step."""
+        corners = np.concatenate([np.asarray(polygon, dtype=np.float64).ravel() for polygon in polygons])
+        if not np.isfinite(corners).all() or np.abs(corners).max() > _FARTHEST * side:
+            raise LabelError(f"{self.path}: a polygon of {key} has a corner that lies nowhere near the picture.")
 
     def _read_panoptic(self, key: str, found: Sequence[Mapping[str, Any]]) -> Ids:
         if len(found) != 1:
@@ -312,6 +319,8 @@ class CocoLabels:
         return table[places].reshape(values.shape)
 
 
+_FARTHEST = 4
+"""A corner of a polygon may be outside of its picture, but by no more than so many of the picture's longer sides."""
 _IMAGE_ID = re.compile(r'"image_id"\s*:\s*(-?\d+|"[^"\\]*")\s*[,}]')
 _NO_REGION = re.compile(r'"segmentation"\s*:\s*(?:\[\s*\]|\{\s*\}|null)')
 

@@ -229,6 +229,14 @@ class TestMistakes:
         with pytest.raises(LabelError, match="does not say how large a is, which its polygons need"):
             painted(path)
 
+    @pytest.mark.parametrize("corner", ["NaN", "1e9", "-Infinity", "5e307"])
+    def test_a_corner_far_outside(self, tmp_path, corner):
+        """What draws polygons would keep a number for each step on the way there."""
+        path = coco_file(tmp_path / "a.json", [{"category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 77777.5]]}])
+        path.write_text(path.read_text().replace("77777.5", corner))
+        with pytest.raises(LabelError, match="a polygon of a has a corner that lies nowhere near the picture"):
+            painted(path)
+
 
 class TestWalkingThroughAFile:
     def test_items_and_their_places(self, tmp_path, monkeypatch):
