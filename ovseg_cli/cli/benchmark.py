@@ -236,7 +236,8 @@ def _add(common: Common, store: Store, names: tuple[str, ...], count: int | None
     from ovseg_cli.runs.classes import plan_classes
 
     common.out.note(f"making {amount(len(names), 'class', 'classes')} for the methods that match prototypes")
-    build_planned(common, store, plan_classes(store, names, "skip"), {"count": count})
+    plan = plan_classes(store, names, "skip")
+    build_planned(common, store, plan, {"count": count}, go_on="Run the same command to go on.")
 
 
 def _measure(common: Common, store: Store, plan: BenchmarkPlan, timed: int) -> None:

@@ -221,6 +221,8 @@ def build_planned(
     plan: ClassPlan,
     settings: Mapping[str, Any],
     pictures: Sequence[OwnPicture] | None = None,
+    *,
+    go_on: str = "Run the same command with --if-exists skip to go on.",
 ) -> list[NewClass]:
     """Make the planned classes with a progress bar each, and print a line per class.
 
@@ -230,6 +232,7 @@ def build_planned(
         plan: what to make.
         settings: the fields of `SupportSettings`.
         pictures: the user's own pictures of the one class planned; None to generate them.
+        go_on: what to do after Ctrl-C.
     """
     from ovseg_cli.profiles import require_weights
     from ovseg_cli.runs.classes import add_classes
@@ -260,10 +263,7 @@ def build_planned(
                 _say(common, _added_line(added))
     except KeyboardInterrupt:
         left = [name for name in plan.build if name not in {added.info.name for added in made}]
-        out.note(
-            f"stored {amount(len(made), 'class', 'classes')}; nothing was kept of {left[0]!r}. "
-            "Run the same command with --if-exists skip to go on."
-        )
+        out.note(f"stored {amount(len(made), 'class', 'classes')}; nothing was kept of {left[0]!r}. {go_on}")
         raise
     return made
 

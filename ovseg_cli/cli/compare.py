@@ -12,6 +12,8 @@ import typer
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.options import BackgroundOpt, ClassesOpt, DrawsOpt, DrawsSeedOpt, LabelMapOpt, split_names
 from ovseg_cli.cli.output import ProgressBars, amount, table
+from ovseg_cli.cli.outputs import check_outputs
+from ovseg_cli.errors import UsageError
 from ovseg_cli.evaluation.draws import DRAWS, SEED
 
 if TYPE_CHECKING:
@@ -70,6 +72,9 @@ def compare(
     from ovseg_cli.evaluation.comparison import compare_runs
     from ovseg_cli.runs.evaluate import records_of
 
+    if output is not None and output.suffix.lower() != ".json":
+        raise UsageError(f"A comparison is written as .json, and {str(output)!r} is not.")
+    check_outputs({"--output": output}, [run_a, run_b, gt, label_map])
     how: dict[str, Any] = {"classes": split_names(classes), "background": background}
     how |= {"label_map": label_map, "ignore": ignore}
     with common.out.progress() as bars:
@@ -102,8 +107,7 @@ def _show(common: Common, found: Comparison, run_a: Path, run_b: Path) -> None:
         parts.append(f"   {found.interval.level:.0%} interval {low:+.3f} to {high:+.3f}   p {found.p:.2g}")
     out.line(("B - A  ", "bold"), (_signed(found.difference), "bold"), *parts)
     if found.interval is not None:
-        apart = not found.interval.low <= 0 <= found.interval.high
-        out.line("The runs differ." if apart else "The runs cannot be told apart on these pictures.")
+        out.line("The runs differ." if found.differ else "The runs cannot be told apart on these pictures.")
     for key, left in (("A", found.only_a), ("B", found.only_b)):
         if left:
             out.line(f"Only {key} has {amount(len(left), 'picture')}, left out: {', '.join(left[:_MOST_SHOWN])}")

@@ -177,7 +177,8 @@ def _make_classes(common: Common, store: Store, count: int | None) -> int:
     if plan.skip and count is not None:
         common.out.note("--count is for classes yet to be made; those that are there keep their images")
     # Trees and houses stand in these pictures as objects; COCO-Stuff, whose list decides otherwise, has them as stuff.
-    return len(build_planned(common, store, replace(plan, skip=()), {"count": count, "kind": "thing"}))
+    settings = {"count": count, "kind": "thing"}
+    return len(build_planned(common, store, replace(plan, skip=()), settings, go_on="Run the same command to go on."))
 
 
 def _score(common: Common, store: Store, labels: Path, *, partly: bool) -> dict[str, Any] | None:

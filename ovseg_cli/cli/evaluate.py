@@ -28,6 +28,7 @@ from ovseg_cli.cli.options import (
     with_query,
 )
 from ovseg_cli.cli.output import Align, amount, percent, table
+from ovseg_cli.cli.outputs import check_outputs
 from ovseg_cli.cli.truth import ground_truth
 from ovseg_cli.errors import NoDefaultStoreError, NoInputError, OvsegError, UsageError
 from ovseg_cli.evaluation.draws import DRAWS, SEED
@@ -191,7 +192,7 @@ def evaluate(
     from ovseg_cli.runs.evaluate import default_match, in_dataset
 
     files = _Files(output, report_page, per_picture, confusion, worst)
-    files.check(query)
+    files.check(query, [gt, split, label_map, image_classes])
     if pred is not None and images is not None:
         raise UsageError("--pred and --images exclude each other: name label maps, or pictures to segment.")
     if images is not None and pred_suffix:
@@ -246,10 +247,12 @@ class _Files:
         """Those that are wanted."""
         return [file for file in (self.output, self.page, self.per_picture, self.confusion) if file is not None]
 
-    def check(self, query: Query) -> None:
-        """Refuse names whose ending says no form, and what there is of one method alone."""
+    def check(self, query: Query, inputs: Sequence[Path | str | None]) -> None:
+        """Refuse names whose ending says no form, what there is of one method alone, and to write over what is read."""
         from ovseg_cli.methods.catalogue import METHODS
 
+        named = {"--output": self.output, "--report": self.page}
+        check_outputs(named | {"--per-picture": self.per_picture, "--confusion": self.confusion}, inputs)
         several = len(query.methods) > 1
         if any(method in METHODS and METHODS[method].finds_regions for method in query.methods):
             self.check_named("image")  # before anything is segmented for it
@@ -270,7 +273,10 @@ class _Files:
     def check_named(self, match: str | None) -> None:
         """Refuse a page of regions without names, which have none to be drawn by."""
         if match and self.page is not None:
-            raise UsageError("--report draws classes by their names, and these label maps hold regions without names.")
+            raise UsageError(
+                "--report draws classes by their names, and these label maps hold regions without names. Leave "
+                "--report out; -o FILE.md has the figures."
+            )
 
     def write(self, report: Report, found: Predictions, truth: GroundTruth, opened: OpenDataset | None) -> None:
         """Write them, while the label maps are there."""

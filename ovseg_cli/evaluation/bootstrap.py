@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from ovseg_cli.evaluation.draws import DRAWS, LEVEL, SEED
 from ovseg_cli.evaluation.figures import BOUNDARY, Background, Interval, averaged
 from ovseg_cli.evaluation.pictures import Pictures
 from ovseg_cli.evaluation.report import Report
 
-__all__ = ["Means", "interval", "with_intervals"]
+__all__ = ["Means", "expanded", "interval", "p_value", "with_intervals"]
 
 _BLOCK = 1 << 21
 """Numbers of one block of draws at most, 16 MiB."""
@@ -114,19 +115,53 @@ def _mean(iou: Values, chosen: npt.NDArray[np.intp], present: Values | None = No
     return np.divide(sums, number, out=np.full(len(sums), np.nan), where=number > 0)
 
 
-def interval(values: Values, level: float) -> Interval | None:
-    """Percentiles of the draws in which a figure is defined; None where it never is.
+def interval(values: Values, level: float, pictures: int) -> Interval | None:
+    """Expanded percentiles of the draws in which a figure is defined; None where it never is.
+
+    Percentiles of few pictures are too near to each other, as a sample's own spread is too small and is not known well.
+    Hesterberg's are further out, by what Student's t is beyond the normal distribution ("What Teachers Should Know
+    About the Bootstrap", The American Statistician 69, 2015, section 5.3); with many pictures they are the usual ones.
 
     Args:
         values: `(draws,)`, the figure of each draw; NaN where it is not defined.
-        level: Which share of the draws lies between the limits.
+        level: How often the true figure should lie between the limits, 0..1.
+        pictures: How many pictures there are; at least 2.
     """
     defined = values[~np.isnan(values)]
     if not defined.size:
         return None
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    method = f"percentiles of {len(values)} bootstrap draws of pictures"
+    outside = float(ndtr(-expanded(float(ndtri((1 + level) / 2)), pictures)))
+    low, high = np.quantile(defined, [outside, 1 - outside])
+    method = f"expanded percentiles of {len(values)} bootstrap draws of pictures"
     return Interval(low=float(low), high=float(high), level=level, method=method)
+
+
+def expanded(errors: float, pictures: int) -> float:
+    """How many standard errors of so few pictures are as sure as so many of the normal distribution.
+
+    Args:
+        errors: A distance in standard errors, with the normal distribution; above 0.
+        pictures: How many pictures the standard error comes from; at least 2.
+    """
+    return float(math.sqrt(pictures / (pictures - 1)) * stdtrit(pictures - 1, ndtr(errors)))
+
+
+def p_value(differences: Values, pictures: int) -> float | None:
+    """How likely so large a difference is by chance; None where it is never defined.
+
+    Args:
+        differences: `(draws,)`, of two runs in each draw.
+        pictures: How many pictures there are; at least 2. What the draws say is taken back as `interval` expands it.
+    """
+    defined = differences[np.isfinite(differences)]
+    if not defined.size:
+        return None
+    fewer = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
+    p = 2 * (fewer + 1) / (defined.size + 1)
+    if p >= 1:
+        return 1.0
+    errors = -ndtri(p / 2) * math.sqrt((pictures - 1) / pictures)
+    return float(2 * stdtr(pictures - 1, -errors))
 
 
 def with_intervals(report: Report, *, draws: int = DRAWS, seed: int = SEED, level: float = LEVEL) -> Report:
@@ -136,8 +171,8 @@ def with_intervals(report: Report, *, draws: int = DRAWS, seed: int = SEED, leve
         report: One that has its pictures' records.
         draws: How many draws; 0 leaves the report as it is.
         seed: Of the draws. One report, number and seed give one interval.
-        level: How often such an interval holds the true value, 0..1. With few pictures the bootstrap's are too short:
-            below some thirty, read them as a lower bound of the doubt.
+        level: How often such an interval holds the true value, 0..1. With fewer than ten pictures it is still too
+            short: read it as a lower bound of the doubt.
 
     Returns:
         The report, with `Figure.interval` of every mean IoU. Fewer than two pictures have none.
@@ -149,7 +184,9 @@ def with_intervals(report: Report, *, draws: int = DRAWS, seed: int = SEED, leve
     means = Means(pictures, {(figure.key, figure.background) for figure in wanted})
     found = means.of_draws(draws, seed)
     figures = tuple(
-        replace(figure, interval=interval(found[figure.key, figure.background], level)) if figure in wanted else figure
+        replace(figure, interval=interval(found[figure.key, figure.background], level, len(pictures)))
+        if figure in wanted
+        else figure
         for figure in report.figures
     )
     return replace(report, figures=figures)

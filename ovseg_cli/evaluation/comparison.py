@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri
 
 from ovseg_cli.errors import UsageError
-from ovseg_cli.evaluation.bootstrap import Means, interval
+from ovseg_cli.evaluation.bootstrap import Means, expanded, interval, p_value
 from ovseg_cli.evaluation.draws import DRAWS, LEVEL, SEED
 from ovseg_cli.evaluation.figures import Background, Interval
 from ovseg_cli.evaluation.metrics import class_iou
@@ -30,7 +31,7 @@ GROUPS_BY = (
     "Runs of one group cannot be told apart: of every pair, the difference of the mIoU is divided by its standard "
     "error, both by paired bootstrap over pictures, and a pair differs where that is beyond what the largest of all "
     "pairs reaches by chance in 5 % of the draws (max-T). So the chance of even one false difference in the whole "
-    "table is 5 %, however many runs there are."
+    "table is about 5 %, however many runs there are; with few pictures that limit is further out, as Student's t is."
 )
 """The procedure of `groups`, for the foot of a table."""
 
@@ -79,7 +80,8 @@ class Comparison:
         difference: The second minus the first; None where one is not defined.
         interval: Of the difference; None with fewer than two pictures.
         p: How likely so large a difference is where there is none: twice the share of the draws (and one more) on the
-            other side of 0, at most 1.
+            other side of 0, taken back for few pictures (see `ovseg_cli.evaluation.bootstrap.p_value`).
+        differ: Whether the runs differ: whether p is below one minus the level; None without p.
         draws: How many draws were made.
         seed: Of the draws.
         images: How many pictures both runs have.
@@ -96,6 +98,7 @@ class Comparison:
     difference: float | None
     interval: Interval | None
     p: float | None
+    differ: bool | None
     draws: int
     seed: int
     images: int
@@ -137,13 +140,14 @@ def compare_runs(a: Pictures, b: Pictures, *, draws: int = DRAWS, seed: int = SE
         wanted = ("miou", treatment)
         drawn = [Means(run, {wanted}).of_draws(draws, seed)[wanted] for run in (a, b)]
         differences = drawn[1] - drawn[0]
-        found, p = interval(differences, level), _p_value(differences)
+        found, p = interval(differences, level, len(a)), p_value(differences, len(a))
     return Comparison(
         miou_a=mious[0],
         miou_b=mious[1],
         difference=difference,
         interval=found,
         p=p,
+        differ=None if p is None else p < 1 - level,
         draws=draws,
         seed=seed,
         images=len(a),
@@ -192,7 +196,7 @@ def groups(
     drawn = np.stack([Means(run, {wanted}).of_draws(max(draws, 100), seed)[wanted] for run in shared])
     drawn = drawn[:, np.isfinite(drawn).all(axis=0)]
     mious = np.array([np.nansum(_shares(run.matrix(), run.scored)) for run in shared])
-    differ = _max_t(mious, drawn, level)
+    differ = _max_t(mious, drawn, level, len(shared[0]))
     order = [int(i) for i in np.argsort(-mious, kind="stable")]
     letters = _letters(differ[np.ix_(order, order)])
     names = list(runs)
@@ -200,7 +204,7 @@ def groups(
     return {name: found[name] for name in names}
 
 
-def _max_t(mious: Values, drawn: Values, level: float) -> npt.NDArray[np.bool_]:
+def _max_t(mious: Values, drawn: Values, level: float, pictures: int) -> npt.NDArray[np.bool_]:
     """Which pairs of runs differ: `(R,)` figures and `(R, B)` of the draws in, `(R, R)` out."""
     number = len(mious)
     rows, columns = np.triu_indices(number, 1)
@@ -210,6 +214,7 @@ def _max_t(mious: Values, drawn: Values, level: float) -> npt.NDArray[np.bool_]:
     tiny = 1e-12  # two runs of equal answers have no error, and do not differ
     sizes = np.abs(around) / np.maximum(errors, tiny)[:, None]
     limit = float(np.quantile(sizes.max(axis=0), level)) if drawn.size else np.inf
+    limit = expanded(max(limit, float(ndtri((1 + level) / 2))), pictures)  # draws of few pictures have no tails
     differ = np.zeros((number, number), dtype=bool)
     differ[rows, columns] = (np.abs(differences) > tiny) & (np.abs(differences) > limit * np.maximum(errors, tiny))
     return differ | differ.T
@@ -238,14 +243,6 @@ def _letters(differ: npt.NDArray[np.bool_]) -> list[str]:
 def _letter(place: int) -> str:
     rounds, rest = divmod(place, 26)
     return string.ascii_lowercase[rest] + (str(rounds) if rounds else "")
-
-
-def _p_value(differences: Values) -> float | None:
-    defined = differences[np.isfinite(differences)]
-    if not defined.size:
-        return None
-    fewer = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
-    return min(1.0, 2 * (fewer + 1) / (defined.size + 1))
 
 
 def _shares(matrix: npt.NDArray[np.int64], scored: slice) -> Values:

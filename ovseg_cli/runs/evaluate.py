@@ -324,6 +324,8 @@ def records_of(
     """
     from ovseg_cli.evaluation.pictures import Pictures
 
+    if not os.path.lexists(run):
+        raise UsageError(f"{run} does not exist. Name an output folder, or a report that ovseg eval -o wrote.")
     if not run.is_file():
         if gt is None:
             raise UsageError(f"{run} is a folder, so it has to be scored first: name the ground truth with --gt.")

@@ -70,6 +70,23 @@ class TestCompare:
         result = cli("compare", "good.json", "bad", "--gt", "labels", "-c", "cat")
         assert "good.json is a report, whose classes are counted already" in result.error
 
+    def test_nothing_is_written_over_what_is_read_or_over_another_file(self, cli, runs):
+        assert cli("eval", "--gt", "labels", "--pred", "good", "-o", "good.json", "-q").exit_code == 0
+        before = (runs / "good.json").read_bytes()
+        assert (
+            "-output would write over" in cli("compare", "good.json", "bad", "--gt", "labels", "-o", "good.json").error
+        )
+        assert "is written as .json" in cli("compare", "good", "bad", "--gt", "labels", "-o", "notes.txt").error
+        assert "nope.json does not exist" in cli("compare", "nope.json", "good.json").error
+        scored = ("eval", "--gt", "labels", "--pred", "good", "-o", "x.csv")
+        error = cli(*scored, "--per-picture", "./x.csv").error
+        assert error == "--output and --per-picture both name x.csv, which can hold only one. Name two files."
+        error = cli(*scored, "--label-map", "x.csv").error
+        assert not (runs / "x.csv").exists()
+        (runs / "x.csv").write_bytes((runs / "labels" / "labelmap.txt").read_bytes())
+        assert "would write over x.csv, which is read" in cli(*scored, "--label-map", "x.csv").error
+        assert (runs / "good.json").read_bytes() == before
+
 
 class TestBounds:
     def test_are_beside_the_figures(self, cli, runs):

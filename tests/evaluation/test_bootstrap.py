@@ -58,7 +58,7 @@ def test_every_mean_iou_has_an_interval_and_says_how():
         if figure.interval is not None:
             assert figure.interval.low < figure.value < figure.interval.high
             assert figure.interval.level == 0.9
-            assert figure.interval.method == "percentiles of 200 bootstrap draws of pictures"
+            assert figure.interval.method == "expanded percentiles of 200 bootstrap draws of pictures"
 
 
 def test_an_interval_holds_the_true_value_about_as_often_as_it_says():

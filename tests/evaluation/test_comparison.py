@@ -50,6 +50,17 @@ class TestTwoRuns:
             alarms += not found.interval.low <= 0 <= found.interval.high
         assert alarms <= 6  # 2 are expected
 
+    @pytest.mark.parametrize("count", [2, 3, 5, 10])
+    def test_few_pictures_are_no_proof(self, count):
+        """Two runs that err alike: the plain percentiles of two pictures would call every second pair different."""
+        alarms = apart = 0
+        for seed in range(40):
+            a, b = run(0.2, count, seed), run(0.200001, count, seed)
+            alarms += compare_runs(a, b, draws=200).differ
+            apart += len(set(groups({"a": a, "b": b}, draws=200).values())) > 1
+        assert alarms <= 6  # 2 are expected at most
+        assert apart <= 6
+
     @pytest.mark.parametrize("scored", [slice(None), slice(1, None)])
     def test_what_a_picture_carries_is_what_would_be_missing_without_it(self, scored):
         pairs = adversarial()
