@@ -61,7 +61,7 @@ class TestCompare:
         for arguments, message in (
             (("good", "bad"), "name the ground truth with --gt"),
             (("labels/0.png", "bad", "--gt", "labels"), "write one with ovseg eval -o FILE.json"),
-            (("good", "nowhere", "--gt", "labels"), "There is no folder nowhere"),
+            (("good", "nowhere", "--gt", "labels"), "nowhere does not exist"),
         ):
             result = cli("compare", *arguments)
             assert result.exit_code == 2
