@@ -92,6 +92,15 @@ def test_by_the_clock_the_pace_is_repeated(tmp_path, monkeypatch):
     assert again.step > 9
 
 
+@pytest.fixture
+def heard():
+    """Ctrl-C as a terminal's program hears it: the workers that tests may run in leave it alone."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_waits_for_the_step_and_keeps_it(tmp_path):
     torch.manual_seed(0)
     head = Small()
@@ -203,6 +212,7 @@ def test_equal_requests_give_equal_files(folder, tmp_path):
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.mark.usefixtures("heard")
 def test_an_interrupted_training_leaves_a_head(folder, monkeypatch):
     models, told = mini_models(), []
 
