@@ -148,6 +148,7 @@ def test_prototypes_keep_their_direction(half):
         assert torch.cosine_similarity(vector, means[1][key], dim=0) > 0.9999
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_picture(half):
     """Up to its rounding; with other noise it would be another picture."""
     settings = {"image_size": 64, "steps": 6, "guidance": 4.0, "negative_prompt": "", "min_attention_grid": 8}

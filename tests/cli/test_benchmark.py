@@ -283,6 +283,7 @@ def test_speed_is_measured_once_in_a_process_of_its_own(world, here, monkeypatch
     assert asked[-1][0] == "gem", "other settings take other times"
 
 
+@pytest.mark.slow
 def test_a_speed_is_one_of_a_real_process(tmp_path):
     from ovseg_cli.profiles import get_profile
     from ovseg_cli.segmentation.options import SegmentOptions

@@ -44,6 +44,7 @@ def test_scenes_and_pictures_are_rendered_in_equal_numbers(glyphs):
     assert sizes == [(64, 64)] * 4 + list(domain.SIZES)
 
 
+@pytest.mark.slow
 def test_a_pack_gets_its_classifier(tmp_path, glyphs):
     shutil.copytree(MINI_FOLDER, tmp_path / "pack", ignore=shutil.ignore_patterns("domain"))
     write_pictures(tmp_path / "pictures", glyphs, scenes=8)

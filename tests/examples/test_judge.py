@@ -166,6 +166,7 @@ def test_a_training_that_was_stopped_ends_like_one_that_was_not(
         assert torch.equal(value, parts.state_dict()[key]), key
 
 
+@pytest.mark.slow
 def test_it_learns_shapes_and_survives_being_saved(tmp_path: Path) -> None:
     data = fake_data(tmp_path / "data")
     network = trained(data, tmp_path / "run", Schedule(steps=60, batch=24, lr=5e-3, warmup=5, ema=0.0))

@@ -214,6 +214,7 @@ def test_the_batch_size_changes_nothing_but_its_own_record():
         np.testing.assert_allclose(a.vector, b.vector, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_stuff_gives_no_background_prototypes():
     record = build(kind="stuff")
     assert (record.kind, record.kind_source) == ("stuff", "user")

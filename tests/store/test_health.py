@@ -122,6 +122,7 @@ def test_a_vector_that_is_not_of_length_1_is_not_used(store: Store) -> None:
             use()
 
 
+@pytest.mark.slow
 def test_nothing_is_accused_while_others_write(store: Store) -> None:
     """A class that is replaced between the look at its row and the look at its files, again and again."""
     writers = [processes.start("churn", store.path, name) for name in ("dog", "bird")]

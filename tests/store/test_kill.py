@@ -48,7 +48,8 @@ def test_killed_at_any_line(template: Path, tmp_path: Path, action: str, step: i
         assert result["orphans"] > 5
 
 
-@pytest.mark.parametrize(("action", "step"), some(("rename", 3), ("swap", 5)))
+@pytest.mark.slow
+@pytest.mark.parametrize(("action", "step"), [("rename", 3), ("swap", 5)])
 def test_care_killed_at_any_line(template: Path, tmp_path: Path, action: str, step: int) -> None:
     result = drive(template, tmp_path, action, "lines", step)
     before, after, *_ = result["states"]
@@ -57,13 +58,15 @@ def test_care_killed_at_any_line(template: Path, tmp_path: Path, action: str, st
     assert after > 3
 
 
-@pytest.mark.parametrize(("action", "step"), some(("backup", 2), ("vacuum", 1), ("reindex", 4), ("repair", 1)))
+@pytest.mark.slow
+@pytest.mark.parametrize(("action", "step"), [("backup", 2), ("vacuum", 1), ("reindex", 4), ("repair", 1)])
 def test_what_changes_no_class_killed_at_any_line(template: Path, tmp_path: Path, action: str, step: int) -> None:
     result = drive(template, tmp_path, action, "lines", step)
     assert result["killed"] == sum(result["states"]) > 3
 
 
-@pytest.mark.parametrize(("action", "step"), some(("add", 4), ("replace", 4), ("rename", 6), ("swap", 8)))
+@pytest.mark.slow
+@pytest.mark.parametrize(("action", "step"), [("add", 4), ("replace", 4), ("rename", 6), ("swap", 8)])
 def test_interrupted_at_any_line(template: Path, tmp_path: Path, action: str, step: int) -> None:
     result = drive(template, tmp_path, action, "interrupt", step)
     before, after, *_ = result["states"]
@@ -78,6 +81,7 @@ def test_killed_in_the_middle_of_a_file(template: Path, tmp_path: Path, action: 
     assert result["killed"] == result["states"][0] == 6
 
 
+@pytest.mark.slow
 def test_killed_at_some_time(template: Path, tmp_path: Path) -> None:
     result = drive(template, tmp_path, "any", "random")
     # The driver fails on any store that is neither whole nor as before. How the deaths spread over the allowed states

@@ -175,6 +175,7 @@ def test_any_history_of_changes(dim: int, k: int, seed: int, changes: list[int])
     assert np.isin(ids, alive).all()
 
 
+@pytest.mark.slow
 def test_segments_become_few(tmp_path: Path) -> None:
     """And none is written again and again: each vector as often as the logarithm of their number."""
     classes, catalogue, written = Classes(4, 0), None, 0
