@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -15,6 +18,7 @@ from ovseg_cli.errors import UsageError
 from ovseg_cli.heads.catseg import CatSeg
 from ovseg_cli.heads.record import KEY, HeadRecord, read_record
 from ovseg_cli.heads.sizes import HeadSpec
+from ovseg_cli.names import listed
 
 if TYPE_CHECKING:
     from ovseg_cli.backbones.clip import ClipBackbone
@@ -45,9 +49,20 @@ def save_head(path: Path, tensors: Mapping[str, Tensor], record: HeadRecord) -> 
         OutputError: It cannot be written.
     """
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    record = replace(record, tensors=_digest(plain))
     with atomic_path(path) as part:
         # Not by `save_file`, whose files are private to their owner.
         part.write_bytes(save(plain, metadata={KEY: record.to_json()}))
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of tensors with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def load_head(path: Path, clip: ClipBackbone | None = None) -> tuple[Head, HeadRecord]:
@@ -65,14 +80,24 @@ def load_head(path: Path, clip: ClipBackbone | None = None) -> tuple[Head, HeadR
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UsageError(f"The head {path} is damaged: {error}. Train it again, or take a copy of the file.") from error
+    if record.tensors not in ("", _digest(tensors)):
+        raise UsageError(f"The head {path} is damaged: its tensors are not those that were written. Take another copy.")
     depth = len([name for name in tensors if name.startswith("text.q.")])
-    sizes = (depth, tensors["text.q.0"].shape[0]) if depth else None
-    head = build_head(record.spec, sizes)
+    sizes = (depth, tensors["text.q.0"].shape[0]) if "text.q.0" in tensors else None
     try:
-        head.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"The head {path} is damaged: its tensors are not those of its record ({reason}).") from error
+        # On no device first: a header can ask for more than there is memory, and the tensors show what is true.
+        with torch.device("meta"):
+            state = build_head(record.spec, sizes).state_dict()
+        wanted = {name: (value.shape, value.dtype) for name, value in state.items()}
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, AssertionError, IndexError) as error:
+        raise UsageError(f"The head {path} is damaged: no head has the sizes of its record.") from error
+    found = {name: (value.shape, value.dtype) for name, value in tensors.items()}
+    if odd := [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]:
+        raise UsageError(
+            f"The head {path} is damaged: its tensors are not those of its record ({listed(odd, most=3)})."
+        )
+    head = build_head(record.spec, sizes)
+    head.load_state_dict(tensors)
     head.eval().requires_grad_(False)
     if clip is not None:
         head.to(clip.device)

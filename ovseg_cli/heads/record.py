@@ -45,6 +45,7 @@ class HeadRecord:
         geometry: How pictures are cut up and what stands for the background: fields of `DenseDefaults`.
         tiles: (side, window, stride) where a picture is looked at as CAT-Seg's published code does it; None for crops.
         version: The version of ovseg.
+        tensors: SHA-256 (hex) of the tensors.
     """
 
     name: str
@@ -59,6 +60,7 @@ class HeadRecord:
     geometry: Mapping[str, Any]
     tiles: tuple[int, int, int] | None = None
     version: str = ""
+    tensors: str = ""
 
     def to_json(self) -> str:
         """As it stands in the header."""
@@ -73,19 +75,23 @@ class HeadRecord:
             UsageError: It is no such record, or of a newer version.
         """
         try:
-            data = json.loads(text)
+            data = _parsed(text)
             version = data.pop("format")
-        except (ValueError, KeyError, AttributeError) as error:
+            if type(version) is not int or version < 1:
+                raise ValueError(version)
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise UsageError(f"{path} is no head of ovseg: what its header says is damaged.") from error
-        if version != FORMAT:
+        if version > FORMAT:
             raise UsageError(f"{path} was written by a newer version of ovseg (format {version}). Update ovseg.")
         try:
             tuples = {name: tuple(data[name]) for name in ("base", "novel", "templates")}
             tiles = data.get("tiles")
             spec = HeadSpec.from_record(data["spec"])
             return cls(**{**data, **tuples, "spec": spec, "tiles": None if tiles is None else tuple(tiles)})
-        except (KeyError, TypeError) as error:
-            raise UsageError(f"{path} is no head of ovseg: its header lacks or has {error}.") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"{path} is no head of ovseg: its header lacks something, or has what no head has. Take another copy."
+            ) from error
 
     @property
     def settings(self) -> DenseDefaults:
@@ -134,17 +140,39 @@ def read_record(path: Path) -> HeadRecord:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= _MOST_HEADER:
                 raise UsageError(f"{path} is no head of ovseg: it is no safetensors file.")
-            header = json.loads(file.read(length))
+            header = _parsed(file.read(length))
+            whole = 8 + length + _tensor_bytes(header)
+            if os.fstat(file.fileno()).st_size != whole:
+                raise UsageError(f"The head {path} is damaged: it has not the {whole} bytes that its header says.")
     except FileNotFoundError:
         raise UsageError(f"There is no head {path}. Train one with ovseg train-head, or see ovseg heads.") from None
     except OSError as error:
         raise UsageError(f"The head {path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is no head of ovseg: it is no safetensors file.") from error
     text = header.get("__metadata__", {}).get(KEY) if isinstance(header, dict) else None
     if text is None:
         raise UsageError(f"{path} is no head of ovseg: its header does not say what was trained.")
     return HeadRecord.from_json(text, path)
+
+
+def _tensor_bytes(header: Mapping[str, Any]) -> int:
+    """How many bytes of tensors follow a header."""
+    return max((int(value["data_offsets"][1]) for name, value in header.items() if name != "__metadata__"), default=0)
+
+
+def _parsed(text: str | bytes) -> Any:
+    """What JSON says, with nothing in it but what `HeadRecord.to_json` can write.
+
+    Raises:
+        ValueError: It is no JSON, has a number that is none, or is nested beyond reason.
+    """
+    try:
+        data = json.loads(text)
+        json.dumps(data, allow_nan=False)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return data
 
 
 def file_digest(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self, get_args
 
 from ovseg_cli.errors import UsageError
 
@@ -170,8 +170,13 @@ class HeadSpec:
 
         Raises:
             UsageError: It is of another version.
+            ValueError: It has a kind or a size that no head has.
         """
+        if record["kind"] not in get_args(HeadKind) or record["tuned"] not in get_args(Tuned):
+            raise ValueError(f"{record['kind']!r} or {record['tuned']!r} is unknown")
         dedos = record.get("dedos")
+        if (record["kind"] == "dedos") != (dedos is not None):
+            raise ValueError("sizes of DEDOS belong to a head of DEDOS")
         return cls(
             kind=record["kind"],
             clip=made(ClipSizes, record["clip"]),
@@ -186,8 +191,22 @@ def made(kind: type[Any], record: Mapping[str, Any]) -> Any:
 
     Raises:
         UsageError: A value is unknown to this version.
+        ValueError: A number that no head has.
     """
     known = {each.name for each in fields(kind)}
     if strange := [name for name in record if name not in known]:
         raise UsageError(f"The head was made by another version of ovseg: it has a setting {strange[0]!r}. Update it.")
+    for name, value in record.items():
+        most = _MOST_BLOCKS if name in _BLOCKS else _MOST
+        for number in value if isinstance(value, list) else [value]:
+            if type(number) is int and not (name not in _MAY_BE_NONE) <= number <= most:
+                raise ValueError(f"{name} is {number}")
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+
+
+_MOST: Final = 2**16
+_MOST_BLOCKS: Final = 256
+_BLOCKS: Final = frozenset({"layers", "depth", "text", "decoder_layers", "encoder_layers"})
+"""What is built one after another, so that a header's word alone could take forever."""
+_MAY_BE_NONE: Final = frozenset({"pad", "best", "text", "timesteps", "consistency", "drop", "keep"})
+"""What may be 0."""

@@ -508,9 +508,16 @@ def convert_catseg(checkpoint: Path, output: Path, models: Models) -> HeadRecord
         raise UsageError(f"A head is written as {SUFFIX}, got {str(output)!r}.")
     try:
         loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UsageError(f"The checkpoint {checkpoint} cannot be read as tensors: {error}") from error
+    except FileNotFoundError:
+        raise UsageError(f"There is no file {checkpoint}.") from None
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise UsageError(
+            f"The checkpoint {checkpoint} is not read: it is damaged, or holds more than tensors, which could be code. "
+            "Take it from where CAT-Seg publishes its weights."
+        ) from error
     state = loaded.get("model", loaded) if isinstance(loaded, dict) else {}
+    tensors = state.items() if isinstance(state, dict) else ()
+    state = {name: value for name, value in tensors if isinstance(value, torch.Tensor)}
     head = catseg_from(state, models.clip.model.state_dict())
     weights = models.profile.clip.weights
     record = HeadRecord(

@@ -34,7 +34,8 @@ def copy_store(database: Database, store: Path, target: str | Path, *, lock_time
         lock_timeout: Seconds to wait for another process that is writing.
     """
     folder = Path(os.path.abspath(os.path.expanduser(target)))
-    if folder == store or store in folder.parents:
+    real, own = Path(os.path.realpath(folder)), Path(os.path.realpath(store))
+    if real == own or own in real.parents:
         raise StoreError(f"A backup in the store itself would be lost with it: choose another folder than {folder}")
     with os_errors(folder):
         if is_link(folder) or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):

@@ -20,6 +20,7 @@ from ovseg_cli.heads.record import read_record
 from ovseg_cli.heads.training import Training, progress_at, rate_at
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.runs.heads import HeadRequest, train_head
+from tests.heads.conftest import paint_folder
 from tests.heads.test_dedos import clip_sizes
 from tests.mini import mini_models
 
@@ -255,6 +256,18 @@ def test_files_that_are_no_heads(tmp_path, content, message):
         read_record(path)
 
 
+@pytest.fixture(scope="module")
+def small_head(tmp_path_factory):
+    """The bytes of a head that was hardly trained."""
+    return train_head(request(paint_folder(tmp_path_factory.mktemp("head") / "data")), mini_models()).path.read_bytes()
+
+
+@pytest.fixture
+def head_file(tmp_path, small_head):
+    (tmp_path / "h.safetensors").write_bytes(small_head)
+    return tmp_path / "h.safetensors"
+
+
 def test_a_head_with_tensors_of_another(folder):
     found = train_head(request(folder), mini_models())
     with safe_open(found.path, "pt") as file:
@@ -262,6 +275,68 @@ def test_a_head_with_tensors_of_another(folder):
     save_file({"nothing": torch.zeros(1)}, found.path, metadata=note)
     with pytest.raises(UsageError, match="is damaged: its tensors"):
         load_head(found.path)
+
+
+def rewritten(path, *changes, tensors=None):
+    """The head's file with other values in its record, each given as a path of keys with a value."""
+    with safe_open(path, "pt") as file:
+        record = json.loads(file.metadata()["ovseg_head"])
+    for *keys, value in changes:
+        inner = record
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+    save_file(tensors or load_file(path), path, metadata={"ovseg_head": json.dumps(record)})
+
+
+BAD_RECORDS = [
+    ("spec", "kind", "os.system"),
+    ("spec", "kind", "dedos"),
+    ("spec", "tuned", "all"),
+    ("spec", "cost", "hidden", 10**6),
+    ("spec", "cost", "hidden", 256),
+    ("spec", "cost", "layers", 10**7),
+    ("spec", "cost", "heads", 0),
+    ("spec", "cost", "window", -1),
+    ("spec", "clip", "width", 10**5),
+    ("spec", "clip", "depth", 0),
+    ("training", "seconds", float("inf")),
+    ("format", "1"),
+    ("base", 5),
+    ("zzz", 1),
+]
+
+
+@pytest.mark.parametrize("change", BAD_RECORDS, ids=lambda change: f"{change[-2]}={change[-1]}")
+def test_a_record_that_no_head_has(head_file, change):
+    rewritten(head_file, change)
+    with pytest.raises(UsageError, match=r"(is no head of ovseg|is damaged): .{20}") as caught:
+        load_head(head_file)
+    assert "__init__" not in str(caught.value)
+
+
+def test_a_record_that_is_nested_beyond_reason(tmp_path):
+    text = "[" * 100_000
+    for header in (text, json.dumps({"__metadata__": {"ovseg_head": text}})):
+        (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
+        with pytest.raises(UsageError, match="is no head of ovseg"):
+            read_record(tmp_path / "x.safetensors")
+
+
+def test_tensors_that_are_not_those_that_were_written(head_file):
+    content = head_file.read_bytes()
+    head_file.write_bytes(content[: len(content) - 100])
+    with pytest.raises(UsageError, match="is damaged: it has not the"):
+        read_record(head_file)
+    head_file.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    with pytest.raises(UsageError, match="tensors are not those that were written"):
+        load_head(head_file)
+    head_file.write_bytes(content)
+    tensors = load_file(head_file)
+    name = next(iter(tensors))
+    rewritten(head_file, ("tensors", ""), tensors={**tensors, name: tensors[name].int()})
+    with pytest.raises(UsageError, match="is damaged: its tensors are not those of its record"):
+        load_head(head_file)
 
 
 def test_both_towers_of_clip_can_be_tuned(folder):
