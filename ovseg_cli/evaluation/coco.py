@@ -558,7 +558,8 @@ def _facts(text: str) -> Any:
     ids = _IMAGE_ID.findall(text)
     if len(ids) != 1 or text.count('"segmentation"') + text.count('"segments_info"') > 1:
         return json.loads(text.encode("latin-1"))  # somebody's own fields have such names too
-    facts: dict[str, Any] = {"image_id": json.loads(ids[0].encode("latin-1"))}
+    found = ids[0]
+    facts: dict[str, Any] = {"image_id": json.loads(found.encode("latin-1")) if found[0] == '"' else int(found)}
     if '"segments_info"' in text:
         facts["segments_info"] = ()
     elif '"segmentation"' in text:
