@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from ovseg_cli.errors import LabelError
 
-__all__ = ["Entry", "json_entries"]
+__all__ = ["Entry", "json_entries", "why_unreadable"]
 
 Entry = tuple[str, Any, int, int]
 """A key of the outer object, an item of its list (its value, where that is no list; None for a list without items), and
@@ -54,8 +54,12 @@ class _Walk:
         self.decoder = json.JSONDecoder()
 
     def entries(self) -> Iterator[Entry]:
-        self._expect("{")
+        if "\0" in self.text[:4] or self.text.startswith(("\xff\xfe", "\xfe\xff")):  # UTF-16 or UTF-32
+            raise LabelError(f"{self.path} is not UTF-8 text; save it as UTF-8.")
+        if not self._take("{"):
+            raise self._no_object()
         if self._take("}"):
+            self._expect_end()
             return
         while True:
             key, _, _ = self._value()
@@ -69,6 +73,7 @@ class _Walk:
             if not self._take(","):
                 break
         self._expect("}")
+        self._expect_end()
 
     def _items(self, key: str) -> Iterator[Entry]:
         if self._take("]"):
@@ -104,13 +109,23 @@ class _Walk:
         if not self._take(mark):
             raise self._broken()
 
+    def _expect_end(self) -> None:
+        self._skip_blanks()
+        if self.at < len(self.text):
+            raise self._broken()
+
     def _value(self) -> tuple[Any, int, int]:
         self._skip_blanks()
         while True:
             try:
                 value, end = self.decoder.raw_decode(self.text, self.at)
-            except (json.JSONDecodeError, RecursionError) as error:
-                if isinstance(error, RecursionError) or not self._more():
+            except RecursionError as error:
+                raise self._broken() from error
+            except ValueError as error:
+                if not isinstance(error, json.JSONDecodeError):
+                    place = self.start + self.at
+                    raise LabelError(f"{self.path}: what begins at byte {place} {why_unreadable(error)}.") from error
+                if not self._more():
                     raise self._broken() from error
                 continue
             if end == len(self.text) and self._more():
@@ -137,5 +152,26 @@ class _Walk:
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise LabelError(f"{self.path} is not UTF-8 text; save it as UTF-8.") from error
 
+    def _no_object(self) -> LabelError:
+        """What is wrong with a file that does not begin with an object."""
+        if self.text.startswith("[", self.at):
+            what = "a list"  # it may be large, so it is not read to its end
+        else:
+            value, _, _ = self._value()
+            self._expect_end()
+            what = "a text" if isinstance(value, str) else "a number" if type(value) in (int, float) else "a mere word"
+        return LabelError(
+            f"{self.path} is no COCO file: it holds {what}, not an object with 'images' and 'annotations'."
+        )
+
     def _broken(self) -> LabelError:
         return LabelError(f"{self.path} is no complete JSON file: it cannot be read at byte {self.start + self.at}.")
+
+
+def why_unreadable(error: ValueError | RecursionError) -> str:
+    """What is wrong with a value, of what `json` raises about it."""
+    if isinstance(error, UnicodeDecodeError):
+        return "is not UTF-8 text; save the file as UTF-8"
+    if isinstance(error, json.JSONDecodeError):
+        return "is no valid JSON"
+    return "is nested too deeply" if isinstance(error, RecursionError) else "has a number of too many digits"

@@ -180,14 +180,14 @@ class TestMistakes:
         with pytest.raises(LabelError) as caught:
             CocoLabels(path)
         assert str(caught.value) == (
-            f"{path} has no regions: none of its 1 annotations has a segmentation. Boxes, key points and captions "
+            f"{path} has no regions: its only annotation has no segmentation. Boxes, key points and captions "
             "cannot be scored; take the file of instances, stuff or panoptic regions."
         )
 
     def test_some_boxes(self, tmp_path):
         box = {"category_id": 1, "bbox": [1, 1, 5, 5]}
         path = coco_file(tmp_path / "a.json", [box, {"category_id": 1, "segmentation": polygon(1, 1, 9, 9)}])
-        assert coco_ground_truth(path).notes == (f"1 annotations of {path} have no segmentation and are left out",)
+        assert coco_ground_truth(path).notes == (f"1 annotation of {path} has no segmentation and is left out",)
 
     def test_another_file(self, tmp_path):
         path = tmp_path / "a.json"
@@ -199,7 +199,9 @@ class TestMistakes:
             == f"{path} is no COCO file: it has no 'annotations' and no 'images' (it has shapes, version)."
         )
 
-    @pytest.mark.parametrize("text", ["", "[1, 2]", '{"images": [{"id": 1', '{"images": [] "annotations": []}'])
+    @pytest.mark.parametrize(
+        "text", ["", "nonsense", "{} 5", '{"images": [{"id": 1', '{"images": [] "annotations": []}']
+    )
     def test_a_broken_file(self, tmp_path, text):
         path = tmp_path / "a.json"
         path.write_text(text)
@@ -219,7 +221,7 @@ class TestMistakes:
             painted(path)
 
     def test_a_shape_of_no_known_form(self, tmp_path):
-        path = coco_file(tmp_path / "a.json", [{"category_id": 1, "segmentation": {"counts": "x"}}])
+        path = coco_file(tmp_path / "a.json", [{"category_id": 1, "segmentation": "x"}])
         with pytest.raises(LabelError, match="an annotation of a has no polygons and no run-length code"):
             painted(path)
 
@@ -236,6 +238,268 @@ class TestMistakes:
         path.write_text(path.read_text().replace("77777.5", corner))
         with pytest.raises(LabelError, match="a polygon of a has a corner that lies nowhere near the picture"):
             painted(path)
+
+    @pytest.mark.parametrize(
+        ("text", "held"), [("[1, 2]", "a list"), ("5", "a number"), ("null", "a mere word"), ('"x"', "a text")]
+    )
+    def test_no_object_at_the_top(self, tmp_path, text, held):
+        path = tmp_path / "a.json"
+        path.write_text(text)
+        with pytest.raises(LabelError) as caught:
+            CocoLabels(path)
+        assert str(caught.value) == (
+            f"{path} is no COCO file: it holds {held}, not an object with 'images' and 'annotations'."
+        )
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+    def test_another_encoding(self, tmp_path, encoding):
+        path = coco_file(tmp_path / "a.json", [{"category_id": 1, "segmentation": polygon(1, 1, 9, 9)}])
+        path.write_bytes(path.read_text().encode(encoding))
+        with pytest.raises(LabelError, match=r"a.json is not UTF-8 text; save it as UTF-8\."):
+            CocoLabels(path)
+
+
+MANY_DIGITS = object()
+"""Stands for a number that `json` does not write."""
+
+
+def refused(path, annotations, **others):
+    """What is said of a file that cannot be read, or a picture of which cannot."""
+    others = {"images": [PICTURE], "categories": CATEGORIES, **others}
+    text = json.dumps({**others, "annotations": annotations}, default=lambda _: "@many")
+    path.write_text(text.replace('"@many"', "9" * 6000))
+    with pytest.raises(LabelError) as caught:
+        painted(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert len(message) < len(str(path)) + 300
+    assert "\n" not in message
+    return message
+
+
+PICTURE = {"id": 7, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH}
+SOUND = {"id": 1, "image_id": 7, "category_id": 1, "segmentation": polygon(1, 1, 9, 9)}
+PIXELS = HEIGHT * WIDTH
+WHOLE = compressed(region(3, 5, 20, 22))["counts"]
+
+
+class TestBrokenValues:
+    @pytest.mark.parametrize("value", [-3, "wide", [5], float("nan"), float("inf"), True, False, "", 2.5, {}])
+    @pytest.mark.parametrize("side", ["height", "width"])
+    def test_a_side_of_a_picture(self, tmp_path, side, value):
+        message = refused(tmp_path / "a.json", [SOUND], images=[{**PICTURE, side: value}])
+        assert f"the {side} of the picture a is {value!r}, no whole number" in message
+
+    @pytest.mark.parametrize("size", [(10**9, 10**9), (1, 2_000_000), (10**3000, 5), (20_000, 20_000)])
+    def test_a_picture_too_large(self, tmp_path, size):
+        """Nothing of its size is taken."""
+        tracemalloc.start()
+        picture = {**PICTURE, "height": size[0], "width": size[1]}
+        assert "too large to be opened safely" in refused(tmp_path / "a.json", [SOUND], images=[picture])
+        unsized = {"id": 7, "file_name": "a.jpg"}
+        shape = {"size": size, "counts": [min(size[0] * size[1], 10**30)]}
+        annotation = {**SOUND, "segmentation": shape}
+        assert "too large to be opened safely" in refused(tmp_path / "a.json", [annotation], images=[unsized])
+        assert tracemalloc.get_traced_memory()[1] < 6e7
+        tracemalloc.stop()
+
+    @pytest.mark.parametrize(
+        "size",
+        [["a", "b"], [-3, 4], [0, 5], [True, 5], [float("nan"), 4], [[5], 4], [4], [4, 5, 6], [4, 5, "x"], 5, None],
+    )
+    @pytest.mark.parametrize("picture", [PICTURE, {"id": 7, "file_name": "a.jpg"}], ids=["sized", "unsized"])
+    def test_the_size_of_a_run_length_code(self, tmp_path, size, picture):
+        annotation = {**SOUND, "segmentation": {"size": size, "counts": WHOLE}}
+        message = refused(tmp_path / "a.json", [annotation], images=[picture])
+        assert "an annotation of a has a run-length code of the size" in message
+
+    def test_regions_of_two_sizes(self, tmp_path):
+        shapes = [compressed(region(1, 1, 5, 5)), {"size": [2, 3], "counts": [6]}]
+        message = refused(
+            tmp_path / "a.json",
+            [{**SOUND, "segmentation": shape} for shape in shapes],
+            images=[{"id": 7, "file_name": "a.jpg"}],
+        )
+        assert "the regions of a are made for pictures of different sizes, 40x30 and 3x2 pixels" in message
+
+    @pytest.mark.parametrize(
+        ("counts", "said"),
+        [
+            ("\x00ppp", "broken"),
+            ("pqrs", "broken"),
+            ("é", "broken"),
+            ("犬", "broken"),
+            ("ooooooooo0", "broken"),
+            ("Q", "broken"),
+            ("O", "broken"),
+            ("555", "15 pixels"),
+            ("", "0 pixels"),
+            (WHOLE + "1", "pixels; the picture has 1200"),
+            (WHOLE * 2, "has a run-length code"),
+            (WHOLE[:-2], "has a run-length code"),
+            ([10, 20], "30 pixels; the picture has 1200"),
+            ([], "0 pixels"),
+            ([5, -3, PIXELS - 2], "broken"),
+            ([10**12], "broken"),
+            ([PIXELS, 2**32], "broken"),
+            ([PIXELS, 1], "1201 pixels"),
+            ([float("nan"), PIXELS], "broken"),
+            ([True, PIXELS - 1], "broken"),
+            (["x"], "broken"),
+            ([[PIXELS]], "broken"),
+            (5, "broken"),
+            (None, "broken"),
+            ({}, "broken"),
+            (MANY_DIGITS, "too many digits"),
+        ],
+    )
+    def test_the_counts_of_a_run_length_code(self, tmp_path, counts, said):
+        annotation = {**SOUND, "segmentation": {"size": [HEIGHT, WIDTH], "counts": counts}}
+        assert said in refused(tmp_path / "a.json", [annotation])
+
+    def test_a_compressed_code_is_read_as_pycocotools_writes_it(self, tmp_path):
+        random = np.random.default_rng(3)
+        for density in (0, 0.001, 0.1, 0.5, 1):
+            there = (random.random((400, 700)) < density).astype(np.uint8)
+            code = mask.encode(np.asfortranarray(there))["counts"].decode()
+            path = tmp_path / "a.json"
+            annotation = {**SOUND, "segmentation": {"size": [400, 700], "counts": code}}
+            coco_file(path, [annotation], images=[{**PICTURE, "height": 400, "width": 700}])
+            np.testing.assert_array_equal(painted(path), there)
+
+    @pytest.mark.parametrize(
+        ("shape", "said"),
+        [
+            ("x", "no polygons and no run-length code"),
+            ("", "no polygons and no run-length code"),
+            (5, "no polygons and no run-length code"),
+            (True, "no polygons and no run-length code"),
+            ({"x": 1}, "no polygons and no run-length code"),
+            ([1, 1, 9, 1, 9, 9], "a polygon that is no list of numbers: 1"),
+            ([[[5, 5], [9, 5], [9, 9]]], "a polygon that is no list of numbers"),
+            ([[True] * 6], "a polygon that is no list of numbers"),
+            ([["x"]], "a polygon that is no list of numbers"),
+            ([None], "a polygon that is no list of numbers"),
+            ([[1, 1, 9, 1, 9, 9, 3]], "a polygon of 7 numbers; each corner has two"),
+            ([[1, 1, 9, 1, 9, 10**400]], "a corner that lies nowhere near the picture"),
+            ([[1, 1, 9, 1, 9, MANY_DIGITS]], "too many digits"),
+            ([[0, 0, 39, 29] * 100_000], "an outline of more than 5000000 pixels"),
+        ],
+    )
+    def test_polygons(self, tmp_path, shape, said):
+        assert said in refused(tmp_path / "a.json", [{**SOUND, "segmentation": shape}])
+
+    @pytest.mark.parametrize("shape", [[[1, 1, 9, 9]], [[]], [[1.5, -2e1], [3, 4]], [[1, 2, 3, 4, 5]], None, {}, []])
+    @pytest.mark.parametrize("own", [{}, {"more": {"segmentation": 1, "image_id": 3}}], ids=["text", "parsed"])
+    def test_what_encloses_nothing_is_counted(self, tmp_path, shape, own):
+        nothing = {**SOUND, "segmentation": shape, **own}
+        path = coco_file(tmp_path / "a.json", [SOUND, nothing, nothing])
+        labels = CocoLabels(path)
+        assert labels.notes == (f"2 annotations of {path} have no segmentation and are left out",)
+        assert (labels.read("a") == 1).any()
+
+    @pytest.mark.parametrize(
+        "value", [[1], None, True, float("nan"), float("inf"), 2.5, {}, MANY_DIGITS], ids=lambda value: repr(value)[:9]
+    )
+    def test_ids(self, tmp_path, value):
+        path = tmp_path / "a.json"
+        picture = refused(path, [SOUND], images=[{**PICTURE, "id": value}])
+        annotation = refused(path, [{**SOUND, "image_id": value}])
+        category = refused(path, [SOUND], categories=[{"id": value, "name": "x"}])
+        used = refused(path, [{**SOUND, "category_id": value}])
+        if value is MANY_DIGITS:
+            assert all("a number of too many digits" in said for said in (picture, annotation, category, used))
+        else:
+            assert "the id of the picture a is " in picture
+            assert "has no image_id that is a whole number or a text" in annotation
+            assert "has a category without a name, or without an id in 0..65534" in category
+            assert "an annotation of a has the category_id " in used
+
+    @pytest.mark.parametrize("value", ["x", '{"image_id": 7}', 5, None, ["x"]])
+    def test_what_is_no_object(self, tmp_path, value):
+        path = tmp_path / "a.json"
+        for what, said in (
+            ({"annotations": [SOUND, value]}, "an annotation"),
+            ({"annotations": [SOUND], "images": [PICTURE, value]}, "a picture"),
+            ({"annotations": [SOUND], "categories": [value]}, "a category"),
+        ):
+            assert f"has {said} that is no JSON object: {value!r}" in refused(path, **what)
+
+    @pytest.mark.parametrize("crowd", ["yes", 2, [1], -1])
+    def test_a_crowd(self, tmp_path, crowd):
+        message = refused(tmp_path / "a.json", [{**SOUND, "iscrowd": crowd}])
+        assert f"an annotation of a has the iscrowd {crowd!r}; it is 0 or 1" in message
+
+    @pytest.mark.parametrize("name", ["", "/", ".", "a\n.jpg", "a\ud800.jpg", "a\0.jpg"])
+    def test_a_file_name(self, tmp_path, name):
+        message = refused(tmp_path / "a.json", [SOUND], images=[{**PICTURE, "file_name": name}])
+        assert "has a picture whose file_name is no name of a file" in message
+
+    def test_two_of_one_id(self, tmp_path):
+        path = tmp_path / "a.json"
+        message = refused(path, [SOUND], images=[PICTURE, {**PICTURE, "file_name": "b.jpg"}])
+        assert "has two pictures with the id 7; b is one" in message
+        message = refused(path, [SOUND], categories=[*CATEGORIES, {"id": 18, "name": "cat"}])
+        assert "has two categories with the id 18" in message
+
+    def test_annotations_of_no_picture(self, tmp_path):
+        strange = {**SOUND, "image_id": "7"}
+        path = coco_file(tmp_path / "a.json", [SOUND, strange])
+        assert CocoLabels(path).notes == (
+            f"1 annotation of {path} has an image_id that no picture has, and is left out",
+        )
+        coco_file(path, [SOUND, strange, strange])
+        assert CocoLabels(path).notes == (
+            f"2 annotations of {path} have an image_id that no picture has, and are left out",
+        )
+        assert "no annotation that belongs to one of its pictures" in refused(path, [strange])
+
+    @pytest.mark.parametrize(
+        ("broken", "said"),
+        [("5 x", "is no valid JSON"), ("[" * 5000 + "]" * 5000, "is nested too deeply"), ('"\xe9"', "UTF-8")],
+    )
+    def test_what_is_no_json_within_an_annotation(self, tmp_path, broken, said):
+        path = coco_file(tmp_path / "a.json", [{**SOUND, "own": 77777}])
+        path.write_bytes(path.read_text().replace("77777", broken).encode("latin-1"))
+        with pytest.raises(LabelError, match=said) as caught:
+            painted(path)
+        assert str(path) in str(caught.value)
+
+
+SEGMENT = {"id": 5, "category_id": 18}
+
+
+class TestBrokenPanoptic:
+    @pytest.mark.parametrize(
+        ("segments", "said"),
+        [
+            (["x"], "no segments_info that is a list of segments"),
+            (5, "no segments_info that is a list of segments"),
+            (None, "no segments_info that is a list of segments"),
+            ([{"category_id": 18}], "a segment of the id None"),
+            ([{"id": None, "category_id": 18}], "a segment of the id None"),
+            ([{"id": -1, "category_id": 18}], "a segment of the id -1"),
+            ([{"id": 5, "category_id": "cat"}], "a segment of a has the category 'cat', which has no name"),
+            ([{"id": 5, "category_id": [18]}], "a segment of a has the category [18], which has no name"),
+            ([{"id": 5}], "a segment of a has the category None, which has no name"),
+            ([SEGMENT, SEGMENT], "two segments with the id 5"),
+        ],
+    )
+    def test_segments(self, tmp_path, segments, said):
+        annotation = {"image_id": 7, "file_name": "a.png", "segments_info": segments}
+        assert said in refused(tmp_path / "a.json", [annotation])
+
+    @pytest.mark.parametrize(
+        "name", ["../b.png", "/b.png", "x/../../b.png", "..\\b.png", "C:\\b.png", "", None, 5, "a\0.png"]
+    )
+    def test_the_name_of_its_image(self, tmp_path, name):
+        annotation = {"image_id": 7, "file_name": name, "segments_info": [SEGMENT]}
+        assert "an annotation of a has the file_name" in refused(tmp_path / "a.json", [annotation])
+
+    def test_an_image_of_another_size(self, tmp_path):
+        Image.new("RGB", (4, 3), (5, 0, 0)).save(tmp_path / "a.png")
+        annotation = {"image_id": 7, "file_name": "a.png", "segments_info": [SEGMENT]}
+        assert "a.png has 4x3 pixels; " in refused(tmp_path / "a.json", [annotation])
 
 
 class TestWalkingThroughAFile:
