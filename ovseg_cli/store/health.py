@@ -17,6 +17,7 @@ from ovseg_cli.errors import OvsegError
 from ovseg_cli.places import DATABASE_NAME
 from ovseg_cli.store import classes, digests, support, sweep, vector_index
 from ovseg_cli.store.database import SIDE_SUFFIXES, Database
+from ovseg_cli.store.disk import is_link
 from ovseg_cli.store.lock import write_lock
 from ovseg_cli.store.tables import Category, Extractor, Prototype, SupportImage
 from ovseg_cli.store.vector_index import IndexStatus, Stamp
@@ -114,7 +115,7 @@ def examine(database: Database, store: Path, *, read_only: bool, lock_timeout: f
         What was found.
     """
     with database.read() as session:
-        problems = tuple(_problems(session))
+        problems = (*_links(store), *_problems(session))
         counts = [_count(session, table) for table in (Category, Prototype, SupportImage)]
         numbers = session.scalars(select(Category.id).order_by(Category.id)).all()
         indexes, orphans = _indexes(session, store), sweep.find_orphans(session, store)
@@ -177,6 +178,12 @@ def _size(store: Path) -> int:
                 status = os.lstat(os.path.join(folder, name))
                 total += status.st_size if stat.S_ISREG(status.st_mode) and name not in passing else 0
     return total
+
+
+def _links(store: Path) -> Iterator[str]:
+    for folder in (store / support.FOLDER, store / vector_index.FOLDER):
+        if is_link(folder):
+            yield f"{folder} is a link, and ovseg changes nothing outside of the store; put the folder itself there"
 
 
 def _problems(session: Session) -> Iterator[str]:

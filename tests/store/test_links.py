@@ -160,3 +160,11 @@ def test_files_of_other_names_stay(store: Store) -> None:
     assert not any(path.exists() for path in swept)
     assert not (generation / "000.png").exists()
     assert store.health().orphans == ()
+
+
+def test_a_linked_folder_is_found_by_looking_over(store: Store) -> None:
+    (store.path / "support").rename(store.path.parent / "elsewhere")
+    (store.path / "support").symlink_to(store.path.parent / "elsewhere")
+    found = store.health()
+    assert not found.ok
+    assert any("support is a link" in problem for problem in found.problems)
