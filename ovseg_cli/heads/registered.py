@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ovseg_cli.atomic import write_json
 from ovseg_cli.errors import OutputError, UsageError
-from ovseg_cli.heads.record import read_record
 from ovseg_cli.names import did_you_mean
 
 PREFIX = "head:"
@@ -50,6 +49,8 @@ def register(name: str, path: Path) -> None:
         UsageError: It is no head, or no name.
         OutputError: The file of names cannot be written.
     """
+    from ovseg_cli.heads.record import read_record  # not needed for the command line's help
+
     if not name or not name.isprintable() or any(mark in name for mark in "/\\:"):
         raise UsageError(f"A head's name is letters without / \\ and :, got {name!r}.")
     read_record(path)

@@ -21,7 +21,6 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
 from ovseg_cli.errors import MethodError, UsageError
-from ovseg_cli.heads.record import file_digest, read_record
 from ovseg_cli.heads.registered import PREFIX, head_path
 from ovseg_cli.methods import published
 from ovseg_cli.names import unknown_choice
@@ -335,6 +334,8 @@ def _head(name: str) -> Method:
     Raises:
         UsageError: There is none of this name, or the file is no head.
     """
+    from ovseg_cli.heads.record import file_digest, read_record  # not needed for the command line's help
+
     path = head_path(name)
     found = read_record(path)
     dedos = found.spec.kind == "dedos"

@@ -111,13 +111,13 @@ def test_help_is_quick_and_loads_nothing_heavy():
         after = os.times()
         spent = after.children_user - before.children_user + after.children_system - before.children_system
         best = min(best, spent)
-        if best < 0.7:
+        if best < 1.0:
             break
     exit_code, modules = json.loads(done.stderr)
     assert exit_code == 0
     assert "add-class" in done.stdout
     assert {name for name in HEAVY if name in modules} == set()
-    assert best < 0.7
+    assert best < 1.0  # what must not be loaded is named above; this catches what nobody thought of
 
 
 @pytest.mark.parametrize("module", ["ovseg_cli", "ovseg_cli.errors", "ovseg_cli.profiles"])
