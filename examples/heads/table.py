@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ovseg_cli.evaluation.metrics import class_iou
-from ovseg_cli.runs.head_report import Counts, harmonic
+from ovseg_cli.evaluation.bootstrap import interval
+from ovseg_cli.evaluation.draws import DRAWS, LEVEL
+from ovseg_cli.runs.head_report import Counts, harmonic, mean_iou_of
 
 Interval = tuple[float, float]
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,13 @@ def figures(counts: Counts, base: npt.NDArray[np.bool_]) -> tuple[float, float, 
         counts: (C + 1, C + 1), index 0 the background.
         base: bool (C,), which names were trained.
     """
-    ious, present = class_iou(counts)[1:], counts.sum(axis=1)[1:] > 0
-    first = float(ious[base & present].mean()) if (base & present).any() else float("nan")
-    second = float(ious[~base & present].mean()) if (~base & present).any() else float("nan")
-    return first, second, harmonic(first, second) or 0.0
+    first, second = mean_iou_of(counts, base), mean_iou_of(counts, ~base)
+    undefined = float("nan")
+    return (
+        undefined if first is None else first,
+        undefined if second is None else second,
+        harmonic(first, second) or 0.0,
+    )
 
 
 def bootstrap(
@@ -67,12 +70,12 @@ def bootstrap(
     stacks = [[np.stack(outcome.counts) for outcome in row] for row in (first, second)]
     number = len(stacks[0][0])
     differences = []
-    for _ in range(RESAMPLES):
+    for _ in range(DRAWS):
         drawn = random.integers(0, number, number)
         means = [np.mean([figures(stack[drawn].sum(axis=0), base)[which] for stack in row]) for row in stacks]
         differences.append(means[0] - means[1])
-    low, high = np.nanpercentile(differences, [2.5, 97.5])
-    return float(low), float(high)
+    found = interval(np.array(differences), LEVEL, number)
+    return (float("nan"), float("nan")) if found is None else (found.low, found.high)
 
 
 def markdown(

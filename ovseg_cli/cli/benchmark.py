@@ -66,7 +66,8 @@ def benchmark(
         ),
     ] = None,
     gt: Annotated[
-        Path | None, typer.Option("--gt", metavar="DIR", help="Folder of their labels.", show_default=False)
+        Path | None,
+        typer.Option("--gt", metavar="DIR", help="Their labels, or a COCO file.", show_default=False),
     ] = None,
     query: Query,
     image_classes: ImageClassesOpt = None,
@@ -202,8 +203,8 @@ def _contest(
 ) -> Contest:
     """What is compared on, of what was typed."""
     from ovseg_cli.evaluation.datasets import open_dataset
-    from ovseg_cli.evaluation.truth import read_ground_truth
-    from ovseg_cli.files.labels import is_background, read_labelmap
+    from ovseg_cli.evaluation.sources import open_truth
+    from ovseg_cli.files.labels import is_background, is_void
     from ovseg_cli.runs.benchmark import contest_of_dataset, contest_of_folders
     from ovseg_cli.runs.plan import find_images
 
@@ -220,13 +221,9 @@ def _contest(
         raise UsageError("--root and --split belong to --dataset: name it too.")
     if images is None or gt is None:
         raise UsageError("Name a data set with --dataset and --root, or pictures of your own with --images and --gt.")
-    truth = read_ground_truth(
-        gt,
-        None if label_map is None else read_labelmap(label_map),
-        ignore=ignore,
-        source="given" if label_map is None else str(label_map),
-    )
-    classes = query.classes or tuple(name for name in truth.labels.names if not is_background(name))
+    truth = open_truth(gt, label_map=label_map, ignore=ignore)
+    named = (name for name in truth.labels.names if not is_background(name) and not is_void(name))
+    classes = query.classes or tuple(named)
     found = find_images([images], output)
     return contest_of_folders(images, found, truth, classes, background=query.options.background)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovseg_cli.cli.common import Common, command
-from ovseg_cli.cli.options import BackgroundOpt, ClassesOpt, DrawsOpt, DrawsSeedOpt, LabelMapOpt, split_names
+from ovseg_cli.cli.options import BackgroundOpt, ClassesOpt, DrawsOpt, DrawsSeedOpt, IgnoreOpt, LabelMapOpt, split_names
 from ovseg_cli.cli.output import ProgressBars, amount, table
 from ovseg_cli.cli.outputs import check_outputs
 from ovseg_cli.errors import UsageError
@@ -45,17 +45,7 @@ def compare(
     classes: ClassesOpt = None,
     background: BackgroundOpt = None,
     label_map: LabelMapOpt = None,
-    ignore: Annotated[
-        int | None,
-        typer.Option(
-            "--ignore",
-            min=-1,
-            max=65535,
-            metavar="ID",
-            help="Label of pixels that do not count; -1: none. (default: 255)",
-            show_default=False,
-        ),
-    ] = None,
+    ignore: IgnoreOpt = None,
     draws: DrawsOpt = DRAWS,
     seed: DrawsSeedOpt = SEED,
     output: Annotated[

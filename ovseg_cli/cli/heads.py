@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from ovseg_cli.cli.common import Common, command, group
-from ovseg_cli.cli.options import ClassesOpt, LabelMapOpt, split_names
+from ovseg_cli.cli.options import ClassesOpt, IgnoreOpt, LabelMapOpt, split_names
 from ovseg_cli.cli.output import Part, amount, duration, fields, table
 from ovseg_cli.errors import UsageError
 
@@ -72,17 +72,7 @@ def train_head(
             "--novel", metavar="FILE", help="Names that are kept from training, one per line.", show_default=False
         ),
     ] = None,
-    ignore: Annotated[
-        int | None,
-        typer.Option(
-            "--ignore",
-            min=-1,
-            max=65535,
-            metavar="ID",
-            help="Label of pixels that do not count; -1: none. (default: 255)",
-            show_default=False,
-        ),
-    ] = None,
+    ignore: IgnoreOpt = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -214,7 +204,7 @@ def train_head(
         label_map=label_map,
         classes=split_names(classes),
         novel=() if novel is None else read_class_file(novel).classes,
-        ignore=ignore,
+        ignore=None if ignore is None else tuple(ignore),
         test_images=test_images,
         test_labels=test_labels,
         preset=preset,

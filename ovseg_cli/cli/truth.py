@@ -24,7 +24,7 @@ def ground_truth(
 ) -> tuple[GroundTruth, OpenDataset | None]:
     """The ground truth that the options name, and the data set that it belongs to."""
     from ovseg_cli.evaluation.datasets import open_dataset
-    from ovseg_cli.runs.evaluate import open_truth
+    from ovseg_cli.evaluation.sources import open_truth
 
     if dataset is not None:
         if gt is not None or gt_suffix:

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from ovseg_cli.backbones.pixels import to_tensor
 from ovseg_cli.errors import LabelError, UsageError
-from ovseg_cli.evaluation.pairing import pair
-from ovseg_cli.evaluation.truth import GroundTruth, read_ground_truth
+from ovseg_cli.evaluation.sources import open_truth
+from ovseg_cli.evaluation.truth import GroundTruth
 from ovseg_cli.files.discovery import discover
 from ovseg_cli.files.images import decoding, open_image
-from ovseg_cli.files.labels import LABELMAP_NAME, is_background, is_void, read_label, read_labelmap
+from ovseg_cli.files.labels import LABELMAP_NAME, is_background, is_void
 from ovseg_cli.heads.catseg import IGNORED, NOTHING
 from ovseg_cli.names import ClassList, did_you_mean, listed, listed_names, shown_name
 
@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A labelled picture: what it is called, and where its two files lie."""
+    """A labelled picture: what it is called, where it lies, and the file that holds its labels."""
 
     key: str
     image: Path
@@ -74,9 +74,9 @@ class TrainingData:
     digest: str
     notes: tuple[str, ...] = ()
 
-    def places(self, path: Path) -> npt.NDArray[np.int64]:
-        """A label image as places of names, `IGNORED` and `NOTHING`: int64 (H, W)."""
-        return _table(self.truth, self.names, self.novel)[read_label(path, self.truth.labels)]
+    def places(self, key: str) -> npt.NDArray[np.int64]:
+        """The labels of a picture as places of names, `IGNORED` and `NOTHING`: int64 (H, W)."""
+        return place_table(self.truth, self.names)[self.truth.read(key)]
 
 
 def read_data(
@@ -86,7 +86,7 @@ def read_data(
     label_map: Path | None = None,
     classes: Sequence[str] = (),
     novel: Sequence[str] = (),
-    ignore: int | None = None,
+    ignore: int | Sequence[int] | None = None,
     hold_out: bool = True,
     progress: Progress | None = None,
 ) -> TrainingData:
@@ -94,11 +94,11 @@ def read_data(
 
     Args:
         images: Folder of pictures.
-        labels: Folder of label images, of every kind that ``ovseg eval`` reads.
+        labels: Folder of label images, or a COCO file: whatever ``ovseg eval --gt`` reads.
         label_map: What their ids or colours mean; None for a ``labelmap.txt``.
         classes: Which names are trained; none for all of the label map but `novel`.
         novel: Names that are kept from training: their pixels count for nothing.
-        ignore: The value of pixels without a label; None for 255.
+        ignore: The values of pixels without a label; None for 255.
         hold_out: Whether some pictures are put aside for the report.
         progress: Told how many labels of how many are read.
 
@@ -108,15 +108,14 @@ def read_data(
         UsageError: The names contradict each other, or nothing is left to train.
         NoInputError: There is no picture.
     """
-    given = None if label_map is None else read_labelmap(label_map)
-    truth = read_ground_truth(labels, given, ignore=ignore, source=str(label_map or ""))
+    truth = open_truth(labels, label_map=label_map, ignore=ignore)
     names, novel_names = _names(truth, classes, novel)
     found = {str(image.key): image.path for image in discover([images])}
-    pairs = pair(truth.files, found)
+    pairs = truth.pair(found)
     samples = tuple(Sample(key, image, label) for key, label, image in pairs.matched)
     counts: Counter[int] = Counter()
     digest = hashlib.sha256(repr((names, novel_names)).encode())
-    table = _table(truth, names, novel_names)
+    table = place_table(truth, names, unknown=_UNKNOWN)
     for done, sample in enumerate(samples, start=1):
         _count(sample, truth, table, counts, digest)
         if progress is not None:
@@ -177,20 +176,26 @@ def _names(truth: GroundTruth, classes: Sequence[str], novel: Sequence[str]) -> 
     return tuple(base), tuple(novel_list.names)
 
 
-def _table(truth: GroundTruth, names: Sequence[str], novel: Sequence[str]) -> npt.NDArray[np.int64]:
-    """By id: the place of its name, `NOTHING`, `IGNORED`, or `_UNKNOWN` for one that the map does not have."""
+def place_table(truth: GroundTruth, names: Sequence[str], *, unknown: int = IGNORED) -> npt.NDArray[np.int64]:
+    """What each id of labels means to a head.
+
+    Args:
+        truth: The labels.
+        names: The names that count.
+        unknown: What stands for ids that the label map does not have.
+
+    Returns:
+        (ids,): the place of a name in `names`, `NOTHING` for the background, and `IGNORED` for every other name and for
+        what is left out.
+    """
     places = ClassList(names)
-    table = np.full(max(truth.labels.max_id, 255, *truth.ignore) + 1, _UNKNOWN, dtype=np.int64)
+    table = np.full(max(truth.labels.max_id, 255, *truth.ignore) + 1, unknown, dtype=np.int64)
     for label, name, _ in truth.labels:
         place = places.find(name)
-        if place is not None:
-            table[label] = place
-        else:
-            table[label] = NOTHING if is_background(name) else IGNORED
+        table[label] = place if place is not None else NOTHING if is_background(name) else IGNORED
     if truth.labels.name_of(0) is None and truth.labels.background_id is None:
         table[0] = NOTHING
     table[list(truth.ignore)] = IGNORED
-    del novel  # of these no place was found: their pixels are left out
     return table
 
 
@@ -199,7 +204,7 @@ _UNKNOWN = -3
 
 def _count(sample: Sample, truth: GroundTruth, table: npt.NDArray[np.int64], counts: Counter[int], digest: Any) -> None:
     """Read one label, and count what it shows."""
-    ids = read_label(sample.label, truth.labels)
+    ids = truth.read(sample.key)
     numbers = np.bincount(ids.ravel())
     present = np.flatnonzero(numbers)
     beyond = [int(i) for i in present if i >= len(table) or table[i] == _UNKNOWN]
@@ -220,7 +225,7 @@ def _count(sample: Sample, truth: GroundTruth, table: npt.NDArray[np.int64], cou
             f"{ids.shape[1]}x{ids.shape[0]}. A label has the size of its picture."
         )
     digest.update(f"{sample.key}\0{size}\0{sample.image.stat().st_size}\0".encode("utf-8", "surrogatepass"))
-    digest.update(np.ascontiguousarray(ids).tobytes())
+    digest.update(ids.astype("<i4").tobytes())
 
 
 def _held_out(samples: Sequence[Sample]) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
@@ -285,7 +290,7 @@ class Pictures:
             return self._kept[index]
         sample = self.data.samples[index]
         image = np.asarray(open_image(sample.image))
-        places = self.data.places(sample.label).astype(np.int16)
+        places = self.data.places(sample.key).astype(np.int16)
         if self._bytes < MOST_KEPT:
             self._kept[index] = image, places
             self._bytes += image.nbytes + places.nbytes

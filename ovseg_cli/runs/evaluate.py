@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ovseg_cli.errors import LabelError, NoInputError, UsageError
 from ovseg_cli.evaluation.draws import DRAWS, SEED
+from ovseg_cli.evaluation.sources import open_truth
 from ovseg_cli.files.labels import LABELMAP_NAME, LabelMap, is_background, read_labelmap
 from ovseg_cli.files.layout import MASK_FOLDER
 from ovseg_cli.methods.catalogue import METHODS
@@ -63,35 +64,6 @@ class Predictions:
     synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ending: str = ""
     notes: tuple[str, ...] = ()
-
-
-def open_truth(
-    gt: Path,
-    *,
-    label_map: Path | None = None,
-    ignore: int | Sequence[int] | None = None,
-    ending: str = "",
-    split: Path | None = None,
-) -> GroundTruth:
-    """Find ground truth that is no data set of the catalogue.
-
-    Args:
-        gt: folder of label images, or a COCO file.
-        label_map: what the ids or colours mean; None to look for a `labelmap.txt`.
-        ignore: the ids of pixels that do not count; None for 255, which must then be no class.
-        ending: how the names of label images end beyond the names of pictures.
-        split: a file that lists the pictures that count.
-
-    Raises:
-        LabelError: there is none, or nothing says what it means.
-    """
-    from ovseg_cli.evaluation.coco import coco_ground_truth, is_coco_file
-    from ovseg_cli.evaluation.truth import read_ground_truth
-
-    if is_coco_file(gt):
-        return coco_ground_truth(gt, ignore=ignore, split=split)
-    labels = None if label_map is None else read_labelmap(label_map)
-    return read_ground_truth(gt, labels, ignore=ignore, source=str(label_map or ""), ending=ending, split=split)
 
 
 def in_dataset(found: Predictions, opened: OpenDataset, *, background: bool | None = None) -> Predictions:

@@ -16,8 +16,9 @@ from ovseg_cli.evaluation.confusion import ConfusionMatrix
 from ovseg_cli.evaluation.metrics import class_iou
 from ovseg_cli.evaluation.truth import GroundTruth
 from ovseg_cli.files.images import open_image
-from ovseg_cli.files.labels import is_background, is_void, read_label
-from ovseg_cli.heads.data import Sample
+from ovseg_cli.files.labels import is_background, is_void
+from ovseg_cli.heads.catseg import NOTHING
+from ovseg_cli.heads.data import Sample, place_table
 from ovseg_cli.heads.record import HeadRecord
 from ovseg_cli.heads.registered import PREFIX
 from ovseg_cli.methods.catalogue import METHODS, word_methods
@@ -146,10 +147,10 @@ def score_head(
     segmenters = {name: Segmenter(models, store, names, method=name, options=options) for name in wanted}
     counts: dict[str, list[Counts]] = {name: [] for name in wanted}
     seconds = dict.fromkeys(wanted, 0.0)
-    table = _truth_table(truth, names)
+    table = _indices(truth, names)
     for done, sample in enumerate(samples, start=1):
         image = open_image(sample.image)
-        true = table[read_label(sample.label, truth.labels)]
+        true = table[truth.read(sample.key)]
         for name, segmenter in segmenters.items():
             before = time.perf_counter()
             found = segmenter.segment(image)
@@ -178,24 +179,29 @@ def method_score(
     method: str, counts: Any, names: Sequence[str], base: Sequence[str], *, seconds: float = 0.0
 ) -> MethodScore:
     """Figures of a confusion matrix whose index 0 is the background."""
-    ious = class_iou(counts)[1:]
-    present = counts.sum(axis=1)[1:] > 0
     of_base = np.array([name in base for name in names])
-
-    def mean(chosen: npt.NDArray[np.bool_]) -> float | None:
-        found = ious[chosen & present]
-        return float(found.mean()) if found.size else None
-
-    first, second = mean(of_base), mean(~of_base)
+    first, second = mean_iou_of(counts, of_base), mean_iou_of(counts, ~of_base)
+    ious = class_iou(counts)[1:].tolist()
     return MethodScore(
         method=method,
         base=first,
         novel=second,
         harmonic=harmonic(first, second),
-        all=mean(np.ones_like(of_base)),
-        ious={name: None if math.isnan(iou) else float(iou) for name, iou in zip(names, ious, strict=True)},
+        all=mean_iou_of(counts, np.ones_like(of_base)),
+        ious={name: None if math.isnan(iou) else iou for name, iou in zip(names, ious, strict=True)},
         seconds=seconds,
     )
+
+
+def mean_iou_of(counts: Counts, chosen: npt.NDArray[np.bool_]) -> float | None:
+    """Mean IoU over some names, as far as the truth shows them; None where it shows none.
+
+    Args:
+        counts: (C + 1, C + 1), index 0 the background.
+        chosen: bool (C,), which names.
+    """
+    found = class_iou(counts)[1:][chosen & (counts.sum(axis=1)[1:] > 0)]
+    return float(found.mean()) if found.size else None
 
 
 def harmonic(base: float | None, novel: float | None) -> float | None:
@@ -249,22 +255,12 @@ def _points(share: float) -> str:
 def _vocabulary(samples: Sequence[Sample], truth: GroundTruth) -> tuple[tuple[str, ...], bool]:
     """All names of the truth's label map, and whether the background is shown in the pictures."""
     names = ClassList.distinct(name for name in truth.labels.names if not is_background(name) and not is_void(name))
-    table = _truth_table(truth, names.names)
-    shown = any((table[read_label(sample.label, truth.labels)] == 0).any() for sample in samples)
+    table = _indices(truth, names.names)
+    shown = any((table[truth.read(sample.key)] == 0).any() for sample in samples)
     return tuple(names.names), shown
 
 
-def _truth_table(truth: GroundTruth, names: Sequence[str]) -> npt.NDArray[np.int64]:
-    """By id: the place of its name from 1 on, 0 for the background, and what is left out."""
-    places = ClassList(names)
-    table = np.full(max(truth.labels.max_id, 255, *truth.ignore) + 1, _LEFT_OUT, dtype=np.int64)
-    for label, name, _ in truth.labels:
-        place = places.find(name)
-        if place is not None:
-            table[label] = place + 1
-        elif is_background(name):
-            table[label] = 0
-    if truth.labels.name_of(0) is None and truth.labels.background_id is None:
-        table[0] = 0
-    table[list(truth.ignore)] = _LEFT_OUT
-    return table
+def _indices(truth: GroundTruth, names: Sequence[str]) -> npt.NDArray[np.int64]:
+    """By id: the index of its name from 1 on, 0 for the background, and what is left out."""
+    places = place_table(truth, names)
+    return np.select([places >= 0, places == NOTHING], [places + 1, 0], _LEFT_OUT)

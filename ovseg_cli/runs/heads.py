@@ -71,7 +71,7 @@ class HeadRequest:
         label_map: What the labels' ids mean; None for a ``labelmap.txt``.
         classes: Names to train; none for all of the label map.
         novel: Names to keep from training.
-        ignore: The value of pixels without a label; None for 255.
+        ignore: The values of pixels without a label; None for 255.
         test_images: Pictures of the report; None for some of `images`, which are then kept from training.
         test_labels: Their labels.
         preset: Sizes and schedule.
@@ -89,7 +89,7 @@ class HeadRequest:
     label_map: Path | None = None
     classes: tuple[str, ...] = ()
     novel: tuple[str, ...] = ()
-    ignore: int | None = None
+    ignore: tuple[int, ...] | None = None
     test_images: Path | None = None
     test_labels: Path | None = None
     preset: Preset = "auto"
@@ -247,11 +247,12 @@ def train_head(
 
 def _test_data(request: HeadRequest) -> TrainingData:
     """The pictures that were named for the report."""
+    from ovseg_cli.evaluation.coco import is_coco_file
     from ovseg_cli.evaluation.pairing import find_labelmap, label_folder
     from ovseg_cli.heads.data import read_data
 
     images, labels = cast(Path, request.test_images), cast(Path, request.test_labels)
-    own = find_labelmap(label_folder(labels))
+    own = is_coco_file(labels) or find_labelmap(label_folder(labels))
     return read_data(
         images, labels, label_map=None if own else request.label_map, ignore=request.ignore, hold_out=False
     )
@@ -450,7 +451,7 @@ def report_head(
     Returns:
         The report; None where there is no picture for it.
     """
-    from ovseg_cli.heads.data import Sample, read_data
+    from ovseg_cli.heads.data import read_data
     from ovseg_cli.runs.head_report import score_head
 
     record = trained.record
@@ -472,7 +473,7 @@ def report_head(
     found = score_head(
         trained.path,
         record,
-        tuple(Sample(sample.key, sample.image, sample.label) for sample in samples),
+        samples,
         truth,
         store,
         models,

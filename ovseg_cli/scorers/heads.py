@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +18,11 @@ from ovseg_cli.heads.texts import head_texts
 from ovseg_cli.heads.tiles import Tiles, cut, fuse
 from ovseg_cli.labeling.decide import Head
 from ovseg_cli.scorers.scorer import Crops, Picture
-from ovseg_cli.scorers.words import WordMaps, WordScorer, narrow
+from ovseg_cli.scorers.words import EmbeddedWordScorer, WordMaps
 from ovseg_cli.text.embedding import Reading, TextCache
-from ovseg_cli.text.vocabulary import Vocabulary
 
 
-class HeadScorer(WordScorer):
+class HeadScorer(EmbeddedWordScorer):
     """A trained head: probabilities of words, each there or not whatever the others are.
 
     A class has the probability of its best word, the background that of the best of its words. With a threshold, a
@@ -59,19 +57,6 @@ class HeadScorer(WordScorer):
             cache=texts,
             reading=reading,
         )
-
-    @staticmethod
-    def _count(vocabulary: Vocabulary) -> int:
-        """A score for each word."""
-        return len(vocabulary.words)
-
-    def only(self, classes: Sequence[int]) -> Self:
-        """The same for some of the classes, with their words and the background's."""
-        narrowed = copy.copy(self)
-        narrowed.vocabulary, kept = narrow(self.vocabulary, classes)
-        narrowed.channels = self._count(narrowed.vocabulary)
-        narrowed._text = self._text[kept]
-        return narrowed
 
     def pixels(self, size: tuple[int, int]) -> int:
         """Those at which CLIP sees a crop, or all tiles of a picture."""

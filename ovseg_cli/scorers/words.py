@@ -107,7 +107,32 @@ class WordScorer(Scorer):
         """The same for some of the classes, which become channels 1, 2, ... in the order given."""
 
 
-class ClipWordScorer(WordScorer):
+class EmbeddedWordScorer(WordScorer):
+    """What scorers have in common for which each word is an embedding, and a channel of scores."""
+
+    _text: Tensor
+    """(W, ...), what each word is compared by."""
+
+    @staticmethod
+    def _count(vocabulary: Vocabulary) -> int:
+        """How many scores a cell has."""
+        return len(vocabulary.words)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words, in the order of the channels."""
+        return self.vocabulary.words
+
+    def only(self, classes: Sequence[int]) -> Self:
+        """The same for some of the classes, with their words and the background's."""
+        narrowed = copy.copy(self)
+        narrowed.vocabulary, kept = narrow(self.vocabulary, classes)
+        narrowed.channels = self._count(narrowed.vocabulary)
+        narrowed._text = self._text[kept]
+        return narrowed
+
+
+class ClipWordScorer(EmbeddedWordScorer):
     """What scorers have in common that compare CLIP's patches with words."""
 
     def _read(self, templates: Sequence[str], texts: TextCache | None, reading: Reading | None) -> None:
@@ -129,24 +154,6 @@ class ClipWordScorer(WordScorer):
     @abstractmethod
     def _looks(self) -> Hashable:
         """What names the features of crops that CLIP sees in one way: equal only where these are the same."""
-
-    @staticmethod
-    def _count(vocabulary: Vocabulary) -> int:
-        """How many scores a cell has."""
-        return len(vocabulary.words)
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The words, in the order of the channels."""
-        return self.vocabulary.words
-
-    def only(self, classes: Sequence[int]) -> Self:
-        """The same for some of the classes, with their words and the background's."""
-        narrowed = copy.copy(self)
-        narrowed.vocabulary, kept = narrow(self.vocabulary, classes)
-        narrowed.channels = self._count(narrowed.vocabulary)
-        narrowed._text = self._text[kept]
-        return narrowed
 
     def pixels(self, size: tuple[int, int]) -> int:
         """Those at which CLIP sees a crop."""

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools.mask import encode
 
 from ovseg_cli.errors import LabelError, UsageError
 from ovseg_cli.files.labels import LabelMap, write_label
@@ -33,15 +36,37 @@ def test_novel_names_count_for_nothing(folder):
     assert data.names == ("grass", "cat", "dog")
     assert data.novel == ("car",)
     assert data.left_out == 2 * 32 * 32
-    places = data.places(folder / "labels" / "p2.png")
+    places = data.places("p2")
     assert set(np.unique(places)) == {IGNORED, 0}
+
+
+def test_a_coco_file_is_labels_too(folder, tmp_path):
+    """With the same regions, it is the same training."""
+    categories = [{"id": number, "name": name} for number, name in enumerate(NAMES, start=1)]
+    images, annotations = [], []
+    for number in range(6):
+        with Image.open(folder / "labels" / f"p{number}.png") as label:
+            ids = np.asarray(label)
+        images.append({"id": number, "file_name": f"p{number}.png", "height": 64, "width": 64})
+        for category in np.unique(ids).tolist():
+            runs = encode(np.asfortranarray(ids == category, dtype=np.uint8))
+            shape = {"size": runs["size"], "counts": runs["counts"].decode()}
+            annotations.append({"image_id": number, "category_id": category, "segmentation": shape, "iscrowd": 0})
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    for number, annotation in enumerate(annotations):
+        annotation["id"] = number + 1
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    ours, data = read_data(folder / "images", tmp_path / "labels.json"), read(folder)
+    assert (ours.names, ours.pixels, ours.digest) == (data.names, data.pixels, data.digest)
+    for key in ("p0", "p5"):
+        np.testing.assert_array_equal(ours.places(key), data.places(key))
 
 
 def test_background_shows_nothing(folder):
     relabel(folder, "p0", np.where(np.arange(64)[:, None] < 32, 0, np.full((64, 64), 2)))
     data = read(folder, hold_out=False)
     assert data.nothing == 32 * 64
-    assert set(np.unique(data.places(folder / "labels" / "p0.png"))) == {NOTHING, 1}
+    assert set(np.unique(data.places("p0"))) == {NOTHING, 1}
 
 
 def test_a_name_that_no_label_shows(tmp_path):
