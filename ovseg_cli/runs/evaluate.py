@@ -108,7 +108,8 @@ def predictions_in(
     Args:
         folder: `ovseg-out`, its `SegmentationClass`, or another folder of label maps.
         label_map: what the ids mean when no `labelmap.txt` lies in the folder or beside it.
-        classes: the classes that count; all that the run was asked for when empty.
+        classes: the classes that count; all that the run was asked for when empty. Of a run that found regions without
+            names, these are for the ground truth to know, and not for its label maps.
         background: whether background counts; as the run had it when None.
         usual: what the ids mean where neither a `labelmap.txt` nor `label_map` says so.
         ending: how the names of label maps end beyond the names of pictures.
@@ -137,7 +138,7 @@ def predictions_in(
     return Predictions(
         folder=folder,
         labels=labels,
-        requested=_chosen(classes, names, folder),
+        requested=tuple(names) if _finds_regions(manifest) else _chosen(classes, names, folder),
         background=background,
         synonyms={name: tuple(words) for name, words in recorded or ()},
         ending=ending,
@@ -226,9 +227,13 @@ def evaluate(
 
 def default_match(predictions: Predictions) -> Match | None:
     """How label maps are matched with the truth when nobody says: not at all, unless their ids are regions."""
-    manifest = _manifest_near(predictions.folder)
+    return "image" if _finds_regions(_manifest_near(predictions.folder)) else None
+
+
+def _finds_regions(manifest: Manifest | None) -> bool:
+    """Whether a run's label maps hold regions without names."""
     used = "" if manifest is None else str(manifest.method.get("used", ""))
-    return "image" if used in METHODS and METHODS[used].reads == "regions" else None
+    return used in METHODS and METHODS[used].finds_regions
 
 
 def score_folder(
@@ -260,12 +265,11 @@ def score_folder(
         raise UsageError(
             f"Regions are matched in each image or once in the dataset: match is one of these, not {match!r}."
         )
-    found = predictions_in(folder, label_map=label_map, background=background)
+    some = () if match else classes  # what regions are called is the ground truth's matter
+    found = predictions_in(folder, label_map=label_map, classes=some, background=background)
     match = match or default_match(found)
     if match is not None:
         found = replace(found, requested=tuple(classes))
-    elif classes:
-        found = predictions_in(folder, label_map=label_map, classes=classes, background=background)
     return evaluate(found, gt, label_map=label_map, match=match, **how)
 
 

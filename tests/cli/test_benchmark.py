@@ -332,6 +332,16 @@ def test_a_published_data_set_brings_its_pictures_classes_and_figures(cli, here,
     assert (here / "a.html").read_text(encoding="utf-8").count("<img") == 16
 
 
+def test_every_row_is_scored_alike_from_its_folder(world, here):
+    """Also of regions without names, which the truth names by some of its classes only."""
+    assert world(*HERE, "--methods", "gem,diffseg").exit_code == 0
+    rows = json.loads((here / "ovseg-benchmark" / "table.json").read_text())["rows"]
+    for row in rows:
+        folder = here / "ovseg-benchmark" / row["method"]
+        alone = world("eval", "--gt", "labels", "--pred", folder, "-c", "cat,dog", "--json").data
+        assert alone["miou"] == row["miou"], row["method"]
+
+
 def test_a_page_of_regions_without_names_is_refused(world, here):
     result = world("eval", "--gt", "labels", "--images", "photos", "--method", "diffseg", "--report", "a.html")
     assert result.exit_code == 2
