@@ -82,7 +82,7 @@ def demo(
     if common.options.store is not None:
         common.out.note(f"the demo keeps a store of its own in {folder}; --dir names another folder")
     common.options = replace(common.options, store=folder / "store", profile=common.options.profile or "mini")
-    output, sheet = folder / "ovseg-out", folder / "contact-sheet.png"
+    output, sheet, page = folder / "ovseg-out", folder / "contact-sheet.png", folder / "evaluation.html"
     found = discover([str(pictures)])  # complains now, not after a minute of making classes
     limit = DEMO_PICTURES if images is None else None
     some = limit is not None and len(found) > limit
@@ -108,7 +108,7 @@ def demo(
         summary = run_with_progress(common, store, planned)
         if common.out.mode == "human":
             show_summary(common, summary, overlay=False)
-        report = _score(common, store, labels, partly=some)
+        report = _score(common, store, labels, page, partly=some)
         if made or not sheet.is_file():
             write_contact_sheet(store, DEMO_CLASSES, sheet)
         classes = [class_data(store.get_class(name)) for name in DEMO_CLASSES]
@@ -118,6 +118,8 @@ def demo(
         "masks": str(output / MASK_FOLDER),
         "contact_sheet": str(sheet),
     }
+    if report is not None:
+        files["evaluation"] = str(page)
 
     def human() -> None:
         _heading(common, 4, "Look at")
@@ -126,6 +128,8 @@ def demo(
             sheet: "the support images with their masks",
             output / MASK_FOLDER: "the label maps",
         }
+        if report is not None:
+            places[page] = "every figure, with what it means, and the worst pictures"
         width = max(len(short_path(path)) for path in places)
         for path, what in places.items():
             common.out.line(f"{short_path(path):<{width}}", (f"  {what}", "dim"), copyable=True)
@@ -181,20 +185,23 @@ def _make_classes(common: Common, store: Store, count: int | None) -> int:
     return len(build_planned(common, store, replace(plan, skip=()), settings, go_on="Run the same command to go on."))
 
 
-def _score(common: Common, store: Store, labels: Path, *, partly: bool) -> dict[str, Any] | None:
+def _score(common: Common, store: Store, labels: Path, page: Path, *, partly: bool) -> dict[str, Any] | None:
     """Score the run against the labels, if there are any; `partly`: there are labels of other pictures too."""
+    from ovseg_cli.evaluation.sources import open_truth
     from ovseg_cli.runs.evaluate import evaluate, last_predictions
+    from ovseg_cli.runs.pages import write_page
 
     if not labels.is_dir():
         common.out.hint(f"There are no labels in {labels}, so nothing is scored.")
         return None
     _heading(common, 3, f"Scoring against {labels}")
-    predictions = last_predictions(store)
-    report = evaluate(predictions, labels)
+    predictions, truth = last_predictions(store), open_truth(labels)
+    report = evaluate(predictions, truth)
     data = report.to_dict()
     store.record_evaluation(predictions.run_id, data)
+    write_page(page, report, predictions, truth)
     if common.out.mode == "human":
-        show_report(common, report)
+        show_report(common, report, brief=True)
     # the bundled pictures that the demo leaves out are no cause for a warning, and their labels for no other
     if not partly:
         for warning in report.warnings:

@@ -522,8 +522,8 @@ def _record(common: Common, run_id: str | None, data: dict[str, Any]) -> None:
         common.out.warning(f"the evaluation was not recorded: {error}")
 
 
-def show_report(common: Common, report: Report, written: Sequence[Path] = ()) -> None:
-    """The table of classes, then the figures over all of them and how they are computed."""
+def show_report(common: Common, report: Report, written: Sequence[Path] = (), *, brief: bool = False) -> None:
+    """The table of classes, then the figures over all of them and how they are computed; only the mean IoU in brief."""
     from ovseg_cli.names import listed, short_name
 
     out = common.out
@@ -538,7 +538,8 @@ def show_report(common: Common, report: Report, written: Sequence[Path] = ()) ->
     if (interval := report.figure("miou").interval) is not None:
         out.line(f"{interval.level:.0%} interval of the mIoU {interval.low:.3f} to {interval.high:.3f}")
     out.line()
-    _show_figures(common, report)
+    if not brief:
+        _show_figures(common, report)
     out.line((report.convention, "dim"))
     if report.unasked:
         others = [f"{short_name(other.name)} {percent(other.share)}" for other in report.unasked]

@@ -98,6 +98,9 @@ def test_of_many_bundled_pictures_the_first_are_taken(cli, here, monkeypatch):
     assert made == ["scene_000", "scene_001"]
     assert "mIoU 1.000" in result.stdout
     assert "no prediction" not in result.stdout + result.stderr
+    assert "fwIoU" not in result.stdout  # stands on the page
+    assert "fwIoU" in (here / "ovseg-demo" / "evaluation.html").read_text()
+    assert "ovseg-demo/evaluation.html" in result.stdout
     data = cli("demo", "--json").data
     assert data["report"]["missing"] == ["scene_002", "scene_003", "scene_004"]
     everything = cli("demo", "--images", folder / "images", "--dir", "all", "--json").data
@@ -118,3 +121,4 @@ def test_without_labels_nothing_is_scored(cli, here):
     assert result.exit_code == 0
     assert "nothing is scored" in result.stderr
     assert "mIoU" not in result.stdout
+    assert "evaluation.html" not in result.stdout
