@@ -4,6 +4,7 @@ import atexit
 import functools
 import os
 import shutil
+import sys
 import tempfile
 
 import pytest
@@ -53,6 +54,36 @@ def ready_made_schema(monkeypatch):
                 connection.exec_driver_sql(line)
 
     monkeypatch.setattr(schema, "upgrade", upgrade_or_make)
+
+
+_LOADED: dict[tuple[object, ...], object] = {}
+
+
+@pytest.fixture(autouse=True)
+def models_loaded_once(monkeypatch):
+    """Load each of the bundled models once in a process: it is the same in every test, and takes up to a second."""
+    models = sys.modules.get("ovseg_cli.models")
+    if models is None:  # a test without models shall not load torch for this
+        return
+    get = models.Models._get
+
+    def get_or_share(self, kind, weights):
+        place = (kind, weights)
+        if weights.bundled and place not in self._loaded:
+            key = (*place, self.device, self.dtype)
+            if key in _LOADED:
+                self._loaded[place] = _LOADED[key]
+            else:
+                _LOADED[key] = get(self, kind, weights)
+        return get(self, kind, weights)
+
+    monkeypatch.setattr(models.Models, "_get", get_or_share)
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch):
+    """Do without waiting for the disk: no test can cut the power."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(autouse=True)

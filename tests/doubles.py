@@ -105,7 +105,7 @@ def plan_class(profile, name, settings, *, pictures=None):
     return {"name": name, "profile": profile.name, "prompt": f"a picture of a {name}", "count": settings.count or 2}
 
 
-def build_class(models, name, settings, progress=None, *, pictures=None, existing=None):
+def build_class(models, name, settings, progress=None, *, pictures=None, existing=None, texts=None):
     """A class of noise: real in form, without meaning."""
     count = settings.count or 2
     seed = settings.seed or 0

@@ -392,7 +392,7 @@ def prototypes(setup: Setup) -> list[Figure]:
         with _temporary_store(setup.models.profile) as store:
             for name in SEGMENTED:
                 store.add_class(build_class(setup.models, name, settings))
-            stuff = [name for name in SEGMENTED if resolve_kind(name, setup.models.clip)[0] == "stuff"]
+            stuff = [name for name in SEGMENTED if resolve_kind(name, setup.models.clip.embed_text)[0] == "stuff"]
             found = dict(zip(("recall", "precision"), _filtered(setup.models, pictures, labels, stuff), strict=True))
             segmenters = [
                 Segmenter(setup.models, store, SEGMENTED, method="prototype", options=options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal, get_args
 
@@ -33,6 +34,7 @@ from ovseg_cli.store.records import (
     Role,
     SupportRecord,
 )
+from ovseg_cli.text.embedding import TextCache, embed_words
 
 log = logging.getLogger("ovseg_cli")
 
@@ -172,6 +174,7 @@ def build_class(
     *,
     pictures: Sequence[OwnPicture] | None = None,
     existing: ClassRecord | None = None,
+    texts: TextCache | None = None,
 ) -> ClassRecord:
     """Make a support set, cut out the object, and pool prototypes for every chosen extractor.
 
@@ -183,6 +186,8 @@ def build_class(
         pictures: The user's own pictures, which take the place of generated ones.
         existing: The class as it is, to extend: its support images and masks stay as they are, and the prototypes
             are pooled anew from them and the new ones together.
+        texts: Where embeddings of the listed words are looked up and kept, with which a name that is not listed is
+            compared; None for nowhere.
 
     Returns:
         The record, held in memory; nothing is written.
@@ -197,7 +202,7 @@ def build_class(
     if existing is not None:
         _check_whole(existing)
     tell = progress or (lambda _progress: None)
-    kind, kind_source = _kind(models, plan, existing)
+    kind, kind_source = _kind(models, plan, existing, texts)
     if pictures is None:
         made = _generate(models, plan, kind, tell)
     else:
@@ -358,13 +363,18 @@ def _extractors(
     return tuple(known[has.digest] for has in existing.extractors)
 
 
-def _kind(models: Models, plan: _Plan, existing: ClassRecord | None) -> tuple[ClassKind, KindSource]:
+def _kind(
+    models: Models, plan: _Plan, existing: ClassRecord | None, texts: TextCache | None
+) -> tuple[ClassKind, KindSource]:
     if plan.kind is not None:
         return plan.kind, "user"
     if existing is not None:
         return existing.kind, existing.kind_source
     listed = listed_kind(plan.name)
-    return (listed, "list") if listed is not None else resolve_kind(plan.name, models.clip)
+    if listed is not None:
+        return listed, "list"
+    # Hundreds of texts: seconds of a large model, which need not be spent on every class.
+    return resolve_kind(plan.name, partial(embed_words, models.clip, weights=models.profile.clip.weights, cache=texts))
 
 
 def _check_whole(existing: ClassRecord) -> None:

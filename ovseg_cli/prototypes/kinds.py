@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ovseg_cli.store.records import ClassKind, KindSource
 
 if TYPE_CHECKING:
-    from ovseg_cli.backbones.clip import ClipBackbone
+    from torch import Tensor
+
+Embed: TypeAlias = "Callable[[Sequence[str], Sequence[str]], Tensor]"
+"""C names and prompt templates to float32 (C, E), each of norm 1: `ClipBackbone.embed_text`, or one that remembers."""
 
 WORD_LIST: Final = Path(__file__).with_name("things_and_stuff.txt")
 
@@ -43,7 +46,7 @@ _SOURCES: Final = MappingProxyType(
 )
 
 
-def resolve_kind(name: str, clip: ClipBackbone | None) -> tuple[ClassKind, KindSource]:
+def resolve_kind(name: str, embed: Embed | None) -> tuple[ClassKind, KindSource]:
     """Whether a class is a thing or stuff, and how that is known.
 
     A name that is not listed takes the kind of the listed words whose texts CLIP embeds most like it: the `NEIGHBOURS`
@@ -51,14 +54,14 @@ def resolve_kind(name: str, clip: ClipBackbone | None) -> tuple[ClassKind, KindS
 
     Args:
         name: A class name.
-        clip: The model that is asked about names that are not listed; without one, they are things.
+        embed: How CLIP embeds texts, for names that are not listed; without it, they are things.
     """
     listed = listed_kind(name)
     if listed is not None:
         return listed, "list"
-    if clip is None:
+    if embed is None:
         return "thing", "default"
-    return similar_kind(name, clip, listed_words()), "clip"
+    return similar_kind(name, embed, listed_words()), "clip"
 
 
 def listed_kind(name: str) -> ClassKind | None:
@@ -80,16 +83,16 @@ def listed_kind(name: str) -> ClassKind | None:
     return None
 
 
-def similar_kind(name: str, clip: ClipBackbone, known: Mapping[str, ClassKind]) -> ClassKind:
+def similar_kind(name: str, embed: Embed, known: Mapping[str, ClassKind]) -> ClassKind:
     """The kind of those known words whose texts CLIP embeds most like a name.
 
     Args:
         name: A class name.
-        clip: The model.
+        embed: How CLIP embeds texts.
         known: Words with their kinds, at least one.
     """
     words = list(known)
-    vectors = clip.embed_text([name, *words], [_PROMPT])
+    vectors = embed([name, *words], [_PROMPT])
     cosines = (vectors[1:] @ vectors[0]).cpu()
     best = cosines.topk(min(NEIGHBOURS, len(words)))
     votes: dict[ClassKind, float] = {"thing": 0.0, "stuff": 0.0}

@@ -176,7 +176,7 @@ def add_classes(
         if before is not None and pictures and not fresh:
             yield NewClass(before, time.perf_counter() - started, changed=False)
             continue
-        record = build_class(models, name, settings, tell, pictures=fresh, existing=existing)
+        record = build_class(models, name, settings, tell, pictures=fresh, existing=existing, texts=store)
         info = store.add_class(
             record,
             replace=plan.replace or before is not None,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from ovseg_cli.backbones.clip import ClipBackbone
 from ovseg_cli.backbones.unet import Samples
 from ovseg_cli.errors import GenerationError, ProfileMismatchError, UsageError
 from ovseg_cli.models import Models
@@ -20,8 +21,10 @@ from ovseg_cli.prototypes.build import (
     plan_class,
     repool_class,
 )
+from ovseg_cli.prototypes.kinds import listed_words
 from ovseg_cli.prototypes.support import OwnPicture
-from tests.mini import mini_class, mini_models
+from ovseg_cli.store import Store
+from tests.mini import MINI_FOLDER, mini_class, mini_models
 
 MINI = get_profile("mini")
 SIZE = 64
@@ -91,6 +94,29 @@ class ChosenModels(Models):
 def build(models=None, name="thing", **settings):
     settings = {"count": 4, "steps": 2, "batch_size": 4, **settings}
     return build_class(models or ChosenModels(), name, SupportSettings(**settings))
+
+
+def test_the_listed_words_are_read_once_for_all_classes_of_a_store(tmp_path, monkeypatch):
+    read = []
+    encode = ClipBackbone.encode_texts
+    monkeypatch.setattr(ClipBackbone, "encode_texts", lambda self, texts: read.extend(texts) or encode(self, texts))
+    settings = SupportSettings(count=2, steps=1)
+    store = Store.open(tmp_path, profile="mini")
+
+    def made_by_a_process_of_its_own(name):
+        read.clear()
+        clip = ClipBackbone.load(MINI_FOLDER / "clip", device="cpu")
+        monkeypatch.setattr(ChosenModels, "clip", clip)
+        return build_class(ChosenModels(), name, settings, texts=store)
+
+    first = made_by_a_process_of_its_own("gizmo")
+    assert len(read) == 1 + len(listed_words())
+    second = made_by_a_process_of_its_own("doohickey")
+    assert read == ["a photo of a doohickey"]
+    store.close()
+    alone = build_class(ChosenModels(), "doohickey", settings)
+    assert (second.kind, second.kind_source) == (alone.kind, "clip")
+    assert first.kind_source == "clip"
 
 
 # --------------------------------------------------------------------------- degenerate images

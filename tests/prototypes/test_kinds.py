@@ -191,27 +191,27 @@ def test_without_a_model_an_unlisted_name_is_a_thing():
 def test_the_nearest_listed_words_vote():
     near = {name: (1.0, 0.1 * i) for i, name in enumerate(["sand", "mud", "snow", "gravel", "dog", "cat", "cow"])}
     assert len(near) == kinds.NEIGHBOURS
-    clip = Compass(regolith=(1.0, 0.0), **near)
-    assert resolve_kind("regolith", clip) == ("stuff", "clip")
-    assert set(clip.asked) == {"regolith", *listed_words()}
+    compass = Compass(regolith=(1.0, 0.0), **near)
+    assert resolve_kind("regolith", compass.embed_text) == ("stuff", "clip")
+    assert set(compass.asked) == {"regolith", *listed_words()}
     most = {name: (1.0, 0.1 * i) for i, name in enumerate(["sand", "mud", "snow", "cat", "dog", "cow", "bus"])}
-    assert resolve_kind("gizmo", Compass(gizmo=(1.0, 0.0), **most)) == ("thing", "clip")
+    assert resolve_kind("gizmo", Compass(gizmo=(1.0, 0.0), **most).embed_text) == ("thing", "clip")
 
 
 def test_a_vote_weighs_what_its_cosine_is():
     known = {"far": "thing", "farther": "thing", "near": "stuff"}
-    clip = Compass(x=(1.0, 0.0), near=(1.0, 0.0), far=(0.1, 1.0), farther=(0.1, -1.0))
-    assert similar_kind("x", clip, known) == "stuff"
-    assert similar_kind("x", clip, {**known, "opposite": "thing", "opposed": "stuff"}) == "stuff"
-    assert similar_kind("x", clip, {"far": "thing"}) == "thing"
+    embed = Compass(x=(1.0, 0.0), near=(1.0, 0.0), far=(0.1, 1.0), farther=(0.1, -1.0)).embed_text
+    assert similar_kind("x", embed, known) == "stuff"
+    assert similar_kind("x", embed, {**known, "opposite": "thing", "opposed": "stuff"}) == "stuff"
+    assert similar_kind("x", embed, {"far": "thing"}) == "thing"
 
 
 def test_the_bundled_clip_knows_the_kinds_of_its_words():
     """Leave one out, over the words that the bundled model has seen: it knows no others."""
     world = {**dict.fromkeys(THING_NAMES, "thing"), **dict.fromkeys(STUFF_NAMES, "stuff")}
-    clip = mini_models().clip
+    embed = mini_models().clip.embed_text
     right = [
-        similar_kind(name, clip, {word: kind for word, kind in world.items() if word != name}) == kind
+        similar_kind(name, embed, {word: kind for word, kind in world.items() if word != name}) == kind
         for name, kind in world.items()
     ]
     assert sum(right) >= 50

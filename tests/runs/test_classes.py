@@ -86,9 +86,9 @@ class TestTheSamePictures:
         taken = []
         build = sys.modules["ovseg_cli.prototypes.build"].build_class
 
-        def recorded(models, name, settings, progress=None, *, pictures=None, existing=None):
+        def recorded(models, name, settings, progress=None, *, pictures=None, **further):
             taken.append(None if pictures is None else [p.name for p in pictures])
-            return build(models, name, settings, progress, pictures=pictures, existing=existing)
+            return build(models, name, settings, progress, pictures=pictures, **further)
 
         monkeypatch.setattr(sys.modules["ovseg_cli.prototypes.build"], "build_class", recorded)
 
