@@ -53,10 +53,12 @@ def test_segment_finds_the_objects_and_evaluate_scores_them(store):
     assert np.array_equal(result.mask("CAT"), result.ids == 2)
 
 
+@pytest.mark.slow
 def test_every_class_of_the_store_by_default(store):
     assert segment(store, example_scene(SCENE)).names == ("cat", "apple")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["RGBA", "P", "CMYK"])
 def test_pictures_of_any_mode(store, mode):
     image = Image.fromarray(example_scene(SCENE))
@@ -69,6 +71,7 @@ def test_a_string_is_not_a_list_of_classes(store):
         segment(store, example_scene(SCENE), "cat")
 
 
+@pytest.mark.slow
 def test_names_are_checked(store):
     with pytest.raises(ClassNameError, match="comma"):
         segment(store, example_scene(SCENE), ["b,c"])
@@ -157,6 +160,7 @@ class Listening:
         self.told.append((step.done, step.path.name))
 
 
+@pytest.mark.slow
 def test_a_folder_is_segmented_and_scored_without_a_command_line(store, photos):
     listener = Listening()
     wanted = {"classes": ["cat", "apple"], "method": "prototype", "options": QUICK, "overlay": True}

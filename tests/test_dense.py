@@ -82,6 +82,7 @@ class Fixed:
 # --------------------------------------------------------------------------- every method
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("background", [True, False])
 @pytest.mark.parametrize("method", word_methods())
 def test_a_picture_is_segmented_and_the_same_way_again(store, method, background):
@@ -113,6 +114,7 @@ def test_objects_get_their_names(store, method):
         assert (result.ids[truth == example_names().index(name)] == number).mean() > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "background"), [*((method, True) for method in word_methods()), ("gem", False), ("cliper-coarse", False)]
 )
@@ -129,6 +131,7 @@ def test_what_the_filter_drops_was_never_asked_for(store, method, background):
         torch.testing.assert_close(class_scores(ours), class_scores(alone), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*TOKENS, "hybrid"])
 def test_a_picture_thinner_than_a_patch(store, method):
     ours = segmenter(store, method, prefilter=False, **WHOLE)
@@ -150,6 +153,7 @@ def test_a_crop_thinner_than_a_patch_has_a_row_of_patches(method):
 # --------------------------------------------------------------------------- words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [m for m in word_methods() if m not in PHRASES])
 def test_a_name_longer_than_clip_reads_is_told_and_counts_by_its_beginning(store, method, caplog):
     long = " ".join(["tabby"] * 300)
@@ -181,6 +185,7 @@ def test_more_classes_than_a_prompt_holds_fail_for_the_picture(store):
 SIXTY = [f"{kind} {thing}" for kind in ("red", "small", "old") for thing in map("thing {}".format, range(20))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", word_methods())
 def test_sixty_classes_at_once(store, method):
     ours = segmenter(store, method, SIXTY)
@@ -189,6 +194,7 @@ def test_sixty_classes_at_once(store, method):
     assert ours.label(scored).ids.max() <= 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", word_methods())
 def test_names_in_other_scripts(store, method):
     names = ["猫", "Äpfel", "كرة قدم", "🐈"]
@@ -197,6 +203,7 @@ def test_names_in_other_scripts(store, method):
     assert set(result.shares) <= set(names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", word_methods())
 def test_one_class_without_background_is_everywhere(store, method):
     result = segmenter(store, method, ["cat"], background=False).segment(example_scene(SCENE)[60:100, 100:160])
@@ -531,6 +538,7 @@ def test_the_diffusion_model_looks_for_classes_in_the_whole_picture(method):
     assert dense_settings(get_profile("sd15"), method) == METHODS[method].settings["voc21"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", PHRASES)
 def test_maps_of_phrases_are_scaled_over_the_picture_and_not_over_each_crop(method):
     crops = Crops(random_pictures(2, 32, 32), mini_models())

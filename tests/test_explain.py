@@ -151,6 +151,7 @@ def test_explaining_changes_nothing_about_the_segmentation(explained):
     assert [(e.x, e.y) for e in explanations] == POINTS
 
 
+@pytest.mark.slow
 def test_labels_and_scores_are_those_that_decide(store, explained):
     segmentation, _, explanations = explained
     best = sum(brute_force(store, e, example_scene(SCENE), NAMES, 3)[3] for e in MINI.extractors) / 2
@@ -171,6 +172,7 @@ def test_the_parts_add_up_to_the_score(explained):
             assert np.mean([m.score for m in matches]) == pytest.approx(e.score_of(label), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_winning_prototypes_are_those_of_brute_force(store, explained):
     for extractor in MINI.extractors:
         block, owner, cosines, best = brute_force(store, extractor, example_scene(SCENE), NAMES, 3)
@@ -229,6 +231,7 @@ def test_of_a_mean_prototype_the_nearest_instance_is_shown(store):
         assert match.source.found_by == "most alike"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (3, 200), (150, 4), (17, 33)])
 def test_pictures_of_any_size(store, size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -311,6 +314,7 @@ def test_a_planted_prototype_is_named_with_its_support_image_and_place(tmp_path)
     assert "mostly from support image 0 (seed 5)" in describe(e)[1]
 
 
+@pytest.mark.slow
 def test_without_any_instance_no_support_image_is_made_up(tmp_path):
     record = planted("right", [("part", 0, 1, 2)])
     mean = dataclasses.replace(record.prototypes[0], kind="mean", support=None)
@@ -373,6 +377,7 @@ def test_classes_that_the_prefilter_ruled_out_are_told_and_take_no_part(store):
     assert "The pre-filter ruled out for this picture: cat." in remarks(e)
 
 
+@pytest.mark.slow
 def test_refined_scores_decide_and_the_parts_are_those_before(store):
     plain, refined = at(of_clip(store), store), at(of_clip(store, refine="pamr"), store)
     assert refined.refined
@@ -397,6 +402,7 @@ def test_one_class_without_background_has_no_runner_up(store):
     assert as_data(e)["runner_up"] is None
 
 
+@pytest.mark.slow
 def test_with_gem_the_words_are_the_explanation(store):
     segmenter = Segmenter(mini_models(), store, NAMES, method="gem")
     e = at(segmenter, store, (130, 20))
@@ -486,6 +492,7 @@ def test_chosen_points_have_the_class_that_they_are_for(store, background):
         assert segmentation.names[segmentation.ids[e.y, e.x] - 1] == e.label
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", [(256, 0), (0, 192), (-1, 5), (5, -1)])
 def test_a_point_outside_is_refused_with_the_size(store, point):
     with pytest.raises(UsageError, match="256 pixels wide and 192 high"):

@@ -34,6 +34,7 @@ def test_importing_the_package_loads_no_model_library() -> None:
     assert not {"torch", "diffusers", "transformers", "open_clip", "faiss", "sqlalchemy"} & set(loaded)
 
 
+@pytest.mark.slow
 def test_wheel_brings_weights_and_migrations_and_works(tmp_path: Path) -> None:
     command = [
         sys.executable,

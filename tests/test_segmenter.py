@@ -128,6 +128,7 @@ def test_where_all_scores_are_negative_the_background_wins_or_else_the_best_clas
     assert result.shares == {"background" if background else "apple": 1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["prototype", "gem"])
 def test_a_threshold_that_nothing_reaches_leaves_only_background(store, results, method):
     def at(threshold):
@@ -139,6 +140,7 @@ def test_a_threshold_that_nothing_reaches_leaves_only_background(store, results,
     np.testing.assert_array_equal(at(0.0).ids, results[method].ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["prototype", "gem"])
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (3, 200), (150, 4), (17, 33)])
 def test_any_size_of_picture_gives_a_label_map_of_that_size(segmenters, method, size):
@@ -165,6 +167,7 @@ def test_what_is_no_rgb_picture_is_refused(segmenters, image):
         segmenters["gem"].segment(image)
 
 
+@pytest.mark.slow
 def test_one_class_with_prototypes(store):
     result = Segmenter(mini_models(), store, ["cat"]).segment(example_scene(SCENE))
     assert set(result.shares) == {"background", "cat"}
@@ -288,6 +291,7 @@ def test_why_a_method_was_chosen_does_not_change_the_digest(store):
     assert make_recipe(store, MINI, ["cat", "apple"], method=asked, options=SegmentOptions()).digest == digest(store)
 
 
+@pytest.mark.slow
 def test_a_class_made_anew_changes_the_digest_of_its_prototypes_and_not_of_gem(tmp_path):
     with Store.open(tmp_path / "store", profile="mini") as own:
         own.add_class(mini_class("cat"))
@@ -309,6 +313,7 @@ def test_a_class_removed_meanwhile_is_told(tmp_path):
             Segmenter(mini_models(), own, ["cat"], method=choice)
 
 
+@pytest.mark.slow
 def test_scores_equal_the_fused_best_cosines_by_hand(store):
     """The whole path once more, from the stored vectors: crops, features, cosines, mean over crops and extractors."""
     import torch
@@ -357,6 +362,7 @@ class Fixed:
         return self.kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("background", [True, False])
 @pytest.mark.parametrize("kept", [(0,), (1,)])
 def test_what_the_filter_drops_has_no_part_in_the_answer(store, kept, background):
@@ -576,6 +582,7 @@ def test_where_nothing_can_become_background_it_is_told():
 UNHURRIED = [pytest.param(method, marks=pytest.mark.slow) for method in ("diffsegclust", "aggsd", "diffsegmenter")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sclip", "cliper", "agggem", "hybrid", *UNHURRIED])
 def test_the_order_of_the_classes_makes_no_difference(store, method):
     """Label maps have the same names at the same pixels, with the pre-filter and without."""

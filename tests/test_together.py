@@ -156,6 +156,7 @@ def test_other_models_are_refused(store):
 # --------------------------------------------------------------------------- batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", EACH)
 def test_a_batch_gives_what_its_pictures_give_alone(store, method):
     ours = segmenter(store, method)
@@ -216,6 +217,7 @@ def test_pictures_of_several_sizes_are_no_batch(store):
         segmenter(store, "gem").segment_batch([])
 
 
+@pytest.mark.slow
 def test_each_picture_of_a_batch_has_its_own_classes(store):
     ours = segmenter(store, "hybrid")
     named = [["apple"], None, []]
@@ -230,6 +232,7 @@ def test_each_picture_of_a_batch_has_its_own_classes(store):
 # --------------------------------------------------------------------------- classes of a picture
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", EACH)
 def test_only_classes_that_are_named_for_a_picture_compete(store, method, calls):
     ours = segmenter(store, method)
@@ -286,6 +289,7 @@ def test_a_class_that_nobody_asked_for_is_refused(store):
         segmenter(store, "gem").segment(PICTURES[0], ["cat", "dog"])
 
 
+@pytest.mark.slow
 def test_scores_of_several_by_several(store):
     segmenters = [segmenter(store, "prototype"), segmenter(store, "sclip", prefilter=True)]
     answers = score_together(segmenters, PICTURES[:2], [["cat"], None])

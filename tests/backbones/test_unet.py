@@ -379,6 +379,7 @@ def test_generation_is_deterministic_and_a_seed_means_one_image(backbone):
     assert not torch.equal(once.images[0], once.images[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [[5], [5, 9], [1, 2, 5, 3]])
 def test_an_image_depends_on_its_own_seed_and_not_on_its_batch(backbone, seeds):
     alone = generate(backbone, [5])

@@ -68,6 +68,7 @@ def test_each_methods_folder_can_be_scored_by_itself(world, here):
     assert str(data["miou"]) == rows(here / "ovseg-benchmark")["gem"]["miou"]
 
 
+@pytest.mark.slow
 def test_missing_classes_are_made_for_methods_that_match_prototypes(world, here):
     result = world(*HERE, "--methods", "prototype,gem", "--count", "2")
     assert result.exit_code == 0
@@ -77,6 +78,7 @@ def test_missing_classes_are_made_for_methods_that_match_prototypes(world, here)
     assert "making" not in world(*HERE, "--methods", "prototype,gem").stderr
 
 
+@pytest.mark.slow
 def test_without_them_such_methods_are_left_out_and_told(world, here):
     result = world(*HERE, "--no-add")
     assert result.exit_code == 0
@@ -90,6 +92,7 @@ def test_without_them_such_methods_are_left_out_and_told(world, here):
     assert "has no class 'cat'" in named.error
 
 
+@pytest.mark.slow
 def test_an_option_that_methods_lack_leaves_them_out(world, here):
     result = world(*HERE, "--no-add", "--templates", "single")
     assert result.exit_code == 0
@@ -139,6 +142,7 @@ def test_a_picture_that_cannot_be_read_is_left_out_of_all_and_told(world, here):
     assert {(row["pictures"], row["miou"]) for row in rows(here / "ovseg-benchmark").values()} == {("1", "1.0")}
 
 
+@pytest.mark.slow
 def test_another_list_of_classes_in_the_same_folder_is_refused(world, here):
     world(*HERE, "--methods", "gem")
     result = world("benchmark", "--images", "photos", "--gt", "labels", "-c", "cat", "--timed", "0", "--no-add")
@@ -305,6 +309,7 @@ def test_a_speed_is_one_of_a_real_process(tmp_path):
     assert Speed.of(None) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "background"), [("voc21", True), ("voc20", False)])
 def test_a_published_data_set_brings_its_pictures_classes_and_figures(cli, here, name, background):
     miniature.voc(here, {f"2007_00000{number}": miniature.scene(number, 20) for number in range(4)})
@@ -357,6 +362,7 @@ def test_the_methods_can_be_told_what_each_picture_shows(world, here):
     assert any("all of these rows are oracles" in note for note in made["notes"])
 
 
+@pytest.mark.slow
 def test_after_a_kill_it_goes_on_to_the_same_table(world, here):
     labels = LabelMap.from_classes(("dog", "cat", "bird"))
     for number in range(12):

@@ -46,6 +46,7 @@ class TestRename:
 
 
 class TestMerge:
+    @pytest.mark.slow
     @pytest.mark.parametrize("into", ["pet", "dog"])
     def test_all_images_and_one_class(self, cli, own_world, into):
         cli("add-class", "cat", "dog", "bird")
@@ -170,6 +171,7 @@ class TestStore:
         assert "store check" in result.error
         assert list(here.iterdir()) == []
 
+    @pytest.mark.slow
     def test_reindex_vacuum_upgrade(self, cli, own_world):
         cli("add-class", "cat", *(f"class {number}" for number in range(12)))
         made = cli("store", "reindex", "--json").data

@@ -93,6 +93,7 @@ class TestAddClass:
         cli("add-class", "  glazed   donut ")
         assert names(cli) == ["glazed donut"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["[bold]cat[red]", "-weird", "100%", "a'b\"c", ":cat:"])
     def test_odd_names_are_shown_as_they_are(self, cli, name):
         assert cli("add-class", "--", name).stdout.startswith(f"{name}: ")

@@ -109,6 +109,7 @@ def test_ctrl_c_is_130(cli, monkeypatch):
 
 
 class TestClosedPipe:
+    @pytest.mark.slow
     @pytest.mark.parametrize("args", [["list-classes", "--json"], ["list-classes"], ["--help"], ["profiles"]])
     def test_is_a_quiet_success(self, cli, here, args):
         if args[0] == "list-classes":
@@ -204,6 +205,7 @@ class TestCompletion:
 
         return offered
 
+    @pytest.mark.slow
     def test_classes_of_the_store_that_is_named(self, cli, complete):
         cli("add-class", "cat", "dog", "donkey")
         cli("--store", "other", "add-class", "doormat")
@@ -213,6 +215,7 @@ class TestCompletion:
         assert complete("ovseg", "--store", "other", "show-class", "") == ["doormat"]
         assert complete("ovseg", "--store", "nowhere", "show-class", "") == []
 
+    @pytest.mark.slow
     def test_methods_and_profiles(self, complete):
         assert complete("ovseg", "segment", "x", "--method", "clip") == ["clipsurgery", "cliper-coarse", "cliper"]
         assert complete("ovseg", "--profile", "s") == ["sd15"]

@@ -28,6 +28,7 @@ def test_the_demo_shows_at_least_six_classes():
     assert len(DEMO_CLASSES) >= 6
 
 
+@pytest.mark.slow
 def test_everything_is_made_and_named(cli, pictures, here):
     result = cli("demo", "--images", pictures)
     assert result.exit_code == 0, result.stderr
@@ -37,6 +38,7 @@ def test_everything_is_made_and_named(cli, pictures, here):
     assert (here / "ovseg-demo" / "ovseg-out" / "overlay" / "x.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_second_time_everything_is_there(cli, pictures, here):
     cli("demo", "--images", pictures)
     sheet = (here / "ovseg-demo" / "contact-sheet.png").stat().st_mtime_ns
@@ -49,6 +51,7 @@ def test_the_second_time_everything_is_there(cli, pictures, here):
     assert (here / "ovseg-demo" / "contact-sheet.png").stat().st_mtime_ns == sheet
 
 
+@pytest.mark.slow
 def test_json(cli, pictures):
     data = cli("demo", "--images", pictures, "--json").data
     assert [entry["name"] for entry in data["classes"]] == list(DEMO_CLASSES)
@@ -57,6 +60,7 @@ def test_json(cli, pictures):
     assert data["files"]["contact_sheet"] == "ovseg-demo/contact-sheet.png"
 
 
+@pytest.mark.slow
 def test_it_leaves_the_own_store_alone(cli, pictures, own_world):
     cli("demo", "--images", pictures)
     assert not (own_world / "store").exists()
@@ -107,6 +111,7 @@ def test_of_many_bundled_pictures_the_first_are_taken(cli, here, monkeypatch):
     assert everything["run"]["done"] == 5
 
 
+@pytest.mark.slow
 def test_of_few_bundled_pictures_all_are_taken(cli, here, monkeypatch):
     bundle(here, monkeypatch, 2)
     result = cli("demo")
@@ -115,6 +120,7 @@ def test_of_few_bundled_pictures_all_are_taken(cli, here, monkeypatch):
     assert "mIoU 1.000" in result.stdout
 
 
+@pytest.mark.slow
 def test_without_labels_nothing_is_scored(cli, here):
     paint(here / "alone" / "x.png", 1)
     result = cli("demo", "--images", "alone")

@@ -99,6 +99,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "method"), [*((given, "gem") for given in OPTIONS), ("synonym", "cliper"), ("side", "hybrid")]
 )

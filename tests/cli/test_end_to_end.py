@@ -90,6 +90,7 @@ def test_segment_then_eval(store, pictures, tmp_path, monkeypatch):
     assert (again["done"], again["skipped"]) == (0, 2)
 
 
+@pytest.mark.slow
 def test_a_class_without_prototypes_is_found_by_its_name(store, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = ovseg("--store", store, "segment", pictures / "images", "-c", "cat,dog", "--limit", 1, "--json")
@@ -110,6 +111,7 @@ def test_dry_run_of_the_real_thing(store):
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_middle_of_generation(store):
     """As a process of its own: the class in the making leaves nothing, those that were there stay."""
     process = subprocess.Popen(

@@ -58,6 +58,7 @@ def segmented(made):
 
 
 class TestPoints:
+    @pytest.mark.slow
     def test_a_pixel_is_explained_in_words_data_and_a_picture(self, call, here):
         points = ("--at", "220,120", "--at", "5, 5")
         told = call("explain", PICTURE, "--extractors", "clip", *points).stdout
@@ -84,11 +85,13 @@ class TestPoints:
     def test_quiet_prints_the_picture(self, call):
         assert call("explain", PICTURE, "--extractors", "clip", "-q").stdout == f"{PICTURE.stem}-explain.png\n"
 
+    @pytest.mark.slow
     def test_by_gem_the_words_are_told(self, call):
         told = call("explain", PICTURE, "--method", "gem", "-c", "cat,apple", "--at", "220,120").stdout
         assert "uses no prototypes" in told
         assert "The most probable words here: cat " in told
 
+    @pytest.mark.slow
     def test_auto_without_prototypes_says_what_is_explained(self, call):
         result = call("explain", PICTURE, "-c", "zebra", "--at", "220,120")
         assert "no prototypes for zebra: explained is gem" in result.stderr
@@ -97,10 +100,12 @@ class TestPoints:
         told = call("explain", PICTURE, "-c", "cat,zebra", code=2).stderr
         assert "hybrid, which was taken because of no prototypes for zebra, cannot be taken apart" in told
 
+    @pytest.mark.slow
     def test_what_may_not_be_expected_is_told(self, call):
         result = call("explain", PICTURE, "--at", "30,30", "-c", "cat", "--method", "gem", "--no-background")
         assert "Nothing competes with 'cat'" in result.stderr
 
+    @pytest.mark.slow
     def test_the_label_is_that_of_segment(self, call, segmented):
         ids = np.asarray(Image.open(segmented / "SegmentationClass" / f"{PICTURE.stem}.png"))
         at = [(x, y) for y in range(10, 192, 60) for x in range(10, 256, 60)]
@@ -146,6 +151,7 @@ class TestRun:
         assert "has no label map of" in " ".join(result.stderr.split())
         assert json.loads(result.stdout)["points"][0]["label_in_run"] is None
 
+    @pytest.mark.slow
     def test_another_store_is_told(self, segmented, made, here):
         with Store.open(here / "other", profile="mini") as store, Store.open(made / "store") as source:
             for name in ("cat", "apple"):
@@ -154,6 +160,7 @@ class TestRun:
         assert "that run used the store" in result.stderr
         assert "made anew since that run" in result.stderr
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("given", "label"), [("apple", "apple"), ("", "background")])
     def test_the_classes_that_were_given_for_the_picture_hold(self, call, here, given, label):
         (here / "tags.txt").write_text(f"{PICTURE.name}: {given}")

@@ -128,6 +128,7 @@ class TestSegment:
         (here / "bad.png").write_bytes(b"")
         assert "SegmentationClass" not in cli("segment", "bad.png", "-c", "cat").stdout
 
+    @pytest.mark.slow
     def test_without_a_terminal_a_line_is_printed_at_each_tenth(self, cli, here):
         for number in range(40):
             paint(here / "many" / f"{number}.png", 1)
@@ -159,6 +160,7 @@ class TestSegment:
     def test_the_tilde_of_an_unknown_user_is_an_ordinary_name(self, cli, photos, args):
         assert "unexpected" not in cli("segment", *args, "-c", "cat").stderr
 
+    @pytest.mark.slow
     def test_sigterm_ends_like_ctrl_c(self, photos, here):
         for number in range(200):
             paint(here / "photos" / "many" / f"{number}.png", 1, 0)
@@ -220,6 +222,7 @@ def test_the_demo_looks_for_labels_that_were_named(cli, here, photos):
     assert not (here / "ovseg-demo").exists()
 
 
+@pytest.mark.slow
 def test_the_demo_says_its_own_options(cli, here, photos):
     assert cli("demo", "--images", "photos").exit_code == 0
     paint(here / "more" / "a.png", 1)

@@ -65,6 +65,7 @@ def test_every_command_has_help_with_an_example(cli, name):
     assert any(f"ovseg {name}" in line for line in examples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_says_what_it_does(name):
     command = typer.main.get_command(app).commands[name]
@@ -135,6 +136,7 @@ def test_as_a_module_and_as_a_script_it_is_the_same(here):
     assert script.is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("given", "expected"), [(None, "10000"), ("5", "5")])
 def test_openmp_is_told_not_to_spin_before_anything_can_load_it(given, expected):
     code = (

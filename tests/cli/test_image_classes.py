@@ -42,6 +42,7 @@ def test_each_picture_is_searched_for_its_own_classes(cli, photos, here, tag):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["prototype", "gem", "aggsd", "hybrid"])
 def test_with_every_kind_of_method_in_the_pre_filters_place(cli, photos, here, tag, method):
     cli("add-class", "cat", "dog")

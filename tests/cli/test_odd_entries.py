@@ -118,6 +118,7 @@ class TestNamesThatAreNoUnicode:
         assert any(path.endswith(self.NAME) for path in read_journal(here / "ovseg-out"))
         assert cli("segment", "photos", "-c", "cat", "--json").data["skipped"] == 3
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("quiet", "name"), [([], rb"photos/caf\xe9.png"), (["-q"], b"photos/caf\xe9.png")])
     def test_a_strict_terminal_sees_them_and_a_pipe_gets_the_bytes(self, odd, here, quiet, name):
         command = [sys.executable, "-m", "ovseg_cli", "segment", "photos", "-c", "cat", "--method", "gem"]

@@ -94,6 +94,7 @@ def test_a_file_in_the_projects_file(cli, here, monkeypatch):
     assert (here / "S" / "ovseg.db").is_file()
 
 
+@pytest.mark.slow
 def test_what_is_not_pinned_runs_nowhere_but_in_pull(cli, here):
     cli("profiles", "new", "my.toml")
     change(here / "my.toml", (r'revision = "[0-9a-f]{40}"\n', ""))

@@ -28,6 +28,7 @@ def temporary(folder):
 
 
 class TestExitCodes:
+    @pytest.mark.slow
     def test_1(self, here, own_world):
         (own_world / "store").mkdir()
         (own_world / "store" / "ovseg.db").write_text("no database" * 99)
@@ -35,6 +36,7 @@ class TestExitCodes:
         assert result.exit_code == 1
         assert len(result.stderr.splitlines()) == 1
 
+    @pytest.mark.slow
     def test_2(self, here):
         result = Process("segment", "nowhere", "-c", "cat").result()
         assert result.exit_code == 2
@@ -46,6 +48,7 @@ class TestExitCodes:
         (photos / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
         assert Process("segment", "photos", "-c", "cat").result().exit_code == 3
 
+    @pytest.mark.slow
     def test_4(self, cli, photos, here):
         cli("segment", "photos", "-c", "cat,dog")
         paint(here / "labels" / "a.png", 2, 2)
@@ -56,6 +59,7 @@ class TestExitCodes:
 
 
 class TestCtrlC:
+    @pytest.mark.slow
     def test_in_segment_nothing_is_half_written_and_the_next_run_goes_on(self, cli, here, paused):
         for i in range(4):
             paint(here / "photos" / f"{i}.png", 1)

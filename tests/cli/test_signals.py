@@ -73,6 +73,7 @@ def test_an_exception_that_a_destructor_swallows_is_raised_again(number, code, w
     assert done[1] == {130: "KeyboardInterrupt\n", 143: "Terminated\n"}[code]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code", "word"), BOTH)
 def test_handlers_are_left_in_peace_and_their_exit_code_does_not_count(number, code, word):
     work = (
@@ -95,6 +96,7 @@ def test_without_a_signal_the_code_is_the_commands():
     assert subprocess.run([sys.executable, "-c", HEAD + "signals.leave(5)"], check=False).returncode == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.15, 0.4, 0.8, 1.2])
 @pytest.mark.parametrize(("number", "code", "word"), BOTH)
 def test_at_any_time_of_a_command(here, number, code, word, delay):

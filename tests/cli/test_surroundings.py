@@ -45,6 +45,7 @@ def score(folder):
 
 
 class TestWithoutAHome:
+    @pytest.mark.slow
     def test_what_needs_a_store_says_to_name_one(self, homeless):
         for command in (("list-classes",), ("add-class", "cat")):
             result = homeless(*command)
@@ -52,6 +53,7 @@ class TestWithoutAHome:
             assert "no home folder" in result.error
             assert "--store DIR" in result.error
 
+    @pytest.mark.slow
     def test_what_needs_none_works_and_says_nothing_of_it(self, homeless, here):
         result = homeless(*score(here))
         assert (result.exit_code, result.stdout, result.stderr) == (0, "1.000\n", "")
@@ -107,6 +109,7 @@ def test_a_folder_that_was_removed_is_one_ordinary_error(here):
 ALL = "<&- >&- 2>&-"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "closed"),
     [
@@ -146,6 +149,7 @@ def test_what_is_opened_later_never_takes_the_number_of_a_closed_stream(here):
     assert (here / "own").read_text() == ""
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_nobody_reads_its_remarks(here):
     for number in range(6):
         paint(here / "photos" / f"{number}.png", 1)

@@ -38,6 +38,7 @@ def run(store, pictures):
     return go
 
 
+@pytest.mark.slow
 def test_every_run_tells_them(run, here):
     line = ("photos", "-c", "cat,dog", "--method", "maskclip")
     for again in range(2):
@@ -59,6 +60,7 @@ def test_known_pictures_are_not_told(run):
     assert "nothing that the models" not in result.stderr
 
 
+@pytest.mark.slow
 def test_eval_of_pictures_tells_them_too(run, here):
     labels = here / "labels"
     labels.mkdir()
@@ -76,6 +78,7 @@ def test_explain_tells_the_one_picture(run):
     assert json.loads(result.stdout)["unfamiliar"] is True
 
 
+@pytest.mark.slow
 def test_own_pictures_of_a_class_are_told(run):
     result = run("astronaut", "--from-images", "photos", command="add-class")
     assert TOLD in result.stderr

@@ -81,6 +81,7 @@ def test_json_means_the_same_and_does_not_act():
     assert not ACTING.search(text)
 
 
+@pytest.mark.slow
 def test_bare_values_are_byte_true_for_programs(here):
     name = os.fsdecode(b"caf\xe9" + TITLE.encode())
     paint(here / "photos" / f"{name}.png", 1)
@@ -93,6 +94,7 @@ def test_bare_values_are_byte_true_for_programs(here):
     assert done.stdout == b"photos/" + os.fsencode(name) + b".png\n"
 
 
+@pytest.mark.slow
 def test_bare_values_are_visible_on_a_terminal(here):
     paint(here / "photos" / f"a{TITLE}.png", 1)
     master, slave = pty.openpty()

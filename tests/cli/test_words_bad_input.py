@@ -76,6 +76,7 @@ def one_line(result):
 
 
 class TestLongNames:
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", WORD_METHODS)
     def test_only_the_beginning_counts_and_is_told_and_recorded(self, segment, out, method):
         result = segment("--method", method, "--overlay", names=[LONG, "apple"])
@@ -156,6 +157,7 @@ class TestManyClasses:
         assert "Give fewer class names at once" in result.stderr
         assert "--image-classes" in result.stderr
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", ["gem", "cliper-coarse", "hybrid"])
     def test_four_hundred(self, segment, out, method):
         names = ["cat", *(f"thing number {i}" for i in range(399))]
@@ -167,6 +169,7 @@ class TestManyClasses:
         assert len(result.stdout.splitlines()) < 400
         assert "that no picture shows" in result.stdout or "No picture shows any of the 400 classes" in result.stdout
 
+    @pytest.mark.slow
     def test_reading_them_is_told_and_kept_when_it_is_interrupted(self, segment, monkeypatch):
         names = ["cat", LONG, *(f"kind {i}" for i in range(18))]
         monkeypatch.setattr("ovseg_cli.text.embedding.TEXTS_AT_ONCE", 240)  # three words
@@ -197,11 +200,13 @@ class TestManyClasses:
 
 
 class TestOneClass:
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", METHODS)
     def test_with_background(self, segment, out, method):
         assert segment("--method", method, names=["cat"]).exit_code == 0
         assert set(np.unique(labels(out))) <= {0, 1}
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", METHODS)
     def test_without_background_it_is_everything_and_that_is_told(self, segment, out, method):
         result = segment("--method", method, "--no-background", names=["cat"])
@@ -210,6 +215,7 @@ class TestOneClass:
 
 
 class TestScripts:
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", WORD_METHODS)
     def test_names_come_back_as_they_were_given(self, segment, out, method):
         result = segment("--method", method, "--overlay", names=SCRIPTS)
@@ -219,6 +225,7 @@ class TestScripts:
         assert "猫" in result.stdout
         assert (out / "overlay" / "scene.png").is_file()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", NAME_METHODS)
     def test_prompts_take_them_too(self, segment, method):
         assert segment("--method", method, names=SCRIPTS[:2]).exit_code == 0
@@ -230,6 +237,7 @@ class TestScripts:
 class TestClassFileLines:
     FILE = ("background; grass; wall", "cat", "apple")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", [*NAME_METHODS, "prototype", "auto"])
     def test_background_words_that_are_not_used_are_told(self, segment, method):
         result = segment("--method", method, names=self.FILE)
@@ -251,6 +259,7 @@ class TestClassFileLines:
         assert "synonyms ('cat': kitten, puss) would have no effect: take them out of the class file" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_pictures_thinner_than_a_patch(segment, out, tmp_path, method):
     random = np.random.default_rng(0)

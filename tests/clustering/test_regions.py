@@ -74,6 +74,7 @@ def merge_one_by_one(attention, places, threshold, rounds, overlap):
     return np.stack(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rounds", "threshold", "overlap"),
     [(0, 0.25, False), (1, 0.1, True), (1, 0.5, False), (2, 0.1, False), (2, 0.25, True), (2, 0.5, True)],

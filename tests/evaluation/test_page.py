@@ -195,6 +195,7 @@ class TestPage:
         names = ["background", "cat"]
         assert "The picture is 5x5" in html_of(random_maps(1, names), names, image=Image.new("RGB", (5, 5)))
 
+    @pytest.mark.slow
     def test_its_size_is_bounded(self):
         names = ["background", *(f"class {number}" for number in range(1, 150))]
         maps = random_maps(3000, names, size=(6, 6))
@@ -315,6 +316,7 @@ class TestBrowser:
         )
         return done.stdout
 
+    @pytest.mark.slow
     def test_tables_are_sorted_by_a_click(self, tmp_path, hostile):
         click = (
             "const heads = document.querySelectorAll('#pictures thead button');"
@@ -335,6 +337,7 @@ class TestBrowser:
         assert "<title>0</title>" not in dom
         assert dom.count("<button") >= 10
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("width", [1280, 500])
     def test_nothing_sticks_out_of_the_window(self, tmp_path, width):
         names = ["background", *(f"a class with a long name {number}" for number in range(40))]

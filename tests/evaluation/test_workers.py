@@ -36,6 +36,7 @@ class Numbers:
         self.seen += other.seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 63, 64, 70, 200])
 def test_several_processes_give_what_one_gives(monkeypatch, number):
     monkeypatch.setattr(workers, "CHUNK", 20)
@@ -84,6 +85,7 @@ def test_the_scripts_of_callers_are_left_alone(tmp_path):
     assert result.stdout == "1.0\n"
 
 
+@pytest.mark.slow
 def test_oddities_of_all_processes_are_in_the_report(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "CHUNK", 2)
     for i in range(7):

@@ -73,6 +73,7 @@ class TestRows:
 
 
 class TestMemory:
+    @pytest.mark.slow
     def test_what_is_remembered_is_what_the_networks_say(self, models: RememberingModels):
         settings = SupportSettings(count=COUNT, steps=STEPS, seed=3, kind="thing")
         plain = build_class(mini_models(), "cat", settings)

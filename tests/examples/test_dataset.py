@@ -31,6 +31,7 @@ def test_it_holds_the_scenes_of_its_seeds(tmp_path: Path, glyphs: GlyphSet) -> N
         assert data.captions[index] == list(scene.captions)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("glyphs")
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("examples.mini_pack.dataset._CHUNK", 2)
@@ -63,6 +64,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         next(render_dataset(tmp_path, SPEC))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("glyphs")
 def test_tensors_give_the_same_scenes(tmp_path: Path) -> None:
     spec = DatasetSpec(scenes=3, size=64)

@@ -147,6 +147,7 @@ def test_steps_take_scenes_of_either_size_and_as_many_pixels(sets: list[Dataset]
     assert seen == {(12, 32), (3, 64)}
 
 
+@pytest.mark.slow
 def test_a_training_on_both_sizes_reaches_attention_of_both(
     sets: list[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

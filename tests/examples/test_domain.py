@@ -39,6 +39,7 @@ def test_parts_of_photographs_lie_inside_and_are_not_too_large():
             assert all(1 <= a <= b for a, b in zip(part.size, photograph.size, strict=True))
 
 
+@pytest.mark.slow
 def test_scenes_and_pictures_are_rendered_in_equal_numbers(glyphs):
     sizes = [image.size for image in rendered(glyphs, 4, 5)]
     assert sizes == [(64, 64)] * 4 + list(domain.SIZES)
@@ -58,6 +59,7 @@ def test_a_pack_gets_its_classifier(tmp_path, glyphs):
     assert weight.shape == (192,)
 
 
+@pytest.mark.slow
 def test_the_bundled_classifier_calls_photographs_unfamiliar_and_scenes_not(glyphs):
     models = mini_models()
     folder = MINI_FOLDER / "domain" / "domain.safetensors"

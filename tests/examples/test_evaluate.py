@@ -82,6 +82,7 @@ class TestPackProfile:
         assert profile.inference == mini.inference
         assert replace(profile.generator, weights=mini.generator.weights) == mini.generator
 
+    @pytest.mark.slow
     def test_its_models_are_those_of_the_folder(self, models: Models) -> None:
         ours = generate(models, "cat", [3])
         theirs = generate(mini_models(), "cat", [3])
@@ -102,6 +103,7 @@ def test_attention_in_a_scene_lies_on_the_object(glyphs: GlyphSet, models: Model
         assert item[inside].mean() > 3 * item[~inside].mean()
 
 
+@pytest.mark.slow
 def test_clip_names_most_scenes(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "CLIP_SCENES", 1)
     (figure,) = evaluate.clip(setup)
@@ -110,6 +112,7 @@ def test_clip_names_most_scenes(setup: Setup, monkeypatch: pytest.MonkeyPatch) -
     assert figure.mean > 0.5
 
 
+@pytest.mark.slow
 def test_segments_are_scored_against_the_right_labels(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     class Oracle:
         def __init__(self, _models: object, _store: object, names: list[str], **_settings: object) -> None:
@@ -247,6 +250,7 @@ def test_the_sheet_shows_every_class(models: Models, monkeypatch: pytest.MonkeyP
     assert 4 * 30 < outlines / (len(THING_NAMES) * 6) < 4 * 54
 
 
+@pytest.mark.slow
 def test_the_command_writes_figures_and_tells_what_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, glyphs: GlyphSet, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -194,6 +194,7 @@ def test_a_judge_that_is_missing_or_of_another_vocabulary_is_refused(tmp_path: P
         Judge.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_judge_of_the_repository_names_held_out_scenes(tmp_path: Path) -> None:
     spec = DatasetSpec(scenes=132, count=1, first_seed=61_000_000, bank_seed=72, captions=1)
     for _ in render_dataset(tmp_path, spec):

@@ -111,6 +111,7 @@ def test_all_stuff_and_layouts_appear(pictures: list[Picture]) -> None:
     assert {picture.layout for picture in pictures} == set(LAYOUTS)
 
 
+@pytest.mark.slow
 def test_some_objects_hide_others(glyphs: GlyphSet) -> None:
     rng = np.random.default_rng(0)
     hidden = 0

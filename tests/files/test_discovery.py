@@ -280,6 +280,7 @@ def test_a_suffix_is_one_of_pictures(tree):
     assert keys("in") == ["shot.2024-05-01", "x.v2"]
 
 
+@pytest.mark.slow
 def test_many_folders_in_each_other(tree):
     folder = tree()
     deep = folder.joinpath("in", *["d"] * 1500)

@@ -119,6 +119,7 @@ def paths(value, prefix=()):
         yield from paths(item, (*prefix, key))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(keys, values, min_size=1, max_size=5), st.sampled_from(["", "\n", " # ] x = 1\n"]))
 def test_every_key_of_any_file_has_its_line(data, newline):

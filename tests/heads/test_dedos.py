@@ -295,6 +295,7 @@ def test_scenes_are_learnt_by_heart():
     assert (found == labels).float().mean() > 0.95
 
 
+@pytest.mark.slow
 def test_no_diffusion_model_is_imported_for_segmenting():
     code = (
         "import sys, ovseg_cli.scorers.heads, ovseg_cli.heads.dedos, ovseg_cli.heads.artefact\n"

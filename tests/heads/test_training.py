@@ -213,6 +213,7 @@ def test_equal_requests_give_equal_files(folder, tmp_path):
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("heard")
 def test_an_interrupted_training_leaves_a_head(folder, monkeypatch):
     models, told = mini_models(), []
@@ -348,6 +349,7 @@ def test_both_towers_of_clip_can_be_tuned(folder):
     assert head.text is not None
 
 
+@pytest.mark.slow
 def test_smoke_of_dedos_with_diffusion(folder):
     """Two steps that read the UNet, its cache and the consistency loss; the file says what it needs at inference."""
     found = train_head(

@@ -64,6 +64,7 @@ def test_equals_the_definition(height, width, seed, iterations, dilations, grey_
     np.testing.assert_allclose(refined.numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (30, 1), (3, 3), (11, 8)])
 def test_the_published_setting_on_pictures_smaller_than_its_dilations(size):
     picture, scores = random_case(*size, 2, 5)

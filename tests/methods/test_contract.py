@@ -85,6 +85,7 @@ def package(tmp_path, monkeypatch):
     sys.modules.pop("wide_naclip", None)
 
 
+@pytest.mark.slow
 def test_one_file_and_one_record_are_a_method(package):
     package()
     assert list(METHODS)[-1] == "wide-naclip"
@@ -104,6 +105,7 @@ def test_the_version_of_the_package_is_part_of_the_answer(package, tmp_path, mon
         assert make_recipe(store, profile, ["cat"], method="wide-naclip").digest != before
 
 
+@pytest.mark.slow
 def test_the_command_line_knows_it(package, tmp_path):
     package()
     command = [sys.executable, "-m", "ovseg_cli", "methods", "--quiet"]
@@ -130,6 +132,7 @@ def test_what_cannot_be_taken_is_left_out_and_told(package, caplog, code, entry,
     assert "wide-naclip 1.2" in caplog.text
 
 
+@pytest.mark.slow
 def test_what_a_package_prints_is_no_data(package):
     package("print('hello')\n" + textwrap.dedent(WIDE))
     command = [sys.executable, "-m", "ovseg_cli", "methods", "--json"]
@@ -156,6 +159,7 @@ def test_a_scorer_that_cannot_be_made_names_its_package(package, tmp_path):
         Segmenter(mini_models(), store, ["cat"], method="wide-naclip")
 
 
+@pytest.mark.slow
 def test_comparing_all_methods_does_without_one_that_cannot_be_run(package, tmp_path, monkeypatch, caplog):
     package(UNLUCKY)
     monkeypatch.setattr(METHODS, "_own", {name: METHODS[name] for name in ("maskclip", "naclip")})
@@ -189,6 +193,7 @@ FAMILY = """
 """
 
 
+@pytest.mark.slow
 def test_a_method_that_is_made_from_another_sees_with_its_own_eyes(package):
     """It changes what its parent's tokens use, and shares a call with it."""
     package(FAMILY, "wide = wide_naclip:WIDE\nnarrow = wide_naclip:NARROW")

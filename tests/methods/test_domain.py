@@ -34,6 +34,7 @@ def test_photographs_are_told(name, side):
     assert mini_models().domain.unfamiliar(image)
 
 
+@pytest.mark.slow
 def test_the_bundled_pictures_are_not():
     told = [number for number in range(64) if mini_models().domain.unfamiliar(example_scene(number))]
     assert len(told) <= 1  # one in a hundred scenes is, on average

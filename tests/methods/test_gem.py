@@ -60,6 +60,7 @@ def layer_norm(x, norm):
     return (x - mean) / np.sqrt(var + norm.eps) * norm.weight.numpy() + norm.bias.numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("last", "fixed"), [(1, None), (3, None), (2, 15.0)])
 def test_the_gem_stream_equals_a_reference_written_from_the_published_description(case, last, fixed):
     backbone, blocks = case

@@ -156,6 +156,7 @@ MIXES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prefilter", "background"), [(True, True), (False, False)])
 @pytest.mark.parametrize("mix", MIXES)
 def test_any_mix_of_classes_is_segmented(store, mix, prefilter, background):
@@ -172,6 +173,7 @@ def test_any_mix_of_classes_is_segmented(store, mix, prefilter, background):
     assert sum(result.shares.values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefilter", [True, False])
 @pytest.mark.parametrize("threshold", [None, 0.6])
 def test_without_any_prototypes_it_is_the_profiles_best_method(store, prefilter, threshold):
@@ -188,6 +190,7 @@ def test_without_any_prototypes_it_is_the_profiles_best_method(store, prefilter,
     assert ours.kept == best.kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [MIXES["half"], MIXES["all"], ("apple", "soccer ball", "cat")], ids=str)
 def test_the_scores_are_those_of_the_two_methods_joined(store, names):
     picture = example_scene(SCENE)[60:190]
@@ -212,6 +215,7 @@ class Fixed:
         return self.kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [(0, 1), (0, 2), (1,), (0,), (1, 3)], ids=str)
 def test_what_the_filter_drops_was_never_asked_for(store, kept):
     """Also where no class with prototypes is left, or none without."""

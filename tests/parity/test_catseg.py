@@ -152,6 +152,7 @@ def square(side: int) -> torch.Tensor:
     return normalised(F.interpolate(resized(384), (side, side), mode="bilinear", align_corners=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", SIZES)
 def test_the_whole_network(which, tell):
     """Logits with and without pooling, and the probabilities of the published sliding windows."""

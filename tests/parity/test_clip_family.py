@@ -103,6 +103,7 @@ def tower_of(method):
     return {"eps": 1e-6, "quick_gelu": False} if method == "maskclip" else {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "side"), CASES)
 @pytest.mark.parametrize("method", ["sclip", "clearclip", "naclip", "clipsurgery", "gem", "maskclip"])
 def test_cosines_of_tokens(method, kind, side, towers, tell):

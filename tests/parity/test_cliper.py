@@ -147,6 +147,7 @@ def test_the_46th_timestep_of_todays_sampler():
     assert int(scheduler.timesteps[45]) == cliper.TIMESTEP
 
 
+@pytest.mark.slow
 def test_self_attention(walked, tell):
     """The nearest pixel, the VAE's mean, the noise, the empty prompt, the layers by name."""
     theirs, layers = walked

@@ -37,6 +37,7 @@ def models(size):
 # --------------------------------------------------------------------------- Stable Diffusion
 
 
+@pytest.mark.slow
 def test_queries_of_stable_diffusion(models, size, tell):
     """The VAE's sample, its noising, the empty prompt, the layers by name, their order and their enlargement."""
     theirs = golden(f"stable-diffusion-{size}")
@@ -54,6 +55,7 @@ def test_queries_of_stable_diffusion(models, size, tell):
         assert difference(ours, theirs[name]) < AGREE, name
 
 
+@pytest.mark.slow
 def test_pictures_and_attribution_of_stable_diffusion(models, size, tell):
     """All sixteen cross-attention layers, two steps, guidance, a phrase of several tokens, two pictures at once."""
     theirs = golden(f"stable-diffusion-{size}")

@@ -133,6 +133,7 @@ def test_good_images_keep_their_seeds_in_order():
         np.testing.assert_array_equal(support.image, drawing(support.seed)[0])
 
 
+@pytest.mark.slow
 def test_degenerate_images_are_made_again_under_new_seeds_and_counted():
     models = ChosenModels({43: black, 45: flat_attention, 46: broken, 48: weak_attention})
     record = build(models, count=5, batch_size=3)
@@ -150,6 +151,7 @@ def test_degenerate_images_are_made_again_under_new_seeds_and_counted():
         assert support.foreground.any()
 
 
+@pytest.mark.slow
 def test_an_image_that_only_looked_good_at_first_is_rejected_when_its_siblings_are_stronger():
     models = ChosenModels({42: weak_attention, 43: weak_attention})
     record = build(models, count=5, batch_size=2)
@@ -172,6 +174,7 @@ def test_stuff_may_fill_a_picture_evenly():
         build(ChosenModels(otherwise=black), count=2, kind="stuff")
 
 
+@pytest.mark.slow
 def test_it_gives_up_when_nothing_is_usable():
     models = ChosenModels({43: flat_attention}, otherwise=black)
     with pytest.raises(
@@ -183,18 +186,21 @@ def test_it_gives_up_when_nothing_is_usable():
     )
 
 
+@pytest.mark.slow
 def test_it_gives_up_when_too_few_are_usable():
     models = ChosenModels({44: drawing}, otherwise=black)
     with pytest.raises(GenerationError, match=r"Only 1 of 2 .* 6 attempts"):
         build(models, count=2)
 
 
+@pytest.mark.slow
 def test_features_without_any_finite_value_are_no_class():
     nothing = ChosenModels(features=lambda extractor, images: torch.full((len(images), 3, 16, 16), float("nan")))
     with pytest.raises(GenerationError, match="No foreground"):
         build(nothing)
 
 
+@pytest.mark.slow
 def test_foreground_is_needed_in_every_extractor():
     def features(extractor, images):
         lost = extractor.name == MINI.extractors[1].name
@@ -207,6 +213,7 @@ def test_foreground_is_needed_in_every_extractor():
 # --------------------------------------------------------------------------- the record
 
 
+@pytest.mark.slow
 def test_the_prototypes_are_the_colours_of_what_was_drawn():
     record = build()
     assert [e.digest for e in record.extractors] == [e.digest for e in MINI.extractors]
@@ -223,6 +230,7 @@ def test_the_prototypes_are_the_colours_of_what_was_drawn():
             assert 1 <= len([p for p in mine if (p.role, p.kind) == (role, "part")]) <= MINI.generator.parts
 
 
+@pytest.mark.slow
 def test_masks_sit_on_the_object():
     for support in build().supports:
         red = support.image[..., 0] > 100
@@ -232,6 +240,7 @@ def test_masks_sit_on_the_object():
         assert support.attribution[red].mean() > 0.8 > 0.2 > support.attribution[~red].mean()
 
 
+@pytest.mark.slow
 def test_the_batch_size_changes_nothing_but_its_own_record():
     one, four = build(batch_size=1), build(batch_size=4)
     assert [s.seed for s in one.supports] == [s.seed for s in four.supports]
@@ -275,6 +284,7 @@ def test_settings_reach_the_generator_and_the_record():
     json.dumps(record.settings, allow_nan=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [2**31, 2**62])
 def test_large_seeds_work(seed):
     record = build(seed=seed, count=2)
@@ -307,6 +317,7 @@ def test_settings_out_of_range_are_refused_before_anything_is_generated(settings
     assert models.batches == []
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_is_then_done():
     models = ChosenModels()
     settings = SupportSettings(count=3, steps=2, seed=5, prompt="my {}", batch_size=2)
@@ -557,6 +568,7 @@ def test_the_class_that_other_tests_use_has_masks_of_sensible_size():
         assert support.background.mean() > 0.1
 
 
+@pytest.mark.slow
 def test_pooled_anew_a_class_stays_what_it_was():
     """Of all its images it has the same prototypes, bit for bit; of fewer, the same instances of these."""
     models = ChosenModels()
@@ -588,6 +600,7 @@ def test_pooled_anew_a_class_stays_what_it_was():
     assert pooled.supports == fewer.supports
 
 
+@pytest.mark.slow
 def test_pooled_anew_from_images_without_the_object():
     made = build_class(ChosenModels(), "thing", SupportSettings(count=2, steps=1))
     empty = [dataclasses.replace(s, foreground=np.zeros_like(s.foreground)) for s in made.supports]

@@ -409,6 +409,7 @@ HOSTILE: dict[str, tuple[Callable[[Parts], Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_hostile_file_is_refused(good: Path, tmp_path: Path, case: str) -> None:
     change, says = HOSTILE[case]
@@ -532,6 +533,7 @@ def values(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 ODD = [None, True, -1, 0, 2**31, 2**63, 1.5, -0.0, 1e308, "", "x", "\x00", "../x", [], [[]], {}, {"x": 1}, "a" * 64]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_odd_values_in_the_manifest(good: Path, tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
@@ -558,6 +560,7 @@ def test_odd_values_in_the_manifest(good: Path, tmp_path_factory: pytest.TempPat
         write_bundle([record], folder / "again.ovclass", ORIGIN)
 
 
+@pytest.mark.slow
 def test_memory_stays_with_one_class(tmp_path: Path) -> None:
     record = replace(make_class("c"), supports=tuple(make_support(i, 0, (256, 256)) for i in range(4)))
     write_bundle((replace(record, name=f"class {i}") for i in range(12)), tmp_path / "x", ORIGIN)

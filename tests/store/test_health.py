@@ -37,6 +37,7 @@ def flip(file: Path, place: int, bit: int) -> None:
     file.write_bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["000.png", "000.attribution.png", "001.mask.png"])
 def test_every_bit_of_a_support_file_counts(store: Store, name: str) -> None:
     (file,) = (store.path / "support" / "cat").glob(f"*/{name}")
@@ -229,6 +230,7 @@ def test_damaged_vectors_are_not_used(store: Store) -> None:
         store.prototypes(None, CLIP)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["text", "header", "half", "table", "json", "meta"])
 def test_damaged_database(store: Store, damage: str) -> None:
     for number in range(6):

@@ -34,6 +34,7 @@ def some(*each: tuple[str, int]) -> list[object]:
     return [each[0], *(pytest.param(*one, marks=pytest.mark.slow) for one in each[1:])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "step"), some(("add", 4), ("replace", 3), ("several", 5), ("remove", 4), ("create", 3))
 )
@@ -75,6 +76,7 @@ def test_interrupted_at_any_line(template: Path, tmp_path: Path, action: str, st
     assert after > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["add", "replace"])
 def test_killed_in_the_middle_of_a_file(template: Path, tmp_path: Path, action: str) -> None:
     result = drive(template, tmp_path, action, "half-files")

@@ -83,6 +83,7 @@ def test_links_below_support_are_left_alone(store: Store, foreign: Path) -> None
     assert_whole(store, make_class("cat", 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [f"{'c' * 16}.faiss", f"{'c' * 16}.json", f"{'a' * 16}-{'b' * 16}.rows", f"{'5d' * 8}.json.9.tmp"]
 )

@@ -16,6 +16,7 @@ from tests.store import processes
 from tests.store.helpers import assert_whole, make_class
 
 
+@pytest.mark.slow
 def test_a_second_writer_waits_then_tells(store_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with processes.start("hold", store_path) as holder:
         assert holder.stdout is not None
@@ -59,6 +60,7 @@ def test_waiting_is_told_once_and_ends_with_the_other_writer(
     assert_whole(store, make_class("dog", 1))
 
 
+@pytest.mark.slow
 def test_a_dead_holder_holds_nobody_up(store_path: Path) -> None:
     with processes.start("hold", store_path) as holder:
         assert holder.stdout is not None
@@ -84,6 +86,7 @@ def test_owner_notes_of_all_sorts(tmp_path: Path, owner: str, says: str) -> None
     assert lock._describe_owner(tmp_path) == says
 
 
+@pytest.mark.slow
 def test_many_writers_lose_nothing(tmp_path: Path) -> None:
     """Three processes create one store and fill it; one class is wanted by all of them."""
     path = tmp_path / "store"

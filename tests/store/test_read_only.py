@@ -95,6 +95,7 @@ def locked_folder(template: Path) -> Iterator[Path]:
                 item.chmod(0o755)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX permissions")
 def test_a_user_without_write_permission(locked_folder: Path, store_path: Path, template: Path) -> None:
     said = processes.run("read_without_rights", locked_folder, store_path, NOBODY).splitlines()

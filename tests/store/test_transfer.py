@@ -283,6 +283,7 @@ class TestProfiles:
         assert (known.name, known.spec["kind"]) == ("dino", "vit-key")
 
 
+@pytest.mark.slow
 def test_segmentation_is_the_same_with_imported_classes(tmp_path: Path) -> None:
     from ovseg_cli.segmentation.segmenter import Segmenter
     from tests.mini import example_scene, mini_class, mini_models

@@ -200,6 +200,7 @@ def frozen(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
     return request.param, tmp_path / "frozen störe"
 
 
+@pytest.mark.slow
 def test_every_revision_that_was_released_opens(frozen: tuple[str, Path]) -> None:
     revision, path = frozen
     before = rows(path / "ovseg.db")

@@ -155,6 +155,7 @@ def brought(store: Path, classes: Classes, before: Catalogue | None, *, lists: b
     return update.catalogue
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 8), st.integers(0, 2**32 - 1), st.lists(st.integers(0, 5), max_size=14))
 def test_any_history_of_changes(dim: int, k: int, seed: int, changes: list[int]) -> None:
