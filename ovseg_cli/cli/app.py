@@ -4,29 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from ovseg_cli.cli import (
-    benchmark,
-    bundles,
-    class_care,
-    classes,
-    compare,
-    config,
-    datasets,
-    demo,
-    doctor,
-    evaluate,
-    explain,
-    heads,
-    methods,
-    profiles,
-    segment,
-    store,
-)
-from ovseg_cli.cli.common import OvsegGroup, root_callback
+from ovseg_cli.cli.commands import OvsegRoot
+from ovseg_cli.cli.common import root_callback
 
 app = typer.Typer(
     name="ovseg",
-    cls=OvsegGroup,
+    cls=OvsegRoot,
     rich_markup_mode="rich",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -44,21 +27,3 @@ _EXAMPLES = (
 @root_callback(app, examples=_EXAMPLES)
 def ovseg() -> None:
     """Name every pixel of a picture with words that you choose, without training."""
-
-
-classes.register(app)
-class_care.register(app)
-bundles.register(app)
-segment.register(app)
-explain.register(app)
-evaluate.register(app)
-benchmark.register(app)
-compare.register(app)
-heads.register(app)
-methods.register(app)
-datasets.register(app)
-profiles.register(app)
-config.register(app)
-store.register(app)
-doctor.register(app)
-demo.register(app)

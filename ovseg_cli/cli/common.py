@@ -357,7 +357,7 @@ class OvsegCommand(TyperCommand):
 
 
 class OvsegGroup(TyperGroup):
-    """The root command of ovseg."""
+    """A command with commands of its own."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Read what stands before the command's name."""
@@ -385,11 +385,7 @@ class OvsegGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The commands in the order of registration, which is the order of use."""
-        return sorted(self.commands, key=_registered.index)
-
-
-_registered: list[str] = []
-"""The names of commands and groups in the order of registration; typer puts all groups last."""
+        return list(self.commands)
 
 
 def root_callback(app: typer.Typer, *, examples: Sequence[str]) -> Callable[[Callable[[], None]], Callable[[], None]]:
@@ -461,7 +457,6 @@ def group(
             _run(ctx, function, values, tolerant=tolerant)
 
     _dress(run, function, [_CONTEXT, *_own_parameters(function), *_global_parameters(root=False)])
-    _registered.append(name)
     own.callback(invoke_without_command=True, help=_help_of(function, examples))(run)
     app.add_typer(own, name=name)
     return own
@@ -542,7 +537,6 @@ def command(
             _run(ctx, function, values, tolerant=tolerant)
 
         _dress(run_command, function, [_CONTEXT, *_own_parameters(function), *_global_parameters(root=False)])
-        _registered.append(name)
         app.command(name, cls=OvsegCommand, help=_help_of(function, examples))(run_command)
         return function
 

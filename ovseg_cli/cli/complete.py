@@ -9,8 +9,6 @@ import typer
 
 from ovseg_cli.errors import OvsegError
 from ovseg_cli.files.discovery import expanded
-from ovseg_cli.heads.registered import PREFIX, registered
-from ovseg_cli.methods.catalogue import METHODS
 from ovseg_cli.names import ClassList, caseless
 from ovseg_cli.places import default_store_path, glance_at_class_names
 
@@ -30,6 +28,9 @@ def complete_classes(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_method(incomplete: str) -> list[str]:
     """What `--method` takes, heads with a name included."""
+    from ovseg_cli.heads.registered import PREFIX, registered
+    from ovseg_cli.methods.catalogue import METHODS
+
     heads: list[str] = []
     with suppress(OvsegError):
         heads = [f"{PREFIX}{name}" for name in registered()]

@@ -123,7 +123,7 @@ def _lacking(store: Store) -> list[str]:
 
 
 def _default_path(common: Common) -> str:
-    from ovseg_cli.store import default_store_path
+    from ovseg_cli.places import default_store_path
 
     path: Path = common.options.store or default_store_path()
     return str(path.absolute())

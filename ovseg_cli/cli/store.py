@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 def path(common: Common) -> None:
     """Say which folder the store is in, whether it is made yet or not."""
-    from ovseg_cli.store import default_store_path
+    from ovseg_cli.places import default_store_path
 
     out = common.out
     folder = Path(common.options.store or default_store_path()).absolute()

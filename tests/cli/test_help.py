@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import typer
 
 from ovseg_cli.cli.app import app
+from ovseg_cli.cli.commands import ENTRIES
 from tests.cli.conftest import REPOSITORY, Process
 
 COMMANDS = typer.main.get_command(app).list_commands(None)
@@ -87,6 +89,34 @@ def test_help_fits_into_80_columns(cli, monkeypatch):
         assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_the_list_says_what_the_command_does(entry):
+    command = typer.main.get_command(app).commands[entry.name]
+    assert command.callback.__module__ == f"ovseg_cli.cli.{entry.module}"
+    assert " ".join(command.help.split("\n\n")[0].split()).startswith(entry.summary)
+
+
+def test_a_module_has_no_command_that_is_not_listed():
+    root = typer.main.get_command(app)
+    for module in {entry.module for entry in ENTRIES}:
+        alone = typer.Typer()
+        importlib.import_module(f"ovseg_cli.cli.{module}").register(alone)
+        assert set(typer.main.get_group(alone).commands) <= set(root.commands)
+
+
+def test_completing_a_command_reads_none(cli):
+    code = (
+        "import sys\nfrom ovseg_cli.cli.main import run\n"
+        "try:\n    run()\nexcept SystemExit:\n    pass\nprint(*sys.modules, file=sys.stderr)\n"
+    )
+    words = {"_OVSEG_COMPLETE": "complete_bash", "COMP_WORDS": "ovseg rem", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **words}
+    )
+    assert done.stdout.split() == ["remove-class"]
+    assert "ovseg_cli.cli.classes" not in done.stderr.split()
+
+
 def test_without_a_command_the_help_is_shown(cli):
     assert "Usage: ovseg" in cli().stdout
 
@@ -118,6 +148,7 @@ def test_help_is_quick_and_loads_nothing_heavy():
     assert exit_code == 0
     assert "add-class" in done.stdout
     assert {name for name in HEAVY if name in modules} == set()
+    assert {f"ovseg_cli.cli.{entry.module}" for entry in ENTRIES} & set(modules) == set()
     assert best < 1.0  # what must not be loaded is named above; this catches what nobody thought of
 
 
