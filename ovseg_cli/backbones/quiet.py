@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Silence diffusers, transformers and open_clip while models load; their settings are put back afterwards.
 
-    Our own progress display is on the same terminal, and open_clip reports each load on the root logger.
+    Our own progress display is on the same terminal, and open_clip reports each load on the root logger. diffusers
+    must be imported by who needs it: doing so here would cost half a second where only CLIP is loaded.
     """
-    import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 
-    libraries = (diffusers_logging, transformers_logging)
+    diffusers_logging = sys.modules.get("diffusers.utils.logging")
+    libraries: list[Any] = [library for library in (transformers_logging, diffusers_logging) if library is not None]
     root = logging.getLogger()
     verbosity = [library.get_verbosity() for library in libraries]
     bars = [library.is_progress_bar_enabled() for library in libraries]

@@ -152,6 +152,15 @@ def test_help_is_quick_and_loads_nothing_heavy():
     assert best < 1.0  # what must not be loaded is named above; this catches what nobody thought of
 
 
+def test_naming_with_clip_loads_no_diffusion_library(here):
+    code = (
+        "import sys\nfrom ovseg_cli.models import load_models\nfrom ovseg_cli.profiles import get_profile\n"
+        "load_models(get_profile('mini')).clip\nprint(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"diffusers", "alembic", "faiss", "sklearn", "pycocotools"} & set(done.stdout.split()) == set()
+
+
 @pytest.mark.parametrize("module", ["ovseg_cli", "ovseg_cli.errors", "ovseg_cli.profiles"])
 def test_light_modules_stay_light(module):
     code = f"import sys, {module}; print(*sys.modules)"
