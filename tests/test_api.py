@@ -81,6 +81,7 @@ def test_names_are_checked(store):
         segment(store, np.zeros((4, 4), np.uint8), ["cat"])
 
 
+@pytest.mark.slow
 def test_methods_are_compared_on_one_picture(store):
     quick = SegmentOptions(short_side=64, windows=((0, 0),))
     results = compare(store, Image.fromarray(example_scene(SCENE)), ["CAT", "ball"], ["hybrid", "sclip"], options=quick)

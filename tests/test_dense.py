@@ -104,6 +104,7 @@ def test_a_picture_is_segmented_and_the_same_way_again(store, method, background
     assert again.mean_scores == result.mean_scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*TOKENS, "cliper-coarse", "agggem"])
 def test_objects_get_their_names(store, method):
     """Not how good a method is: a method that reads another block or another grid than it should fails here."""

@@ -337,6 +337,7 @@ def at(segmenter, store, point=(220, 120)):
     return e
 
 
+@pytest.mark.slow
 def test_a_class_below_the_threshold_lost_to_the_background(store):
     plain = at(of_clip(store), store)
     assert (plain.label, plain.rule) == ("cat", "best")

@@ -96,6 +96,7 @@ def others(store, half):
     return answers_of([method for method in naming_methods() if method not in QUICKEST], store, half)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [method if method in QUICKEST else pytest.param(method, marks=pytest.mark.slow) for method in naming_methods()],
@@ -126,6 +127,7 @@ def relative(ours, exact):
     return float((ours - exact).norm() / exact.norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extractor", EXTRACTORS, ids=lambda e: e.name)
 def test_features_are_rounded_and_given_in_float32(half, extractor):
     pictures = random_pictures(2, 60, 80)

@@ -21,6 +21,11 @@ MINI = get_profile("mini")
 EVERY = (*MINI.extractors, *MINI.extra_extractors)
 
 
+@pytest.fixture(autouse=True)
+def models_loaded_once():
+    """Here each test loads its own."""
+
+
 def extractor_of(kind):
     return next(e for e in EVERY if e.kind == kind)
 
@@ -307,6 +312,7 @@ class StopError(BaseException):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("network", "call"), [(n, call) for n, calls in WALKS.items() for call in calls])
 def test_an_exception_inside_a_walk_changes_nothing(network, call, monkeypatch):
     models, pictures = mini_models(), random_pictures(1, 64, 64)

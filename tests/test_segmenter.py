@@ -96,6 +96,7 @@ def test_the_same_picture_gets_the_same_answer(segmenters, results, method):
     assert again.shares == results[method].shares
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["prototype", "gem"])
 def test_the_order_of_the_classes_changes_ids_and_nothing_else(store, results, method):
     turned = Segmenter(mini_models(), store, ["apple", "cat"], method=method, options=quick())
@@ -392,6 +393,7 @@ def test_a_filter_that_keeps_everything_changes_nothing(store, results):
     assert without.segment(example_scene(SCENE)).kept is None
 
 
+@pytest.mark.slow
 def test_stuff_passes_the_filter(tmp_path):
     with Store.open(tmp_path / "store", profile="mini") as own:
         own.add_class(mini_class("cat"))

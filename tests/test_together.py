@@ -90,6 +90,7 @@ def same(ours, alone):
 # --------------------------------------------------------------------------- methods
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "methods", [SOME, pytest.param(tuple(naming_methods()), marks=pytest.mark.slow)], ids=["some", "all"]
 )
@@ -122,6 +123,7 @@ def test_the_same_filter_is_asked_once(store, calls):
     assert calls["prefilter"] == [1]
 
 
+@pytest.mark.slow
 def test_filters_of_other_classes_are_others(store, calls):
     pair = [segmenter(store, "gem", prefilter=True), segmenter(store, "gem", NAMES[:2], prefilter=True)]
     ours = segment_together(pair, PICTURES[0])

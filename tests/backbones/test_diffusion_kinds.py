@@ -16,6 +16,8 @@ from tests.backbones.test_unet import brute_force_attribution, recording
 from tests.mini import random_pictures
 from tests.true_models import SCHEDULE, SD2_UNET, SDXL_UNET, TEXT_G, TEXT_H, TEXT_L, clip_tokenizer
 
+pytestmark = pytest.mark.slow
+
 SIDE = 64
 PROMPT = "a good picture of a chocolate glazed donut"
 DONUT = "chocolate glazed donut"
@@ -110,7 +112,6 @@ def test_attribution_is_of_the_names_tokens_in_every_layer(backbone, guidance):
     torch.testing.assert_close(made.attribution, expected.float(), rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.slow
 def test_without_guidance_there_is_one_walk_and_no_negative_prompt(backbone):
     with recording(backbone, "attn2") as log:
         generate(backbone, [1, 2], guidance=0.0, negative_prompt="")
@@ -124,7 +125,6 @@ def test_without_guidance_there_is_one_walk_and_no_negative_prompt(backbone):
     assert not torch.equal(first.images, guided.images)
 
 
-@pytest.mark.slow
 def test_an_image_depends_on_its_own_seed_only(backbone):
     for sampler in ("dpmsolver++", "euler-ancestral", "lcm"):
         together = generate(backbone, [1, 2], sampler=sampler).images
@@ -132,7 +132,6 @@ def test_an_image_depends_on_its_own_seed_only(backbone):
         assert (together[1].int() - alone[0].int()).abs().max() <= 1, sampler
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "kind"),
     [
@@ -158,7 +157,6 @@ def test_a_sampler_keeps_what_the_folder_says_of_the_noise(folders, sampler, kin
     assert backbone.pipeline.scheduler.config.timestep_spacing != "trailing"
 
 
-@pytest.mark.slow
 def test_images_are_those_of_the_librarys_own_pipeline(folders):
     for kind, name in (("2", "StableDiffusionPipeline"), ("xl", "StableDiffusionXLPipeline")):
         ours = generate(DiffusionBackbone.load(folders[kind], device="cpu"), [3], sampler="euler", spacing="trailing")
@@ -266,7 +264,6 @@ def test_the_start_token_comes_first_and_words_follow(backbone):
     torch.testing.assert_close(again.cross[side], seen.cross[side], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_xl_decodes_in_float32_where_its_folder_says_that_less_overflows(folders):
     half = DiffusionBackbone.load(folders["xl"], device="cpu", dtype=torch.float16)
     assert {p.dtype for p in half.pipeline.vae.parameters()} == {torch.float32}

@@ -123,6 +123,7 @@ def brute_force_attribution(log, batch, guided, positions, grid, min_grid):
     return total / per_image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "guidance", "steps", "min_grid"), [("cat", 4.0, 3, 8), (DONUT, 4.0, 2, 8), ("dog", 1.0, 2, 1)]
 )
@@ -160,6 +161,7 @@ def plain_passes(backbone, pictures, prompt, timesteps, seed):
             pipeline.unet(noisy, timestep, encoder_hidden_states=text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cat", DONUT])
 def test_attribution_of_given_pictures_equals_brute_force_on_plain_forward_passes(backbone, name):
     pictures, timesteps = random_pictures(2, 64, 64), (50, 200, 900)
@@ -190,6 +192,7 @@ def test_attribution_of_a_name_that_the_prompt_cuts_off_is_refused(backbone):
 # --------------------------------------------------------------------------- self-attention
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [UP, ("mid_block.attentions.0", UP[0], "down_blocks.1.attentions.0"), UP[3:]])
 def test_self_attention_equals_the_probabilities_of_plain_forward_passes(backbone, layers):
     pictures = random_pictures(2, 64, 64)
@@ -279,6 +282,7 @@ def prompt_attention(backbone, pictures, prompts, **settings):
     return list(backbone.prompt_attention(pictures, prompts, Noising(100, 3, 64), **settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finest", [False, True])
 def test_the_attention_of_a_prompt_equals_that_of_a_plain_forward_pass(backbone, finest):
     pictures = random_pictures(2, 64, 64)
@@ -450,6 +454,7 @@ def full_forward(backbone, pictures, timestep, seed):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("timestep", "seed"), [(50, 42), (200, 43), (0, 1), (999, 1)])
 def test_queries_equal_to_q_outputs_of_a_plain_forward_pass(backbone, timestep, seed):
     pictures = random_pictures(2, 64, 64)

@@ -35,6 +35,7 @@ def rows(folder):
     return {row["method"]: row for row in csv.DictReader((folder / "table.csv").open(encoding="utf-8"))}
 
 
+@pytest.mark.slow
 def test_a_table_of_several_methods(world, here):
     result = world(*HERE, "--methods", "gem,sclip")
     assert result.exit_code == 0
@@ -201,6 +202,7 @@ def test_bad_requests_get_one_line(world, options, message):
     assert message in result.error
 
 
+@pytest.mark.slow
 def test_eval_takes_several_methods_at_once(world, here):
     result = world("eval", "--images", "photos", "--gt", "labels", "-c", "cat,dog", "--method", "gem,sclip")
     assert result.exit_code == 0

@@ -121,6 +121,7 @@ class TestClosedPipe:
         assert result.stderr == ""
         assert result.exit_code == 0
 
+    @pytest.mark.slow
     def test_behind_head(self, here):
         process = Process("profiles", "--json")
         head = subprocess.run(

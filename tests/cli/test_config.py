@@ -150,6 +150,7 @@ def test_one_file_can_take_the_place_of_both(cli, project, own, here, monkeypatc
 # --------------------------------------------------------------------------- a project of somebody else
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "~/x", "sub/../../x", "link/x"])
 @pytest.mark.parametrize(
     "option", ['store = "{}"', '[segment]\noutput = "{}"', '[eval]\ngt = "{}"', 'profile = "{}.toml"']

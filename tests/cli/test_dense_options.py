@@ -265,6 +265,7 @@ def test_what_the_parser_refuses_is_told_with_its_option(cli, photos, here, opti
     assert not (here / "ovseg-out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [["--synonym", "cat=puss"], ["--templates", "short"], ["--logit-scale", "10"]])
 def test_what_only_words_have_is_refused_where_prototypes_are_taken(cli, photos, here, args):
     cli("add-class", "cat")

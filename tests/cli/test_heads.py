@@ -15,7 +15,7 @@ from tests.heads.conftest import paint_folder
 
 TRAIN = ("--steps", "2", "--batch", "2")
 
-pytestmark = pytest.mark.usefixtures("shared_models")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_models")]
 
 
 @pytest.fixture
@@ -61,7 +61,6 @@ def test_training_reports_base_and_novel(trained, here):
     assert trained.data["steps"] == 2
 
 
-@pytest.mark.slow
 def test_segmenting_naming_and_training_anew(trained, here, run):
     """One head through its life: used as a file, named, used by name; other weights make label maps anew."""
     out = ("-c", "cat,dog", "-o", "out", "--json")
@@ -85,7 +84,6 @@ def test_segmenting_naming_and_training_anew(trained, here, run):
     assert "neither a file nor a registered name" in run("segment", "x.png", "--method", "head:squares").error
 
 
-@pytest.mark.slow
 def test_options_of_words(trained, here, run):
     (here / "shown.txt").write_text("p0.png: cat\np1.png: dog\n")
     common = ("--method", "head:squares.safetensors", "--json")
@@ -141,7 +139,6 @@ def test_a_report_that_could_not_be_made_is_told_before_the_training(here, run):
     assert not list(here.glob("x.*"))
 
 
-@pytest.mark.slow
 def test_dedos_by_the_command_line(here, run):
     """A head without diffusion at inference, and its three readings refused where they belong to nothing."""
     paint_folder(here / "data", count=4)
@@ -161,7 +158,6 @@ def test_a_checkpoint_that_is_none(here, run):
     assert "is damaged, or holds more than tensors" in result.error
 
 
-@pytest.mark.slow
 def test_hybrid_with_a_head(trained, here, run):
     """Words are read by the head where a class has no prototypes."""
     words = ("--words", "head:squares.safetensors")
@@ -173,7 +169,6 @@ def test_hybrid_with_a_head(trained, here, run):
     assert refused.error.startswith("--words says how hybrid reads words, and gem segments")
 
 
-@pytest.mark.slow
 def test_comparing_a_head_with_others(trained, here):
     from ovseg_cli import Store, compare
 

@@ -61,6 +61,7 @@ def test_every_mean_iou_has_an_interval_and_says_how():
             assert figure.interval.method == "expanded percentiles of 200 bootstrap draws of pictures"
 
 
+@pytest.mark.slow
 def test_an_interval_holds_the_true_value_about_as_often_as_it_says():
     truth = report_of(2000, seed=99).miou
     hits = 0

@@ -553,6 +553,7 @@ class TestWalkingThroughAFile:
         assert kept < 5e5
 
 
+@pytest.mark.slow
 def test_a_file_is_indexed_faster_than_it_is_parsed(tmp_path):
     shape = [[round(i * 1.37, 2) for i in range(120)]]
     path = coco_file(

@@ -43,6 +43,7 @@ class TestTwoRuns:
         assert found.interval.high - found.interval.low < 0.05
         assert found.p < 0.01
 
+    @pytest.mark.slow
     def test_false_alarms_are_as_rare_as_the_level_says(self):
         alarms = 0
         for seed in range(40):
@@ -50,6 +51,7 @@ class TestTwoRuns:
             alarms += not found.interval.low <= 0 <= found.interval.high
         assert alarms <= 6  # 2 are expected
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("count", [2, 3, 5, 10])
     def test_few_pictures_are_no_proof(self, count):
         """Two runs that err alike: the plain percentiles of two pictures would call every second pair different."""

@@ -51,6 +51,7 @@ def test_several_processes_give_what_one_gives(monkeypatch, number):
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_the_first_error_is_raised_and_messages_are_logged(monkeypatch, caplog):
     monkeypatch.setattr(workers, "CHUNK", 20)
     pictures = Pictures(["a", "b", "c"])
@@ -66,6 +67,7 @@ def test_progress_of_each_pair():
     assert told == [(i, 5) for i in range(1, 6)]
 
 
+@pytest.mark.slow
 def test_the_scripts_of_callers_are_left_alone(tmp_path):
     """A script without a guard at its end must not be run once more by each process."""
     for side in ("gt", "pred"):

@@ -24,6 +24,8 @@ from ovseg_cli.store import Store
 from ovseg_cli.text.prefilter import Shortlist
 from tests.mini import example_scene, mini_models
 
+pytestmark = pytest.mark.slow
+
 SMALL = Classes(things=("cat", "dog"), stuff=("grass",))
 SCENE = 6
 COUNT, STEPS, SEED = 2, 4, 100_000
@@ -73,7 +75,6 @@ class TestRows:
 
 
 class TestMemory:
-    @pytest.mark.slow
     def test_what_is_remembered_is_what_the_networks_say(self, models: RememberingModels):
         settings = SupportSettings(count=COUNT, steps=STEPS, seed=3, kind="thing")
         plain = build_class(mini_models(), "cat", settings)
@@ -211,7 +212,6 @@ SAME = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", SAME)
 def test_what_the_product_can_do_comes_out_the_same(case: str, store: Store, label_maps: dict[Setting, np.ndarray]):
     setting, options = SAME[case]
@@ -242,7 +242,6 @@ def result(models: RememberingModels) -> Result:
     return measure(models, plan)
 
 
-@pytest.mark.slow
 class TestMeasure:
     def test_no_picture_stays_in_memory(self, models: RememberingModels, result: Result):
         assert not models._features

@@ -70,6 +70,7 @@ def mentioned(text: str) -> set[str]:
     return {thing.name for thing in THINGS if any(f" {word} " in padded for word in (thing.name, *thing.aliases))}
 
 
+@pytest.mark.slow
 def test_captions_of_crops_are_true_and_name_what_is_large(data: Dataset) -> None:
     rng = np.random.default_rng(0)
     sides = []

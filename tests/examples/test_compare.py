@@ -26,6 +26,8 @@ from ovseg_cli.segmentation.segmenter import Segmentation, Segmenter
 from ovseg_cli.store import Store
 from tests.mini import EXAMPLES, mini_class, mini_models
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("cat", "dog", "tree")
 SCENES = ("scene_001", "scene_006")
 
@@ -68,7 +70,6 @@ class TestRun:
             assert sheet.mode == "RGB"
             assert sheet.width > 2 * 320
 
-    @pytest.mark.slow
     def test_the_mean_iou_is_that_of_the_evaluation_of_folders(self, folder: Path, output: Path, tmp_path: Path):
         """With classes that are in the pictures and were not asked for."""
         labels = LabelMap.from_classes(CLASSES)
@@ -98,7 +99,6 @@ class TestRun:
         assert f"{100 * found[first]['miou']:.1f}" in lines[2]
         assert len({len(line) for line in lines[:4]}) == 1
 
-    @pytest.mark.slow
     def test_methods_that_share_their_walks_have_the_same_answers_and_no_speed(
         self, folder: Path, output: Path, tmp_path: Path
     ):
@@ -112,7 +112,6 @@ class TestRun:
         assert "images/s" not in text
         assert "All methods together" in text
 
-    @pytest.mark.slow
     def test_methods_are_told_what_is_in_a_picture(self, folder: Path, output: Path, tmp_path: Path):
         """Neither picture shows all of the three: what is absent from both is found in none."""
         truth = Truth(EXAMPLES / "labels", CLASSES)
@@ -132,7 +131,6 @@ class TestRun:
 
 
 class TestFailures:
-    @pytest.mark.slow
     def test_a_method_that_fails_on_a_picture_is_left_out_there(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ):
@@ -155,7 +153,6 @@ class TestFailures:
         assert "gem fails on scene_001: The prompt is too long." in capsys.readouterr().err
         assert len(list(tmp_path.glob("*.png"))) == 2
 
-    @pytest.mark.slow
     def test_what_fails_together_is_tried_by_itself(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ):
@@ -169,7 +166,6 @@ class TestFailures:
         assert found["aggsd"]["failures"] == [{"picture": "scene_001", "reason": "The prompt is too long."}]
         assert "aggsd fails on scene_001" in capsys.readouterr().err
 
-    @pytest.mark.slow
     def test_a_picture_that_cannot_be_read_is_passed_over(
         self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ):
@@ -234,7 +230,6 @@ class TestMethods:
             assert choose_methods(store, CLASSES) == ("hybrid", *word_methods())
             assert choose_methods(store, ["cat"]) == ("prototype", "hybrid", *word_methods())
 
-    @pytest.mark.slow
     def test_what_cannot_run_is_left_out_unless_it_was_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         really = Segmenter.__init__
 

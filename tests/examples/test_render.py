@@ -60,6 +60,7 @@ def test_equal_seeds_write_equal_bytes(folder: Path, glyphs: GlyphSet, tmp_path:
         assert path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes()
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_script_from_anywhere(glyphs: GlyphSet, tmp_path: Path) -> None:
     arguments = ["--out", "set", "--count", "2", "--seed", "9", "--size", "130x100", "--font", str(glyphs.path)]
     arguments += ["--classes", "cat, dog,car,donut"]

@@ -41,6 +41,7 @@ def assert_alike(scenes: list[Scene], batch: SceneBatch) -> None:
     assert np.mean(tints) < 2
 
 
+@pytest.mark.slow
 def test_each_seed_gives_the_scene_of_the_other_renderer(pair: tuple[World, TensorWorld]) -> None:
     world, tensor_world = pair
     batch = tensor_world.scenes(0, 150)
@@ -80,6 +81,7 @@ def test_an_object_leaves_the_rest_of_the_picture_alone(pair: tuple[World, Tenso
         np.testing.assert_array_equal(batch.images[seed].numpy()[outside], world.scene(seed, count=1).image[outside])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jitter", [Jitter(), WILD, Jitter(rotation=1000, rotation_limit=90), Jitter(rotation=0)])
 @pytest.mark.parametrize("size", [16, 100])
 def test_planned_objects_have_the_size_of_the_sprites(glyphs: GlyphSet, size: int, jitter: Jitter) -> None:
@@ -154,6 +156,7 @@ def test_a_gpu_renders_what_the_cpu_renders(glyphs: GlyphSet, tensor_world: Tens
     assert torch.equal(empty[0].images, empty[1].images.cpu())
 
 
+@pytest.mark.slow
 def test_both_renderers_draw_the_same_artists(glyphs: GlyphSet) -> None:
     for mixed in ("glyph", "scene"):
         styles = Styles([glyphs, GlyphSet(TWEMOJI)], mixed)

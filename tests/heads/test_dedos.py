@@ -247,6 +247,7 @@ def test_every_part_learns_and_the_networks_below_do_not():
     assert all(p.grad is None for p in models.clip.model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ["I", "II", "III", "IV", "V", "V-raw", "V-mean", "V-image", "V-free"])
 def test_rows_of_the_table(row):
     sizes = dedos_row(replace(UNEVEN, text=2), row)

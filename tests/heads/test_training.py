@@ -340,6 +340,7 @@ def test_tensors_that_are_not_those_that_were_written(head_file):
         load_head(head_file)
 
 
+@pytest.mark.slow
 def test_both_towers_of_clip_can_be_tuned(folder):
     found = train_head(request(folder, tuned="both"), mini_models())
     tensors = load_file(found.path)
@@ -370,6 +371,7 @@ def test_sizes_follow_the_clip_at_hand():
     assert clip_sizes().hooks == (1, 3)
 
 
+@pytest.mark.slow
 def test_tiles_are_those_of_the_published_code(folder):
     """A head with tiles sees a picture as a square, its windows and the whole; crops have no part in it."""
     from dataclasses import replace

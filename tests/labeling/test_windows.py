@@ -27,6 +27,7 @@ def paint(crops, height, width):
     return covered
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(height=sizes, width=sizes, size=st.integers(10, 200), data=st.data())
 def test_windows_cover_every_pixel_and_end_at_the_border(height, width, size, data):

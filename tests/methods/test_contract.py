@@ -22,10 +22,8 @@ from tests.mini import example_scene, mini_models
 PICTURES = [example_scene(8)[60:124, 100:196], example_scene(3)[:64, :96]]
 
 
-SLOW = ("diffsegmenter", "aggsd")  # they draw attention out of the UNet for each class anew
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in word_methods()])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", word_methods())
 def test_every_method_keeps_the_promises(name):
     check_method(name, models=mini_models(), images=PICTURES)
 

@@ -50,6 +50,7 @@ def published(attention: np.ndarray, threshold: float) -> np.ndarray:
     return merged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.3, 1.1])
 def test_regions_are_those_of_the_published_code(threshold):
     random = torch.Generator().manual_seed(0)

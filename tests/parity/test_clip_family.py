@@ -119,6 +119,7 @@ def test_cosines_of_tokens(method, kind, side, towers, tell):
     assert found < AGREE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "side"), CASES)
 def test_cosines_of_proxyclip(kind, side, towers, monkeypatch, tell):
     """DINO's tokens, and what they make of CLIP's values."""

@@ -163,6 +163,7 @@ def refine(layers):
     return refine_maps(coarse_maps()[None], layers, threshold=published.CLIPER["voc21"].attention_threshold)[0]
 
 
+@pytest.mark.slow
 def test_refined_maps_of_a_picture(walked, tell):
     theirs, layers = walked
     found = difference(sample("cliper/refined", refine(layers), 4000), theirs["refined"])

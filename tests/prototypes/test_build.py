@@ -96,6 +96,7 @@ def build(models=None, name="thing", **settings):
     return build_class(models or ChosenModels(), name, SupportSettings(**settings))
 
 
+@pytest.mark.slow
 def test_the_listed_words_are_read_once_for_all_classes_of_a_store(tmp_path, monkeypatch):
     read = []
     encode = ClipBackbone.encode_texts

@@ -224,6 +224,7 @@ def test_every_source_is_described():
     assert len({describe_source(source) for source in get_args(KindSource)}) == len(get_args(KindSource))
 
 
+@pytest.mark.slow
 def test_looking_a_name_up_loads_no_model_code():
     code = "import sys; from ovseg_cli.prototypes.kinds import listed_kind; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

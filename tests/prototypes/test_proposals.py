@@ -60,6 +60,7 @@ def test_a_profile_without_sam_says_what_works():
         make_proposer(mini_models(), "sam")
 
 
+@pytest.mark.slow
 def test_sam_of_a_profile_proposes_masks(tmp_path):
     write_tiny_sam(tmp_path)
     mini = get_profile("mini")

@@ -63,6 +63,7 @@ def test_a_batch_has_one_picture_at_least(run, photos, batch):
         run(batch=batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [2, 3, 4, 100])
 def test_label_maps_journal_and_progress_are_those_of_one_by_one(run, photos, batch):
     run(batch=1, out="alone")

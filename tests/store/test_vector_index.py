@@ -319,6 +319,7 @@ class TestCache:
             copy.nearest(QUERIES, CLIP, k=5)[0], brute_force(copy, QUERIES, 5, "fg")[0], atol=1e-5
         )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("ending", ["faiss", "rows", "classes", "json"])
     @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "noise"])
     def test_damage_is_mended_and_told(

@@ -108,6 +108,7 @@ def test_what_is_read_is_what_was_written(tmp_path, dataset, form):
     assert all(path.is_file() for _, path in opened.images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dataset", "form"), LAYOUTS)
 def test_a_right_prediction_scores_one_and_a_wrong_one_less(tmp_path, dataset, form):
     """Label maps as published code writes them: the classes in order, behind the background where it counts."""
