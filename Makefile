@@ -26,9 +26,10 @@ STAMP       := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/ovseg demo
 
-# Tests run on one core each, in as many processes as JOBS says, of 1.7 GB each.
+# Tests run on one core each, in as many processes as JOBS says, of 1.7 GB each. They start hundreds more, each of which
+# would compile the package anew where Python may not keep what it has compiled.
 JOBS   ?= 2
-PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
 test: $(STAMP)
 	$(PYTEST) -m "not slow"
