@@ -19,6 +19,7 @@ from ovseg_cli.cli import (
     heads,
     methods,
     profiles,
+    report,
     segment,
     store,
 )
@@ -50,6 +51,7 @@ classes.register(app)
 class_care.register(app)
 bundles.register(app)
 segment.register(app)
+report.register(app)
 explain.register(app)
 evaluate.register(app)
 benchmark.register(app)

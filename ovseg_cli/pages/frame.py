@@ -136,6 +136,7 @@ SORTING: Final = """
 for (const table of document.querySelectorAll('table.sortable')) {
   const body = table.tBodies[0];
   table.querySelectorAll('thead th').forEach((head, place) => {
+    if (body.querySelector(`td:nth-child(${place + 1}) button`)) return;
     const button = document.createElement('button');
     button.type = 'button';
     button.textContent = head.textContent;

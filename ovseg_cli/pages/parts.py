@@ -13,7 +13,7 @@ from PIL import Image
 from ovseg_cli.files.labels import Colour
 
 ABSENT: Final = "–"
-WORDS: Final = frozenset({"class", "picture", "what went wrong most", "true", "found as", "score"})
+WORDS: Final = frozenset({"class", "picture", "what went wrong most", "true", "found as", "score", "why", "alone"})
 """Columns that do not hold numbers."""
 
 _NUMBER: Final = ' class="number"'
