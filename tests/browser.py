@@ -19,9 +19,16 @@ from typing import Any
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WITHOUT = "no Chromium here to open the page with"
 SWITCHES = (
-    "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update disable-quic "
-    "disable-sync hide-scrollbars allow-file-access-from-files=false"
-).split()
+    "headless",
+    "no-sandbox",
+    "disable-gpu",
+    "no-first-run",
+    "disable-background-networking",
+    "disable-component-update",
+    "disable-quic",
+    "disable-sync",
+    "hide-scrollbars",
+)
 
 _KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Escape": 27, "Tab": 9, "Enter": 13}
 
@@ -96,7 +103,7 @@ class Browser:
     def wait(self, condition: str, seconds: float = 60) -> None:
         """Wait until a condition holds."""
         end = time.monotonic() + seconds
-        while not self.ask(condition):
+        while not self.ask(f"Boolean({condition})"):
             assert time.monotonic() < end, f"never: {condition}"
             time.sleep(0.02)
 

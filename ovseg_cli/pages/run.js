@@ -323,7 +323,7 @@ for (const part of [at('totals'), at('view-classes')]) {
   });
 }
 for (const [name, value] of [['tick-all', true], ['tick-none', false]]) {
-  at(name).addEventListener('click', () => {
+  at(name)?.addEventListener('click', () => {  // without a class there are none
     shown.fill(value);
     boxes.forEach(box => { box.checked = value; });
     repaint();

@@ -221,7 +221,7 @@ def _gallery(page: RunPage) -> Iterator[str]:
         '<span id="view-place" class="small"></span>'
         '<label class="small">Opacity<input type="range" id="view-opacity" min="0" max="100"></label>'
         '<button type="button" id="previous" aria-label="Previous picture">&#8592;</button>'
-        '<button type="button" id="next" aria-label="Next picture">&#8594;</button>'
+        '<button type="button" id="next" autofocus aria-label="Next picture">&#8594;</button>'
         '<button type="button" id="close">Close</button></div>'
         '<div class="stage" id="stage" role="img"><img id="view-picture" alt="">'
         '<img id="view-labels" class="labels" alt=""></div>'

@@ -56,22 +56,22 @@ def small_labels(
     """
     while True:
         small = shrunk_ids(ids, side)
-        values, places, numbers = np.unique(small, return_inverse=True, return_counts=True)
-        drawn = [at for at in np.argsort(-numbers, kind="stable").tolist() if 0 < values[at] <= len(colours)]
-        drawn = drawn[:MOST_CLASSES]
-        index = np.zeros(len(values), np.uint8)
+        numbers = np.bincount(small.ravel())
+        order = np.argsort(-numbers, kind="stable").tolist()
+        drawn = [at for at in order if 0 < at <= len(colours) and numbers[at]][:MOST_CLASSES]
+        index = np.zeros(len(numbers), np.uint8)
         index[drawn] = 2 * np.arange(len(drawn)) + 1
-        indices = index[places.reshape(small.shape)]
+        indices = index[small]
         indices += (indices > 0) & inner_edge(small, 1)
         image = Image.fromarray(indices)
         palette = [(0, 0, 0)]
         for at in drawn:
-            colour = colours[int(values[at]) - 1]
+            colour = colours[at - 1]
             red, green, blue = bright(colour).tolist()
             palette += [colour, (red, green, blue)]
         image.putpalette([part for colour in palette for part in colour])
         stream = io.BytesIO()
-        image.save(stream, "PNG", optimize=True, transparency=bytes([0, *[255] * (2 * len(drawn))]))
+        image.save(stream, "PNG", transparency=bytes([0, *[255] * (2 * len(drawn))]))
         if stream.tell() <= most or side == 1:
-            return stream.getvalue(), tuple(int(values[at]) for at in drawn)
+            return stream.getvalue(), tuple(drawn)
         side = max(1, side // 2)
