@@ -381,7 +381,7 @@ class TestBrowser:
         assert tab.ask("document.getElementById('view-name').textContent") == "c.png"
         tab.press("Escape")
         assert not tab.ask("document.getElementById('view').open")
-        assert tab.ask("document.activeElement.querySelector('.name').textContent") == "c.png"
+        tab.wait("document.activeElement.querySelector('.name').textContent === 'c.png'")
 
     def test_the_class_under_the_pointer_is_named(self, tab, run):
         self.opened(tab, write_report(run).path)
