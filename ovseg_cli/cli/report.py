@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ovseg_cli.cli.common import Common, command
-from ovseg_cli.cli.output import amount, short_path
+from ovseg_cli.cli.output import amount
 from ovseg_cli.cli.outputs import check_outputs
+from ovseg_cli.cli.pages import report_data, show_where, write_with_bar
 from ovseg_cli.files.layout import JOURNAL_NAME, MANIFEST_NAME
-
-if TYPE_CHECKING:
-    from ovseg_cli.runs.report import WrittenReport
 
 
 def register(app: typer.Typer) -> None:
@@ -49,30 +47,3 @@ def report(
         show_where(common, written)
 
     common.out.result(report_data(written), human=human, quiet=[written.path])
-
-
-def write_with_bar(common: Common, run: Path, output: Path | None = None) -> WrittenReport:
-    """Write the page, with a progress bar."""
-    from ovseg_cli.runs.report import write_report
-
-    with common.out.progress() as bars:
-        bar = bars.start("writing the report")
-        return write_report(
-            run, output, progress=lambda done, total: bars.update(bar, done=done, total=total, text=None)
-        )
-
-
-def show_where(common: Common, written: WrittenReport) -> None:
-    """Say where the page lies."""
-    common.out.line("report  ", short_path(written.path.absolute()), copyable=True)
-
-
-def report_data(written: WrittenReport) -> dict[str, Any]:
-    """The page as `--json` tells of it."""
-    return {
-        "report": str(written.path.absolute()),
-        "pictures": written.pictures,
-        "left_out": written.left_out,
-        "failed": written.failed,
-        "bytes": written.nbytes,
-    }

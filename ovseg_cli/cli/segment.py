@@ -11,7 +11,7 @@ from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.folder import EXIT_SOME_FAILED, run_with_progress, show_summary, summary_data
 from ovseg_cli.cli.options import RUNNING, BatchOpt, DryRunOpt, ImageClassesOpt, Query, with_query
 from ovseg_cli.cli.output import amount
-from ovseg_cli.cli.report import report_data, show_where, write_with_bar
+from ovseg_cli.cli.pages import report_data, show_where, write_with_bar
 
 if TYPE_CHECKING:
     from ovseg_cli.runs.plan import Plan
