@@ -4,6 +4,7 @@ const at = id => document.getElementById(id);
 const {classes, pictures, bases, eight} = JSON.parse(at('index').textContent);
 const [NAME, ADDRESS, WIDTH, HEIGHT, MARGIN, FILES, SHARES, REMARK] = [0, 1, 2, 3, 4, 5, 6, 7];
 const GREY = [150, 150, 150];
+const DARK = [0, 0, 0, 200];  // of what is not the class that is drawn alone
 const shown = classes.map(() => true);
 let only = null;  // the one class that is drawn, whatever is ticked
 let listed = [];  // the places of the pictures that are listed, in their order
@@ -68,7 +69,7 @@ function chooseColours() {
 function drawnColour(labels, outlines) {
   return i => {
     const number = i && labels.classes[(i - 1) >> 1];
-    if (!i || !isShown(number)) return [0, 0, 0, 0];
+    if (!i || !isShown(number)) return only === null ? [0, 0, 0, 0] : DARK;
     const colour = colours[number];
     return i % 2 || !outlines ? [...colour, 255] : [...colour.map(part => Math.round(part * .3 + 178)), 255];
   };
@@ -87,8 +88,8 @@ const captionOf = picture => {
   const found = picture[SHARES].filter(([number]) => number > 0);
   const most = found.slice(0, 3).map(([number, share]) => `${classes[number].name} ${percent(share)}`);
   if (found.length > 3) most.push(`and ${found.length - 3} more`);
-  const margin = picture[MARGIN] === null ? '' : `; margin ${picture[MARGIN].toFixed(3)}`;
-  return (most.join(', ') || 'only background') + margin;
+  const margin = picture[MARGIN] === null ? '' : `margin ${picture[MARGIN].toFixed(3)}; `;
+  return margin + (most.join(', ') || 'only background');
 };
 const cards = pictures.map((picture, place) => {
   const card = make('li'), button = make('button'), caption = make('p', 'small', captionOf(picture));

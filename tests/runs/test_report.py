@@ -336,7 +336,8 @@ class TestBrowser:
         assert tab.ask(cat)[3] == 0
         assert tab.ask(dog) == [*class_colour("dog"), 255]
         tab.ask("document.querySelector('#totals button[data-only=\"1\"]').click()")
-        assert (tab.ask(cat)[3], tab.ask(dog)[3]) == (255, 0)
+        assert tab.ask(cat) == [*class_colour("cat"), 255], "whether it is ticked or not"
+        assert tab.ask(dog) == [0, 0, 0, 200], "all else is darker"
         assert tab.ask("document.getElementById('only').textContent") == "Only cat is drawn."
         tab.ask("document.querySelector('#totals button[data-only=\"1\"]').click()")
         tab.ask("document.getElementById('tick-all').click()")
