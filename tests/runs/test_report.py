@@ -198,6 +198,18 @@ class TestContent:
             [True, False],
         ]
 
+    def test_large_pictures_are_turned_upright_and_fit_their_label_maps(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        (tmp_path / "in").mkdir()
+        Image.new("RGB", (1601, 1200), (200, 40, 90)).save(tmp_path / "in/a.jpg", exif=exif)
+        entry = add_picture(tmp_path, tmp_path / "in/a.jpg", np.ones((1601, 1200), int), ["cat"])
+        write_manifest(tmp_path, ["cat"])
+        write_journal(tmp_path, [entry])
+        (block,) = blocks_of(write_report(tmp_path).path)
+        sizes = [Image.open(io.BytesIO(base64.b64decode(part))).size for part in block[:2]]
+        assert sizes == [(192, 256), (384, 512)]
+
     def test_ids_of_16_bits(self, tmp_path):
         classes = [f"class {number}" for number in range(1, 401)]
         entry = add_picture(tmp_path / "out", tmp_path / "a.png", halves(400, 255, 7), classes)
