@@ -30,7 +30,16 @@ SWITCHES = (
     "hide-scrollbars",
 )
 
-_KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Escape": 27, "Tab": 9, "Enter": 13}
+_KEYS = {
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+    "Escape": 27,
+    "Tab": 9,
+    "Enter": 13,
+    "End": 35,
+}
 
 
 class Browser:

@@ -9,6 +9,7 @@ const shown = classes.map(() => true);
 let only = null;  // the one class that is drawn, whatever is ticked
 let listed = [];  // the places of the pictures that are listed, in their order
 const percent = share => share > 0 && share < .001 ? '< 0.1 %' : (100 * share).toFixed(1) + ' %';
+const counted = value => value.toLocaleString('en');
 const make = (tag, name, text) => {
   const made = document.createElement(tag);
   if (name) made.className = name;
@@ -91,7 +92,12 @@ const captionOf = picture => {
   const margin = picture[MARGIN] === null ? '' : `margin ${picture[MARGIN].toFixed(3)}; `;
   return margin + (most.join(', ') || 'only background');
 };
-const cards = pictures.map((picture, place) => {
+const AT_ONCE = 1000;  // cards that are added to the page: with all of 10,000 in it, browsers scroll in jerks
+const cards = [];
+let added = 0;
+function cardOf(place) {
+  if (cards[place]) return cards[place];
+  const picture = pictures[place];
   const card = make('li'), button = make('button'), caption = make('p', 'small', captionOf(picture));
   caption.id = 'c' + place;
   button.type = 'button';
@@ -101,8 +107,10 @@ const cards = pictures.map((picture, place) => {
   button.append(make('span', 'picture'), make('span', 'name', picture[NAME]));
   card.place = place;
   card.append(button, caption);
+  cards[place] = card;
+  watcher.observe(card);
   return card;
-});
+}
 const pictureSource = place => {
   const jpeg = at('p' + place).textContent.split(' ', 1)[0];
   return jpeg === '-' ? '' : 'data:image/jpeg;base64,' + jpeg;
@@ -134,7 +142,27 @@ const watcher = new IntersectionObserver(
   seen => { for (const one of seen) one.isIntersecting ? fill(one.target) : empty(one.target); },
   {rootMargin: '700px 0px'},
 );
-cards.forEach(card => watcher.observe(card));
+function add(until) {
+  const end = Math.min(listed.length, Math.ceil(until / AT_ONCE) * AT_ONCE);
+  if (end > added) gallery.append(...listed.slice(added, end).map(cardOf));
+  added = Math.max(added, end);
+  const some = added < listed.length;
+  at('more').hidden = !some;
+  at('more').textContent = `Show ${Math.min(AT_ONCE, listed.length - added)} more`;
+  at('count').textContent = `${counted(listed.length)} of ${counted(pictures.length)} pictures`
+    + (some ? `; the first ${counted(added)} are below` : '');
+}
+at('more').addEventListener('click', () => {
+  const first = listed[added];
+  add(added + 1);
+  cardOf(first).firstChild.focus();
+});
+function focusOn(place) {
+  const order = listed.indexOf(place);
+  if (order < 0) return;
+  add(order + 1);
+  cardOf(place).firstChild.focus();
+}
 
 function repaint() {
   chooseColours();
@@ -162,15 +190,16 @@ function list() {
     const margin = place => pictures[place][MARGIN] ?? Infinity;
     listed.sort((a, b) => margin(a) === margin(b) ? a - b : margin(a) - margin(b));
   }
-  gallery.replaceChildren(...listed.map(place => cards[place]));
-  at('count').textContent = `${listed.length.toLocaleString('en')} of ${pictures.length.toLocaleString('en')} pictures`;
+  gallery.replaceChildren();
+  added = 0;
+  add(1);
   rove(listed[0]);
 }
 let current = null;
 function rove(place) {
-  if (current !== null) cards[current].firstChild.tabIndex = -1;
+  if (current !== null) cardOf(current).firstChild.tabIndex = -1;
   current = place ?? null;
-  if (current !== null) cards[current].firstChild.tabIndex = 0;
+  if (current !== null) cardOf(current).firstChild.tabIndex = 0;
 }
 gallery.addEventListener('focusin', event => rove(event.target.closest('li').place));
 gallery.addEventListener('keydown', event => {
@@ -179,7 +208,7 @@ gallery.addEventListener('keydown', event => {
   if (!(event.key in steps) || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   const to = Math.max(0, Math.min(listed.length - 1, listed.indexOf(current) + steps[event.key]));
-  cards[listed[to]].firstChild.focus();
+  focusOn(listed[to]);
 });
 gallery.addEventListener('click', event => {
   const card = event.target.closest('button') && event.target.closest('li');
@@ -298,7 +327,7 @@ view.addEventListener('keydown', event => {
 view.addEventListener('close', () => {
   const place = viewed;
   viewed = null;
-  if (place !== null) cards[place].firstChild.focus();
+  if (place !== null) focusOn(place);
 });
 
 // -------------------------------------------------------------------------------------------------------- the controls

@@ -216,6 +216,7 @@ def _gallery(page: RunPage) -> Iterator[str]:
     )
     yield '<p id="count" role="status"></p>'
     yield '<ul class="gallery" id="gallery" aria-label="Pictures"></ul>'
+    yield '<p><button type="button" id="more" hidden></button></p>'
     yield (
         '<dialog id="view" aria-labelledby="view-name"><div class="bar-of-view"><h2 id="view-name"></h2>'
         '<span id="view-place" class="small"></span>'

@@ -292,7 +292,7 @@ def _about_margins(shown: Sequence[Entry]) -> str:
         "Margin: how far the scores of a pixel are from giving it another label, mean over the pixels. The smallest "
         "are the least certain. It compares pictures of this run, and is no probability of being right."
     )
-    return means if not without else f"{means} {_pictures(without)} without it come last."
+    return means if not without else f"{means} Pictures without it come last; they are {without:,}."
 
 
 def _notes(manifest: Manifest, done: Sequence[Entry]) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from ovseg_cli.errors import OutputError, UsageError
+from ovseg_cli.pages import run_page
 from ovseg_cli.pages.run_page import EIGHT
 from ovseg_cli.runs import report as module
 from ovseg_cli.runs.journal import Entry, write_journal
@@ -128,7 +129,7 @@ class TestContent:
 
     def test_some_pictures_without_a_margin_come_last(self, run):
         text = Reader(write_report(run).path.read_text()).text
-        assert "1 picture without it come last" in text or "1 picture without it comes last" in text
+        assert "Pictures without it come last; they are 1." in text
 
     def test_hostile_names_are_text(self, tmp_path):
         classes = list(HOSTILE)
@@ -439,6 +440,40 @@ class TestBrowser:
         tab.wait("document.querySelector('#gallery li:last-child img')")
         tab.wait("!document.querySelector('#gallery li:first-child img')")
         assert sum(tab.ask(filled)) < 150
+
+    def test_of_many_pictures_some_are_added_at_a_time(self, tab, tmp_path, monkeypatch):
+        own = tmp_path / "pages"
+        own.mkdir()
+        for name in ("run.css", "run.js"):
+            text = run_page._HERE.with_name(name).read_text()
+            (own / name).write_text(text.replace("const AT_ONCE = 1000;", "const AT_ONCE = 20;"))
+        monkeypatch.setattr(run_page, "_HERE", own / "run_page.py")
+        entries = [
+            add_picture(tmp_path, tmp_path / f"in/{number:03d}.png", halves(0, 1), ["cat"], margin=number / 100)
+            for number in range(50)
+        ]
+        write_manifest(tmp_path, ["cat"])
+        write_journal(tmp_path, entries)
+        self.opened(tab, write_report(tmp_path).path)
+        count = "document.getElementById('count').textContent"
+        assert len(listed(tab)) == 20
+        assert tab.ask(count) == "50 of 50 pictures; the first 20 are below"
+        tab.ask("document.getElementById('more').click()")
+        assert len(listed(tab)) == 40
+        assert tab.ask("document.activeElement.querySelector('.name').textContent") == "020.png"
+        assert tab.ask("document.getElementById('more').textContent") == "Show 10 more"
+        choose(tab, "sort", "margin")
+        assert len(listed(tab)) == 20
+        tab.ask("document.querySelector('#gallery li:last-child button').click()")
+        tab.press("ArrowRight")
+        tab.press("Escape")
+        tab.wait("document.activeElement.querySelector('.name')?.textContent === '020.png'")
+        assert len(listed(tab)) == 40, "what was looked at is there"
+        tab.press("End")
+        assert tab.ask("document.activeElement.querySelector('.name').textContent") == "049.png"
+        assert tab.ask("document.getElementById('more').hidden")
+        assert tab.ask(count) == "50 of 50 pictures"
+        assert tab.errors == []
 
     def test_hostile_names_run_nothing_and_stay_readable(self, tab, tmp_path):
         classes = list(HOSTILE)
