@@ -34,7 +34,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ovseg_cli")
 
-__all__ = ["add_class", "compare", "evaluate", "evaluate_folder", "explain", "segment", "segment_folder", "train_head"]
+__all__ = [
+    "add_class",
+    "compare",
+    "evaluate",
+    "evaluate_folder",
+    "explain",
+    "report_folder",
+    "segment",
+    "segment_folder",
+    "train_head",
+]
 
 
 def add_class(
@@ -493,6 +503,29 @@ def evaluate_folder(
         draws=draws,
         seed=seed,
     )
+
+
+def report_folder(run: str | Path, output: str | Path | None = None) -> Path:
+    """Write one page to look through a run, as ``ovseg report`` does.
+
+    Example:
+        >>> report_folder(segment_folder(store, "photos", "result").output)
+        PosixPath('/home/me/result/report.html')
+
+    Args:
+        run: The output folder of a run.
+        output: The page (default: ``report.html`` in that folder).
+
+    Returns:
+        The page.
+
+    Raises:
+        UsageError: The folder holds no run, or the page has another suffix than ``.html``.
+        OutputError: The run's own files cannot be read, or the page cannot be written.
+    """
+    from ovseg_cli.runs.report import write_report
+
+    return write_report(Path(run), None if output is None else Path(output)).path
 
 
 def explain(

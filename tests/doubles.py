@@ -65,6 +65,7 @@ class PaintSegmenter(segmenter.Segmenter):
             shares=shares,
             mean_scores=dict.fromkeys(shares, 0.5),
             kept=self._kept(classes),
+            margin=0.125,
         )
 
     def segment_batch(self, images, classes=None):

@@ -56,6 +56,7 @@ def test_wheel_brings_weights_and_migrations_and_works(tmp_path: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"ovseg_cli"}
     assert "ovseg_cli/profiles/mini/diffusion/unet/diffusion_pytorch_model.safetensors" in names
     assert "ovseg_cli/py.typed" in names
+    assert {"ovseg_cli/pages/run.css", "ovseg_cli/pages/run.js"} <= names
     assert any(re.match(r"ovseg_cli/_migrations/versions/0001\w*\.py", name) for name in names)
     code = (
         "import ovseg_cli; from ovseg_cli import Store; from ovseg_cli.profiles import get_profile, weights_status;"

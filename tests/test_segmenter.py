@@ -84,6 +84,7 @@ def test_the_numbers_of_a_result_are_those_of_its_label_map(results, method):
         assert result.shares[name] == pytest.approx((result.ids == i).mean())
         assert 0 < result.mean_scores[name] <= 1
     assert sum(result.shares.values()) == pytest.approx(1)
+    assert 0 < result.margin < 1
     np.testing.assert_array_equal(result.mask("apple"), result.ids == 2)
     with pytest.raises(UnknownClassError, match="cat, apple"):
         result.mask("dog")

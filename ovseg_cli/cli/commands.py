@@ -40,6 +40,7 @@ ENTRIES: Final = (
     Entry("export-class", "bundles", "Write classes into one file, for another store."),
     Entry("import-class", "bundles", "Take classes from files into the store."),
     Entry("segment", "segment", "Name every pixel of a picture, or of many."),
+    Entry("report", "report", "Make one page of a run, to look through its pictures."),
     Entry("explain", "explain", "Explain why pixels got their classes."),
     Entry("eval", "evaluate", "Score label maps against ground truth."),
     Entry("benchmark", "benchmark", "Run many methods on the same labelled pictures and write one table."),

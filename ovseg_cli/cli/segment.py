@@ -11,6 +11,7 @@ from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.folder import EXIT_SOME_FAILED, run_with_progress, show_summary, summary_data
 from ovseg_cli.cli.options import RUNNING, BatchOpt, DryRunOpt, ImageClassesOpt, Query, with_query
 from ovseg_cli.cli.output import amount
+from ovseg_cli.cli.pages import report_data, show_where, write_with_bar
 
 if TYPE_CHECKING:
     from ovseg_cli.runs.plan import Plan
@@ -48,6 +49,12 @@ def segment(
         bool,
         typer.Option(
             "--explain/--no-explain", help="Also show why: the prototypes and support images behind each class found."
+        ),
+    ] = False,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report/--no-report", help="Also write report.html, one page to look through the run: see ovseg report."
         ),
     ] = False,
     overwrite: Annotated[
@@ -113,11 +120,15 @@ def segment(
         return
     with common.open_store() as store:
         summary = run_with_progress(common, store, planned, fail_fast=fail_fast, batch=batch)
-    common.out.result(
-        summary_data(summary),
-        human=lambda: show_summary(common, summary, overlay=overlay, explain=explain),
-        quiet=[summary.output],
-    )
+    written = write_with_bar(common, summary.output) if report else None
+
+    def human() -> None:
+        show_summary(common, summary, overlay=overlay, explain=explain)
+        if written is not None:
+            show_where(common, written)
+
+    pages = {} if written is None else {"report": report_data(written)}
+    common.out.result({**summary_data(summary), **pages}, human=human, quiet=[summary.output])
     if summary.failed:
         raise typer.Exit(EXIT_SOME_FAILED)
 

@@ -38,11 +38,24 @@ def shrunk(image: Image.Image, maps: list[Ids], side: int) -> tuple[Image.Image,
     """
     if max(image.size) <= side:
         return image.convert("RGB"), maps
-    width, height = fitted_size(image.size, side)
-    rows = np.minimum((np.arange(height) + 0.5) * image.height / height, image.height - 1).astype(int)
-    columns = np.minimum((np.arange(width) + 0.5) * image.width / width, image.width - 1).astype(int)
-    small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-    return small, [ids[rows[:, None], columns[None, :]] for ids in maps]
+    small = image.convert("RGB").resize(fitted_size(image.size, side), Image.Resampling.LANCZOS)
+    return small, [shrunk_ids(ids, side) for ids in maps]
+
+
+def shrunk_ids(ids: Ids, side: int) -> Ids:
+    """A label map no larger than `side` on its longer side.
+
+    Args:
+        ids: `(H, W)`; between neighbours the nearest pixel counts.
+        side: Pixels.
+    """
+    height, width = ids.shape
+    if max(width, height) <= side:
+        return ids
+    across, down = fitted_size((width, height), side)
+    rows = np.minimum((np.arange(down) + 0.5) * height / down, height - 1).astype(int)
+    columns = np.minimum((np.arange(across) + 0.5) * width / across, width - 1).astype(int)
+    return ids[rows[:, None], columns[None, :]]
 
 
 def labelled(image: Image.Image, ids: Ids, colours: dict[int, Colour], *, alpha: float = 0.6) -> Image.Image:

@@ -7,9 +7,8 @@ loading anything, should that ever fail.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Final
@@ -22,17 +21,13 @@ from ovseg_cli.drawing.difference import CONFUSED, INVENTED, MISSED
 from ovseg_cli.drawing.matrix import NOTE, matrix_svg, row_shares
 from ovseg_cli.evaluation.reliability import Reliability
 from ovseg_cli.files.labels import Colour
+from ovseg_cli.pages.frame import Section, document
+from ovseg_cli.pages.parts import ABSENT, cell, fact_list, figure, jpeg_uri, number, percent, share, swatch, table
 
 PICTURES_LISTED: Final = 1000
 """Pictures whose figures stand on the page; those of more are the worst."""
 
 CONFUSIONS_LISTED: Final = 15
-
-_ABSENT: Final = "–"
-_WORDS: Final = frozenset({"class", "picture", "what went wrong most", "true", "found as", "score"})
-"""Columns that do not hold numbers."""
-
-_NUMBER: Final = ' class="number"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,42 +156,21 @@ class Page:
 
 def as_html(page: Page) -> str:
     """The page as text."""
-    sections = [
-        ("figures", "Figures", _figures(page)),
-        ("classes", "Classes", _classes(page.classes)),
-        ("confusion", "What is taken for what", _confusion(page)),
-        ("scores", "Are the scores right?", _reliability(page)),
-        ("worst", "The worst pictures", _worst(page)),
-        ("pictures", "All pictures", _pictures(page.pictures)),
-        ("made", "How this was made", _facts(page.facts)),
-    ]
-    links = "".join(f'<li><a href="#{name}">{escape(heading)}</a></li>' for name, heading, _ in sections)
-    body = [
-        '<a class="skip" href="#figures">Skip to the figures</a>',
-        f"<header><h1>{escape(page.title)}</h1>",
-        *(f"<p>{escape(line)}</p>" for line in page.summary),
-        f'<nav aria-label="Parts of this page"><ul>{links}</ul></nav></header>',
-        "<main>",
-    ]
-    for name, heading, content in sections:
-        body.append(f'<section id="{name}" aria-labelledby="{name}-heading">')
-        body.append(f'<h2 id="{name}-heading">{escape(heading)}</h2>')
-        body += content
-        body.append("</section>")
-    body.append("</main>")
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{_digest(_SCRIPT)}'"
-    head = [
-        "<!DOCTYPE html>",
-        '<html lang="en">',
-        '<head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="color-scheme" content="light dark">',
-        f"<title>{escape(page.title)}</title>",
-        f"<style>{_STYLE}</style></head>",
-        "<body>",
-    ]
-    return "\n".join([*head, *body, f"<script>{_SCRIPT}</script>", "</body>", "</html>", ""])
+    return "\n".join(
+        document(
+            title=page.title,
+            summary=page.summary,
+            sections=[
+                Section("figures", "Figures", _figures(page)),
+                Section("classes", "Classes", _classes(page.classes)),
+                Section("confusion", "What is taken for what", _confusion(page)),
+                Section("scores", "Are the scores right?", _reliability(page)),
+                Section("worst", "The worst pictures", _worst(page)),
+                Section("pictures", "All pictures", _pictures(page.pictures)),
+                Section("made", "How this was made", fact_list(page.facts)),
+            ],
+        )
+    )
 
 
 def _figures(page: Page) -> Iterator[str]:
@@ -204,7 +178,7 @@ def _figures(page: Page) -> Iterator[str]:
     for headline in page.headlines:
         interval = _interval(headline.interval)
         yield (
-            f"<div><dt>{escape(headline.name)}</dt><dd><strong>{_figure(headline.value)}</strong>"
+            f"<div><dt>{escape(headline.name)}</dt><dd><strong>{figure(headline.value)}</strong>"
             + (f' <span class="interval">95 % in {interval}</span>' if interval else "")
             + f'<p class="small">{escape(headline.convention)}</p></dd></div>'
         )
@@ -218,19 +192,19 @@ def _figures(page: Page) -> Iterator[str]:
 def _classes(classes: Sequence[ClassRow]) -> Iterator[str]:
     with_interval = any(row.interval is not None for row in classes)
     columns = ["class", "IoU", *(["95 % in"] if with_interval else []), "precision", "recall", "truth", "found"]
-    yield from _table("Figures of each class", columns, (_class_cells(row, with_interval) for row in classes))
+    yield from table("Figures of each class", columns, (_class_cells(row, with_interval) for row in classes))
 
 
 def _class_cells(row: ClassRow, with_interval: bool) -> list[str]:
-    bounds = [_cell(_interval(row.interval) or _ABSENT, None if row.interval is None else row.interval[0])]
+    bounds = [cell(_interval(row.interval) or ABSENT, None if row.interval is None else row.interval[0])]
     return [
         f'<th scope="row">{escape(row.name)}</th>',
-        _number(row.iou, bar=True),
+        number(row.iou, bar=True),
         *(bounds if with_interval else []),
-        _number(row.precision),
-        _number(row.recall),
-        _share(row.gt_share),
-        _share(row.predicted_share),
+        number(row.precision),
+        number(row.recall),
+        share(row.gt_share),
+        share(row.predicted_share),
     ]
 
 
@@ -256,13 +230,13 @@ def _confusion(page: Page) -> Iterator[str]:
                 [
                     f'<th scope="row">{escape(page.names[true])}</th>',
                     f"<td>{escape(page.names[found])}</td>",
-                    _cell(f"{wrong[true, found]:,}", float(wrong[true, found])),
-                    _share(float(shares[true, found])),
+                    cell(f"{wrong[true, found]:,}", float(wrong[true, found])),
+                    share(float(shares[true, found])),
                 ]
             )
     if rows:
         yield "<h3>The most frequent mistakes</h3>"
-        yield from _table("The most frequent mistakes", ["true", "found as", "pixels", "of the true class"], rows)
+        yield from table("The most frequent mistakes", ["true", "found as", "pixels", "of the true class"], rows)
     else:
         yield "<p>There is no mistake.</p>"
 
@@ -284,19 +258,19 @@ def _reliability(page: Page) -> Iterator[str]:
     found = page.reliability
     if found is None:
         return
-    yield f"<p>Expected calibration error: <strong>{_figure(found.error)}</strong> (0 is best).</p>"
+    yield f"<p>Expected calibration error: <strong>{figure(found.error)}</strong> (0 is best).</p>"
     yield '<div class="scroll">' + _diagram(found) + "</div>"
     rows = [
         [
             f'<th scope="row">{one.low:.1f} to {one.high:.1f}</th>',
-            _number(one.score),
-            _number(one.right),
-            _cell(f"{one.regions:,}", one.regions),
-            _cell(f"{one.pixels:,}", one.pixels),
+            number(one.score),
+            number(one.right),
+            cell(f"{one.regions:,}", one.regions),
+            cell(f"{one.pixels:,}", one.pixels),
         ]
         for one in found.bins
     ]
-    yield from _table("Scores and how often they are right", ["score", "mean", "right", "regions", "pixels"], rows)
+    yield from table("Scores and how often they are right", ["score", "mean", "right", "regions", "pixels"], rows)
 
 
 def _diagram(found: Reliability) -> str:
@@ -338,7 +312,7 @@ def _worst(page: Page) -> Iterator[str]:
         "the worst first; small copies. The figures of the others are in the table below.</p>"
     )
     kinds = ((CONFUSED, "another class was found"), (MISSED, "nothing was found"), (INVENTED, "nothing is there"))
-    keys = "".join(f"<li>{_swatch(colour)}{escape(text)}</li>" for colour, text in kinds)
+    keys = "".join(f"<li>{swatch(colour)}{escape(text)}</li>" for colour, text in kinds)
     yield (
         f'<ul class="legend" aria-label="Colours of the differences">{keys}'
         '<li><span class="swatch hatched" aria-hidden="true"></span>does not count</li></ul>'
@@ -351,7 +325,7 @@ def _shown(shown: ShownPicture, place: int) -> Iterator[str]:
     row = shown.row
     yield (
         f'<article aria-labelledby="worst-{place}"><h3 id="worst-{place}">{escape(row.key)}</h3>'
-        f'<p class="small">mIoU {_figure(row.miou)}, accuracy {_figure(row.accuracy)}'
+        f'<p class="small">mIoU {figure(row.miou)}, accuracy {figure(row.accuracy)}'
         f"{'. ' + escape(row.remark) if row.remark else ''}</p>"
     )
     yield '<div class="four">'
@@ -360,15 +334,15 @@ def _shown(shown: ShownPicture, place: int) -> Iterator[str]:
         inside = (
             f'<p class="missing">{escape(shown.missing)}</p>'
             if image is None
-            else f'<img src="{_jpeg(image)}" width="{image.width}" height="{image.height}" loading="lazy" '
+            else f'<img src="{jpeg_uri(image)}" width="{image.width}" height="{image.height}" loading="lazy" '
             f'alt="{title} of {escape(row.key)}">'
         )
         yield f"<figure>{inside}<figcaption>{title}</figcaption></figure>"
     yield "</div>"
     items = "".join(
-        f"<li>{_swatch(one.colour)}{escape(one.name)} "
-        f'<span class="small">truth {_percent(one.truth)}, found {_percent(one.found)}, '
-        f"IoU {_figure(one.iou)}</span></li>"
+        f"<li>{swatch(one.colour)}{escape(one.name)} "
+        f'<span class="small">truth {percent(one.truth)}, found {percent(one.found)}, '
+        f"IoU {figure(one.iou)}</span></li>"
         for one in shown.classes
     )
     yield f'<ul class="legend" aria-label="Classes of {escape(row.key)}">{items}</ul></article>'
@@ -385,155 +359,15 @@ def _pictures(pictures: Sequence[PictureRow]) -> Iterator[str]:
     rows = (
         [
             f'<th scope="row">{escape(row.key)}</th>',
-            _number(row.miou, bar=True),
-            _number(row.accuracy),
-            _cell(f"{row.pixels:,}", row.pixels),
+            number(row.miou, bar=True),
+            number(row.accuracy),
+            cell(f"{row.pixels:,}", row.pixels),
             f"<td>{escape(row.remark)}</td>",
         ]
         for row in listed
     )
-    yield from _table(
-        "Figures of each picture", ["picture", "mIoU", "accuracy", "pixels", "what went wrong most"], rows
-    )
-
-
-def _facts(facts: Mapping[str, str]) -> Iterator[str]:
-    yield '<dl class="facts">'
-    for name, value in facts.items():
-        yield f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
-    yield "</dl>"
-
-
-# ---------------------------------------------------------------------------------------------------- small parts
-
-
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """A table that can be sorted where scripts run, and scrolled by its own bar where it is too wide."""
-    yield f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(title)}"><table class="sortable">'
-    yield f'<caption class="unseen">{escape(title)}</caption><thead><tr>'
-    yield "".join(f'<th scope="col"{"" if column in _WORDS else _NUMBER}>{escape(column)}</th>' for column in columns)
-    yield "</tr></thead><tbody>"
-    for cells in rows:
-        yield f"<tr>{''.join(cells)}</tr>"
-    yield "</tbody></table></div>"
-
-
-def _cell(text: str, value: float | None) -> str:
-    """A number in a cell; what is not defined is sorted below all."""
-    return f'<td class="number" data-value="{"" if value is None else repr(float(value))}">{escape(text)}</td>'
-
-
-def _number(value: float | None, *, bar: bool = False) -> str:
-    if value is None or not bar:
-        return _cell(_figure(value), value)
-    return (
-        f'<td class="number bar" style="--share:{100 * min(1.0, max(0.0, value)):.1f}%" data-value="{float(value)!r}">'
-        f"{_figure(value)}</td>"
-    )
-
-
-def _share(value: float) -> str:
-    return _cell(_percent(value), value)
-
-
-def _percent(value: float) -> str:
-    return "< 0.1 %" if 0 < value < 0.0005 else f"{100 * value:.1f} %"
-
-
-def _figure(value: float | None) -> str:
-    return _ABSENT if value is None else f"{value:.3f}"
+    yield from table("Figures of each picture", ["picture", "mIoU", "accuracy", "pixels", "what went wrong most"], rows)
 
 
 def _interval(bounds: tuple[float, float] | None) -> str:
     return "" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
-
-
-def _swatch(colour: Colour | None) -> str:
-    if colour is None:
-        return '<span class="swatch bare" aria-hidden="true"></span>'
-    red, green, blue = colour
-    return f'<span class="swatch" style="background:rgb({red} {green} {blue})" aria-hidden="true"></span>'
-
-
-def _jpeg(image: Image.Image) -> str:
-    stream = io.BytesIO()
-    image.convert("RGB").save(stream, "JPEG", quality=82, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def _digest(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-_STYLE: Final = """
-:root{--paper:#fafaf8;--ink:#202124;--faint:#5b6066;--rule:#d6d6d0;--card:#fff;--heat:#0b4f9c;--on-heat:#fff;
---bar:#cfe0f5;--link:#0b57a4;--warn:#fff4d6}
-@media (prefers-color-scheme:dark){:root{--paper:#17181a;--ink:#e9e9e6;--faint:#a9adb3;--rule:#3c3f43;--card:#212326;
---heat:#8fc1ff;--on-heat:#10151c;--bar:#23405f;--link:#8fc1ff;--warn:#3d3419}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
-header,main{max-width:72rem;margin:0 auto;padding:0 1rem}
-h1{font-size:1.6rem;line-height:1.25;margin:1.5rem 0 .5rem;overflow-wrap:anywhere}
-h2{font-size:1.25rem;margin:2.5rem 0 .75rem;border-bottom:1px solid var(--rule)}
-h3{font-size:1rem;margin:1.5rem 0 .25rem;overflow-wrap:anywhere}
-p{margin:.25rem 0 .75rem;overflow-wrap:anywhere}
-a{color:var(--link)}
-:focus-visible{outline:3px solid var(--link);outline-offset:2px}
-.small,.interval,figcaption{color:var(--faint);font-size:.875rem}.interval{display:block}
-.skip{position:absolute;left:-999px}.skip:focus{left:1rem;top:.5rem;background:var(--card);padding:.5rem}
-nav ul{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;padding:0;list-style:none}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(14rem,1fr));gap:.75rem;margin:0}
-.cards>div{background:var(--card);border:1px solid var(--rule);border-radius:.5rem;padding:.75rem 1rem}
-.cards dt{font-weight:600}.cards dd{margin:0}.cards strong{font-size:1.6rem;font-variant-numeric:tabular-nums}
-.cards>div:first-child strong{font-size:2.2rem}.cards p{margin:.25rem 0 0}
-.warnings li{background:var(--warn);padding:.25rem .5rem;margin:.25rem 0;overflow-wrap:anywhere}
-.scroll{overflow-x:auto;max-width:100%}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;background:var(--card)}
-th,td{padding:.3rem .75rem;border-bottom:1px solid var(--rule);text-align:left;font-weight:400}
-thead th{font-weight:600;vertical-align:bottom;white-space:nowrap}
-tbody th{min-width:7rem;max-width:22rem;overflow-wrap:anywhere}
-td.number,th.number{text-align:right;white-space:nowrap}
-td.bar{min-width:7rem;background:linear-gradient(var(--bar),var(--bar)) left/var(--share) 100% no-repeat}
-thead button{font:inherit;font-weight:600;color:inherit;background:none;border:0;padding:0;cursor:pointer}
-thead button::after{content:" \\2195";color:var(--faint)}
-th[aria-sort=ascending] button::after{content:" \\2191"}th[aria-sort=descending] button::after{content:" \\2193"}
-.unseen{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
-article{border-top:1px solid var(--rule);margin-top:1rem}
-.four{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.5rem;align-items:start}
-figure{margin:0}figure img{width:100%;height:auto;display:block;background:var(--rule)}
-.missing{padding:1rem;border:1px dashed var(--rule)}
-.legend{list-style:none;padding:0;margin:.5rem 0;display:flex;flex-wrap:wrap;gap:.25rem 1.25rem}
-.legend li{overflow-wrap:anywhere}
-.swatch{display:inline-block;width:.9em;height:.9em;margin-right:.4em;vertical-align:-.08em;border:1px solid var(--ink)}
-.bare{background:none}
-.hatched{background:repeating-linear-gradient(135deg,#808080 0 2px,transparent 2px 5px)}
-.facts{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1rem}.facts dd{margin:0;overflow-wrap:anywhere}
-@media (max-width:36rem){.facts{grid-template-columns:1fr}.facts dt{font-weight:600}th,td{padding:.3rem .5rem}}
-@media print{.scroll{overflow:visible}article{break-inside:avoid}}
-"""
-
-_SCRIPT: Final = """
-for (const table of document.querySelectorAll('table.sortable')) {
-  const body = table.tBodies[0];
-  table.querySelectorAll('thead th').forEach((head, place) => {
-    const button = document.createElement('button');
-    button.type = 'button';
-    button.textContent = head.textContent;
-    head.replaceChildren(button);
-    button.addEventListener('click', () => {
-      const up = head.getAttribute('aria-sort') === 'descending';
-      for (const other of head.parentNode.children) other.removeAttribute('aria-sort');
-      head.setAttribute('aria-sort', up ? 'ascending' : 'descending');
-      const value = row => {
-        const cell = row.cells[place], number = cell.dataset.value;
-        return number === undefined ? cell.textContent : number === '' ? -Infinity : Number(number);
-      };
-      const rows = [...body.rows].sort((a, b) => {
-        const x = value(a), y = value(b);
-        return typeof x === 'number' ? x - y || 0 : x.localeCompare(y);
-      });
-      body.append(...(up ? rows : rows.reverse()));
-    });
-  });
-}
-"""

@@ -15,6 +15,7 @@ LIST_NAME: Final = "ImageSets/Segmentation/default.txt"
 
 MANIFEST_NAME: Final = "run.json"
 JOURNAL_NAME: Final = "predictions.jsonl"
+REPORT_NAME: Final = "report.html"
 
 LOCK_NAME: Final = ".ovseg.lock"
 """Whoever writes to an output folder holds this file's lock."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +16,9 @@ from torch.nn import functional as F
 MAX_CELLS = 1_000_000
 """Scores enlarged at once (classes x rows x columns): 4 MB in float32, whatever the size of the image."""
 
+MARGIN_PIXELS = 2**18
+"""Pixels whose margins are averaged, at least; of more, a grid. All would take a third longer and say the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -24,11 +28,14 @@ class Decision:
         ids: uint16 (H, W); 0 is background, i the i-th class, unless other ids were asked for.
         shares: float64 (C + 1,): share of the pixels per label.
         mean_scores: float64 (C + 1,): mean winning score over each label's pixels; nan for a label without pixels.
+        margin: How far the scores of a pixel are from giving it another label, mean over the pixels, or over a grid
+            of them (see `decide`); None where there is only one label to give.
     """
 
     ids: npt.NDArray[np.uint16]
     shares: npt.NDArray[np.float64]
     mean_scores: npt.NDArray[np.float64]
+    margin: float | None = None
 
 
 Enlargement = Literal["bilinear", "bicubic", "nearest"]
@@ -155,7 +162,9 @@ def decide(
 
     Returns:
         The label map, made in strips of rows so that memory does not grow with the image but for the label map itself.
-        Shares and mean scores are those of the channels.
+        Shares and mean scores are those of the channels. A pixel's margin is the gap between its best score and the
+        runner-up's, or between its best score and the threshold, whichever is less; of a pixel that the threshold sends
+        to the background it is what its best class lacks.
     """
     channels = values.shape[0] if head is None else head.channels
     height, width = size
@@ -163,17 +172,26 @@ def decide(
     label_map = np.zeros((height, width), dtype=np.uint16)
     counts = np.zeros(channels)
     sums = np.zeros(channels)
+    margins, looked_at, choice = 0.0, 0, channels - (not background) > 1
+    step = max(1, math.isqrt(height * width // MARGIN_PIXELS))
+    floor = max(0.0, threshold or 0.0) if background else None
     for start, stop, enlarged in strips(values, size, channels=channels, enlargement=enlargement):
         rows = enlarged if head is None else head.apply(enlarged)
+        if not background:
+            rows = rows[1:]
+        best, labels = rows.max(dim=0)
+        if choice:
+            some = (slice(-start % step, None, step), slice(None, None, step))
+            found = _margins(rows[:, *some], best[some], labels[some], floor=floor)
+            margins += float(found.cpu().double().sum())
+            looked_at += found.numel()
         if background:
-            best, labels = rows.max(dim=0)
             # Negative scores count as 0, so where all are negative it is a tie, and the background is the first.
             labels = torch.where(best <= 0, 0, labels)
             best = best.clamp(min=0)
             if threshold is not None:
                 labels = torch.where(best < threshold, 0, labels)
         else:
-            best, labels = rows[1:].max(dim=0)
             labels = labels + 1
         flat = labels.flatten().cpu().numpy()
         counts += np.bincount(flat, minlength=channels)
@@ -182,4 +200,21 @@ def decide(
         # Indexing a whole label map at once would turn it into 8 bytes for each pixel.
         label_map[start:stop] = names[flat].reshape(stop - start, width)
     means = np.divide(sums, counts, out=np.full(channels, np.nan), where=counts > 0)
-    return Decision(label_map, counts / (height * width), means)
+    return Decision(label_map, counts / (height * width), means, margins / looked_at if choice else None)
+
+
+def _margins(scores: Tensor, best: Tensor, winner: Tensor, *, floor: float | None) -> Tensor:
+    """How far each pixel is from another label, by the rules of `decide`: float (rows, W).
+
+    Args:
+        scores: float (labels, rows, W), at least two labels; the background is the first, if it may win.
+        best: Its largest values, (rows, W).
+        winner: Where these are.
+        floor: What a class must reach, whatever the background's score; None where there is no background.
+    """
+    others = scores.scatter(0, winner[None], -torch.inf).amax(dim=0)  # on a CPU much faster than `torch.topk`
+    if floor is None:
+        return best - others
+    first = torch.where(winner == 0, others, best)  # of the classes
+    bound = scores[0].clamp(min=floor)
+    return torch.where(first > bound, first - others.clamp(min=floor), bound - first)

@@ -42,6 +42,9 @@ class Entry:
         kept_by: what decided so, `prefilter` or `image-classes`; None where nothing did.
         unfamiliar: whether the picture looks like nothing that the models were trained on; None where they know
             photographs, and where there is no label map.
+        margin: how far the scores of a pixel are from giving it another label, mean over the pixels (see
+            `ovseg_cli.labeling.decide.decide`): the smaller, the less certain, among pictures of one method. None where
+            there is only one label to give, and in entries of earlier versions.
         ms: milliseconds from the file to its label map; in a batch, an equal share of what its pictures took together.
         error: why it failed.
         key: changes with the picture and with everything that decides its label map (see `plan.resume_key`).
@@ -61,6 +64,7 @@ class Entry:
     kept: dict[str, float | None] | None = None
     kept_by: Literal["prefilter", "image-classes"] | None = None
     unfamiliar: bool | None = None
+    margin: float | None = None
     ms: float | None = None
     error: str | None = None
     key: str
@@ -145,6 +149,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "kept": _or_none(_are_kept),
     "kept_by": lambda value: value in (None, "prefilter", "image-classes"),
     "unfamiliar": lambda value: value is None or isinstance(value, bool),
+    "margin": _or_none(_is_number),
     "ms": _or_none(_is_number),
     "error": _or_none(_is_text),
     "key": _is_text,

@@ -132,14 +132,17 @@ def _facts(report: Report, manifest: Manifest | None) -> dict[str, str]:
     facts = {"pictures": f"{report.images}", "pixels": f"{report.pixels:,} scored, {report.ignored_pixels:,} left out"}
     for name, value in (report.sources or {}).items():
         facts[name.replace("_", " ")] = value
-    if manifest is not None:
-        facts |= {
-            "method": str(manifest.method.get("used", "")),
-            "profile": f"{manifest.profile.get('name', '?')} ({manifest.profile_digest[:12]})",
-            "device": f"{manifest.device or '?'}, {manifest.precision or '?'}",
-            "ovseg": manifest.ovseg,
-            "libraries": ", ".join(f"{name} {version}" for name, version in manifest.libraries.items()),
-            "settings digest": manifest.digest[:12],
-            "command": " ".join(manifest.argv),
-        }
-    return facts
+    return facts if manifest is None else facts | made_with(manifest)
+
+
+def made_with(manifest: Manifest) -> dict[str, str]:
+    """What label maps were made with, in pairs of name and value."""
+    return {
+        "method": str(manifest.method.get("used", "")),
+        "profile": f"{manifest.profile.get('name', '?')} ({manifest.profile_digest[:12]})",
+        "device": f"{manifest.device or '?'}, {manifest.precision or '?'}",
+        "ovseg": manifest.ovseg,
+        "libraries": ", ".join(f"{name} {version}" for name, version in manifest.libraries.items()),
+        "settings digest": manifest.digest[:12],
+        "command": " ".join(manifest.argv),
+    }

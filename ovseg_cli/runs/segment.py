@@ -224,6 +224,7 @@ def _write_labels(plan: Plan, one: OpenImage, label: Callable[[], Labels]) -> En
         kept=_rounded(result.kept),
         kept_by=None if result.kept is None else "prefilter" if item.classes is None else "image-classes",
         unfamiliar=result.unfamiliar,
+        margin=None if result.margin is None else round(result.margin, 6),
         ms=None if labels.begun is None else round(1000 * (time.perf_counter() - labels.begun), 1),
         key=item.key,
         nbytes=nbytes,

@@ -55,6 +55,10 @@ class SegmentationLike(Protocol):
     def unfamiliar(self) -> bool | None:
         """Whether the models were trained on nothing like it; None where they know photographs."""
 
+    @property
+    def margin(self) -> float | None:
+        """How far its pixels' scores are from giving other labels, on the mean; None for only one label."""
+
 
 class SegmenterLike(Protocol):
     """What a run needs of a segmenter."""

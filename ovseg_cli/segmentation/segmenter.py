@@ -60,6 +60,8 @@ class Segmentation:
             (all None); None where all took part.
         unfamiliar: Whether the image looks like nothing that the models were trained on, so that its labels mean
             little; None where they know photographs.
+        margin: How far the scores of a pixel are from giving it another label, mean over the pixels: the smaller, the
+            less certain, among pictures of one method. None where there is only one label to give.
     """
 
     ids: npt.NDArray[np.uint16]
@@ -69,6 +71,7 @@ class Segmentation:
     mean_scores: dict[str, float]
     kept: dict[str, float | None] | None = None
     unfamiliar: bool | None = None
+    margin: float | None = None
 
     def mask(self, name: str) -> npt.NDArray[np.bool_]:
         """Pixels of one class (its name in any case), bool (H, W).
@@ -392,6 +395,7 @@ class Segmenter:
             mean_scores={labels[i]: float(decision.mean_scores[i]) for i in present},
             kept=None if kept is None else dict(zip(competing, kept.scores, strict=True)),
             unfamiliar=scored.unfamiliar,
+            margin=decision.margin,
         )
 
 

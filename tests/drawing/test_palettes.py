@@ -9,6 +9,7 @@ from ovseg_cli.cli.demo import DEMO_CLASSES
 from ovseg_cli.drawing import palettes
 from ovseg_cli.drawing.palettes import class_colour, for_display
 from ovseg_cli.files.labels import LabelMap, voc_colour
+from ovseg_cli.pages.run_page import EIGHT
 from tests.files.published_classes import VOC
 
 # Of linear RGB, as seen without the cones for green (Viénot et al. 1999; Machado et al. 2009, full severity).
@@ -39,6 +40,12 @@ def test_classes_are_told_apart_better_than_in_vocs_palette(names, deuteranopia)
     ours = nearest_pair([class_colour(name) for name in names], deuteranopia=deuteranopia)
     vocs = nearest_pair([voc_colour(i) for i in range(1, len(names) + 1)], deuteranopia=deuteranopia)
     assert ours > 1.1 * vocs
+
+
+@pytest.mark.parametrize("deuteranopia", [False, True])
+def test_the_eight_colours_of_a_page_are_told_apart_more_than_twice_as_well_as_those_of_many_classes(deuteranopia):
+    names = nearest_pair([class_colour(name) for name in VOC], deuteranopia=deuteranopia)
+    assert nearest_pair(EIGHT, deuteranopia=deuteranopia) > 2 * names
 
 
 def test_spelling_makes_no_difference():

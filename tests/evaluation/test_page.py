@@ -5,10 +5,8 @@ import csv
 import io
 import json
 import re
-import shutil
 import subprocess
 from collections import Counter
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -26,13 +24,10 @@ from ovseg_cli.evaluation.pictures import Pictures
 from ovseg_cli.evaluation.reliability import reliability
 from ovseg_cli.evaluation.report import Report, build_report
 from ovseg_cli.evaluation.scoring import count_pair
+from ovseg_cli.pages.frame import digest
+from tests.browser import CHROMIUM, WITHOUT
+from tests.pages.reading import HOSTILE, Reader
 
-HOSTILE = (
-    "</script><script>alert(1)</script>",
-    '"><img src=http://evil.example/x onerror=alert(1)>',
-    "a & b's <i>c</i>",
-)
-_VOID = {"meta", "img", "br", "input", "link"}
 _RNG = np.random.default_rng(5)
 
 
@@ -71,48 +66,6 @@ def html_of(maps, names, *, image=None, scores=None, worst=3, facts=None) -> str
     return as_html(page)
 
 
-class Reader(HTMLParser):
-    """Reads a page as strictly as a person would wish: what is opened is closed, in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.tables: list[list[list[str]]] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        assert len(dict(attributes)) == len(attributes), f"an attribute twice: {attributes}"
-        self.tags.append((tag, dict(attributes)))
-        if tag == "table":
-            self.tables.append([])
-        if tag == "tr":
-            self.tables[-1].append([])
-        if tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-        if tag not in _VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open[-1:] == [tag], f"</{tag}> within {self.open}"
-        self.open.pop()
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("script", "style"):
-            self.text += data
-        if {"td", "th"} & set(self.open):
-            self.tables[-1][-1][-1] += data
-
-    def values(self, attribute):
-        return [attributes[attribute] for _, attributes in self.tags if attributes.get(attribute) is not None]
-
-
 @pytest.fixture(scope="module")
 def hostile():
     names = ["background", *HOSTILE]
@@ -146,7 +99,7 @@ class TestPage:
         ]
         assert policy.startswith("default-src 'none'; img-src data:;")
         script = hostile[hostile.index("<script>") + 8 : hostile.index("</script>")]
-        assert f"'sha256-{module._digest(script)}'" in policy
+        assert f"'sha256-{digest(script)}'" in policy
         assert "'unsafe-inline'" not in policy.split("script-src")[1]
 
     def test_what_is_seen_has_words_too(self, hostile):
@@ -291,10 +244,7 @@ class TestPerPicture:
         assert lines[1]["miou"] is None
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to open the page with")
+@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
 class TestBrowser:
     def opened(self, tmp_path, page: str, *options: str) -> str:
         file = tmp_path / "page.html"
@@ -324,7 +274,7 @@ class TestBrowser:
             "document.title = [...document.querySelectorAll('#pictures tbody td:nth-child(2)')]"
             ".map(c => c.textContent).join(' ') + '|' + heads[1].parentNode.getAttribute('aria-sort');"
         )
-        allowed = hostile.replace("script-src 'sha256-", f"script-src 'sha256-{module._digest(click)}' 'sha256-")
+        allowed = hostile.replace("script-src 'sha256-", f"script-src 'sha256-{digest(click)}' 'sha256-")
         page = allowed.replace("</body>", f"<script>{click}</script></body>")
         title = re.search("<title>(.*?)</title>", self.opened(tmp_path, page, "--dump-dom"))[1]
         figures, direction = title.split("|")
@@ -343,7 +293,7 @@ class TestBrowser:
         names = ["background", *(f"a class with a long name {number}" for number in range(40))]
         page = html_of(random_maps(2, names), names, image=Image.new("RGB", (16, 12)))
         told = "document.title = document.documentElement.scrollWidth + ' ' + window.innerWidth;"
-        page = page.replace("script-src 'sha256-", f"script-src 'sha256-{module._digest(told)}' 'sha256-")
+        page = page.replace("script-src 'sha256-", f"script-src 'sha256-{digest(told)}' 'sha256-")
         page = page.replace("</body>", f"<script>{told}</script></body>")
         dom = self.opened(tmp_path, page, "--dump-dom", f"--window-size={width},900")
         needed, there = map(int, re.search("<title>(.*?)</title>", dom)[1].split())

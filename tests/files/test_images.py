@@ -43,6 +43,17 @@ def test_jpeg_is_close(tmp_path):
     assert np.abs(pixels(tmp_path / "a.jpg").astype(int) - smooth).max() <= 6
 
 
+def test_a_jpeg_may_come_smaller_and_still_upright(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (801, 600), (200, 40, 90)).save(tmp_path / "a.jpg", exif=exif)
+    assert open_image(tmp_path / "a.jpg", least=100).size == (150, 201)
+    assert open_image(tmp_path / "a.jpg", least=400).size == (600, 801)
+    assert open_image(tmp_path / "a.jpg").size == (600, 801)
+    Image.new("RGB", (801, 600)).save(tmp_path / "a.png")
+    assert open_image(tmp_path / "a.png", least=100).size == (801, 600)
+
+
 def test_content_decides_not_the_name(tmp_path):
     Image.fromarray(PHOTO).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")

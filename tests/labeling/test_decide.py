@@ -76,6 +76,52 @@ def test_labels_equal_brute_force(background, threshold, levels):
         assert decision.shares.sum() == pytest.approx(1)
 
 
+def wins(scores, pixel, by, background, threshold):
+    """Whether some class gains by `by` at a pixel, or the winner loses as much, the label is another."""
+    before, _ = brute_force(scores, background, threshold)
+    for channel in range(0 if background else 1, len(scores)):
+        for change in (by, -by):
+            other = scores.copy()
+            other[(channel, *pixel)] += change
+            after, _ = brute_force(other, background, threshold)
+            if after[pixel] != before[pixel]:
+                return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("background", "threshold"), [(False, None), (True, None), (True, -0.5), (True, 0.4), (True, 2.0)]
+)
+@pytest.mark.parametrize("seed", range(12))
+def test_the_margin_is_the_least_change_of_a_score_that_gives_another_label(background, threshold, seed):
+    scores = random_scores(4, 1, 1, seed)
+    margin = decide(scores, (1, 1), background=background, threshold=threshold).margin
+    assert margin >= 0
+    assert wins(scores.numpy(), (0, 0), margin + 1e-4, background, threshold)
+    assert not wins(scores.numpy(), (0, 0), margin - 1e-4, background, threshold)
+
+
+def test_the_margin_of_a_picture_is_the_mean_over_its_pixels():
+    scores = random_scores(4, 3, 5, 1)
+    pixels = [decide(scores[:, y, x, None, None], (1, 1), background=True).margin for y in range(3) for x in range(5)]
+    assert decide(scores, (3, 5), background=True).margin == pytest.approx(np.mean(pixels))
+
+
+def test_of_a_large_picture_the_margin_is_that_of_a_grid_whatever_the_strips(monkeypatch):
+    scores = random_scores(4, 30, 40, 1)
+    monkeypatch.setattr(module, "MARGIN_PIXELS", 100)
+    grid = decide(scores[:, ::3, ::3], (10, 14), background=True).margin
+    for cells in (100, 1000, 10**6):
+        monkeypatch.setattr(module, "MAX_CELLS", cells)
+        assert decide(scores, (30, 40), background=True).margin == pytest.approx(grid)
+
+
+def test_with_one_label_to_give_there_is_no_margin():
+    assert decide(torch.rand(2, 3, 3), (3, 3), background=False).margin is None
+    assert decide(torch.zeros(1, 1, 1), (3, 3), background=True).margin is None
+    assert decide(torch.rand(2, 3, 3), (3, 3), background=True).margin is not None
+
+
 @pytest.mark.parametrize(("background", "threshold"), [(False, None), (True, None), (True, 0.1)])
 @pytest.mark.parametrize("max_cells", [1, 40, 170, 1000])
 def test_strips_give_the_same_answer(monkeypatch, background, threshold, max_cells):
@@ -86,6 +132,7 @@ def test_strips_give_the_same_answer(monkeypatch, background, threshold, max_cel
     np.testing.assert_array_equal(strips.ids, whole.ids)
     np.testing.assert_allclose(strips.shares, whole.shares)
     np.testing.assert_allclose(strips.mean_scores, whole.mean_scores)
+    assert strips.margin == pytest.approx(whole.margin)
 
 
 def test_strips_keep_the_memory_bounded(monkeypatch):

@@ -22,6 +22,7 @@ entries = st.builds(
     status=st.sampled_from(["done", "failed"]),
     shares=shares,
     scores=shares,
+    margin=st.none() | st.floats(0, 2),
     ms=st.none() | st.floats(0, 1e6),
     error=st.none() | st.text(),
     key=st.text(),
@@ -40,12 +41,21 @@ def test_a_line_holds_one_entry_whatever_is_in_it(made):
     assert read.path == made.path
     assert read.shares == made.shares
     assert read.error == made.error
+    assert read.margin == made.margin
     assert tuple(read.size or ()) == tuple(made.size or ())
 
 
 def test_unknown_fields_of_a_later_version_are_dropped():
     line = json.dumps(json.loads(entry("a").to_line()) | {"mood": "sunny"})
     assert Entry.from_line(line) == entry("a")
+
+
+def test_lines_of_earlier_versions_have_no_margin():
+    data = json.loads(entry("a", margin=0.5).to_line())
+    del data["margin"]
+    assert Entry.from_line(json.dumps(data)) == entry("a")
+    with pytest.raises(ValueError, match="margin cannot be 'much'"):
+        Entry.from_line(json.dumps(data | {"margin": "much"}))
 
 
 @pytest.mark.parametrize("line", ["[]", "{}", '{"path": 1, "status": "done", "key": ""}', "nonsense"])

@@ -97,6 +97,7 @@ def test_the_journal_says_what_is_in_each_picture(run, out, photos):
     assert entry.scores == {"cat": 0.5, "dog": 0.5}
     assert entry.size == [32, 8]
     assert entry.method == "gem"
+    assert entry.margin == 0.125
     assert entry.ms > 0
 
 

@@ -1,0 +1,1 @@
+"""Pages of HTML that stand alone: what they are made of, and the page of a run."""
