@@ -14,6 +14,7 @@ from ovseg_cli.cli.evaluate import show_report
 from ovseg_cli.cli.folder import EXIT_SOME_FAILED, run_with_progress, show_summary, summary_data
 from ovseg_cli.cli.options import CountOpt
 from ovseg_cli.cli.output import amount, short_path
+from ovseg_cli.cli.pages import write_with_bar
 from ovseg_cli.errors import LabelError, NoInputError, UsageError
 from ovseg_cli.files.layout import MASK_FOLDER, OVERLAY_FOLDER
 
@@ -108,12 +109,14 @@ def demo(
         summary = run_with_progress(common, store, planned)
         if common.out.mode == "human":
             show_summary(common, summary, overlay=False)
+        written = write_with_bar(common, output)
         report = _score(common, store, labels, page, partly=some)
         if made or not sheet.is_file():
             write_contact_sheet(store, DEMO_CLASSES, sheet)
         classes = [class_data(store.get_class(name)) for name in DEMO_CLASSES]
 
     files = {
+        "report": str(written.path),
         "overlays": str(output / OVERLAY_FOLDER),
         "masks": str(output / MASK_FOLDER),
         "contact_sheet": str(sheet),
@@ -124,7 +127,8 @@ def demo(
     def human() -> None:
         _heading(common, 4, "Look at")
         places = {
-            output / OVERLAY_FOLDER: "the pictures with their labels",
+            written.path: "the pictures with their labels, to look through",
+            output / OVERLAY_FOLDER: "the same as pictures",
             sheet: "the support images with their masks",
             output / MASK_FOLDER: "the label maps",
         }

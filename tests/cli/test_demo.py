@@ -32,10 +32,16 @@ def test_the_demo_shows_at_least_six_classes():
 def test_everything_is_made_and_named(cli, pictures, here):
     result = cli("demo", "--images", pictures)
     assert result.exit_code == 0, result.stderr
-    for words in ("Making 10 classes", "mIoU 1.000", "ovseg-demo/contact-sheet.png", "ovseg-demo/ovseg-out/overlay"):
+    for words in (
+        "Making 10 classes",
+        "mIoU 1.000",
+        "ovseg-demo/contact-sheet.png",
+        "ovseg-demo/ovseg-out/report.html",
+    ):
         assert words in result.stdout
     assert (here / "ovseg-demo" / "contact-sheet.png").is_file()
     assert (here / "ovseg-demo" / "ovseg-out" / "overlay" / "x.png").is_file()
+    assert "x.png" in (here / "ovseg-demo" / "ovseg-out" / "report.html").read_text()
 
 
 @pytest.mark.slow
