@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ovseg_cli.api import add_class, compare, evaluate, evaluate_folder, explain, segment, segment_folder
+    from ovseg_cli.api import add_class, compare, evaluate, evaluate_folder, explain, export_run, relabel_run, segment, segment_folder
     from ovseg_cli.segmentation.options import SegmentOptions
     from ovseg_cli.segmentation.segmenter import Segmentation, Segmenter
     from ovseg_cli.store import Store
@@ -29,6 +29,8 @@ __all__ = [
     "evaluate",
     "evaluate_folder",
     "explain",
+    "export_run",
+    "relabel_run",
     "segment",
     "segment_folder",
     "train_head",
@@ -44,6 +46,8 @@ _HOMES = {
     "evaluate": "ovseg_cli.api",
     "evaluate_folder": "ovseg_cli.api",
     "explain": "ovseg_cli.api",
+    "export_run": "ovseg_cli.api",
+    "relabel_run": "ovseg_cli.api",
     "segment": "ovseg_cli.api",
     "segment_folder": "ovseg_cli.api",
     "train_head": "ovseg_cli.api",

@@ -16,6 +16,7 @@ from ovseg_cli.cli import (
     doctor,
     evaluate,
     explain,
+    exports,
     heads,
     methods,
     profiles,
@@ -50,6 +51,7 @@ classes.register(app)
 class_care.register(app)
 bundles.register(app)
 segment.register(app)
+exports.register(app)
 explain.register(app)
 evaluate.register(app)
 benchmark.register(app)

@@ -138,6 +138,7 @@ def decide(
     ids: Sequence[int] | None = None,
     head: Head | None = None,
     enlargement: Enlargement = "bilinear",
+    keep: npt.NDArray[np.unsignedinteger] | None = None,
 ) -> Decision:
     """The best label of every pixel.
 
@@ -152,6 +153,7 @@ def decide(
         head: What makes scores of the enlarged values, as the published heads do it: a softmax of enlarged cosines is
             not the enlargement of a softmax.
         enlargement: How the values are enlarged.
+        keep: Where the labels' scores are left, (C + 1, H, W) of uint8 or uint16: 0..1 as whole numbers.
 
     Returns:
         The label map, made in strips of rows so that memory does not grow with the image but for the label map itself.
@@ -165,6 +167,8 @@ def decide(
     sums = np.zeros(channels)
     for start, stop, enlarged in strips(values, size, channels=channels, enlargement=enlargement):
         rows = enlarged if head is None else head.apply(enlarged)
+        if keep is not None:
+            keep[:, start:stop] = _whole_numbers(rows, keep.dtype)
         if background:
             best, labels = rows.max(dim=0)
             # Negative scores count as 0, so where all are negative it is a tie, and the background is the first.
@@ -183,3 +187,9 @@ def decide(
         label_map[start:stop] = names[flat].reshape(stop - start, width)
     means = np.divide(sums, counts, out=np.full(channels, np.nan), where=counts > 0)
     return Decision(label_map, counts / (height * width), means)
+
+
+def _whole_numbers(scores: Tensor, kind: np.dtype[np.unsignedinteger]) -> npt.NDArray[np.unsignedinteger]:
+    """Scores as whole numbers, of which the largest stands for 1."""
+    shares = scores.float().nan_to_num(0.0).clamp(0, 1)
+    return (shares * np.iinfo(kind).max).round().to(torch.int32).cpu().numpy().astype(kind)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ovseg_cli.explanations import Explainer, Explanation
+    from ovseg_cli.files.probabilities import Scores
     from ovseg_cli.segmentation.segmenter import Segmenter
     from ovseg_cli.store import Store
 
@@ -54,6 +55,10 @@ class SegmentationLike(Protocol):
     @property
     def unfamiliar(self) -> bool | None:
         """Whether the models were trained on nothing like it; None where they know photographs."""
+
+    @property
+    def scores(self) -> Scores | None:
+        """What the labels were chosen by, if it was to be kept."""
 
 
 class SegmenterLike(Protocol):
