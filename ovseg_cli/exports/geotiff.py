@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
 
 from ovseg_cli.errors import ImageError, UsageError
 from ovseg_cli.exports.base import Add, Exporter, Options
 from ovseg_cli.exports.source import Ids, Picture, Source
-from ovseg_cli.files.formats import FORMATS
+from ovseg_cli.files.images import decoding
 from ovseg_cli.files.labels import IGNORE, MAX_ID
 
 _TILE = 256
-_DRIVERS = ("GTiff", "PNG", "JPEG", "WEBP", "BMP", "GIF", "PNM", "AVIF")
-"""What GDAL may take a picture for: others of its formats read from the network."""
+_TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_DRIVERS = {"PNG": "PNG", "JPEG": "JPEG", "WEBP": "WEBP", "BMP": "BMP", "GIF": "GIF", "PPM": "PNM"}
+"""What GDAL calls Pillow's formats. It is told, as others of its formats read from the network."""
 _ORIENTATION = 274
 log = logging.getLogger("ovseg_cli")
 
@@ -99,9 +99,7 @@ def _rasterio() -> Any:
 def _write(rasterio: Any, picture: Path, target: Path, values: Ids, source: Source, nodata: int | None) -> bool:
     """Write one; says whether it has a place on earth."""
     height, width = values.shape
-    with rasterio.Env() as library:
-        drivers = [name for name in _DRIVERS if name in library.drivers()]
-    with rasterio.open(picture, driver=drivers) as read:
+    with rasterio.open(picture, driver=_driver(picture)) as read:
         if (read.height, read.width) != (height, width) or _turned(picture):
             raise ImageError(
                 f"{picture} has {read.width}x{read.height} pixels in its file, and its label map {width}x{height}: it is "
@@ -138,12 +136,32 @@ def _write(rasterio: Any, picture: Path, target: Path, values: Ids, source: Sour
     return placed
 
 
+def _driver(picture: Path) -> str:
+    """What GDAL is to take a picture for; of TIFFs it reads more kinds than Pillow.
+
+    Raises:
+        ImageError: It has no name for the format, or the picture is gone or damaged.
+    """
+    try:
+        with picture.open("rb") as file:
+            if file.read(4) in _TIFFS:
+                return "GTiff"
+    except OSError as error:
+        raise ImageError(f"{picture} cannot be read: {error.strerror}.") from error
+    with decoding(picture) as image:
+        kind = str(image.format)
+    if kind not in _DRIVERS:
+        raise ImageError(f"{picture} is a {kind}, which cannot be georeferenced. Save it as a GeoTIFF.")
+    return _DRIVERS[kind]
+
+
 def _turned(picture: Path) -> bool:
     """Whether a viewer shows the picture otherwise than it lies in its file."""
-    with Image.open(picture, formats=FORMATS) as image:
-        tags = getattr(image, "tag_v2", None)
-        value = tags.get(_ORIENTATION, 1) if isinstance(tags, TiffImagePlugin.ImageFileDirectory_v2) else None
-        return (image.getexif().get(_ORIENTATION, 1) if value is None else value) not in (0, 1)
+    try:
+        with decoding(picture) as image:
+            return image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+    except ImageError:  # more bands than Pillow reads: no camera wrote it
+        return False
 
 
 def _colours(source: Source, nodata: int | None, *, deep: bool) -> Mapping[int, tuple[int, int, int, int]]:

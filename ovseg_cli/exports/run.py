@@ -17,7 +17,7 @@ from ovseg_cli.exports.base import Exporter, Options
 from ovseg_cli.exports.registry import EXPORT_FOLDER, exporter_of
 from ovseg_cli.exports.source import Source, open_source
 from ovseg_cli.files.discovery import expanded
-from ovseg_cli.files.layout import MANIFEST_NAME, MASK_FOLDER
+from ovseg_cli.files.layout import JOURNAL_NAME, MANIFEST_NAME, MASK_FOLDER
 from ovseg_cli.runs.ledger import Failure, only_writer
 
 __all__ = ["Exported", "export_run"]
@@ -174,9 +174,9 @@ def _check_target(target: Path, source: Source, exporter: Exporter) -> None:
 
 def _names_of_run(folder: Path) -> set[str]:
     """What an output folder holds beside exports."""
-    return (
-        {name for name in os.listdir(folder) if name != EXPORT_FOLDER} if (folder / MANIFEST_NAME).exists() else set()
-    )
+    if not any((folder / name).exists() for name in (MANIFEST_NAME, JOURNAL_NAME)):
+        return set()
+    return {name for name in os.listdir(folder) if name != EXPORT_FOLDER}
 
 
 def _check_replaced(target: Path, exporter: Exporter, standing: str | None) -> None:
