@@ -79,9 +79,9 @@ def many_classes(root: Path) -> MadeRun:
     return make_run(root, [f"class {i}" for i in range(1, 301)], {"deep": ids, "other": np.full((3, 3), 300, np.uint16)})
 
 
-def with_gaps(root: Path) -> MadeRun:
+def with_gaps(root: Path, first: str = "sky") -> MadeRun:
     """Label maps of another tool: ids with gaps, one of them called void, and 255 for what does not count."""
-    labels = LabelMap(("sky", "cat", "void", "dog"), (0, 5, 9, 40))
+    labels = LabelMap((first, "cat", "void", "dog"), (0, 5, 9, 40))
     truth = {"a": ring(16, 5, 40), "sub/b": ring(18, 40, 9)}
     truth["a"][0, :3] = 255
     for key, ids in truth.items():
