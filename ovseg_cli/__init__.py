@@ -14,7 +14,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ovseg_cli.api import add_class, compare, evaluate, evaluate_folder, explain, export_run, relabel_run, segment, segment_folder
+    from ovseg_cli.api import (
+        add_class,
+        compare,
+        evaluate,
+        evaluate_folder,
+        explain,
+        export_run,
+        relabel_run,
+        segment,
+        segment_folder,
+    )
     from ovseg_cli.segmentation.options import SegmentOptions
     from ovseg_cli.segmentation.segmenter import Segmentation, Segmenter
     from ovseg_cli.store import Store

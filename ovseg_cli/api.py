@@ -425,9 +425,9 @@ def segment_folder(
         ProfileMismatchError: As `segment`.
         OutputError: The output folder cannot be written.
     """
-    from ovseg_cli.files.image_classes import read_image_classes
     from ovseg_cli.exports.registry import wanted_formats
     from ovseg_cli.exports.run import export_run as export
+    from ovseg_cli.files.image_classes import read_image_classes
     from ovseg_cli.runs.folder import plan_folder, run_plan
 
     check_names("formats", formats)

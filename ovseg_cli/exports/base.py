@@ -27,7 +27,7 @@ class Options:
     """How it is exported, as far as a format has the choice.
 
     Attributes:
-        parts: Whether each connected part of a class is an object of its own, rather than all of the class in a picture.
+        parts: Whether each connected part of a class is an object, rather than all of the class in a picture.
         copy: Whether pictures are copied, rather than linked to.
         empty: Whether there is a file for each class also where a picture does not show it.
     """

@@ -102,8 +102,8 @@ def _write(rasterio: Any, picture: Path, target: Path, values: Ids, source: Sour
     with rasterio.open(picture, driver=_driver(picture)) as read:
         if (read.height, read.width) != (height, width) or _turned(picture):
             raise ImageError(
-                f"{picture} has {read.width}x{read.height} pixels in its file, and its label map {width}x{height}: it is "
-                "turned by its orientation tag, or has changed. Take the tag out, and segment it again."
+                f"{picture} has {read.width}x{read.height} pixels in its file, and its label map {width}x{height}: it "
+                "is turned by its orientation tag, or has changed. Take the tag out, and segment it again."
             )
         profile: dict[str, Any] = {
             "driver": "GTiff",

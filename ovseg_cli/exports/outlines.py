@@ -16,6 +16,9 @@ _AHEAD = ((0, 1), (1, 0), (0, -1), (-1, 0))
 _OUT = ((-1, 0), (0, 1), (1, 0), (0, -1))
 _TOP, _BOTTOM, _LEFT = 0, 2, 3
 
+Way = npt.NDArray[np.int64]
+"""(N, 2): x and y of pixels in order."""
+
 
 def outlines(mask: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int64]]:
     """One polygon for each connected part of a mask, where pixels that touch at a corner are connected.
@@ -40,7 +43,7 @@ class _Loops:
         x: Its column.
         side: Which of its sides.
         number: (4, H, W): the place of a side among all of them, -1 for none.
-        rings: Places of sides in their order, one list for each ring.
+        rings: Places of sides in their order, (N,) for each ring.
     """
 
     def __init__(self, inside: npt.NDArray[np.bool_]) -> None:
@@ -58,7 +61,7 @@ class _Loops:
             straight = self.number[d, *ahead]
             across = self.number[(d + 3) % 4, *beyond]
             after[own] = np.where(inside[beyond], across, np.where(inside[ahead], straight, turn))
-        self.rings = _rings(after.tolist())
+        self.rings = [np.array(ring, dtype=np.int64) for ring in _rings(after.tolist())]
 
 
 def _rings(after: list[int]) -> list[list[int]]:
@@ -77,49 +80,41 @@ def _rings(after: list[int]) -> list[list[int]]:
     return rings
 
 
-def _joined(inside: npt.NDArray[np.bool_], loops: _Loops) -> list[npt.NDArray[np.int64]]:
+def _joined(inside: npt.NDArray[np.bool_], loops: _Loops) -> list[Way]:
     """Outer rings with their holes, each as (x, y) of pixels in order."""
-    ring_of = np.empty(len(loops.y), dtype=np.int64)
     outer: list[int] = []
     holes: list[int] = []
     for number, ring in enumerate(loops.rings):
-        places = np.array(ring)
-        ring_of[places] = number
-        level = loops.y[places] + (loops.side[places] == _BOTTOM)
-        across = (loops.side[places] == _TOP) | (loops.side[places] == _BOTTOM)
-        highest = places[across][level[across].argmin()]
+        level = loops.y[ring] + (loops.side[ring] == _BOTTOM)
+        across = (loops.side[ring] == _TOP) | (loops.side[ring] == _BOTTOM)
+        highest = ring[across][level[across].argmin()]
         (outer if loops.side[highest] == _TOP else holes).append(number)
     # A hole hangs on what lies to the left of its leftmost pixel, and that begins further left: so from the right on.
-    leftmost = {
-        number: min(loops.rings[number], key=lambda place: (loops.x[place], loops.y[place])) for number in holes
-    }
-    hanging: dict[int, list[list[tuple[int, int]]]] = {}
-    for number in sorted(holes, key=lambda number: -int(loops.x[leftmost[number]])):
-        start = leftmost[number]
-        y, x = int(loops.y[start]), int(loops.x[start])
+    leftmost = {number: int(loops.x[loops.rings[number]].argmin()) for number in holes}
+    hanging: dict[int, list[Way]] = {}
+    for number in sorted(holes, key=lambda number: -int(loops.x[loops.rings[number][leftmost[number]]])):
+        # Round from the leftmost pixel to it.
+        ring = np.roll(loops.rings[number], -leftmost[number])
+        y, x = int(loops.y[ring[0]]), int(loops.x[ring[0]])
         while inside[y, x - 1]:
             x -= 1
-        hanging.setdefault(int(loops.number[_LEFT, y, x]), []).append(
-            _walk(loops, loops.rings[number], hanging, start=start)
-        )
-    return [np.array(_walk(loops, loops.rings[number], hanging), dtype=np.int64) for number in outer]
+        way = _walk(loops, ring, hanging)
+        hanging.setdefault(int(loops.number[_LEFT, y, x]), []).append(np.concatenate([way, way[:1]]))
+    return [_walk(loops, loops.rings[number], hanging) for number in outer]
 
 
-def _walk(
-    loops: _Loops, ring: list[int], hanging: dict[int, list[list[tuple[int, int]]]], start: int | None = None
-) -> list[tuple[int, int]]:
-    """The pixels along a ring, with the holes that hang on it; from `start` round to it, where that is given."""
-    if start is not None:
-        begin = ring.index(start)
-        ring = [*ring[begin:], *ring[:begin], start]
-    path = []
-    for step, place in enumerate(ring):
-        here = (int(loops.x[place]), int(loops.y[place]))
-        path.append(here)
-        if start is None or step < len(ring) - 1:
-            for hole in hanging.pop(place, []):
-                path += [*hole, here]
-    return path
+def _walk(loops: _Loops, ring: npt.NDArray[np.int64], hanging: dict[int, list[Way]]) -> Way:
+    """The pixels along a ring, with the holes that hang on it."""
+    path: Way = np.stack([loops.x[ring], loops.y[ring]], axis=1)
+    if not hanging or hanging.keys().isdisjoint(ring.tolist()):
+        return path
+    parts, begin = [], 0
+    for step, place in enumerate(ring.tolist()):
+        for hole in hanging.pop(place, []):
+            here = path[step : step + 1]
+            parts += [path[begin : step + 1], hole, here]
+            begin = step + 1
+    return np.concatenate([*parts, path[begin:]])
 
 
 def _bare(corners: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -39,11 +39,13 @@ class Yolo(Exporter):
 
         def add(picture: Picture, ids: Ids) -> None:
             height, width = ids.shape
+            digits = len(str(max(height, width))) + 2  # a hundredth of a pixel
             with opened(place / "labels" / f"{picture.key}.txt") as file:
                 for region in regions(ids, source):
                     for polygon in _polygons(region):
                         shares = (polygon / (width, height)).reshape(-1)
-                        file.write(f"{numbers[region.label]} {' '.join(f'{share:.7f}' for share in shares)}\n")
+                        line = " ".join([f"{share:.{digits}f}" for share in shares.tolist()])
+                        file.write(f"{numbers[region.label]} {line}\n")
             if picture.path is not None:
                 _place(picture.path, place / "images" / f"{picture.key}{picture.path.suffix}", copy=options.copy)
 

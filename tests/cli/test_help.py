@@ -39,6 +39,8 @@ def test_the_commands_are_those_of_the_mission():
         "export-class",
         "import-class",
         "segment",
+        "export",
+        "relabel",
         "explain",
         "eval",
         "benchmark",

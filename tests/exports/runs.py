@@ -12,7 +12,7 @@ from ovseg_cli.files.discovery import picture_id
 from ovseg_cli.files.labels import LabelMap, write_label, write_labelmap
 from ovseg_cli.runs.journal import Entry, write_journal, written
 
-NAMES = ("cat", "glazed donut", "a/b", "a b", "A-B", "雨", "été", 'q"<&>\'', "Re: x", "con")
+NAMES = ("cat", "glazed donut", "a/b", "a b", "A-B", "雨", "été", "q\"<&>'", "Re: x", "con")
 """Names that are alike, or that some file systems, XML and YAML do not take as they are."""
 
 
@@ -76,7 +76,9 @@ def many_classes(root: Path) -> MadeRun:
     """Three hundred classes, of which a picture shows those around the border of 8 bits."""
     ids = ring(20, 254, 255)
     ids[0, :4] = [1, 256, 299, 300]
-    return make_run(root, [f"class {i}" for i in range(1, 301)], {"deep": ids, "other": np.full((3, 3), 300, np.uint16)})
+    return make_run(
+        root, [f"class {i}" for i in range(1, 301)], {"deep": ids, "other": np.full((3, 3), 300, np.uint16)}
+    )
 
 
 def with_gaps(root: Path, first: str = "sky") -> MadeRun:

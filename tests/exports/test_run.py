@@ -3,6 +3,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from ovseg_cli.exports import coco
 from ovseg_cli.exports.base import Options
 from ovseg_cli.exports.registry import FORMATS, exporter_of
 from ovseg_cli.exports.run import export_run
+from ovseg_cli.exports.source import open_source
 from ovseg_cli.files.labels import write_label
 from tests.exports.runs import make_run, with_gaps
 
@@ -55,7 +59,7 @@ def test_the_same_label_maps_give_the_same_bytes(made, tmp_path, name):
 def test_another_export_is_replaced_only_when_asked(made, tmp_path, name):
     export_run(made.folder, name)
     other = make_run(tmp_path, truth={"only": np.ones((4, 4), np.uint16)})
-    with pytest.raises(UsageError, match="made of other label maps.*--overwrite"):
+    with pytest.raises(UsageError, match=r"made of other label maps.*--overwrite"):
         export_run(other.folder, name)
     result = export_run(other.folder, name, overwrite=True)
     assert (result.written, result.pictures) == (True, 1)
@@ -78,7 +82,9 @@ def test_a_folder_that_is_no_export_is_never_taken_away(made, tmp_path):
     assert (mine / "thesis.txt").read_text() == "three years"
 
 
-@pytest.mark.parametrize("where", ["", "..", "SegmentationClass", "SegmentationClass/sub", "../photos", "predictions.jsonl"])
+@pytest.mark.parametrize(
+    "where", ["", "..", "SegmentationClass", "SegmentationClass/sub", "../photos", "predictions.jsonl"]
+)
 @pytest.mark.parametrize("name", ["coco", "masks"])
 def test_an_export_is_never_written_over_what_is_read(made, where, name):
     before = everything(made.folder.parent)
@@ -168,7 +174,7 @@ def test_what_is_no_run_is_told(tmp_path):
     with pytest.raises(LabelError, match="does not exist"):
         export_run(tmp_path / "nothing", "coco")
     (tmp_path / "SegmentationClass").mkdir()
-    with pytest.raises(LabelError, match="labelmap.txt"):
+    with pytest.raises(LabelError, match=r"labelmap\.txt"):
         export_run(tmp_path, "coco")
     (tmp_path / "labelmap.txt").write_text("background:0,0,0::\n")
     with pytest.raises((LabelError, NoInputError)):
@@ -189,14 +195,10 @@ def test_scores_that_were_not_kept_are_told(made):
 
 
 def test_memory_does_not_grow_with_the_pictures(tmp_path):
-    import tracemalloc
-
     peaks = []
     for number, count in enumerate((20, 200)):
         truth = {f"{i:04d}": np.eye(40, dtype=np.uint16) for i in range(count)}
         run = make_run(tmp_path / str(number), ("cat",), truth)
-        from ovseg_cli.exports.source import open_source
-
         source = open_source(run.folder)
         exporter = coco.Coco()
         with exporter.open(tmp_path / f"{number}.json", source, Options()) as add:
@@ -208,6 +210,14 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path):
     assert peaks[1] < 2 * peaks[0] + 200_000
 
 
+def test_no_model_library_is_loaded():
+    modules = ["ovseg_cli.exports.run", "ovseg_cli.runs.relabel"]
+    modules += [about.exporter.partition(":")[0] for about in FORMATS.values()]
+    loaded = f"import sys, {', '.join(modules)}; print('torch' in sys.modules, 'rasterio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
     target = tmp_path / "target"
     for content in ("old", "new"):
@@ -215,8 +225,13 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
             (place / content).write_text(content)
             assert target.exists() == (content == "new")
     assert [p.name for p in target.iterdir()] == ["new"]
-    with pytest.raises(RuntimeError), atomic_folder(target) as place:
-        (place / "part").write_text("")
-        raise RuntimeError
+
+    def fail():
+        with atomic_folder(target) as place:
+            (place / "part").write_text("")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert [p.name for p in target.iterdir()] == ["new"]
     assert [p.name for p in tmp_path.iterdir()] == ["target"]

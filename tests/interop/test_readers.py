@@ -42,7 +42,9 @@ def library(tmp_path, monkeypatch):
     def load(name):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return pytest.importorskip(name, reason=f"{name} is not installed; make interop brings it", exc_type=ImportError)
+            return pytest.importorskip(
+                name, reason=f"{name} is not installed; make interop brings it", exc_type=ImportError
+            )
 
     return load
 

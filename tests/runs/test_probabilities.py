@@ -172,7 +172,11 @@ def test_pngs_of_scores_are_their_numbers(painted, tmp_path):
     for bits, mode in ((16, "I;16"), (8, "L")):
         painted(request(probabilities=bits))
         place = export_run(tmp_path / "out", "probability-png", tmp_path / f"png{bits}").output
-        assert [one["folder"] for one in json.loads((place / "classes.json").read_text())] == ["background", "cat", "dog"]
+        assert [one["folder"] for one in json.loads((place / "classes.json").read_text())] == [
+            "background",
+            "cat",
+            "dog",
+        ]
         folder = "probabilities" if bits == 16 else "probabilities-8"
         scores = read_scores(tmp_path / "out" / folder / "sub" / "b.npz")
         for name, values in zip(("background", "cat", "dog"), scores.values, strict=True):
