@@ -24,7 +24,7 @@ from ovseg_cli.errors import DiskFullError, OutputError, OvsegError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["TEMPORARY_PREFIX", "atomic_folder", "atomic_path", "make_folder", "write_image", "write_json", "write_text"]
+__all__ = ["TEMPORARY_PREFIX", "atomic_folder", "atomic_path", "make_folder", "sweep_folders", "write_image", "write_json", "write_text"]
 
 TEMPORARY_PREFIX = ".ovseg-"
 """How the name of a temporary file begins. The dot keeps a leftover out of every folder listing."""
@@ -36,6 +36,7 @@ except ImportError:  # Windows
 
 _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{16}}(\.[^.]+)?")
 _swept: set[Path] = set()
+_FOLDER_PARTS = (".new", ".old")
 
 # EDQUOT is unknown on Windows.
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -158,7 +159,7 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
     """
     final = Path(os.path.realpath(target))
     make_folder(final.parent)
-    temporary, old = (final.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.{part}") for part in ("new", "old"))
+    temporary, old = (final.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{part}") for part in _FOLDER_PARTS)
     with _translated(Path(target), final, temporary, old):
         try:
             temporary.mkdir()
@@ -172,6 +173,17 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep_folders(folder: Path) -> None:
+    """Remove what killed writers of `atomic_folder` have left in a folder; to be asked by its only writer.
+
+    Args:
+        folder: Where to look; it need not be there.
+    """
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        if _TEMPORARY.fullmatch(path.name) and path.suffix in _FOLDER_PARTS and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

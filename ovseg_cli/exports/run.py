@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ovseg_cli.atomic import atomic_folder, atomic_path, write_json
+from ovseg_cli.atomic import atomic_folder, atomic_path, sweep_folders, write_json
 from ovseg_cli.errors import ImageError, LabelError, UsageError
 from ovseg_cli.exports.base import Exporter, Options
 from ovseg_cli.exports.registry import EXPORT_FOLDER, exporter_of
@@ -92,6 +92,8 @@ def export_run(
     digest = source.digest(to, exporter.version, {name: getattr(options, name) for name in exporter.takes})
     result = Exported(to, target, len(source.pictures))
     with only_writer(source.folder) if within in target.parents else nullcontext():
+        if target.parent == within:
+            sweep_folders(within)
         standing = _digest_of(target, exporter, within)
         if standing == digest:
             result.written = False

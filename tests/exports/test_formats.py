@@ -11,10 +11,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from ovseg_cli.errors import UsageError
+from ovseg_cli.evaluation.coco import CocoLabels
 from ovseg_cli.exports.base import Options
 from ovseg_cli.exports.run import export_run
 from ovseg_cli.names import slugify
-from tests.exports.runs import NAMES, classes_only, make_run, many_classes, with_gaps
+from tests.exports.runs import NAMES, classes_only, make_run, many_classes, shapes, with_gaps
 from tests.exports.test_outlines import filled
 from tests.exports.test_run_lengths import decoded
 
@@ -59,6 +60,14 @@ def test_coco_read_by_its_own_library_is_the_label_map(made, tmp_path, parts):
         assert (ids == truth).all()
     assert len(coco.imgs) == len(made.truth)
     assert len({a["id"] for a in coco.anns.values()}) == len(coco.anns)
+
+
+def test_coco_is_ground_truth_for_ovseg_too(tmp_path):
+    made = make_run(tmp_path, truth={key: ids for key, ids in shapes().items() if key != "x.png"})
+    read = CocoLabels(export(made, "coco", tmp_path).rename(tmp_path / "truth.json"))
+    assert len(read.keys) == len(made.truth)
+    for key in made.truth:
+        assert (read.read({"x.jpg": "x"}.get(key, key)) == made.truth[key]).all()
 
 
 def test_without_parts_a_class_is_one_annotation_and_with_them_each_part_is(tmp_path):

@@ -210,6 +210,17 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path):
     assert peaks[1] < 2 * peaks[0] + 200_000
 
 
+def test_what_a_killed_export_has_left_is_removed_by_the_next(made):
+    left = made.folder / "export" / f".ovseg-{16 * 'a'}.new"
+    mine = made.folder / "export" / ".ovseg-notes.new"
+    for folder in (left, mine):
+        folder.mkdir(parents=True)
+        (folder / "part.png").write_bytes(b"x")
+    export_run(made.folder, "masks")
+    assert not left.exists()
+    assert mine.exists()
+
+
 def test_no_model_library_is_loaded():
     modules = ["ovseg_cli.exports.run", "ovseg_cli.runs.relabel"]
     modules += [about.exporter.partition(":")[0] for about in FORMATS.values()]
