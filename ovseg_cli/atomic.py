@@ -24,7 +24,16 @@ from ovseg_cli.errors import DiskFullError, OutputError, OvsegError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["TEMPORARY_PREFIX", "atomic_folder", "atomic_path", "make_folder", "sweep_folders", "write_image", "write_json", "write_text"]
+__all__ = [
+    "TEMPORARY_PREFIX",
+    "atomic_folder",
+    "atomic_path",
+    "make_folder",
+    "sweep_folders",
+    "write_image",
+    "write_json",
+    "write_text",
+]
 
 TEMPORARY_PREFIX = ".ovseg-"
 """How the name of a temporary file begins. The dot keeps a leftover out of every folder listing."""

@@ -183,7 +183,7 @@ def _take(plan: Plan, worker: Worker, ledger: Ledger, item: PlanItem) -> Entry:
     image = worker.open(item)
     if isinstance(image, ImageError):
         raise image
-    if entry is None:
+    if entry is None or item.again:
         return _write_labels(plan, image, partial(worker.explain, image))
     if item.action == "explain" and item.explain is not None:
         labels = worker.explain(image)

@@ -84,6 +84,19 @@ def test_scores_are_made_later_and_nothing_else_changes(painted, tmp_path):
     assert "probabilities/a.npz" in files(tmp_path / "out")
 
 
+def test_an_interruption_while_scores_are_made_costs_no_label_map(painted, tmp_path, store, profile):
+    painted(request())
+    wanted = request(probabilities=16)
+    factory = Factory(store, profile, wanted)
+    factory.fail_at[2] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        run_folder(plan_run(["photos"], tmp_path / "out", wanted), factory, store, profile)
+    assert [entry.probabilities for entry in read_journal(tmp_path / "out").values()] == ["probabilities/a.npz", None]
+    assert plan_run(["photos"], tmp_path / "out", request()).count("skip") == 2
+    summary, _ = painted(wanted)
+    assert (summary.done, summary.skipped) == (1, 1)
+
+
 def test_scores_that_are_gone_are_made_again(painted, tmp_path):
     painted(request(probabilities=16))
     (tmp_path / "out" / "probabilities" / "a.npz").unlink()
