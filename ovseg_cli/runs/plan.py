@@ -399,8 +399,8 @@ def _plan_image(
         return item
     if scores is not None and not any(kind.fits(entry, scores, folder) for kind in PROBABILITIES):
         # What was drawn of the label map stays, asked for or not.
-        kept = {"overlay": overlay or entry.overlay, "explain": explain or entry.explain}
-        return replace(item, **kept, entry=entry, again=True)
+        overlay, explain = overlay or entry.overlay, explain or entry.explain
+        return replace(item, overlay=overlay, explain=explain, entry=entry, again=True)
     drawn = overlay is None or OVERLAYS.fits(entry, overlay, folder)
     explained = explain is None or EXPLANATIONS.fits(entry, explain, folder)
     return replace(item, action="explain" if not explained else "skip" if drawn else "draw", entry=entry)
