@@ -9,6 +9,7 @@
 # make heads  trained heads: rows of DEDOS's table, three seeds, one table; half a day
 # make methods  every method on the bundled pictures, one table; half an hour
 # make parity  numbers against the published implementations', at their networks' true sizes; many minutes, 7 GB or 18
+# make interop  exports read by the libraries of the tools that they are for, in .venv-interop, on top of .venv; 730 MB
 # make quality  figures of the bundled models, one seed; fails when one is below its floor
 #
 # make TARGET CPU=1  the same in .venv-cpu, for computers without an NVIDIA GPU: with faiss-cpu, which brings no CUDA.
@@ -21,7 +22,7 @@ VENV        := .venv$(if $(CPU),-cpu)
 BIN         := $(VENV)/bin
 STAMP       := $(VENV)/.installed
 
-.PHONY: demo test test-all test-oldest lint format bench ablation heads methods parity quality clean
+.PHONY: demo test test-all test-oldest lint format bench ablation heads methods parity interop quality clean
 
 demo: $(STAMP)
 	$(BIN)/ovseg demo
@@ -65,6 +66,18 @@ methods: $(STAMP)
 parity: $(STAMP)
 	$(BIN)/python -m pytest -q tests/parity -m parity
 
+# What reads exports wants more than 50 packages, some of them of other versions than ours: they lie on top of these.
+INTEROP := .venv-interop
+PURELIB := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+$(INTEROP)/.installed: tests/interop/requirements.txt $(STAMP)
+	test -x $(INTEROP)/bin/python || $(BIN)/python -m venv $(INTEROP)
+	$(BIN)/python $(PURELIB) > "$$($(INTEROP)/bin/python $(PURELIB))/base.pth"
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	touch $@
+
+interop: $(INTEROP)/.installed
+	$(INTEROP)/bin/python -m pytest -q tests/interop
+
 quality: $(STAMP)
 	$(BIN)/python -m examples.mini_pack.evaluate ovseg_cli/profiles/mini \
 		--what judge attention clip gem prototypes --seeds 1 --floors examples/mini_pack/floors.json
@@ -101,4 +114,4 @@ endef
 export TELL_CUDA
 
 clean:
-	rm -rf .venv .venv-cpu .venv-oldest build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-cpu .venv-oldest $(INTEROP) build dist .pytest_cache .mypy_cache .ruff_cache

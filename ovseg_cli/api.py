@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ovseg_cli.evaluation.oracles import Match, OracleName
     from ovseg_cli.evaluation.report import Report
     from ovseg_cli.explanations import Explanation
+    from ovseg_cli.exports.run import Exported
     from ovseg_cli.models import Models
     from ovseg_cli.profiles.prompts import TemplateSet
     from ovseg_cli.prototypes.build import Progress
@@ -40,6 +41,8 @@ __all__ = [
     "evaluate",
     "evaluate_folder",
     "explain",
+    "export_run",
+    "relabel_run",
     "report_folder",
     "segment",
     "segment_folder",
@@ -378,6 +381,7 @@ def segment_folder(
     options: SegmentOptions | None = None,
     overlay: bool = False,
     explain: bool = False,
+    formats: Sequence[str] = (),
     image_classes: str | Path | None = None,
     overwrite: bool = False,
     limit: int | None = None,
@@ -402,6 +406,7 @@ def segment_folder(
         options: What else decides the label maps.
         overlay: Whether the labels are also drawn on the images.
         explain: Whether it is also shown why each class is where it is.
+        formats: What else is written, as ``--format`` takes it: "coco", "probabilities" ...
         image_classes: A file that says which classes each image shows.
         overwrite: Whether everything is made again, also for other classes than the folder has.
         limit: Only the first so many images.
@@ -421,9 +426,13 @@ def segment_folder(
         ProfileMismatchError: As `segment`.
         OutputError: The output folder cannot be written.
     """
+    from ovseg_cli.exports.registry import wanted_formats
+    from ovseg_cli.exports.run import export_run as export
     from ovseg_cli.files.image_classes import read_image_classes
     from ovseg_cli.runs.folder import plan_folder, run_plan
 
+    check_names("formats", formats)
+    wanted = wanted_formats(formats)
     check_names("classes", classes)
     if classes is not None and not classes:
         raise UsageError("classes names no class. Name some, or leave it out for all classes of the store.")
@@ -437,18 +446,97 @@ def segment_folder(
         options=options,
         overlay=overlay,
         explain=explain,
+        probabilities=wanted.scores,
         overwrite=overwrite,
         limit=limit,
         image_classes=None if image_classes is None else read_image_classes(Path(image_classes)),
         precision=precision,
     )
-    return run_plan(
+    summary = run_plan(
         planned,
         store,
         lambda: _models(planned.recipe.profile, device, precision),
         listener=listener,
         fail_fast=fail_fast,
         batch=batch,
+    )
+    for name in wanted.exports if summary.done or summary.skipped else ():
+        summary.failed += export(summary.output, name, overwrite=True).failed
+    return summary
+
+
+def export_run(
+    run: str | Path,
+    to: str,
+    output: str | Path | None = None,
+    *,
+    images: str | Path | None = None,
+    parts: bool = False,
+    copy: bool = False,
+    empty: bool = False,
+    overwrite: bool = False,
+) -> Exported:
+    """Write the label maps of a folder as files that other tools read: what ``ovseg export RUN --to FORMAT`` does.
+
+    Example:
+        >>> export_run("ovseg-out", "coco").output
+        PosixPath('/work/ovseg-out/export/coco.json')
+
+    Args:
+        run: An output folder of `segment_folder`, or a folder of label maps with a ``labelmap.txt``.
+        to: "coco", "yolo", "masks", "cvat", "label-studio", "geotiff" or "probability-png".
+        output: The file or folder to write (default: in the folder ``export`` of the run).
+        images: Where the pictures are (default: where the run found them).
+        parts: With "coco", "cvat" and "label-studio": whether each connected part of a class is an object.
+        copy: With "yolo": whether pictures are copied rather than linked to.
+        empty: With "masks": whether classes that a picture does not show have a mask there too.
+        overwrite: Whether an export of other label maps may be replaced.
+
+    Raises:
+        UsageError: There is no such format, something would be written over, or something is missing.
+        LabelError: The folder holds no label maps, or nothing says what they mean.
+        OutputError: It cannot be written.
+    """
+    from ovseg_cli.exports.base import Options
+    from ovseg_cli.exports.run import export_run as export
+
+    return export(
+        Path(run),
+        to,
+        None if output is None else Path(output),
+        images=None if images is None else Path(images),
+        options=Options(parts=parts, copy=copy, empty=empty),
+        overwrite=overwrite,
+    )
+
+
+def relabel_run(
+    run: str | Path,
+    output: str | Path,
+    *,
+    threshold: float | None = None,
+    classes: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> RunSummary:
+    """Make the label maps of a run again from the scores that it has kept: what ``ovseg relabel RUN`` does.
+
+    Args:
+        run: An output folder of ``segment_folder(..., formats=["probabilities"])``.
+        output: Where the new label maps go.
+        threshold: A class whose score is below this gives way to the background (default: no such rule).
+        classes: Those that may win (default: all).
+        overwrite: Whether label maps that were made in another way may be replaced.
+
+    Raises:
+        UsageError: The run has kept no scores or knows no background, or the output holds something else.
+        UnknownClassError: The run did not look for one of the classes.
+        OutputError: A folder cannot be read or written.
+    """
+    from ovseg_cli.runs.relabel import relabel_folder
+
+    check_names("classes", classes)
+    return relabel_folder(
+        Path(run), Path(output), threshold=threshold, classes=tuple(classes or ()), overwrite=overwrite
     )
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,16 @@ from ovseg_cli.errors import DiskFullError, OutputError, OvsegError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["TEMPORARY_PREFIX", "atomic_path", "make_folder", "write_image", "write_json", "write_text"]
+__all__ = [
+    "TEMPORARY_PREFIX",
+    "atomic_folder",
+    "atomic_path",
+    "make_folder",
+    "sweep_folders",
+    "write_image",
+    "write_json",
+    "write_text",
+]
 
 TEMPORARY_PREFIX = ".ovseg-"
 """How the name of a temporary file begins. The dot keeps a leftover out of every folder listing."""
@@ -35,6 +45,7 @@ except ImportError:  # Windows
 
 _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{16}}(\.[^.]+)?")
 _swept: set[Path] = set()
+_FOLDER_PARTS = (".new", ".old")
 
 # EDQUOT is unknown on Windows.
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -136,6 +147,52 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+@contextlib.contextmanager
+def atomic_folder(target: str | Path) -> Iterator[Path]:
+    """Give a temporary folder to fill; it becomes `target` when the block ends without an error.
+
+    A folder that stands there is taken away then. For the instant between there is none; if it ends there, both are
+    left under hidden names.
+
+    Args:
+        target: Where the folder shall stand.
+
+    Yields:
+        An empty folder beside it.
+
+    Raises:
+        DiskFullError: No space is left on the disk.
+        OutputError: It cannot be written, or a file stands in the way.
+    """
+    final = Path(os.path.realpath(target))
+    make_folder(final.parent)
+    temporary, old = (final.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{part}") for part in _FOLDER_PARTS)
+    with _translated(Path(target), final, temporary, old):
+        try:
+            temporary.mkdir()
+            yield temporary
+            if hasattr(os, "sync"):  # once for all of its files, before the rename
+                os.sync()
+            if os.path.lexists(final):
+                os.replace(final, old)
+            os.replace(temporary, final)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep_folders(folder: Path) -> None:
+    """Remove what killed writers of `atomic_folder` have left in a folder; to be asked by its only writer.
+
+    Args:
+        folder: Where to look; it need not be there.
+    """
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        if _TEMPORARY.fullmatch(path.name) and path.suffix in _FOLDER_PARTS and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import numpy as np
 
 from ovseg_cli.cli.common import Common
 from ovseg_cli.files.labels import voc_colour
+from ovseg_cli.files.probabilities import Scores
 from ovseg_cli.segmentation import segmenter
 from ovseg_cli.store.records import ClassRecord, ExtractorRecord, PrototypeRecord, SupportRecord
 
@@ -66,7 +67,16 @@ class PaintSegmenter(segmenter.Segmenter):
             mean_scores=dict.fromkeys(shares, 0.5),
             kept=self._kept(classes),
             margin=0.125,
+            scores=self._scores(ids),
         )
+
+    def _scores(self, ids):
+        """Half of what stands for 1 where a class is, and a quarter where the background is."""
+        if not self.keep_scores:
+            return None
+        top = 2**self.keep_scores - 1
+        values = np.stack([(ids == i) * (top // (2 if i else 4)) for i in range(len(self.names) + 1)])
+        return Scores(values.astype(np.uint8 if top == 255 else np.uint16), np.arange(len(values), dtype=np.uint16))
 
     def segment_batch(self, images, classes=None):
         return [self.segment(image, own) for image, own in zip(images, classes or [None] * len(images), strict=True)]

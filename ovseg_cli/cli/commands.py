@@ -41,6 +41,12 @@ ENTRIES: Final = (
     Entry("import-class", "bundles", "Take classes from files into the store."),
     Entry("segment", "segment", "Name every pixel of a picture, or of many."),
     Entry("report", "report", "Make one page of a run, to look through its pictures."),
+    Entry("export", "exports", "Write label maps as files that other tools read."),
+    Entry(
+        "relabel",
+        "exports",
+        "Make label maps again with another threshold, or for some of the classes, without the models.",
+    ),
     Entry("explain", "explain", "Explain why pixels got their classes."),
     Entry("eval", "evaluate", "Score label maps against ground truth."),
     Entry("benchmark", "benchmark", "Run many methods on the same labelled pictures and write one table."),

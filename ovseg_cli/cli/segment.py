@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ovseg_cli.cli.common import Common, command
+from ovseg_cli.cli.exported import export_after_run, export_data, show_export
 from ovseg_cli.cli.folder import EXIT_SOME_FAILED, run_with_progress, show_summary, summary_data
-from ovseg_cli.cli.options import RUNNING, BatchOpt, DryRunOpt, ImageClassesOpt, Query, with_query
+from ovseg_cli.cli.options import RUNNING, BatchOpt, DryRunOpt, ImageClassesOpt, Query, split_names, with_query
 from ovseg_cli.cli.output import amount
 from ovseg_cli.cli.pages import report_data, show_where, write_with_bar
+from ovseg_cli.exports.registry import FORMATS, SCORES, wanted_formats
 
 if TYPE_CHECKING:
     from ovseg_cli.runs.plan import Plan
@@ -57,6 +59,15 @@ def segment(
             "--report/--no-report", help="Also write report.html, one page to look through the run: see ovseg report."
         ),
     ] = False,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help=f"Also write {', '.join([*FORMATS, *SCORES])}; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -94,6 +105,7 @@ def segment(
     from ovseg_cli.runs.plan import find_images
 
     # What is wrong with the request itself is told before a store is made for it.
+    wanted = wanted_formats(split_names(formats))
     images = find_images(inputs, output)
     shown = None if image_classes is None else read_image_classes(image_classes)
     with common.store_for_planning() as store:
@@ -107,6 +119,7 @@ def segment(
             options=query.options,
             overlay=overlay,
             explain=explain,
+            probabilities=wanted.scores,
             overwrite=overwrite,
             limit=limit,
             image_classes=shown,
@@ -120,16 +133,20 @@ def segment(
         return
     with common.open_store() as store:
         summary = run_with_progress(common, store, planned, fail_fast=fail_fast, batch=batch)
+    exported = export_after_run(common, summary.output, wanted.exports if summary.done or summary.skipped else ())
     written = write_with_bar(common, summary.output) if report else None
 
     def human() -> None:
         show_summary(common, summary, overlay=overlay, explain=explain)
+        for one in exported:
+            show_export(common, one)
         if written is not None:
             show_where(common, written)
 
-    pages = {} if written is None else {"report": report_data(written)}
-    common.out.result({**summary_data(summary), **pages}, human=human, quiet=[summary.output])
-    if summary.failed:
+    data = summary_data(summary) | ({"exports": [*map(export_data, exported)]} if exported else {})
+    data |= {"report": report_data(written)} if written is not None else {}
+    common.out.result(data, human=human, quiet=[summary.output])
+    if summary.failed or any(one.failed for one in exported):
         raise typer.Exit(EXIT_SOME_FAILED)
 
 

@@ -9,6 +9,7 @@ MASK_FOLDER: Final = "SegmentationClass"
 
 OVERLAY_FOLDER: Final = "overlay"
 EXPLAIN_FOLDER: Final = "explain"
+PROBABILITY_FOLDER: Final = "probabilities"
 
 LIST_NAME: Final = "ImageSets/Segmentation/default.txt"
 """VOC's list of the images that have a label map."""

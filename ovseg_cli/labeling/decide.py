@@ -145,6 +145,7 @@ def decide(
     ids: Sequence[int] | None = None,
     head: Head | None = None,
     enlargement: Enlargement = "bilinear",
+    keep: npt.NDArray[np.unsignedinteger] | None = None,
 ) -> Decision:
     """The best label of every pixel.
 
@@ -159,6 +160,7 @@ def decide(
         head: What makes scores of the enlarged values, as the published heads do it: a softmax of enlarged cosines is
             not the enlargement of a softmax.
         enlargement: How the values are enlarged.
+        keep: Where the labels' scores are left, (C + 1, H, W) of uint8 or uint16: 0..1 as whole numbers.
 
     Returns:
         The label map, made in strips of rows so that memory does not grow with the image but for the label map itself.
@@ -177,6 +179,8 @@ def decide(
     floor = max(0.0, threshold or 0.0) if background else None
     for start, stop, enlarged in strips(values, size, channels=channels, enlargement=enlargement):
         rows = enlarged if head is None else head.apply(enlarged)
+        if keep is not None:
+            keep[:, start:stop] = _whole_numbers(rows, keep.dtype)
         if not background:
             rows = rows[1:]
         best, labels = rows.max(dim=0)
@@ -218,3 +222,9 @@ def _margins(scores: Tensor, best: Tensor, winner: Tensor, *, floor: float | Non
     first = torch.where(winner == 0, others, best)  # of the classes
     bound = scores[0].clamp(min=floor)
     return torch.where(first > bound, first - others.clamp(min=floor), bound - first)
+
+
+def _whole_numbers(scores: Tensor, kind: np.dtype[np.unsignedinteger]) -> npt.NDArray[np.unsignedinteger]:
+    """Scores as whole numbers, of which the largest stands for 1."""
+    shares = scores.float().nan_to_num(0.0).clamp(0, 1)
+    return (shares * np.iinfo(kind).max).round().to(torch.int32).cpu().numpy().astype(kind)

@@ -16,7 +16,8 @@ from ovseg_cli.atomic import write_image
 from ovseg_cli.drawing.overlay import overlay as draw_overlay
 from ovseg_cli.drawing.palettes import for_display
 from ovseg_cli.files.labels import LabelMap, write_label
-from ovseg_cli.files.layout import EXPLAIN_FOLDER, MASK_FOLDER, OVERLAY_FOLDER
+from ovseg_cli.files.layout import EXPLAIN_FOLDER, MASK_FOLDER, OVERLAY_FOLDER, PROBABILITY_FOLDER
+from ovseg_cli.files.probabilities import Bits, Scores, write_scores
 from ovseg_cli.runs.journal import Entry, is_intact
 
 if TYPE_CHECKING:
@@ -36,11 +37,13 @@ class Answer:
         image: The upright RGB picture.
         ids: Class ids, (H, W), 0 = background.
         explanations: Why, for some of its pixels; None where nobody asked.
+        scores: What its labels were chosen by; None where nobody asked.
     """
 
     image: Image.Image
     ids: NDArray[np.uint16]
     explanations: Sequence[Explanation] | None = None
+    scores: Scores | None = None
 
 
 class Artefact(ABC):
@@ -51,7 +54,7 @@ class Artefact(ABC):
         folder: Where it lies in the output folder.
     """
 
-    field: ClassVar[Literal["output", "overlay", "explain"]]
+    field: ClassVar[Literal["output", "overlay", "explain", "probabilities"]]
     folder: ClassVar[str]
 
     def path(self, key: object) -> str:
@@ -124,6 +127,36 @@ class _Explanations(Artefact):
         write_image(target, draw(answer.image, answer.ids, for_display(labels), answer.explanations, note=HOW_CHOSEN))
 
 
+class _Probabilities(Artefact):
+    """The scores of the labels; see `ovseg_cli.files.probabilities`."""
+
+    field = "probabilities"
+    folder = PROBABILITY_FOLDER
+    bits: ClassVar[Bits] = 16
+
+    def path(self, key: object) -> str:
+        """As the others, but an NPZ."""
+        return f"{self.folder}/{key}.npz"
+
+    def wanted(self, request: Request) -> bool:
+        """With ``--format probabilities``."""
+        return request.probabilities == self.bits
+
+    def write(self, target: Path, answer: Answer, labels: LabelMap) -> None:
+        """As `ovseg_cli.files.probabilities.write_scores` does."""
+        if answer.scores is None:
+            raise ValueError(f"the scores for {target} were not kept")
+        write_scores(target, answer.scores)
+
+
+class _Probabilities8(_Probabilities):
+    """The same in half the space, with ``--format probabilities-8``."""
+
+    folder = f"{PROBABILITY_FOLDER}-8"
+    bits = 8
+
+
 LABEL_MAPS, OVERLAYS, EXPLANATIONS = _LabelMaps(), _Overlays(), _Explanations()
-ARTEFACTS: tuple[Artefact, ...] = (LABEL_MAPS, OVERLAYS, EXPLANATIONS)
+PROBABILITIES = (_Probabilities(), _Probabilities8())
+ARTEFACTS: tuple[Artefact, ...] = (LABEL_MAPS, OVERLAYS, EXPLANATIONS, *PROBABILITIES)
 """Every kind, the label map first."""

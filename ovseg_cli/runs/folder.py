@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ovseg_cli.errors import UnknownClassError, UsageError
 from ovseg_cli.methods.catalogue import METHODS, check_explained
@@ -83,6 +83,7 @@ def plan_folder(
     options: SegmentOptions | None = None,
     overlay: bool = False,
     explain: bool = False,
+    probabilities: Literal[0, 8, 16] = 0,
     overwrite: bool = False,
     limit: int | None = None,
     image_classes: ImageClasses | None = None,
@@ -101,6 +102,7 @@ def plan_folder(
         options: What else decides the label maps.
         overlay: Whether overlays are wanted too.
         explain: Whether explanations are wanted too.
+        probabilities: In how many bits the scores are wanted too; 0 for not at all.
         overwrite: Whether everything is made again, also for other classes than the folder has.
         limit: Only the first so many images.
         image_classes: Which classes each image shows.
@@ -131,7 +133,9 @@ def plan_folder(
         raise UnknownClassError(f"{image_classes.path}, line {number}: {error}") from error
     if image_classes is not None:
         image_classes = image_classes.among(names)
-    request = Request.by(recipe, overlay=overlay, explain=explain, image_classes=image_classes)
+    request = Request.by(
+        recipe, overlay=overlay, explain=explain, probabilities=probabilities, image_classes=image_classes
+    )
     plan = plan_run(inputs, output, request, images=images, overwrite=overwrite, limit=limit)
     notes = [*_about_choice(store, choice, profile), *recipe.notes, *_about_image_classes(plan, of_file=not classes)]
     if plan.redone and not overwrite:
@@ -175,6 +179,7 @@ def run_plan(
         listener.load()
         models = load_models()
         segmenter = Segmenter.by_recipe(models, recipe, texts=store, progress=listener.read)
+        segmenter.keep_scores = planned.plan.request.probabilities
         return ReadySegmenter(segmenter, models.device, str(models.dtype).removeprefix("torch."))
 
     summary = run_folder(

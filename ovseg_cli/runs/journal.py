@@ -32,6 +32,7 @@ class Entry:
         output: the label map, relative to the output folder with `/`; None when there is none.
         overlay: the picture with its labels drawn on it, likewise.
         explain: a picture that says why these labels, likewise.
+        probabilities: the scores of the labels, likewise.
         size: `[width, height]` of the upright picture; None when it could not be read.
         status: `done`, or `failed` (and then tried again by the next run).
         method: what labelled it.
@@ -56,6 +57,7 @@ class Entry:
     output: str | None = None
     overlay: str | None = None
     explain: str | None = None
+    probabilities: str | None = None
     size: tuple[int, int] | None = None
     status: Literal["done", "failed"]
     method: str | None = None
@@ -73,8 +75,8 @@ class Entry:
 
     @property
     def drawings(self) -> tuple[str, ...]:
-        """Files beside the label map that show it."""
-        return tuple(name for name in (self.overlay, self.explain) if name is not None)
+        """Files beside the label map that were made with it."""
+        return tuple(name for name in (self.overlay, self.explain, self.probabilities) if name is not None)
 
     def to_line(self) -> str:
         """The entry as one line of JSON, without the line break."""
@@ -141,6 +143,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "output": _or_none(_is_path),
     "overlay": _or_none(_is_path),
     "explain": _or_none(_is_path),
+    "probabilities": _or_none(_is_path),
     "size": _or_none(_is_size),
     "status": lambda value: value in ("done", "failed"),
     "method": _or_none(_is_text),

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -150,7 +150,7 @@ class Ledger:
         """Write what gives the label maps their meaning before the first of them is there, and begin the journal."""
         output = self._plan.output
         for name in self._plan.stale:
-            _remove_inside(output, name)
+            remove_inside(output, name)
         make_folder(output / MASK_FOLDER)
         # Entries of planned images that still hold stay in the journal from the start: a kill loses nothing.
         for item in self._plan.items:
@@ -201,7 +201,7 @@ class Ledger:
         entry = Entry(path=picture_id(item.image.path), status="failed", error=reason, key=item.key)
         # A label map of what used to be under this name describes it no more.
         for name in item.files:
-            _remove_inside(self._plan.output, name)
+            remove_inside(self._plan.output, name)
         self._record.add("failed", entry)
         return entry
 
@@ -211,13 +211,13 @@ class Ledger:
         summary.remaining = summary.images - summary.done - summary.skipped - len(summary.failed)
         summary.seconds = time.perf_counter() - started
         entries = [self._entries.get(picture_id(item.image.path)) for item in self._plan.items]
-        _add_shares(summary, entries)
+        add_shares(summary, entries)
         if self._profile.domain is not None:
             summary.unfamiliar = sum(entry is not None and entry.unfamiliar is True for entry in entries)
         try:
             ordered = sorted(self._entries.values(), key=lambda entry: (entry.output or "", entry.path))
             write_journal(output, ordered)
-            _write_list(output, ordered)
+            write_list(output, ordered)
             replace(
                 self._manifest,
                 status=status,
@@ -376,7 +376,8 @@ def _image_classes(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _add_shares(summary: RunSummary, entries: list[Entry | None]) -> None:
+def add_shares(summary: RunSummary, entries: Sequence[Entry | None]) -> None:
+    """Add up what is in the pictures that have a label map."""
     mapped = [entry for entry in entries if entry is not None and entry.status == "done"]
     for entry in mapped:
         for name, share in entry.shares.items():
@@ -385,7 +386,7 @@ def _add_shares(summary: RunSummary, entries: list[Entry | None]) -> None:
                 summary.images_with[name] = summary.images_with.get(name, 0) + 1
 
 
-def _write_list(output: Path, entries: list[Entry]) -> None:
+def write_list(output: Path, entries: list[Entry]) -> None:
     """The VOC list of the pictures that have a label map: one name per line, without its suffix."""
     names = [
         entry.output.removeprefix(f"{MASK_FOLDER}/").removesuffix(".png")
@@ -398,7 +399,7 @@ def _write_list(output: Path, entries: list[Entry]) -> None:
     write_text(output / LIST_NAME, "".join(f"{name}\n" for name in names if name not in broken))
 
 
-def _remove_inside(output: Path, name: str) -> None:
+def remove_inside(output: Path, name: str) -> None:
     """Remove a file that the journal names; never one outside the output folder, whatever the journal says."""
     path = (output / name).resolve()
     if output.resolve() in path.parents and os.path.lexists(path):  # False also for names that are too long

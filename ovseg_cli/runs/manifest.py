@@ -51,6 +51,8 @@ class Manifest:
         libraries: versions of the libraries below.
         store: `path` and `vector_revision` of the store.
         counts: images by outcome.
+        relabelled: the run whose scores these label maps were made of, without the models: its `folder` and `id`, the
+            `threshold` and the `classes` that were kept (empty: all); empty where models made them.
         unfamiliar: how many of the label maps are of pictures that look like nothing that the models were trained on;
             None where they know photographs, and until the run is over. `predictions.jsonl` says which.
     """
@@ -81,6 +83,7 @@ class Manifest:
     libraries: Mapping[str, str]
     store: Mapping[str, Any]
     counts: Mapping[str, int] = field(default_factory=dict)
+    relabelled: Mapping[str, Any] = field(default_factory=dict)
     unfamiliar: int | None = None
 
     @property
@@ -135,7 +138,8 @@ def _check(manifest: Manifest) -> None:
         "unfamiliar": (int, type(None)),
     }
     kinds |= dict.fromkeys(
-        ("configured", "method", "options", "image_classes", "settings", "profile", "libraries", "store"), dict
+        ("configured", "method", "options", "image_classes", "settings", "profile", "libraries", "store", "relabelled"),
+        dict,
     )
     for name, kind in kinds.items():
         if not isinstance(getattr(manifest, name), kind):

@@ -17,7 +17,7 @@ from ovseg_cli.files.image_classes import ImageLine, ImageMatches
 from ovseg_cli.files.layout import JOURNAL_NAME, MANIFEST_NAME, MASK_FOLDER
 from ovseg_cli.files.text import special_kind
 from ovseg_cli.names import listed_names
-from ovseg_cli.runs.artefacts import ARTEFACTS, EXPLANATIONS, LABEL_MAPS, OVERLAYS
+from ovseg_cli.runs.artefacts import ARTEFACTS, EXPLANATIONS, LABEL_MAPS, OVERLAYS, PROBABILITIES
 from ovseg_cli.runs.journal import Entry, read_journal
 from ovseg_cli.runs.manifest import Manifest, read_manifest
 from ovseg_cli.runs.request import Request
@@ -37,26 +37,31 @@ class PlanItem:
         output: its label map, relative to the output folder.
         overlay: its drawing, likewise; None when none is wanted.
         explain: its explanation, likewise.
+        probabilities: its scores, likewise.
         key: its resume key; empty when the file cannot even be read.
         action: `segment`; `explain` when the label map is there and the explanation missing; `draw` when only the
             overlay is missing; `skip` when all is there.
         entry: what the journal says, when that still holds.
         classes: the classes that may be in this picture, as the user says; None when the user says nothing.
+        again: whether the label map is there, and the picture is segmented once more for its scores only.
     """
 
     image: InputImage
     output: str
     overlay: str | None
     explain: str | None = None
+    probabilities: str | None = None
     key: str
     action: Action
     entry: Entry | None = None
     classes: tuple[str, ...] | None = None
+    again: bool = False
 
     @property
     def files(self) -> tuple[str, ...]:
         """What there will be of this image, in the output folder."""
-        return tuple(name for name in (self.output, self.overlay, self.explain) if name is not None)
+        names = (self.output, self.overlay, self.explain, self.probabilities)
+        return tuple(name for name in names if name is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +249,9 @@ def _filled(
         stale = _moved(items, entries) + [name for name in replaced if name not in drawn]
     finished = {entry.output for entry in entries.values() if entry.status == "done"}
     # A label map that the journal does not know is one whose run was killed in between: unfinished, not changed.
-    redone = sum(i.action == "segment" and i.output in finished and (folder / i.output).exists() for i in items)
+    redone = sum(
+        i.action == "segment" and not i.again and i.output in finished and (folder / i.output).exists() for i in items
+    )
     return replace(plan, items=items, kept=kept, stale=tuple(stale), redone=redone)
 
 
@@ -365,6 +372,7 @@ def _plan_image(
 ) -> PlanItem:
     paths = {kind.field: kind.path(image.key) for kind in ARTEFACTS if kind.wanted(request)}
     mask, overlay, explain = LABEL_MAPS.path(image.key), paths.get("overlay"), paths.get("explain")
+    scores = paths.get("probabilities")
     try:
         key = resume_key(image.path, request, classes)
     except ImageError:
@@ -378,10 +386,21 @@ def _plan_image(
         and LABEL_MAPS.fits(entry, mask, folder)
     )
     item = PlanItem(
-        image=image, output=mask, overlay=overlay, explain=explain, key=key, action="segment", classes=classes
+        image=image,
+        output=mask,
+        overlay=overlay,
+        explain=explain,
+        probabilities=scores,
+        key=key,
+        action="segment",
+        classes=classes,
     )
     if not holds or entry is None:
         return item
+    if scores is not None and not any(kind.fits(entry, scores, folder) for kind in PROBABILITIES):
+        # What was drawn of the label map stays, asked for or not.
+        overlay, explain = overlay or entry.overlay, explain or entry.explain
+        return replace(item, overlay=overlay, explain=explain, entry=entry, again=True)
     drawn = overlay is None or OVERLAYS.fits(entry, overlay, folder)
     explained = explain is None or EXPLANATIONS.fits(entry, explain, folder)
     return replace(item, action="explain" if not explained else "skip" if drawn else "draw", entry=entry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ovseg_cli.files.image_classes import ImageClasses
 from ovseg_cli.segmentation.options import SegmentOptions
@@ -26,6 +26,7 @@ class Request:
         digest: digest of everything that decides a label map, except the picture.
         overlay: whether pictures with the labels drawn on them are wanted too.
         explain: whether pictures that say why these labels are wanted too.
+        probabilities: in how many bits the scores are wanted too; 0 for not at all.
         image_classes: which of the classes each picture shows, in their spelling; None when nobody says. It takes the
             pre-filter's place for the pictures that it names.
     """
@@ -39,11 +40,18 @@ class Request:
     digest: str
     overlay: bool = False
     explain: bool = False
+    probabilities: Literal[0, 8, 16] = 0
     image_classes: ImageClasses | None = None
 
     @classmethod
     def by(
-        cls, recipe: Recipe, *, overlay: bool = False, explain: bool = False, image_classes: ImageClasses | None = None
+        cls,
+        recipe: Recipe,
+        *,
+        overlay: bool = False,
+        explain: bool = False,
+        probabilities: Literal[0, 8, 16] = 0,
+        image_classes: ImageClasses | None = None,
     ) -> Request:
         """What a recipe makes."""
         return cls(
@@ -56,5 +64,6 @@ class Request:
             digest=recipe.digest,
             overlay=overlay,
             explain=explain,
+            probabilities=probabilities,
             image_classes=image_classes,
         )

@@ -183,7 +183,7 @@ def _take(plan: Plan, worker: Worker, ledger: Ledger, item: PlanItem) -> Entry:
     image = worker.open(item)
     if isinstance(image, ImageError):
         raise image
-    if entry is None:
+    if entry is None or item.again:
         return _write_labels(plan, image, partial(worker.explain, image))
     if item.action == "explain" and item.explain is not None:
         labels = worker.explain(image)
@@ -205,10 +205,10 @@ def _write_labels(plan: Plan, one: OpenImage, label: Callable[[], Labels]) -> En
     labels = label()
     item, image, result = one.item, one.image, labels.result
     meaning = LabelMap.from_classes(plan.request.classes)
-    answer = Answer(image, result.ids, labels.explanations)
+    answer = Answer(image, result.ids, labels.explanations, result.scores)
     for artefact in ARTEFACTS:
         path: str | None = getattr(item, artefact.field)
-        if path is not None:
+        if path is not None and artefact.wanted(plan.request):
             artefact.write(plan.output / path, answer, meaning)
     nbytes, digest = written(plan.output / item.output)
     return Entry(
@@ -216,6 +216,7 @@ def _write_labels(plan: Plan, one: OpenImage, label: Callable[[], Labels]) -> En
         output=item.output,
         overlay=item.overlay,
         explain=item.explain,
+        probabilities=item.probabilities,
         size=(image.width, image.height),
         status="done",
         method=result.method,

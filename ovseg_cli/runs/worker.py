@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ovseg_cli.explanations import Explainer, Explanation
+    from ovseg_cli.files.probabilities import Scores
     from ovseg_cli.segmentation.segmenter import Segmenter
     from ovseg_cli.store import Store
 
@@ -58,6 +59,10 @@ class SegmentationLike(Protocol):
     @property
     def margin(self) -> float | None:
         """How far its pixels' scores are from giving other labels, on the mean; None for only one label."""
+
+    @property
+    def scores(self) -> Scores | None:
+        """What the labels were chosen by, if it was to be kept."""
 
 
 class SegmenterLike(Protocol):

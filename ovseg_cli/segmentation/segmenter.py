@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.errors import MethodError, OvsegError, UsageError
+from ovseg_cli.files.probabilities import Scores
 from ovseg_cli.labeling.decide import Enlargement, Head, decide, enlarge_rows
 from ovseg_cli.labeling.refine import WORD_DILATIONS, pamr
 from ovseg_cli.methods.catalogue import METHODS, scorer_of
@@ -62,6 +63,7 @@ class Segmentation:
             little; None where they know photographs.
         margin: How far the scores of a pixel are from giving it another label, mean over the pixels: the smaller, the
             less certain, among pictures of one method. None where there is only one label to give.
+        scores: What the labels were chosen by, if it was to be kept.
     """
 
     ids: npt.NDArray[np.uint16]
@@ -72,6 +74,7 @@ class Segmentation:
     kept: dict[str, float | None] | None = None
     unfamiliar: bool | None = None
     margin: float | None = None
+    scores: Scores | None = None
 
     def mask(self, name: str) -> npt.NDArray[np.bool_]:
         """Pixels of one class (its name in any case), bool (H, W).
@@ -132,12 +135,16 @@ class Segmenter:
         threshold: Score below which a class gives way to the background; None for no such rule.
         refine: What is done to the scores: "none" or "pamr".
         notes: Sentences for people about what they may not expect.
+        keep_scores: In how many bits the scores of each picture come along, 8 or 16; 0 for not at all. They take
+            labels x height x width times 1 or 2 bytes.
 
     Raises:
         UnknownClassError: See `choose_method`.
         UsageError: `classes` is no list of names; and see `make_recipe`.
         ProfileMismatchError: See `make_recipe`.
     """
+
+    keep_scores: Literal[0, 8, 16] = 0
 
     def __init__(
         self,
@@ -373,15 +380,21 @@ class Segmenter:
 
     def label(self, scored: ScoreMaps) -> Segmentation:
         """The label map of scores: the second half of `segment`."""
+        ids = np.array([0, *(place + 1 for place in scored.classes)], dtype=np.uint16)
+        kept_scores = None
+        if self.keep_scores:
+            kind = np.uint8 if self.keep_scores == 8 else np.uint16
+            kept_scores = Scores(np.zeros((len(ids), *scored.size), dtype=kind), ids)
         with torch.inference_mode():
             decision = decide(
                 scored.values,
                 scored.size,
                 background=self.options.background,
                 threshold=self.threshold,
-                ids=[0, *(place + 1 for place in scored.classes)],
+                ids=ids.tolist(),
                 head=scored.head,
                 enlargement=scored.enlargement,
+                keep=None if kept_scores is None else kept_scores.values,
             )
         competing = tuple(self.names[place] for place in scored.classes)
         labels = ("background", *competing)
@@ -396,6 +409,7 @@ class Segmenter:
             kept=None if kept is None else dict(zip(competing, kept.scores, strict=True)),
             unfamiliar=scored.unfamiliar,
             margin=decision.margin,
+            scores=kept_scores,
         )
 
 

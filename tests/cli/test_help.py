@@ -42,6 +42,8 @@ def test_the_commands_are_those_of_the_mission():
         "import-class",
         "segment",
         "report",
+        "export",
+        "relabel",
         "explain",
         "eval",
         "benchmark",

@@ -66,4 +66,5 @@ class Factory:
                 return super().segment_batch(images, classes)
 
         segmenter = Counting(FakeModels(profile), store, wanted.classes, method=wanted.method, options=wanted.options)
+        segmenter.keep_scores = wanted.probabilities
         return ReadySegmenter(segmenter, self.device, "float32")

@@ -280,7 +280,7 @@ class TestInterruption:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(artefacts, "write_label", interrupted)
-        monkeypatch.setattr(ledger, "_write_list", full)
+        monkeypatch.setattr(ledger, "write_list", full)
         with pytest.raises(KeyboardInterrupt):
             run()
         assert "could not be recorded" in caplog.text
