@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ovseg_cli.profiles.prompts import TemplateSet
     from ovseg_cli.prototypes.build import Progress
     from ovseg_cli.prototypes.masks import MaskMethod
+    from ovseg_cli.runs.engines.options import EngineOptions
     from ovseg_cli.runs.folder import Listener
     from ovseg_cli.runs.heads import TrainedHead, TrainingListener
     from ovseg_cli.runs.ledger import RunSummary
@@ -371,10 +372,12 @@ def segment_folder(
     image_classes: str | Path | None = None,
     overwrite: bool = False,
     limit: int | None = None,
+    retry_failed: bool = False,
     batch: int | None = None,
     fail_fast: bool = False,
     device: str = "auto",
     precision: Precision = "auto",
+    engine: EngineOptions | None = None,
     listener: Listener | None = None,
 ) -> RunSummary:
     """Segment files and folders into label maps on the disk: all that ``ovseg segment`` does.
@@ -395,10 +398,12 @@ def segment_folder(
         image_classes: A file that says which classes each image shows.
         overwrite: Whether everything is made again, also for other classes than the folder has.
         limit: Only the first so many images.
+        retry_failed: Only images that have failed before.
         batch: Images of one size that go through the networks together (default: 8 on a GPU, 1 on a CPU).
         fail_fast: Whether to stop at the first image that cannot be read.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto" (float16 on CUDA, else float32), "float32" or "float16".
+        engine: Who does the work: several processes, GPUs or a cluster (default: this process).
         listener: Is told how far the run is.
 
     Returns:
@@ -410,6 +415,7 @@ def segment_folder(
         UnknownClassError: As `segment`.
         ProfileMismatchError: As `segment`.
         OutputError: The output folder cannot be written.
+        EngineError: There can be no workers, or all have died.
     """
     from ovseg_cli.files.image_classes import read_image_classes
     from ovseg_cli.runs.folder import plan_folder, run_plan
@@ -429,6 +435,7 @@ def segment_folder(
         explain=explain,
         overwrite=overwrite,
         limit=limit,
+        retry_failed=retry_failed,
         image_classes=None if image_classes is None else read_image_classes(Path(image_classes)),
         precision=precision,
     )
@@ -439,6 +446,8 @@ def segment_folder(
         listener=listener,
         fail_fast=fail_fast,
         batch=batch,
+        engine=engine,
+        device=device,
     )
 
 

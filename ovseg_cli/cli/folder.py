@@ -11,6 +11,7 @@ from ovseg_cli.cli.output import Milestones, Part, ProgressBars, amount, duratio
 from ovseg_cli.files.layout import EXPLAIN_FOLDER, MASK_FOLDER, OVERLAY_FOLDER
 
 if TYPE_CHECKING:
+    from ovseg_cli.runs.engines.options import EngineOptions
     from ovseg_cli.runs.folder import FolderPlan
     from ovseg_cli.runs.ledger import RunSummary
     from ovseg_cli.runs.plan import Plan
@@ -59,6 +60,7 @@ def run_with_progress(
     fail_fast: bool = False,
     recorded: bool = True,
     batch: int | None = None,
+    engine: EngineOptions | None = None,
 ) -> RunSummary:
     """Carry out a plan with a progress bar.
 
@@ -69,6 +71,7 @@ def run_with_progress(
         fail_fast: stop at the first picture that cannot be read.
         recorded: whether the store remembers the run, so that a later `eval` scores it.
         batch: how many pictures may go through the models together; None for the device's default.
+        engine: who does the work; None for this process.
     """
     from ovseg_cli.runs.folder import run_plan
 
@@ -85,6 +88,8 @@ def run_with_progress(
                 fail_fast=fail_fast,
                 recorded=recorded,
                 batch=batch,
+                engine=engine,
+                device=common.device,
             )
         except KeyboardInterrupt:
             if recorded:

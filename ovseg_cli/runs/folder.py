@@ -15,6 +15,8 @@ from ovseg_cli.names import MAX_NAME_LENGTH, listed, listed_names, nearest, ques
 from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import Profile, profile_of
 from ovseg_cli.runs.classes import stored_names
+from ovseg_cli.runs.engines.bench import ByRecipe
+from ovseg_cli.runs.engines.options import EngineOptions, make_crew
 from ovseg_cli.runs.ledger import RunSummary
 from ovseg_cli.runs.plan import Plan, plan_run
 from ovseg_cli.runs.request import Request
@@ -85,6 +87,7 @@ def plan_folder(
     explain: bool = False,
     overwrite: bool = False,
     limit: int | None = None,
+    retry_failed: bool = False,
     image_classes: ImageClasses | None = None,
     precision: Precision = "auto",
     planning: bool = False,
@@ -103,6 +106,7 @@ def plan_folder(
         explain: Whether explanations are wanted too.
         overwrite: Whether everything is made again, also for other classes than the folder has.
         limit: Only the first so many images.
+        retry_failed: Only images that have failed before.
         image_classes: Which classes each image shows.
         precision: What the networks are to compute in.
         planning: Whether the plan is only looked at; it cannot be run then.
@@ -132,8 +136,10 @@ def plan_folder(
     if image_classes is not None:
         image_classes = image_classes.among(names)
     request = Request.by(recipe, overlay=overlay, explain=explain, image_classes=image_classes)
-    plan = plan_run(inputs, output, request, images=images, overwrite=overwrite, limit=limit)
+    plan = plan_run(inputs, output, request, images=images, overwrite=overwrite, limit=limit, retry_failed=retry_failed)
     notes = [*_about_choice(store, choice, profile), *recipe.notes, *_about_image_classes(plan, of_file=not classes)]
+    if retry_failed and not plan.items:
+        notes.append(f"no picture of these has failed before in {output}, so there is nothing to try again")
     if plan.redone and not overwrite:
         many = "1 label map" if plan.redone == 1 else f"{plan.redone} label maps"
         notes.append(f"{many} in {output} came from other pictures or settings; made again")
@@ -151,6 +157,8 @@ def run_plan(
     fail_fast: bool = False,
     recorded: bool = True,
     batch: int | None = None,
+    engine: EngineOptions | None = None,
+    device: str = "auto",
 ) -> RunSummary:
     """Carry out a plan; see `ovseg_cli.runs.segment.run_folder` for what is promised, and for what is raised.
 
@@ -164,9 +172,12 @@ def run_plan(
         fail_fast: Whether to stop at the first image that cannot be read.
         recorded: Whether the store remembers the run, so that a later evaluation finds it.
         batch: How many images may go through the models together; None for the device's default.
+        engine: Who is to do the work; None for this process, with the models of `load_models`.
+        device: Where workers of other processes are to compute.
     """
     listener = listener or _Nobody()
     recipe = planned.recipe
+    crew = None if engine is None else make_crew(engine, ByRecipe(recipe), store.path, device)
     listener.begin(planned.plan)
 
     def load() -> ReadySegmenter:
@@ -188,8 +199,9 @@ def run_plan(
         fail_fast=fail_fast,
         recorded=recorded,
         batch=batch,
+        crew=crew,
     )
-    summary.notes = planned.notes
+    summary.notes = (*planned.notes, *summary.notes)
     return summary
 
 

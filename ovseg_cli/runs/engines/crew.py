@@ -1,0 +1,125 @@
+"""Workers as the loop of a run knows them, wherever they are; and the crew of one: this process."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ovseg_cli.runs.jobs import Job, Order, Outcome, outcomes
+from ovseg_cli.runs.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A worker has made what there will be of an image."""
+
+    worker: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """A worker waits for a job."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A worker has died, and why as far as that is known."""
+
+    worker: int
+    why: str
+
+
+Event = Made | Free | Lost
+
+
+class Crew(ABC):
+    """Workers, which do jobs and say so.
+
+    Attributes:
+        size: How many there are to be.
+    """
+
+    size: int
+
+    @property
+    @abstractmethod
+    def batch(self) -> int:
+        """How many images may go through the models together; known once models are loaded, and 1 before."""
+
+    @abstractmethod
+    def start(self, *, load: bool) -> None:
+        """Let the workers begin; each says that it is free.
+
+        Args:
+            load: Whether models are needed. Then one worker at least has loaded them afterwards.
+
+        Raises:
+            OvsegError: The models cannot be loaded, or there can be no workers.
+        """
+
+    @abstractmethod
+    def hire(self) -> None:
+        """Have one more worker, in the place of one that was lost."""
+
+    @abstractmethod
+    def give(self, worker: int, job: Job) -> None:
+        """Give a free worker a job. It says what becomes of each image in turn, and then that it is free."""
+
+    @abstractmethod
+    def wait(self) -> Event:
+        """What happens next.
+
+        Raises:
+            Exception: What ended a worker's job and is no fault of an image.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End all workers, whatever they are doing; what they have begun is lost, and nothing half-written stays."""
+
+
+class Single(Crew):
+    """The crew of one: it does its job while one waits for it.
+
+    Args:
+        worker: Does it.
+        order: What all jobs have in common.
+    """
+
+    size = 1
+
+    def __init__(self, worker: Worker, order: Order) -> None:
+        self._worker = worker
+        self._order = order
+        self._doing: Iterator[Outcome] = iter(())
+
+    @property
+    def batch(self) -> int:
+        """The worker's."""
+        return self._worker.batch or 1
+
+    def start(self, *, load: bool) -> None:
+        """Load the models, if need be."""
+        if load:
+            self._worker.ready()
+
+    def hire(self) -> None:
+        """Never asked for: if this worker dies, nobody is left to ask."""
+        raise NotImplementedError
+
+    def give(self, worker: int, job: Job) -> None:
+        """Keep the job until somebody waits for it."""
+        self._doing = outcomes(job, self._order, self._worker)
+
+    def wait(self) -> Event:
+        """Do what comes next of the job."""
+        outcome = next(self._doing, None)
+        return Free(0) if outcome is None else Made(0, outcome)
+
+    def stop(self) -> None:
+        """Let go of what is open."""
+        self._doing = iter(())
