@@ -51,13 +51,15 @@ def connect(address: str | None, *, workers: int | None) -> bool:
     Raises:
         EngineError: Nobody answers there.
     """
+    where = address or os.environ.get("RAY_ADDRESS") or None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if where is None:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as by default, but without remarks about it
     import ray
 
     if ray.is_initialized():
         return False
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    where = address or os.environ.get("RAY_ADDRESS") or None
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     small = {} if where else {"num_cpus": max(cores(), workers or 1), "include_dashboard": False}
     try:
@@ -142,9 +144,7 @@ class Actors(Remote):
         gpus = 0 if device == "cpu" else int(has.get("GPU", 0))
         if device not in ("auto", "cpu") and not gpus:
             self._leave()
-            raise EngineError(
-                f"--device {device} was asked for, and the cluster has no GPU. Take --device auto or cpu."
-            )
+            raise EngineError(f"The cluster has no GPU, and --device {device} asks for one: take --device auto or cpu.")
         room = gpus or int(has.get("CPU", 1))
         super().__init__(max(1, min(workers or room, most)), told)
         self._device = device
@@ -181,9 +181,8 @@ class Actors(Remote):
                     self._ray.kill(actor)
                 heard.append(Lost(worker, _reason(error)))
                 continue
-            for message in messages:
-                if (event := self._event(worker, message)) is not None:
-                    heard.append(event)
+            events = [self._event(worker, message) for message in messages]
+            heard += [event for event in events if event is not None]
         self._tell_waiting(answered=bool(answered))
         return heard
 
