@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from ovseg_cli.errors import ImageError, OutputError
+from ovseg_cli.errors import ImageError, MethodError, OutputError
 from ovseg_cli.files.labels import LabelMap, read_label
 from ovseg_cli.runs import together as module
 from ovseg_cli.runs.folder import plan_folder
