@@ -15,7 +15,7 @@ from ovseg_cli.errors import DiskFullError, ImageError
 from ovseg_cli.files.labels import voc_colour
 from ovseg_cli.runs.worker import ReadySegmenter
 
-DEADLY, UNLUCKY, FORBIDDEN, FULL, BUGGY, SLOW = ((9, 9, n) for n in range(6))
+DEADLY, UNLUCKY, FORBIDDEN, FULL, BUGGY, SLOW, LENGTHY = ((9, 9, n) for n in range(7))
 """Colours of the first pixel: what the painter does when it sees one."""
 
 
@@ -61,6 +61,8 @@ class Painter:
             raise DiskFullError("No space left on the disk")
         if first == BUGGY:
             raise ZeroDivisionError("a bug")
+        if first == LENGTHY:
+            time.sleep(1)
         if first == SLOW:
             (self.folder / f"slow-{os.getpid()}").touch()
             time.sleep(30)

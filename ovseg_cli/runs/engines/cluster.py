@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ovseg_cli.runs.worker import Equipment
 
 _TICK = 1.0  # seconds between looks at whether a signal came
+_KNOCK = 10.0  # seconds in which a cluster must answer
 _LONG = 20.0  # seconds without a worker after which that is told
 
 log = logging.getLogger("ovseg_cli")
@@ -53,12 +55,14 @@ def connect(address: str | None, *, workers: int | None) -> bool:
     """
     where = address or os.environ.get("RAY_ADDRESS") or None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if where is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as by default, but without remarks about it
     import ray
 
     if ray.is_initialized():
         return False
+    if where is not None:
+        _knock(where)
+    if log.getEffectiveLevel() > logging.INFO:
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it has remarks about itself
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     small = {} if where else {"num_cpus": max(cores(), workers or 1), "include_dashboard": False}
@@ -66,13 +70,41 @@ def connect(address: str | None, *, workers: int | None) -> bool:
         ray.init(address=where, **quiet, **small)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        hint = "Name the cluster with --ray-address HOST:PORT, as ray start --head tells it"
-        raise EngineError(f"There is no Ray cluster at {where or 'this computer'}: {first}. {hint}.") from error
+        if where is None:
+            raise EngineError(f"Ray cannot be started on this computer: {first}") from error
+        raise _nobody(where, first) from error
+    else:
+        _keep_off_stdout(ray)
     finally:
         for number, handler in handlers.items():  # Ray has put its own in their place
             with suppress(ValueError, TypeError):
                 signal.signal(number, handler)
     return True
+
+
+def _knock(address: str) -> None:
+    """Find out whether anybody listens at HOST:PORT; Ray would ask for many minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        return  # `auto`, or a kind of address that Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK).close()
+    except (OSError, OverflowError) as error:
+        raise _nobody(address, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _nobody(address: str, why: str) -> EngineError:
+    return EngineError(
+        f"No Ray cluster answers at {address}: {why.rstrip('.')}. Name it as `ray start --head` tells it, with "
+        "--ray-address HOST:PORT, and with the cluster's token, where it has one, in RAY_AUTH_TOKEN."
+    )
+
+
+def _keep_off_stdout(ray: Any) -> None:
+    """Ray prints to stdout when a worker dies, which we tell ourselves: stdout is for data."""
+    inside = getattr(getattr(ray, "_private", None), "worker", None)
+    if hasattr(inside, "print_to_stdstream"):
+        inside.print_to_stdstream = lambda *said, **_: log.debug("ray: %s", said)
 
 
 class Seat:
