@@ -287,8 +287,8 @@ class Milestones:
             return
         self._tenths, self._said = tenths, now
         if as_data:
-            figures = {"done": done, "total": self.total, "failed": failed, "seconds": now - self._started}
-            figures |= {"per_second": rate, "seconds_left": left}
+            figures: dict[str, float | None] = {"done": done, "total": self.total, "failed": failed}
+            figures |= {"seconds": now - self._started, "per_second": rate, "seconds_left": left}
             self.out.tell({"progress": {name: _short(value) for name, value in figures.items()}})
             return
         parts = [
@@ -377,7 +377,7 @@ class ProgressBars:
     ) -> None:
         """Move a bar, and change what it says; `left` are seconds, where somebody knows better than the bar."""
         if self._bars is not None and task is not None:
-            known = {} if left is None else {"left": left}
+            known: dict[str, Any] = {} if left is None else {"left": left}
             self._bars.update(task, completed=done, total=total, description=text, **known)
 
     def remove(self, task: TaskID | None) -> None:

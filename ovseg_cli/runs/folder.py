@@ -15,13 +15,15 @@ from ovseg_cli.names import MAX_NAME_LENGTH, listed, listed_names, nearest, ques
 from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import Profile, profile_of
 from ovseg_cli.runs.classes import stored_names
-from ovseg_cli.runs.engines.bench import ByRecipe
+from ovseg_cli.runs.engines.bench import ByRecipe, Loader, Segmenting
+from ovseg_cli.runs.engines.crew import Crew
 from ovseg_cli.runs.engines.options import EngineOptions, make_crew
+from ovseg_cli.runs.jobs import Order
 from ovseg_cli.runs.ledger import RunSummary
 from ovseg_cli.runs.plan import Plan, plan_run
 from ovseg_cli.runs.request import Request
-from ovseg_cli.runs.segment import Step, run_folder
-from ovseg_cli.runs.worker import ReadySegmenter
+from ovseg_cli.runs.segment import CrewMaker, Step, run_folder
+from ovseg_cli.runs.worker import Equipment, ReadySegmenter
 from ovseg_cli.segmentation.options import SegmentOptions
 from ovseg_cli.segmentation.recipe import Choice, Recipe, choose_method, make_recipe
 
@@ -177,7 +179,7 @@ def run_plan(
     """
     listener = listener or _Nobody()
     recipe = planned.recipe
-    crew = None if engine is None else make_crew(engine, ByRecipe(recipe), store.path, device)
+    crew = None if engine is None else crew_for(engine, ByRecipe(recipe), store, device)
     listener.begin(planned.plan)
 
     def load() -> ReadySegmenter:
@@ -203,6 +205,29 @@ def run_plan(
     )
     summary.notes = (*planned.notes, *summary.notes)
     return summary
+
+
+def crew_for(engine: EngineOptions, load: Loader, store: Store, device: str) -> CrewMaker | None:
+    """What makes the crew of a run; None for this process.
+
+    Args:
+        engine: Who is to do the work.
+        load: Loads what pictures are segmented with.
+        store: Workers on this computer look into it for explanations; others do not.
+        device: Where they compute.
+
+    Raises:
+        UsageError: See `ovseg_cli.runs.engines.options.make_crew`.
+    """
+    make = make_crew(engine, device)
+    if make is None:
+        return None
+
+    def crew(order: Order, told: Callable[[Equipment], None], batch: int | None, count: int) -> Crew:
+        folder = None if engine.engine == "ray" else store.path
+        return make(Segmenting(load=load, order=order, batch=batch, store=folder), told, count)
+
+    return crew
 
 
 def wanted_classes(

@@ -110,6 +110,32 @@ def jobs_of(items: Sequence[PlanItem], batch: int) -> Iterator[Job]:
         yield Job(len(items) - len(together), tuple(together))
 
 
+class Labeller:
+    """Does jobs of a run.
+
+    Args:
+        worker: Opens and labels pictures.
+        order: What all jobs have in common.
+    """
+
+    def __init__(self, worker: Worker, order: Order) -> None:
+        self._worker = worker
+        self._order = order
+
+    @property
+    def batch(self) -> int | None:
+        """How many images may go together; None before the models are loaded, where nobody said."""
+        return self._worker.batch
+
+    def ready(self) -> None:
+        """Load the models."""
+        self._worker.ready()
+
+    def do(self, job: Job) -> Iterator[Outcome]:
+        """What becomes of the images of a job, in their order, each with its files written."""
+        return outcomes(job, self._order, self._worker)
+
+
 def outcomes(job: Job, order: Order, worker: Worker) -> Iterator[Outcome]:
     """Do a job: what becomes of its images, in their order, each with its files written."""
 

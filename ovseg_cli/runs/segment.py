@@ -14,7 +14,7 @@ from ovseg_cli.errors import ImageError, UsageError
 from ovseg_cli.files.images import open_image
 from ovseg_cli.runs.engines.crew import Crew, Single
 from ovseg_cli.runs.engines.dispatch import Dispatch
-from ovseg_cli.runs.jobs import Order, Outcome
+from ovseg_cli.runs.jobs import Labeller, Order, Outcome, jobs_of
 from ovseg_cli.runs.journal import Entry, Journal
 from ovseg_cli.runs.ledger import Ledger, RunSummary, only_writer
 from ovseg_cli.runs.plan import Plan, current
@@ -144,7 +144,8 @@ def run_folder(
         ledger = Ledger(plan, store, profile, argv, configured or {}, recorded=recorded)
         order = Order.of(plan)
         if crew is None:
-            workers: Crew = Single(Worker(segmenter_factory, lambda: store, batch, ledger.note_models), order)
+            worker = Worker(segmenter_factory, lambda: store, batch, ledger.note_models)
+            workers: Crew = Single(Labeller(worker, order))
         else:
             workers = crew(order, ledger.note_models, batch, len(plan.items) - plan.count("skip"))
         with closing(steps_of(plan, workers, ledger, fail_fast=fail_fast)) as steps:
@@ -173,7 +174,9 @@ def steps_of(plan: Plan, crew: Crew, ledger: Ledger, *, fail_fast: bool = False)
         # Before anything in the folder is changed or removed.
         if any(item.action != "skip" for item in plan.items):
             crew.start(load=_needs_models(plan))
-        dispatch = Dispatch(plan, crew)
+        dispatch = Dispatch(
+            len(plan.items), jobs_of(plan.items, crew.batch), crew, lambda place, why: _left_out(plan, place, why)
+        )
         try:
             with ledger.open() as journal:
                 try:
@@ -202,9 +205,18 @@ def _needs_models(plan: Plan) -> bool:
     return False
 
 
+def _left_out(plan: Plan, place: int, why: str) -> Outcome:
+    return Outcome(place, None, f"{plan.items[place].image.path} is left out: {why}")
+
+
 def _noted(plan: Plan, dispatch: Dispatch, ledger: Ledger, journal: Journal, *, fail_fast: bool) -> Generator[Step]:
     pace = _Pace(plan)
-    for outcome in dispatch.outcomes():
+
+    def done(place: int) -> Outcome | None:
+        item = plan.items[place]
+        return Outcome(place, item.entry) if item.action == "skip" else None
+
+    for outcome in dispatch.outcomes(done):
         item, entry = plan.items[outcome.place], _note(plan, outcome, ledger, journal)
         if item.action != "skip":
             pace.took()

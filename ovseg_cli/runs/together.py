@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ovseg_cli.errors import ImageError, MethodError
 from ovseg_cli.files.images import open_image
 from ovseg_cli.runs.engines.crew import Single
-from ovseg_cli.runs.jobs import Order
+from ovseg_cli.runs.jobs import Labeller, Order
 from ovseg_cli.runs.ledger import Ledger, RunSummary, only_writer
 from ovseg_cli.runs.plan import Plan, current
 from ovseg_cli.runs.segment import Step, steps_of
@@ -96,7 +96,9 @@ def run_together(
                 timed=len(plans) == 1,
             )
             ledgers[method] = ledger
-            runs[method] = stack.enter_context(closing(steps_of(plan, Single(worker, Order.of(plan)), ledger)))
+            runs[method] = stack.enter_context(
+                closing(steps_of(plan, Single(Labeller(worker, Order.of(plan))), ledger))
+            )
         broken = dict(_in_turns(runs, progress))
     return TogetherRun(
         summaries={method: ledger.summary for method, ledger in ledgers.items()},

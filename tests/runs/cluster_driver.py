@@ -16,7 +16,8 @@ from pathlib import Path
 
 from ovseg_cli.errors import OvsegError
 from ovseg_cli.profiles import get_profile
-from ovseg_cli.runs.engines.options import EngineOptions, make_crew
+from ovseg_cli.runs.engines.options import EngineOptions
+from ovseg_cli.runs.folder import crew_for
 from ovseg_cli.runs.plan import plan_run
 from ovseg_cli.runs.segment import run_folder
 from ovseg_cli.store import Store
@@ -43,7 +44,7 @@ def run(folder: Path, out: str, *, workers: int = 2, address: str | None = None,
     options = EngineOptions(engine="ray", workers=workers, ray_address=address)
     begun = time.monotonic()
     with Store.open(folder / "store", profile="mini") as store:
-        crew = make_crew(options, load, store.path, "cpu")
+        crew = crew_for(options, load, store, "cpu")
         summary = run_folder(plan, lambda: load("cpu"), store, get_profile("mini"), crew=crew, progress=progress)
     return {
         "counts": summary.counts(),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ovseg_cli.profiles import get_profile
-from ovseg_cli.runs.engines.options import EngineOptions, make_crew
+from ovseg_cli.runs.engines.options import EngineOptions
+from ovseg_cli.runs.folder import crew_for
 from ovseg_cli.runs.plan import plan_run
 from ovseg_cli.runs.segment import run_folder
 from ovseg_cli.store import Store
@@ -17,5 +18,5 @@ def main(store: str, photos: str, output: str, engine: str = "local") -> None:
     load = LoadPainter(("cat", "dog"), Path(photos).parent / "marks")
     with Store.open(store) as opened:
         plan = plan_run([photos], Path(output), request())
-        crew = make_crew(EngineOptions(workers=2, engine=engine), load, opened.path, "cpu")
+        crew = crew_for(EngineOptions(workers=2, engine=engine), load, opened, "cpu")
         run_folder(plan, lambda: load("cpu"), opened, get_profile("mini"), crew=crew)

@@ -16,7 +16,6 @@ import pytest
 from ovseg_cli.errors import UsageError
 from ovseg_cli.runs.engines import cluster
 from ovseg_cli.runs.engines.options import EngineOptions, make_crew
-from tests.painting import LoadPainter
 from tests.runs.conftest import paint
 
 
@@ -81,7 +80,7 @@ class TestOnACluster:
         assert text.startswith("No Ray cluster answers at 127.0.0.1:1: Connection refused. Name it as `ray start")
 
 
-def test_without_ray_it_is_said_how_to_get_it(tmp_path, monkeypatch):
+def test_without_ray_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setattr(cluster, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r'pip install "ovseg\[ray\]"'):
-        make_crew(EngineOptions(engine="ray"), LoadPainter(("cat",), tmp_path), tmp_path, "auto")
+        make_crew(EngineOptions(engine="ray"), "auto")

@@ -16,7 +16,8 @@ from PIL import Image
 
 from ovseg_cli.errors import DiskFullError, EngineError, UsageError
 from ovseg_cli.runs.engines import dispatch, processes
-from ovseg_cli.runs.engines.options import EngineOptions, make_crew
+from ovseg_cli.runs.engines.options import EngineOptions
+from ovseg_cli.runs.folder import crew_for
 from ovseg_cli.runs.journal import read_journal
 from ovseg_cli.runs.manifest import read_manifest
 from ovseg_cli.runs.plan import plan_run
@@ -43,7 +44,7 @@ def run(photos, store, profile):
         plan = plan_run(["photos"], photos.parent / out, request(*CLASSES, overlay=overlay))
         load = load or LoadPainter(CLASSES, photos.parent / "marks")
         options = options or EngineOptions(workers=workers)
-        crew = make_crew(options, load, store.path, "cpu")
+        crew = crew_for(options, load, store, "cpu")
         return run_folder(plan, lambda: load("cpu"), store, profile, crew=crew, **more)
 
     return go

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from ovseg_cli.files import images
-from ovseg_cli.runs.engines.options import EngineOptions, make_crew
+from ovseg_cli.runs.engines.options import EngineOptions
+from ovseg_cli.runs.folder import crew_for
 from ovseg_cli.runs.journal import read_journal
 from ovseg_cli.runs.plan import plan_run
 from ovseg_cli.runs.segment import run_folder
@@ -93,7 +94,7 @@ def run(folder, store, profile):
         plan = plan_run(inputs or ["photos"], folder.parent / "out", wanted, retry_failed=retry_failed)
         before()
         load = LoadPainter(wanted.classes, folder.parent / "marks")
-        crew = make_crew(EngineOptions(workers=workers), load, store.path, "cpu")
+        crew = crew_for(EngineOptions(workers=workers), load, store, "cpu")
         return run_folder(plan, lambda: load("cpu"), store, profile, crew=crew, batch=batch)
 
     return go

@@ -10,11 +10,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ovseg_cli.errors import UsageError
-from ovseg_cli.runs.jobs import Job, Order, outcomes
-from ovseg_cli.runs.worker import ReadySegmenter, Worker
+from ovseg_cli.runs.engines.crew import Hand
+from ovseg_cli.runs.jobs import Labeller, Order
+from ovseg_cli.runs.worker import Equipment, ReadySegmenter, Worker
 
 if TYPE_CHECKING:
     from ovseg_cli.segmentation.recipe import Recipe
@@ -43,35 +44,62 @@ class ByRecipe:
         return ReadySegmenter(segmenter, models.device, str(models.dtype).removeprefix("torch."))
 
 
+class Craft(Protocol):
+    """What a worker is to do, as data: it can be pickled."""
+
+    def hand(self, device: str, told: Callable[[Equipment], None]) -> Hand:
+        """What does it.
+
+        Args:
+            device: Where it computes.
+            told: Is told what it works with, when its models are loaded.
+        """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
-    """What each worker of a run is given, the same for all.
+class Segmenting:
+    """Segments pictures.
 
     Attributes:
         load: Loads the segmenter.
         order: What all jobs have in common.
         batch: How many images may go together; None for the device's default.
         store: The store's folder, for explanations, which show its support images; None where workers open none.
-        folder: The current folder, which relative paths begin at.
-        environment: Variables that libraries read.
-        level: What is told in the log.
     """
 
     load: Loader
     order: Order
     batch: int | None
     store: Path | None = None
-    folder: Path = field(default_factory=Path.cwd)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    level: int = logging.WARNING
 
-    def open_store(self) -> Store:
+    def hand(self, device: str, told: Callable[[Equipment], None]) -> Hand:
+        """See `Craft`."""
+        return Labeller(Worker(lambda: self.load(device), self._open_store, self.batch, told), self.order)
+
+    def _open_store(self) -> Store:
         """Open the store, which other processes may be writing to."""
         from ovseg_cli.store import Store
 
         if self.store is None:
             raise UsageError("Explanations look into the store, which these workers do not open: leave out --explain.")
         return Store.open(self.store, create=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What each worker is given, the same for all.
+
+    Attributes:
+        craft: What it is to do.
+        folder: The current folder, which relative paths begin at.
+        environment: Variables that libraries read.
+        level: What is told in the log.
+    """
+
+    craft: Craft
+    folder: Path = field(default_factory=Path.cwd)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    level: int = logging.WARNING
 
 
 class Bench:
@@ -89,20 +117,17 @@ class Bench:
             os.chdir(spec.folder)
         _forward_log(spec.level, send)
         self._send = send
-        self._order = spec.order
-        self._worker = Worker(
-            lambda: spec.load(device), spec.open_store, spec.batch, lambda found: send(("ready", found))
-        )
+        self._hand = spec.craft.hand(device, lambda found: send(("ready", found)))
 
     def start(self, *, load: bool) -> None:
         """Load the models, if need be; then wait."""
-        self._send(self._attempt(self._worker.ready) if load else ("free", None))
+        self._send(self._attempt(self._hand.ready) if load else ("free", None))
 
-    def do(self, job: Job) -> None:
+    def do(self, job: Any) -> None:
         """Do a job; then wait."""
 
         def work() -> None:
-            for outcome in outcomes(job, self._order, self._worker):
+            for outcome in self._hand.do(job):
                 self._send(("made", outcome))
 
         self._send(self._attempt(work))

@@ -20,7 +20,7 @@ from ovseg_cli.runs.engines.processes import cores
 from ovseg_cli.runs.engines.remote import Remote
 
 if TYPE_CHECKING:
-    from ovseg_cli.runs.jobs import Job
+    from ovseg_cli.runs.engines.crew import Job
     from ovseg_cli.runs.worker import Equipment
 
 _TICK = 1.0  # seconds between looks at whether a signal came
@@ -102,7 +102,7 @@ def _nobody(address: str, why: str) -> EngineError:
 
 def _keep_off_stdout(ray: Any) -> None:
     """Ray prints to stdout when a worker dies, which we tell ourselves: stdout is for data."""
-    inside = getattr(getattr(ray, "_private", None), "worker", None)
+    inside: Any = getattr(getattr(ray, "_private", None), "worker", None)
     if hasattr(inside, "print_to_stdstream"):
         inside.print_to_stdstream = lambda *said, **_: log.debug("ray: %s", said)
 

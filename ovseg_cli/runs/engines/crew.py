@@ -5,14 +5,51 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from ovseg_cli.runs.jobs import Job, Order, Outcome, outcomes
-from ovseg_cli.runs.worker import Worker
+
+class Job(Protocol):
+    """Things that one worker takes in a row.
+
+    Attributes:
+        first: The place of the first of them among all; the others follow.
+        items: What is to be done.
+    """
+
+    @property
+    def first(self) -> int:
+        """See above."""
+
+    @property
+    def items(self) -> tuple[Any, ...]:
+        """See above."""
+
+
+class Outcome(Protocol):
+    """What became of one of them."""
+
+    @property
+    def place(self) -> int:
+        """Its place among all."""
+
+
+class Hand(Protocol):
+    """Does jobs of one kind, wherever it is."""
+
+    @property
+    def batch(self) -> int | None:
+        """How many things may go through the models together; None where that is not known yet."""
+
+    def ready(self) -> None:
+        """Load the models."""
+
+    def do(self, job: Any) -> Iterator[Outcome]:
+        """What becomes of the things of a job, one after another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A worker has made what there will be of an image."""
+    """A worker is through with a thing."""
 
     worker: int
     outcome: Outcome
@@ -48,7 +85,7 @@ class Crew(ABC):
     @property
     @abstractmethod
     def batch(self) -> int:
-        """How many images may go through the models together; known once models are loaded, and 1 before."""
+        """How many things may go through the models together; known once models are loaded, and 1 before."""
 
     @abstractmethod
     def start(self, *, load: bool) -> None:
@@ -67,14 +104,14 @@ class Crew(ABC):
 
     @abstractmethod
     def give(self, worker: int, job: Job) -> None:
-        """Give a free worker a job. It says what becomes of each image in turn, and then that it is free."""
+        """Give a free worker a job. It says what becomes of each thing in turn, and then that it is free."""
 
     @abstractmethod
     def wait(self) -> Event:
         """What happens next.
 
         Raises:
-            Exception: What ended a worker's job and is no fault of an image.
+            Exception: What ended a worker's job and is no fault of a thing itself.
         """
 
     @abstractmethod
@@ -86,26 +123,24 @@ class Single(Crew):
     """The crew of one: it does its job while one waits for it.
 
     Args:
-        worker: Does it.
-        order: What all jobs have in common.
+        hand: Does it.
     """
 
     size = 1
 
-    def __init__(self, worker: Worker, order: Order) -> None:
-        self._worker = worker
-        self._order = order
+    def __init__(self, hand: Hand) -> None:
+        self._hand = hand
         self._doing: Iterator[Outcome] = iter(())
 
     @property
     def batch(self) -> int:
-        """The worker's."""
-        return self._worker.batch or 1
+        """The hand's."""
+        return self._hand.batch or 1
 
     def start(self, *, load: bool) -> None:
         """Load the models, if need be."""
         if load:
-            self._worker.ready()
+            self._hand.ready()
 
     def hire(self) -> None:
         """Never asked for: if this worker dies, nobody is left to ask."""
@@ -113,7 +148,7 @@ class Single(Crew):
 
     def give(self, worker: int, job: Job) -> None:
         """Keep the job until somebody waits for it."""
-        self._doing = outcomes(job, self._order, self._worker)
+        self._doing = self._hand.do(job)
 
     def wait(self) -> Event:
         """Do what comes next of the job."""

@@ -6,13 +6,11 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 from ovseg_cli.errors import UsageError
-from ovseg_cli.runs.engines.bench import Loader, Spec
+from ovseg_cli.runs.engines.bench import Craft, Spec
 from ovseg_cli.runs.engines.crew import Crew
-from ovseg_cli.runs.jobs import Order
 from ovseg_cli.runs.worker import Equipment
 
 EngineName = Literal["local", "ray"]
@@ -92,23 +90,19 @@ def _named(devices: str, device: str) -> list[str]:
     return [f"cuda:{number}" for number in wanted]
 
 
-def make_crew(
-    options: EngineOptions,
-    load: Loader,
-    store: Path,
-    device: str,
-) -> Callable[[Order, Callable[[Equipment], None], int | None, int], Crew] | None:
-    """What makes the crew of a run; None when this process does the jobs itself.
+CrewMaker = Callable[[Craft, Callable[[Equipment], None], int], Crew]
+"""Makes a crew: of what it is to do, whom to tell of its equipment, and how much there is to do."""
+
+
+def make_crew(options: EngineOptions, device: str) -> CrewMaker | None:
+    """What makes a crew; None when this process does the jobs itself.
 
     Args:
         options: Who is to do them.
-        load: Loads what they are done with.
-        store: The store's folder.
         device: What was asked for.
 
     Raises:
-        UsageError: See `EngineOptions.devices_for`.
-        EngineError: Ray is not installed.
+        UsageError: See `EngineOptions.devices_for`; or Ray is not installed.
     """
     level = logging.getLogger("ovseg_cli").getEffectiveLevel()
     if options.engine == "ray":
@@ -116,9 +110,9 @@ def make_crew(
 
         check_ray()
 
-        def cluster(order: Order, told: Callable[[Equipment], None], batch: int | None, count: int) -> Crew:
+        def cluster(craft: Craft, told: Callable[[Equipment], None], count: int) -> Crew:
             environment = {name: value for name, value in os.environ.items() if name.startswith(_FOR_LIBRARIES)}
-            spec = Spec(load=load, order=order, batch=batch, environment=environment, level=level)
+            spec = Spec(craft=craft, environment=environment, level=level)
             return Actors(spec, options.workers, device, options.ray_address, told, most=count)
 
         return cluster
@@ -126,10 +120,9 @@ def make_crew(
     if len(devices) == 1 and options.devices is None:
         return None
 
-    def processes(order: Order, told: Callable[[Equipment], None], batch: int | None, count: int) -> Crew:
+    def processes(craft: Craft, told: Callable[[Equipment], None], count: int) -> Crew:
         from ovseg_cli.runs.engines.processes import Processes
 
-        spec = Spec(load=load, order=order, batch=batch, store=store, level=level)
-        return Processes(spec, devices[: max(1, count)], told)
+        return Processes(Spec(craft=craft, level=level), devices[: max(1, count)], told)
 
     return processes
