@@ -179,6 +179,11 @@ def run_plan(
     """
     listener = listener or _Nobody()
     recipe = planned.recipe
+    if engine is not None and engine.engine == "ray" and planned.plan.request.explain:
+        raise UsageError(
+            "--explain shows support images of the store, which workers of a cluster do not open. Segment without it, "
+            "and then run the same command with --explain and without --engine ray: it adds the explanations."
+        )
     crew = None if engine is None else crew_for(engine, ByRecipe(recipe), store, device)
     listener.begin(planned.plan)
 

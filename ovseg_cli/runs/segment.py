@@ -142,12 +142,12 @@ def run_folder(
     with only_writer(plan.output):
         plan = current(plan)
         ledger = Ledger(plan, store, profile, argv, configured or {}, recorded=recorded)
-        order = Order.of(plan)
-        if crew is None:
+        order, left = Order.of(plan), len(plan.items) - plan.count("skip")
+        if crew is None or not left:
             worker = Worker(segmenter_factory, lambda: store, batch, ledger.note_models)
             workers: Crew = Single(Labeller(worker, order))
         else:
-            workers = crew(order, ledger.note_models, batch, len(plan.items) - plan.count("skip"))
+            workers = crew(order, ledger.note_models, batch, left)
         with closing(steps_of(plan, workers, ledger, fail_fast=fail_fast)) as steps:
             for step in steps:
                 if progress is not None:

@@ -67,7 +67,7 @@ def connect(address: str | None, *, workers: int | None) -> bool:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     small = {} if where else {"num_cpus": max(cores(), workers or 1), "include_dashboard": False}
     try:
-        ray.init(address=where, **quiet, **small)
+        ray.init(address=where or "local", **quiet, **small)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         if where is None:
