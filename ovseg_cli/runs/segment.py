@@ -28,6 +28,9 @@ _PACE_SECONDS = 60.0
 """The rate of a run is that of so many seconds, and of `_PACE_STEPS` pictures at least."""
 _PACE_STEPS = 10
 
+_SETTLED = 16
+"""After so many pictures, two batches, the time until the first one counts no more."""
+
 CrewMaker = Callable[[Order, Callable[[Equipment], None], int | None, int], Crew]
 """Makes a crew: of what its jobs have in common, whom to tell of its equipment, the batch, and how much there is."""
 
@@ -70,12 +73,16 @@ class _Pace:
     def __init__(self, plan: Plan) -> None:
         self._left = len(plan.items) - plan.count("skip")
         self._times = deque([time.monotonic()])
+        self._taken = 0
 
     def took(self) -> None:
         """An image that was worked on is through."""
         now = time.monotonic()
         self._left -= 1
         self._times.append(now)
+        self._taken += 1
+        if self._taken == _SETTLED:
+            self._times.popleft()  # until the first one, networks were loaded
         while len(self._times) > _PACE_STEPS and now - self._times[0] > _PACE_SECONDS:
             self._times.popleft()
 

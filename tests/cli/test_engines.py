@@ -16,7 +16,7 @@ from ovseg_cli.cli.output import Milestones, Output
         ("segment photos -c cat --devices 0,1", "CUDA device"),
         ("segment photos -c cat --devices 0 --device cpu", "exclude each other"),
         ("segment photos -c cat --ray-address here:1", "--ray-address belongs to --engine ray"),
-        ("segment photos -c cat --engine ray --devices 0", "leave it out"),
+        ("segment photos -c cat --engine ray --devices 0", "the cluster decides"),
         ("segment photos -c cat --retry-failed --overwrite", "leave out one of them"),
         ("add-class cat --from-images photos --workers 2", "--from-images makes one"),
         ("eval --gt labels --pred out --workers 2", "name these with --images"),
@@ -69,6 +69,7 @@ class TestHowFarItIs:
 
     def test_a_log_has_a_line_at_each_tenth_and_each_minute(self, clock, capsys):
         milestones = Milestones(Output(), 1000, "pictures")
+        milestones._started = milestones._said = 0.0
         for done in range(1, 301):
             clock[0] += 2
             milestones.reach(done, rate=0.5, left=(1000 - done) * 2.0, failed=done // 250)
@@ -80,6 +81,7 @@ class TestHowFarItIs:
 
     def test_a_program_reads_lines_of_json(self, clock, capsys):
         milestones = Milestones(Output(mode="json"), 100, "pictures")
+        milestones._started = milestones._said = 0.0
         for done in range(1, 101):
             clock[0] += 1
             milestones.reach(done, rate=1.0, left=100.0 - done)

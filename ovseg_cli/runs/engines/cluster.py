@@ -249,10 +249,10 @@ class Actors(Remote):
 
 
 def _reason(error: Exception) -> str:
-    """Why a worker died, in a few words: Ray tells a page."""
+    """Why a worker died, in a few words: Ray tells a page, in which all that can ever kill one is named."""
     text = str(error).lower()
-    if "out of memory" in text or "memory pressure" in text or "oom" in text.split():
+    if type(error).__name__ == "OutOfMemoryError" or "running low on memory" in text:
         return "its computer ran out of memory"
-    if "node" in text and ("node died" in text or "node has died" in text or "node failure" in text):
+    if "its node has died" in text or "the node was" in text:
         return "its computer is lost"
     return "its process ended"

@@ -18,7 +18,7 @@ from ovseg_cli.runs.engines.crew import Event, Job, Lost
 from ovseg_cli.runs.engines.remote import Remote
 from ovseg_cli.runs.worker import Equipment
 
-_PATIENCE = 2.0
+_PATIENCE = 1.0
 """Seconds in which a process may put its things in order when it is to end."""
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
