@@ -17,11 +17,13 @@ from PIL import Image
 from ovseg_cli.errors import DiskFullError, EngineError, UsageError
 from ovseg_cli.runs.engines import dispatch, processes
 from ovseg_cli.runs.engines.options import EngineOptions
-from ovseg_cli.runs.folder import crew_for
+from ovseg_cli.runs.folder import crew_for, plan_folder, run_plan
 from ovseg_cli.runs.journal import read_journal
 from ovseg_cli.runs.manifest import read_manifest
 from ovseg_cli.runs.plan import plan_run
 from ovseg_cli.runs.segment import run_folder
+from ovseg_cli.segmentation.options import SegmentOptions
+from tests.mini import EXAMPLES, mini_class, mini_models
 from tests.painting import BUGGY, DEADLY, FORBIDDEN, FULL, SLOW, UNLUCKY, LoadPainter
 from tests.runs.conftest import paint, request
 
@@ -269,3 +271,19 @@ class TestOptions:
         both = LoadPainter(CLASSES, photos.parent / "marks", together=2)
         run(options=EngineOptions(devices="0,1"), batch=1, load=both)
         assert {name.split("-", 1)[1] for name in loaded(photos)} == {"cuda-0", "cuda-1"}
+
+
+@pytest.mark.slow
+def test_with_the_bundled_models_label_maps_and_explanations_are_the_same(tmp_path, store):
+    """Workers get the recipe with its prototypes, and look into the store for nothing but explanations."""
+    store.add_class(mini_class("cat"))
+    options = SegmentOptions(short_side=64, windows=((0, 0),), prefilter=False)
+    for engine in (EngineOptions(), EngineOptions(workers=2)):
+        out = tmp_path / str(engine.workers)
+        pictures = [str(EXAMPLES / "images" / f"scene_{number:03d}.jpg") for number in (3, 8, 9)]
+        planned = plan_folder(store, pictures, out, classes=["cat"], options=options, explain=True)
+        assert run_plan(planned, store, mini_models, engine=engine, device="cpu").done == 3
+    assert bytes_of(tmp_path / "2") == bytes_of(tmp_path / "None")
+    assert journal(tmp_path / "2") == journal(tmp_path / "None")
+    settings = [read_manifest(tmp_path / name).settings for name in ("2", "None")]
+    assert settings[0] == settings[1]
