@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from ovseg_cli.errors import EngineError, UsageError
 from ovseg_cli.runs.engines.bench import Bench, Message, Spec
 from ovseg_cli.runs.engines.crew import Event, Lost
-from ovseg_cli.runs.engines.processes import cores
 from ovseg_cli.runs.engines.remote import Remote
 
 if TYPE_CHECKING:
@@ -65,10 +64,10 @@ def connect(address: str | None, *, workers: int | None) -> bool:
         logging.getLogger("ray").setLevel(logging.ERROR)  # it has remarks about itself
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    small = {} if where else {"num_cpus": max(cores(), workers or 1), "include_dashboard": False}
+    small = {} if where else {"num_cpus": max(_cores(), workers or 1), "include_dashboard": False}
     try:
         ray.init(address=where or "local", **quiet, **small)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         if where is None:
             raise EngineError(f"Ray cannot be started on this computer: {first}") from error
@@ -80,6 +79,11 @@ def connect(address: str | None, *, workers: int | None) -> bool:
             with suppress(ValueError, TypeError):
                 signal.signal(number, handler)
     return True
+
+
+def _cores() -> int:
+    """How many cores a small cluster has: all that this process may run on, however many threads it uses."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _knock(address: str) -> None:

@@ -70,7 +70,15 @@ class Lost:
     why: str
 
 
-Event = Made | Free | Lost
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Something that is no fault of a thing itself has ended a worker's job."""
+
+    worker: int
+    error: Exception
+
+
+Event = Made | Free | Lost | Broken
 
 
 class Crew(ABC):
@@ -108,11 +116,7 @@ class Crew(ABC):
 
     @abstractmethod
     def wait(self) -> Event:
-        """What happens next.
-
-        Raises:
-            Exception: What ended a worker's job and is no fault of a thing itself.
-        """
+        """What happens next. What ended a job in this process is raised."""
 
     @abstractmethod
     def stop(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ovseg_cli.errors import EngineError
-from ovseg_cli.runs.engines.crew import Crew, Free, Job, Lost, Made, Outcome
+from ovseg_cli.runs.engines.crew import Broken, Crew, Free, Job, Lost, Made, Outcome
 
 MOST_DEATHS = 2
 """So many workers may die with a thing before it is left out."""
@@ -102,6 +102,8 @@ class Dispatch:
         elif isinstance(event, Free):
             self._given.pop(event.worker, None)
             self._free.append(event.worker)
+        elif isinstance(event, Broken):
+            raise event.error
         else:
             self._mourn(event)
 

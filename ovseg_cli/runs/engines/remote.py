@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ovseg_cli.errors import EngineError
 from ovseg_cli.runs.engines.bench import Message
-from ovseg_cli.runs.engines.crew import Crew, Event, Free, Lost, Made
+from ovseg_cli.runs.engines.crew import Broken, Crew, Event, Free, Lost, Made
 from ovseg_cli.runs.worker import Equipment
 
 _MOST_DEATHS_AT_START = 3
@@ -54,13 +54,16 @@ class Remote(Crew):
                         )
                     log.warning("a worker has died while it loaded the models (%s)", event.why)
                     self.hire()
+                elif isinstance(event, Broken):
+                    raise event.error
                 else:
                     self._events.append(event)
 
     def wait(self) -> Event:
         """What happens next."""
         while not self._events:
-            self._events.extend(self._hear())
+            # What ends all comes last: what others have made meanwhile is noted before.
+            self._events.extend(sorted(self._hear(), key=lambda event: isinstance(event, Broken)))
         return self._events.popleft()
 
     @abstractmethod
@@ -68,11 +71,7 @@ class Remote(Crew):
         """Wait until something is heard, and give what has happened; that may be nothing."""
 
     def _event(self, worker: int, message: Message) -> Event | None:
-        """What a message says.
-
-        Raises:
-            Exception: What has ended the worker's job.
-        """
+        """What a message says; None where that is for the log."""
         kind, content = message
         if kind == "made":
             return Made(worker, content)
@@ -86,5 +85,5 @@ class Remote(Crew):
                 self._equipment = content
                 self._told(content)
         else:
-            raise content
+            return Broken(worker, content)
         return None
