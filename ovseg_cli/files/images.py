@@ -119,7 +119,8 @@ def size_in_header(path: str | Path) -> tuple[int, int] | None:
         if special_kind(path) is not None:
             return None
         with _pillow_warnings(path, told=False), Image.open(path, formats=FORMATS) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            # Of a TIFF, Pillow gives the size that it is going to have.
+            turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             return (image.height, image.width) if turned else image.size
     except (*_DECODE_ERRORS, Image.DecompressionBombError, MemoryError):
         return None
