@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ovseg_cli.profiles.prompts import TemplateSet
     from ovseg_cli.prototypes.build import Progress
     from ovseg_cli.prototypes.masks import MaskMethod
+    from ovseg_cli.runs.engines.options import EngineOptions
     from ovseg_cli.runs.folder import Listener
     from ovseg_cli.runs.heads import TrainedHead, TrainingListener
     from ovseg_cli.runs.ledger import RunSummary
@@ -385,10 +386,12 @@ def segment_folder(
     image_classes: str | Path | None = None,
     overwrite: bool = False,
     limit: int | None = None,
+    retry_failed: bool = False,
     batch: int | None = None,
     fail_fast: bool = False,
     device: str = "auto",
     precision: Precision = "auto",
+    engine: EngineOptions | None = None,
     listener: Listener | None = None,
 ) -> RunSummary:
     """Segment files and folders into label maps on the disk: all that ``ovseg segment`` does.
@@ -410,10 +413,12 @@ def segment_folder(
         image_classes: A file that says which classes each image shows.
         overwrite: Whether everything is made again, also for other classes than the folder has.
         limit: Only the first so many images.
+        retry_failed: Only images that have failed before.
         batch: Images of one size that go through the networks together (default: 8 on a GPU, 1 on a CPU).
         fail_fast: Whether to stop at the first image that cannot be read.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto" (float16 on CUDA, else float32), "float32" or "float16".
+        engine: Who does the work: several processes, GPUs or a cluster (default: this process).
         listener: Is told how far the run is.
 
     Returns:
@@ -425,6 +430,7 @@ def segment_folder(
         UnknownClassError: As `segment`.
         ProfileMismatchError: As `segment`.
         OutputError: The output folder cannot be written.
+        EngineError: There can be no workers, or all have died.
     """
     from ovseg_cli.exports.registry import wanted_formats
     from ovseg_cli.exports.run import export_run as export
@@ -449,6 +455,7 @@ def segment_folder(
         probabilities=wanted.scores,
         overwrite=overwrite,
         limit=limit,
+        retry_failed=retry_failed,
         image_classes=None if image_classes is None else read_image_classes(Path(image_classes)),
         precision=precision,
     )
@@ -459,6 +466,8 @@ def segment_folder(
         listener=listener,
         fail_fast=fail_fast,
         batch=batch,
+        engine=engine,
+        device=device,
     )
     for name in wanted.exports if summary.done or summary.skipped else ():
         summary.failed += export(summary.output, name, overwrite=True).failed

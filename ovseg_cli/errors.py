@@ -21,6 +21,7 @@
     ├── GenerationError             the generator gave no usable support set
     ├── ImageError                  one image that cannot be read
     ├── BundleError                 a file of exported classes that cannot be read or written
+    ├── EngineError                 workers, or a cluster, that cannot be had
     ├── DiskFullError
     └── OutputError                 an output folder that cannot be written
 
@@ -118,6 +119,10 @@ class ImageError(OvsegError):
 
 class BundleError(OvsegError):
     """A file of exported classes that is damaged, hostile, of a newer version, or beyond its bounds."""
+
+
+class EngineError(OvsegError):
+    """There can be no workers: all have died, or there is no cluster."""
 
 
 class DiskFullError(OvsegError):

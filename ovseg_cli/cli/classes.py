@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +13,17 @@ from rich.table import Table
 
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.complete import complete_class
-from ovseg_cli.cli.options import CountOpt, DryRunOpt, ExtractorsOpt, MaskMethodOpt, split_names
+from ovseg_cli.cli.options import (
+    CountOpt,
+    DevicesOpt,
+    DryRunOpt,
+    EngineOpt,
+    ExtractorsOpt,
+    MaskMethodOpt,
+    RayAddressOpt,
+    WorkersOpt,
+    split_names,
+)
 from ovseg_cli.cli.output import Align, ProgressBars, amount, duration, fields, file_size, table
 from ovseg_cli.errors import UsageError
 
@@ -21,6 +32,7 @@ if TYPE_CHECKING:
     from ovseg_cli.prototypes.build import Progress
     from ovseg_cli.prototypes.support import OwnPicture
     from ovseg_cli.runs.classes import ClassPlan, IfExists, NewClass
+    from ovseg_cli.runs.engines.options import EngineOptions
     from ovseg_cli.store import Store
     from ovseg_cli.store.records import ClassInfo, PrototypeKind
 
@@ -149,6 +161,10 @@ def add_class(
             show_default=False,
         ),
     ] = None,
+    workers: WorkersOpt = None,
+    devices: DevicesOpt = None,
+    engine: EngineOpt = "local",
+    ray_address: RayAddressOpt = None,
     dry_run: DryRunOpt = False,
 ) -> None:
     """Teach ovseg new classes by name.
@@ -157,7 +173,11 @@ def add_class(
     Each class is stored as a whole or not at all. After Ctrl-C, run the same command with --if-exists skip.
     """
     from ovseg_cli.runs.classes import new_names, plan_classes
+    from ovseg_cli.runs.engines.options import EngineOptions
 
+    who = EngineOptions(engine=engine, workers=workers, devices=devices, ray_address=ray_address)
+    if from_images is not None and who != EngineOptions():
+        raise UsageError("Workers share classes, and --from-images makes one: leave out --workers and its like.")
     new_names(names)  # a bad name is told before a store is made for it
     settings = {
         "count": count,
@@ -176,7 +196,7 @@ def add_class(
         return
     with common.open_store() as store:
         plan = plan_classes(store, names, if_exists)
-        added = build_planned(common, store, plan, settings, pictures)
+        added = build_planned(common, store, plan, settings, pictures, engine=who)
         status = {name: "extended" if name in plan.extend else "added" for name in plan.build}
         data = [{"name": name, "status": "skipped"} for name in plan.skip] + [
             {
@@ -222,6 +242,7 @@ def build_planned(
     settings: Mapping[str, Any],
     pictures: Sequence[OwnPicture] | None = None,
     *,
+    engine: EngineOptions | None = None,
     go_on: str = "Run the same command with --if-exists skip to go on.",
 ) -> list[NewClass]:
     """Make the planned classes with a progress bar each, and print a line per class.
@@ -232,10 +253,12 @@ def build_planned(
         plan: what to make.
         settings: the fields of `SupportSettings`.
         pictures: the user's own pictures of the one class planned; None to generate them.
+        engine: who does the work; None for this process.
         go_on: what to do after Ctrl-C.
     """
     from ovseg_cli.profiles import require_weights
-    from ovseg_cli.runs.classes import add_classes
+    from ovseg_cli.runs.classes import ClassCraft, add_classes
+    from ovseg_cli.runs.engines.options import EngineOptions, make_crew
 
     out = common.out
     made: list[NewClass] = []
@@ -244,28 +267,40 @@ def build_planned(
     if not plan.build:
         return made
     profile = common.profile_of(store)
-    if pictures is None:
+    make = make_crew(engine or EngineOptions(), common.device)
+    if pictures is None and (engine is None or engine.engine == "local"):
         # What is missing is told now, not after minutes of drawing: features come last.
         for weights in profile.weights_for(profile.pick_extractors(settings.get("extractors"))):
             require_weights(weights)
+    before = {name: _generation(store, name) for name in plan.build}
     try:
         with out.progress() as bars:
             tell = _progress_teller(common, bars, len(plan.build))
             # Importing this brings torch: only now is it sure to be needed.
             from ovseg_cli.prototypes.build import SupportSettings
 
-            models = common.load_models(profile)
-            _doubt(common, plan, store.class_names(), models.clip)
-            for added in add_classes(
-                store, models, plan, SupportSettings(**settings), pictures=pictures, progress=tell
-            ):
+            wanted = SupportSettings(**settings)
+            models = None if make else common.load_models(profile)
+            _doubt(common, plan, store.class_names(), models.clip if models else None)
+            crew = None
+            if make is not None:
+                common.out.log(f"making {amount(len(plan.build), 'class', 'classes')} by workers")
+                crew = partial(make, ClassCraft(profile, common.precision, wanted), lambda _: None)
+            for added in add_classes(store, models, plan, wanted, pictures=pictures, progress=tell, crew=crew):
                 made.append(added)
                 _say(common, _added_line(added))
     except KeyboardInterrupt:
-        left = [name for name in plan.build if name not in {added.info.name for added in made}]
-        out.note(f"stored {amount(len(made), 'class', 'classes')}; nothing was kept of {left[0]!r}. {go_on}")
+        # Workers may have made some out of turn, which are stored too.
+        left = [name for name in plan.build if _generation(store, name) == before[name]]
+        stored = amount(len(plan.build) - len(left), "class", "classes")
+        out.note(f"stored {stored}; nothing was kept of {left[0]!r}. {go_on}" if left else f"stored {stored}")
         raise
     return made
+
+
+def _generation(store: Store, name: str) -> str | None:
+    """Which making of a class the store holds; None for none."""
+    return store.get_class(name).generation if store.has_class(name) else None
 
 
 def _doubt(common: Common, plan: ClassPlan, stored: Sequence[str], clip: ClipBackbone | None) -> None:

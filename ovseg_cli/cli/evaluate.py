@@ -16,6 +16,7 @@ from ovseg_cli.cli.folder import EXIT_SOME_FAILED, run_with_progress
 from ovseg_cli.cli.options import (
     BatchOpt,
     DatasetOpt,
+    DevicesOpt,
     DrawsOpt,
     DrawsSeedOpt,
     GtSuffixOpt,
@@ -25,6 +26,7 @@ from ovseg_cli.cli.options import (
     Query,
     RootOpt,
     SplitOpt,
+    WorkersOpt,
     with_query,
 )
 from ovseg_cli.cli.output import Align, amount, percent, table
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from ovseg_cli.evaluation.report import Report
     from ovseg_cli.evaluation.truth import GroundTruth
     from ovseg_cli.files.discovery import InputImage
+    from ovseg_cli.runs.engines.options import EngineOptions
     from ovseg_cli.runs.evaluate import Predictions
 
 EXIT_BELOW = 4
@@ -169,6 +172,8 @@ def evaluate(
         ),
     ] = None,
     batch: BatchOpt = None,
+    workers: WorkersOpt = None,
+    devices: DevicesOpt = None,
     fail_under: Annotated[
         float | None,
         typer.Option(
@@ -189,14 +194,22 @@ def evaluate(
     Exit code 3: some labelled pictures have no prediction; 4: --fail-under.
     """
     from ovseg_cli.files.discovery import discover
+    from ovseg_cli.runs.engines.options import EngineOptions
     from ovseg_cli.runs.evaluate import default_match, in_dataset
 
+    who = EngineOptions(workers=workers, devices=devices)
+    shared = workers is not None or devices is not None
     files = _Files(output, report_page, per_picture, confusion, worst)
     files.check(query, [gt, split, label_map, image_classes])
     if pred is not None and images is not None:
         raise UsageError("--pred and --images exclude each other: name label maps, or pictures to segment.")
     if images is not None and pred_suffix:
         raise UsageError("--pred-suffix is for label maps that are there already (--pred); with --images, none are.")
+    if shared and (images is None or len(query.methods) > 1):
+        raise UsageError(
+            "--workers and --devices share pictures that one method segments: name these with --images, and one "
+            "--method. Several methods share their walks through the networks in one process."
+        )
     if images is None and len(query.methods) > 1:
         raise UsageError("Several methods are for pictures to segment: name these with --images.")
     pictures = () if images is None else discover([str(images)])  # complains before the labels are read
@@ -213,7 +226,8 @@ def evaluate(
     with ExitStack() as kept:  # label maps that are made here last until all is written of them
         if images is not None:
             scratch = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="ovseg-eval-")))
-            found = _segment_images(common, images, pictures, truth, query, image_classes, scratch / "ovseg-out", batch)
+            target = scratch / "ovseg-out"
+            found = _segment_images(common, images, pictures, truth, query, image_classes, target, batch, who)
         else:
             some = () if match else query.classes  # what regions are called is the ground truth's matter
             found = _label_maps(common, pred, label_map, opened, query, image_classes, some, pred_suffix)
@@ -477,6 +491,7 @@ def _segment_images(
     image_classes: Path | None,
     output: Path,
     batch: int | None,
+    engine: EngineOptions,
 ) -> Predictions:
     """Segment into a folder."""
     from ovseg_cli.files.image_classes import read_image_classes
@@ -503,7 +518,7 @@ def _segment_images(
     keys = [str(item.image.key) for item in planned.plan.items]
     check_ground_truth(truth, keys, query.classes if regions else planned.recipe.classes)
     with common.open_store() as store:
-        summary = run_with_progress(common, store, planned, recorded=False, batch=batch)
+        summary = run_with_progress(common, store, planned, recorded=False, batch=batch, engine=engine)
     if summary.failed and not summary.done:
         raise NoInputError(f"None of the pictures in {images} could be read.")
     return predictions_in(output)

@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from ovseg_cli.cli.common import Common
-from ovseg_cli.cli.output import Milestones, Part, ProgressBars, amount, duration, percent, short_path, table
+from ovseg_cli.cli.output import (
+    Milestones,
+    Part,
+    ProgressBars,
+    amount,
+    duration,
+    per_second,
+    percent,
+    short_path,
+    table,
+)
 from ovseg_cli.files.layout import EXPLAIN_FOLDER, MASK_FOLDER, OVERLAY_FOLDER
 
 if TYPE_CHECKING:
+    from ovseg_cli.runs.engines.options import EngineOptions
     from ovseg_cli.runs.folder import FolderPlan
     from ovseg_cli.runs.ledger import RunSummary
     from ovseg_cli.runs.plan import Plan
@@ -47,8 +58,9 @@ class _Bars:
     def step(self, step: Step) -> None:
         """Move the bar."""
         if not self._idle:
-            self._milestones.reach(step.done)
-        self._bars.update(self._bar, done=step.done, text=step.path.name)
+            self._milestones.reach(step.done, rate=step.rate, left=step.left, failed=step.failed)
+        speed = "" if step.rate is None else f" · {per_second(step.rate)}"
+        self._bars.update(self._bar, done=step.done, text=f"{step.path.name}{speed}", left=step.left)
 
 
 def run_with_progress(
@@ -59,6 +71,7 @@ def run_with_progress(
     fail_fast: bool = False,
     recorded: bool = True,
     batch: int | None = None,
+    engine: EngineOptions | None = None,
 ) -> RunSummary:
     """Carry out a plan with a progress bar.
 
@@ -69,6 +82,7 @@ def run_with_progress(
         fail_fast: stop at the first picture that cannot be read.
         recorded: whether the store remembers the run, so that a later `eval` scores it.
         batch: how many pictures may go through the models together; None for the device's default.
+        engine: who does the work; None for this process.
     """
     from ovseg_cli.runs.folder import run_plan
 
@@ -85,6 +99,8 @@ def run_with_progress(
                 fail_fast=fail_fast,
                 recorded=recorded,
                 batch=batch,
+                engine=engine,
+                device=common.device,
             )
         except KeyboardInterrupt:
             if recorded:
@@ -108,6 +124,7 @@ def summary_data(summary: RunSummary) -> dict[str, Any]:
         **{key: value for key, value in summary.counts().items()},
         "failures": [{"path": failure.path, "reason": failure.reason} for failure in summary.failed],
         "seconds": round(summary.seconds, 2),
+        "notes": list(summary.notes),
         "classes": [
             {
                 "name": name,
@@ -138,10 +155,8 @@ def show_summary(common: Common, summary: RunSummary, *, overlay: bool, explain:
     mapped = summary.done + summary.skipped
     if mapped:
         _show_classes(common, summary, mapped)
-    for failure in summary.failed[:_MOST_NAMED]:
-        out.line(Text("failed  ", style="red"), failure.path, copyable=True)
-    if len(summary.failed) > _MOST_NAMED:
-        out.line(f"        and {len(summary.failed) - _MOST_NAMED} more (see predictions.jsonl)")
+    if summary.failed:
+        _show_failures(common, summary)
     if not mapped:
         return
     shown = short_path(summary.output)
@@ -150,6 +165,16 @@ def show_summary(common: Common, summary: RunSummary, *, overlay: bool, explain:
         out.line("look at ", f"{shown}/{OVERLAY_FOLDER}", copyable=True)
     if explain:
         out.line("why     ", f"{shown}/{EXPLAIN_FOLDER}", copyable=True)
+
+
+def _show_failures(common: Common, summary: RunSummary) -> None:
+    """The first pictures that failed, and what becomes of them."""
+    out = common.out
+    for failure in summary.failed[:_MOST_NAMED]:
+        out.line(Text("failed  ", style="red"), failure.path, copyable=True)
+    if len(summary.failed) > _MOST_NAMED:
+        out.line(f"        and {len(summary.failed) - _MOST_NAMED} more (see predictions.jsonl)")
+    out.hint("The next run tries failed pictures again; with --retry-failed, it takes them alone.")
 
 
 def _show_classes(common: Common, summary: RunSummary, mapped: int) -> None:

@@ -268,6 +268,46 @@ BatchOpt = Annotated[
     ),
 ]
 
+WorkersOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        max=1024,
+        metavar="N",
+        rich_help_panel=RUNNING,
+        help="Share the pictures among N processes, which share the cores. (default: one, or one for each device)",
+        show_default=False,
+    ),
+]
+
+DevicesOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--devices",
+        metavar="LIST",
+        rich_help_panel=RUNNING,
+        help="Share the pictures among GPUs of this computer: their numbers with commas between them, or all.",
+        show_default=False,
+    ),
+]
+
+EngineOpt = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", rich_help_panel=RUNNING, help="Who does the work: this computer, or a cluster of Ray."),
+]
+
+RayAddressOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="ADDRESS",
+        rich_help_panel=RUNNING,
+        help="Where the cluster is. (default: RAY_ADDRESS, else a small cluster on this computer)",
+        show_default=False,
+    ),
+]
+
 CountOpt = Annotated[
     int | None,
     typer.Option(

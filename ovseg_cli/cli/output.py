@@ -33,6 +33,9 @@ from ovseg_cli.errors import UsageError
 Mode = Literal["human", "json", "quiet"]
 Align = Literal["left", "right"]
 
+_LINE_EVERY = 60.0  # seconds between lines about progress in a log, at most
+_DATA_EVERY = 10.0  # and between those for programs
+
 _LONG_TABLE = 300
 """Rows beyond which a table is not laid out, but only padded."""
 
@@ -161,6 +164,11 @@ class Output:
         if self.mode == "human" and not self.stderr.is_terminal:
             _print(self.stderr, Text(visible(text)))
 
+    def tell(self, data: Any) -> None:
+        """Say how far the work is to a program that reads along: one line of JSON on stderr, with `--json` only."""
+        if self.mode == "json":
+            _print(self.stderr, Text(escaped(json.dumps(data))), copyable=True)
+
     def note(self, text: str) -> None:
         """Say something about the result that no reader of it should miss."""
         self._remark("note", "cyan", text)
@@ -245,7 +253,9 @@ def short_path(path: Path) -> str:
 
 @dataclass(slots=True)
 class Milestones:
-    """Progress for a log file: a plain line at each tenth of the way, where bars have no terminal to move on.
+    """Progress for a log file: a plain line at each tenth of the way and each minute, where bars have no terminal.
+
+    With ``--json``, each ten seconds, a line of JSON on stderr.
 
     Attributes:
         out: where the lines go.
@@ -258,13 +268,39 @@ class Milestones:
     noun: str
     _tenths: int = field(init=False, default=0)
     _started: float = field(init=False, default_factory=time.monotonic)
+    _said: float = field(init=False, default_factory=time.monotonic)
 
-    def reach(self, done: int) -> None:
-        """Say how far the work is, if it is a tenth further than when it was last said; the end speaks for itself."""
+    def reach(self, done: int, *, rate: float | None = None, left: float | None = None, failed: int = 0) -> None:
+        """Say how far the work is, if it is time; the end speaks for itself.
+
+        Args:
+            done: how much is done.
+            rate: how much is done in a second, where that is known.
+            left: the seconds that the rest will take, likewise.
+            failed: how much of it has failed.
+        """
+        now = time.monotonic()
         tenths = 10 * done // max(self.total, 1)
-        if tenths > self._tenths and done < self.total:
-            self._tenths = tenths
-            self.out.log(f"{done} of {self.total} {self.noun} after {duration(time.monotonic() - self._started)}")
+        as_data = self.out.mode == "json"
+        due = now - self._said >= (_DATA_EVERY if as_data else _LINE_EVERY) or (tenths > self._tenths and not as_data)
+        if not due or done >= self.total:
+            return
+        self._tenths, self._said = tenths, now
+        if as_data:
+            figures: dict[str, float | None] = {"done": done, "total": self.total, "failed": failed}
+            figures |= {"seconds": now - self._started, "per_second": rate, "seconds_left": left}
+            self.out.tell({"progress": {name: _short(value) for name, value in figures.items()}})
+            return
+        parts = [
+            f"{done} of {self.total} {self.noun} ({percent(done / self.total)}) after {duration(now - self._started)}"
+        ]
+        if rate is not None:
+            parts.append(per_second(rate))
+        if left is not None:
+            parts.append(f"{duration(left)} left")
+        if failed:
+            parts.append(f"{failed} failed")
+        self.out.log(", ".join(parts))
 
 
 @dataclass(slots=True)
@@ -314,9 +350,10 @@ class SecondsLeft(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The remaining time of `task`, or blank while nothing can be said yet."""
-        if task.finished or task.time_remaining is None:
+        left = task.fields.get("left", task.time_remaining)
+        if task.finished or left is None:
             return Text("")
-        return Text(f"{duration(task.time_remaining)} left", style="dim")
+        return Text(f"{duration(left)} left", style="dim")
 
 
 @dataclass(slots=True)
@@ -330,11 +367,18 @@ class ProgressBars:
         return None if self._bars is None else self._bars.add_task(description, total=total)
 
     def update(
-        self, task: TaskID | None, *, done: float | None = None, total: int | None = None, text: str | None = None
+        self,
+        task: TaskID | None,
+        *,
+        done: float | None = None,
+        total: int | None = None,
+        text: str | None = None,
+        left: float | None = None,
     ) -> None:
-        """Move a bar, and change what it says."""
+        """Move a bar, and change what it says; `left` are seconds, where somebody knows better than the bar."""
         if self._bars is not None and task is not None:
-            self._bars.update(task, completed=done, total=total, description=text)
+            known: dict[str, Any] = {} if left is None else {"left": left}
+            self._bars.update(task, completed=done, total=total, description=text, **known)
 
     def remove(self, task: TaskID | None) -> None:
         """Take a bar away."""
@@ -458,6 +502,19 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def per_second(rate: float) -> str:
+    """A speed as a person says it.
+
+    >>> per_second(0.052), per_second(2.345), per_second(120.4)
+    ('0.05 a second', '2.3 a second', '120 a second')
+    """
+    return f"{rate:.{2 if rate < 1 else 1 if rate < 10 else 0}f} a second"
+
+
+def _short(value: float | None) -> float | None:
+    return value if value is None or isinstance(value, int) else round(value, 3)
 
 
 def file_size(nbytes: int) -> str:

@@ -10,7 +10,19 @@ import typer
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.exported import export_after_run, export_data, show_export
 from ovseg_cli.cli.folder import EXIT_SOME_FAILED, run_with_progress, show_summary, summary_data
-from ovseg_cli.cli.options import RUNNING, BatchOpt, DryRunOpt, ImageClassesOpt, Query, split_names, with_query
+from ovseg_cli.cli.options import (
+    RUNNING,
+    BatchOpt,
+    DevicesOpt,
+    DryRunOpt,
+    EngineOpt,
+    ImageClassesOpt,
+    Query,
+    RayAddressOpt,
+    WorkersOpt,
+    split_names,
+    with_query,
+)
 from ovseg_cli.cli.output import amount
 from ovseg_cli.cli.pages import report_data, show_where, write_with_bar
 from ovseg_cli.exports.registry import FORMATS, SCORES, wanted_formats
@@ -27,6 +39,7 @@ def register(app: typer.Typer) -> None:
         examples=(
             "ovseg segment photos/ --classes cat,dog",
             "ovseg segment 'photos/**/*.jpg' -c cat -c dog --overlay -o result",
+            "ovseg segment photos/ -c cat,dog --devices 0,1",
             "find photos -name '*.png' | ovseg segment - --method gem -c cat",
         ),
     )(segment)
@@ -87,7 +100,19 @@ def segment(
             show_default=False,
         ),
     ] = None,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed",
+            rich_help_panel=RUNNING,
+            help="Only the pictures that have failed before. (Without it, they are tried again with all others.)",
+        ),
+    ] = False,
     batch: BatchOpt = None,
+    workers: WorkersOpt = None,
+    devices: DevicesOpt = None,
+    engine: EngineOpt = "local",
+    ray_address: RayAddressOpt = None,
     dry_run: DryRunOpt = False,
     fail_fast: Annotated[
         bool,
@@ -98,12 +123,15 @@ def segment(
 
     Without --classes, all classes of the store are looked for, or those in the file of --image-classes.
     What is done is skipped the next time, so an interrupted run goes on where it stopped.
+    Pictures that cannot be read are told, and tried again the next time; none of them stops the run.
     Exit code 3: finished, but some pictures could not be read.
     """
     from ovseg_cli.files.image_classes import read_image_classes
+    from ovseg_cli.runs.engines.options import EngineOptions
     from ovseg_cli.runs.folder import plan_folder
     from ovseg_cli.runs.plan import find_images
 
+    who = EngineOptions(engine=engine, workers=workers, devices=devices, ray_address=ray_address)
     # What is wrong with the request itself is told before a store is made for it.
     wanted = wanted_formats(split_names(formats))
     images = find_images(inputs, output)
@@ -122,6 +150,7 @@ def segment(
             probabilities=wanted.scores,
             overwrite=overwrite,
             limit=limit,
+            retry_failed=retry_failed,
             image_classes=shown,
             precision=common.precision,
             planning=dry_run,
@@ -132,7 +161,7 @@ def segment(
         _show_plan(common, planned.plan)
         return
     with common.open_store() as store:
-        summary = run_with_progress(common, store, planned, fail_fast=fail_fast, batch=batch)
+        summary = run_with_progress(common, store, planned, fail_fast=fail_fast, batch=batch, engine=who)
     exported = export_after_run(common, summary.output, wanted.exports if summary.done or summary.skipped else ())
     written = write_with_bar(common, summary.output) if report else None
 

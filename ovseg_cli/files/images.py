@@ -22,7 +22,16 @@ from ovseg_cli.files.discovery import InputImage, discover
 from ovseg_cli.files.formats import FORMAT_NAMES, FORMATS, IMAGE_SUFFIXES
 from ovseg_cli.files.text import special_kind
 
-__all__ = ["IMAGE_SUFFIXES", "InputImage", "decoding", "discover", "open_image", "upright", "white_is_zero"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "InputImage",
+    "decoding",
+    "discover",
+    "open_image",
+    "size_in_header",
+    "upright",
+    "white_is_zero",
+]
 
 _logger = logging.getLogger("ovseg_cli")
 
@@ -102,6 +111,23 @@ def open_image(path: str | Path, *, least: int | None = None) -> Image.Image:
         if least is not None:
             image.draft(None, (least, least))
         return to_rgb(image, path)
+
+
+def size_in_header(path: str | Path) -> tuple[int, int] | None:
+    """Which (width, height) a picture is going to have, by its first bytes; None where they do not say so.
+
+    Nothing is decoded, so that a damaged picture may have a size, and its pixels another one.
+    """
+    path = Path(path)
+    try:
+        if special_kind(path) is not None:
+            return None
+        with _pillow_warnings(path, told=False), Image.open(path, formats=FORMATS) as image:
+            # Of a TIFF, Pillow gives the size that it is going to have.
+            turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return (image.height, image.width) if turned else image.size
+    except (*_DECODE_ERRORS, Image.DecompressionBombError, MemoryError):
+        return None
 
 
 @contextmanager
@@ -212,14 +238,14 @@ def _text_size(kind: bytes, data: bytes) -> int:
 
 
 @contextmanager
-def _pillow_warnings(path: Path) -> Iterator[None]:
-    """Log what Pillow warns about in the block, with the name of the file, instead of Python's way."""
+def _pillow_warnings(path: Path, *, told: bool = True) -> Iterator[None]:
+    """Log what Pillow warns about in the block, with the name of the file, instead of Python's way; or nothing."""
     with _warnings_lock, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         # Large but legal pictures (100 megapixels and more) are wanted: only the hard limit counts.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield
-    for warning in caught:
+    for warning in caught if told else ():
         _logger.warning("%s: %s", path, warning.message)
 
 

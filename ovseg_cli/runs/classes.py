@@ -7,20 +7,33 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
-from ovseg_cli.errors import ClassExistsError, ClassNameError, StoreReadOnlyError, UsageError
+from ovseg_cli.errors import (
+    ClassExistsError,
+    ClassNameError,
+    EngineError,
+    OvsegError,
+    StoreReadOnlyError,
+    UsageError,
+)
 from ovseg_cli.names import ClassList, listed, normalise_class_name, shown_name
+from ovseg_cli.runs.engines.crew import Crew, Single
+from ovseg_cli.runs.engines.dispatch import Dispatch
+from ovseg_cli.runs.worker import Equipment
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from ovseg_cli.models import Models
+    from ovseg_cli.precision import Precision
+    from ovseg_cli.profiles import Profile
     from ovseg_cli.prototypes.build import Progress, SupportSettings
     from ovseg_cli.prototypes.support import OwnPicture
     from ovseg_cli.store import Store
     from ovseg_cli.store.records import ClassInfo, ClassKind, ClassRecord
+    from ovseg_cli.text.embedding import TextCache
 
 log = logging.getLogger("ovseg_cli")
 
@@ -126,26 +139,139 @@ def stored_names(store: Store, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(store.get_class(name).name if store.has_class(name) else name for name in wanted)
 
 
+@dataclass(frozen=True, slots=True)
+class ClassItem:
+    """A class that is to be made.
+
+    Attributes:
+        name: What it is called.
+        existing: What there is of it, if it is to get more support images.
+        pictures: The user's own pictures; None to generate them.
+    """
+
+    name: str
+    existing: ClassRecord | None = None
+    pictures: Sequence[OwnPicture] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassJob:
+    """A class for one worker, and its place among all."""
+
+    first: int
+    items: tuple[ClassItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassOutcome:
+    """A class that was made, or why not; `record` and `fault` are None where it was there already."""
+
+    place: int
+    seconds: float = 0.0
+    record: ClassRecord | None = None
+    fault: OvsegError | None = None
+
+
+class ClassMaker:
+    """Makes classes; what it makes is data, which somebody else stores.
+
+    Args:
+        models: Gives the networks.
+        settings: How the support sets are made.
+        told: Is told what it works with.
+        progress: Is told the class name and how far it is.
+        texts: Where embeddings of words are kept; None for nowhere.
+    """
+
+    batch = 1
+
+    def __init__(
+        self,
+        models: Callable[[], Models],
+        settings: SupportSettings,
+        told: Callable[[Equipment], None],
+        progress: Callable[[str, Progress], None] | None = None,
+        texts: TextCache | None = None,
+    ) -> None:
+        self._texts = texts
+        self._load = models
+        self._models: Models | None = None
+        self._settings = settings
+        self._told = told
+        self._progress = progress
+
+    def ready(self) -> None:
+        """Have the networks; each is loaded when it is first needed."""
+        if self._models is None:
+            self._models = self._load()
+            precision = str(self._models.dtype).removeprefix("torch.")
+            self._told(Equipment({}, str(self._models.device), precision, 1))
+
+    def do(self, job: ClassJob) -> Iterator[ClassOutcome]:
+        """Make the classes of a job."""
+        from ovseg_cli.prototypes.build import build_class
+
+        self.ready()
+        for place, item in enumerate(job.items, start=job.first):
+            started = time.perf_counter()
+            tell = _telling(self._progress, item.name)
+            record, fault = None, None
+            try:
+                record = build_class(
+                    cast("Models", self._models),
+                    item.name,
+                    self._settings,
+                    tell,
+                    pictures=item.pictures,
+                    existing=item.existing,
+                    texts=self._texts,
+                )
+            except OvsegError as error:
+                fault = error
+            yield ClassOutcome(place, time.perf_counter() - started, record, fault)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCraft:
+    """Makes classes in another process: all that it is given. It opens no store."""
+
+    profile: Profile
+    precision: Precision
+    settings: SupportSettings
+
+    def hand(self, device: str, told: Callable[[Equipment], None]) -> ClassMaker:
+        """See `ovseg_cli.runs.engines.bench.Craft`."""
+
+        def load() -> Models:
+            from ovseg_cli.models import load_models
+
+            return load_models(self.profile, device=device, precision=self.precision)
+
+        return ClassMaker(load, self.settings, told)
+
+
 def add_classes(
     store: Store,
-    models: Models,
+    models: Models | None,
     plan: ClassPlan,
     settings: SupportSettings,
     *,
     pictures: Sequence[OwnPicture] | None = None,
     progress: Callable[[str, Progress], None] | None = None,
+    crew: Callable[[int], Crew] | None = None,
 ) -> Iterator[NewClass]:
-    """Make and store the planned classes one by one; each is stored as soon as it is made.
+    """Make and store the planned classes; each is stored as soon as it, and those before it, are made.
 
-    An exception (Ctrl-C too) leaves the classes that were yielded, and nothing of the one in the making.
+    An exception (Ctrl-C too) leaves the classes that are made, and nothing of those in the making.
 
     Args:
-        store: where to put them.
-        models: the networks of the store's profile.
+        store: where to put them. Nobody else writes to it: workers give back what they make.
+        models: the networks of the store's profile; None where others do the work.
         plan: from `plan_classes`.
         settings: how the support sets are made.
         pictures: the user's own pictures of the one class planned; None to generate them.
-        progress: told the class name and how far it is.
+        progress: told the class name and how far it is, by this process.
+        crew: makes those who do the work, by how much there is; None for this process.
 
     Yields:
         Each class, right after it was stored.
@@ -154,35 +280,77 @@ def add_classes(
         StoreReadOnlyError: before anything is generated, when nothing could be stored.
         GenerationError: a name that the generator cannot draw.
         ClassChangedError: another process changed a class while it was being extended.
+        EngineError: no worker is left.
     """
     if store.read_only:
         raise StoreReadOnlyError(
             f"The store {store.path} is read-only. Choose another with --store, or change its permissions."
         )
-    from ovseg_cli.prototypes.build import build_class
-
-    if pictures and plan.build:
+    if pictures and plan.build and models is not None:
         _tell_unfamiliar(models, pictures)
-    for name in plan.build:
-        started = time.perf_counter()
+    work = _Planned(store, plan, pictures)
+    if crew is not None:
+        workers = crew(len(plan.build))
+    else:
+        workers = Single(ClassMaker(lambda: cast("Models", models), settings, lambda _: None, progress, store))
+    early: dict[int, ClassOutcome] = {}
+    try:
+        workers.start(load=True)
+        dispatch = Dispatch(len(plan.build), work.jobs(), workers, work.left_out)
+        early = dispatch.early
+        for outcome in dispatch.outcomes(work.there.get):
+            if outcome.fault is not None:
+                raise outcome.fault
+            yield work.stored(outcome)
+    finally:
+        workers.stop()
+        for _, outcome in sorted(early.items()):
+            if outcome.record is not None:  # made out of turn, before something ended it all
+                work.stored(outcome)
 
-        def tell(step: Progress, name: str = name) -> None:
-            if progress is not None:
-                progress(name, step)
 
-        before = store.get_class(name) if name in plan.extend else None
-        existing = None if before is None else store.read_class(name)
-        fresh = pictures and _unseen(name, pictures, existing)
-        if before is not None and pictures and not fresh:
-            yield NewClass(before, time.perf_counter() - started, changed=False)
-            continue
-        record = build_class(models, name, settings, tell, pictures=fresh, existing=existing, texts=store)
-        info = store.add_class(
-            record,
-            replace=plan.replace or before is not None,
-            expected_generation=None if before is None else before.generation,
+class _Planned:
+    """Planned classes as jobs, and what is made of them in the store.
+
+    Attributes:
+        there: By place, classes that hold all pictures already that were to extend them.
+    """
+
+    def __init__(self, store: Store, plan: ClassPlan, pictures: Sequence[OwnPicture] | None) -> None:
+        self._store = store
+        self._plan = plan
+        self._pictures = pictures
+        self._before: dict[int, ClassInfo] = {}
+        self.there: dict[int, ClassOutcome] = {}
+
+    def jobs(self) -> Iterator[ClassJob]:
+        """Those that are to be made; a class that is to be extended is read when its turn comes."""
+        for place, name in enumerate(self._plan.build):
+            existing = None
+            if name in self._plan.extend:
+                self._before[place], existing = self._store.get_class(name), self._store.read_class(name)
+            fresh = self._pictures and _unseen(name, self._pictures, existing)
+            if existing is not None and self._pictures and not fresh:
+                self.there[place] = ClassOutcome(place)
+                continue
+            yield ClassJob(place, (ClassItem(name, existing, fresh),))
+
+    def stored(self, outcome: ClassOutcome) -> NewClass:
+        """Store what was made."""
+        known = self._before.get(outcome.place)
+        if outcome.record is None and known is not None:
+            return NewClass(known, outcome.seconds, changed=False)
+        info = self._store.add_class(
+            cast("ClassRecord", outcome.record),
+            replace=self._plan.replace or known is not None,
+            expected_generation=None if known is None else known.generation,
         )
-        yield NewClass(info, time.perf_counter() - started)
+        return NewClass(info, outcome.seconds)
+
+    def left_out(self, place: int, why: str) -> ClassOutcome:
+        """A class that workers have died over."""
+        fault = EngineError(f"The class {self._plan.build[place]!r} cannot be made: {why}")
+        return ClassOutcome(place, fault=fault)
 
 
 def edit_class(

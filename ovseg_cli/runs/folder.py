@@ -15,11 +15,15 @@ from ovseg_cli.names import MAX_NAME_LENGTH, listed, listed_names, nearest, ques
 from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import Profile, profile_of
 from ovseg_cli.runs.classes import stored_names
+from ovseg_cli.runs.engines.bench import ByRecipe, Loader, Segmenting
+from ovseg_cli.runs.engines.crew import Crew
+from ovseg_cli.runs.engines.options import EngineOptions, make_crew
+from ovseg_cli.runs.jobs import Order
 from ovseg_cli.runs.ledger import RunSummary
 from ovseg_cli.runs.plan import Plan, plan_run
 from ovseg_cli.runs.request import Request
-from ovseg_cli.runs.segment import Step, run_folder
-from ovseg_cli.runs.worker import ReadySegmenter
+from ovseg_cli.runs.segment import CrewMaker, Step, run_folder
+from ovseg_cli.runs.worker import Equipment, ReadySegmenter
 from ovseg_cli.segmentation.options import SegmentOptions
 from ovseg_cli.segmentation.recipe import Choice, Recipe, choose_method, make_recipe
 
@@ -86,6 +90,7 @@ def plan_folder(
     probabilities: Literal[0, 8, 16] = 0,
     overwrite: bool = False,
     limit: int | None = None,
+    retry_failed: bool = False,
     image_classes: ImageClasses | None = None,
     precision: Precision = "auto",
     planning: bool = False,
@@ -105,6 +110,7 @@ def plan_folder(
         probabilities: In how many bits the scores are wanted too; 0 for not at all.
         overwrite: Whether everything is made again, also for other classes than the folder has.
         limit: Only the first so many images.
+        retry_failed: Only images that have failed before.
         image_classes: Which classes each image shows.
         precision: What the networks are to compute in.
         planning: Whether the plan is only looked at; it cannot be run then.
@@ -136,8 +142,10 @@ def plan_folder(
     request = Request.by(
         recipe, overlay=overlay, explain=explain, probabilities=probabilities, image_classes=image_classes
     )
-    plan = plan_run(inputs, output, request, images=images, overwrite=overwrite, limit=limit)
+    plan = plan_run(inputs, output, request, images=images, overwrite=overwrite, limit=limit, retry_failed=retry_failed)
     notes = [*_about_choice(store, choice, profile), *recipe.notes, *_about_image_classes(plan, of_file=not classes)]
+    if retry_failed and not plan.items:
+        notes.append(f"no picture of these has failed before in {output}, so there is nothing to try again")
     if plan.redone and not overwrite:
         many = "1 label map" if plan.redone == 1 else f"{plan.redone} label maps"
         notes.append(f"{many} in {output} came from other pictures or settings; made again")
@@ -155,6 +163,8 @@ def run_plan(
     fail_fast: bool = False,
     recorded: bool = True,
     batch: int | None = None,
+    engine: EngineOptions | None = None,
+    device: str = "auto",
 ) -> RunSummary:
     """Carry out a plan; see `ovseg_cli.runs.segment.run_folder` for what is promised, and for what is raised.
 
@@ -168,9 +178,21 @@ def run_plan(
         fail_fast: Whether to stop at the first image that cannot be read.
         recorded: Whether the store remembers the run, so that a later evaluation finds it.
         batch: How many images may go through the models together; None for the device's default.
+        engine: Who is to do the work; None for this process, with the models of `load_models`.
+        device: Where workers of other processes are to compute.
     """
     listener = listener or _Nobody()
     recipe = planned.recipe
+    if engine is not None and engine.engine == "ray" and planned.plan.request.explain:
+        raise UsageError(
+            "--explain shows support images of the store, which workers of a cluster do not open. Segment without it, "
+            "and then run the same command with --explain and without --engine ray: it adds the explanations."
+        )
+    crew = (
+        None
+        if engine is None
+        else crew_for(engine, ByRecipe(recipe, planned.plan.request.probabilities), store, device)
+    )
     listener.begin(planned.plan)
 
     def load() -> ReadySegmenter:
@@ -193,9 +215,33 @@ def run_plan(
         fail_fast=fail_fast,
         recorded=recorded,
         batch=batch,
+        crew=crew,
     )
-    summary.notes = planned.notes
+    summary.notes = (*planned.notes, *summary.notes)
     return summary
+
+
+def crew_for(engine: EngineOptions, load: Loader, store: Store, device: str) -> CrewMaker | None:
+    """What makes the crew of a run; None for this process.
+
+    Args:
+        engine: Who is to do the work.
+        load: Loads what pictures are segmented with.
+        store: Workers on this computer look into it for explanations; others do not.
+        device: Where they compute.
+
+    Raises:
+        UsageError: See `ovseg_cli.runs.engines.options.make_crew`.
+    """
+    make = make_crew(engine, device)
+    if make is None:
+        return None
+
+    def crew(order: Order, told: Callable[[Equipment], None], batch: int | None, count: int) -> Crew:
+        folder = None if engine.engine == "ray" else store.path
+        return make(Segmenting(load=load, order=order, batch=batch, store=folder), told, count)
+
+    return crew
 
 
 def wanted_classes(

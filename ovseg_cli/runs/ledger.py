@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -28,8 +28,9 @@ from ovseg_cli.files.labels import LABELMAP_NAME, LabelMap, write_labelmap
 from ovseg_cli.files.layout import LIST_NAME, LOCK_NAME, MASK_FOLDER
 from ovseg_cli.runs.journal import Entry, Journal, write_journal
 from ovseg_cli.runs.manifest import Manifest, library_versions
+from ovseg_cli.runs.memory import Easing
 from ovseg_cli.runs.plan import Plan, PlanItem
-from ovseg_cli.runs.worker import ReadySegmenter
+from ovseg_cli.runs.worker import Equipment
 from ovseg_cli.store.records import RunItem, RunRecord
 
 if TYPE_CHECKING:
@@ -161,16 +162,22 @@ class Ledger:
         with Journal(output, self._entries.values()) as journal:
             yield journal
 
-    def note_models(self, loaded: ReadySegmenter, batch: int) -> None:
+    def note_models(self, loaded: Equipment) -> None:
         """Note what segments, where and in what; `open` writes it."""
         self._manifest = replace(
             self._manifest,
-            settings=loaded.segmenter.settings,
+            settings=loaded.settings,
             device=loaded.device,
             precision=loaded.precision,
-            batch=batch,
+            batch=loaded.batch,
             libraries=library_versions(),
         )
+
+    def note_easing(self, eased: Easing) -> None:
+        """Note, and tell, that less goes through the models at once, as memory did not suffice; `close` writes it."""
+        self._manifest = replace(self._manifest, eased=(*self._manifest.eased, asdict(eased)))
+        self.summary.notes = (*self.summary.notes, str(eased))
+        log.warning("%s", eased)
 
     def note(self, journal: Journal, item: PlanItem, entry: Entry) -> None:
         """Note an image in the journal; one whose old entry still holds is there already."""

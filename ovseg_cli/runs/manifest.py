@@ -48,6 +48,8 @@ class Manifest:
         device: where it ran.
         precision: what the networks computed in (`float16`, `float32`).
         batch: how many pictures of one size might go through the models together, at most; None when none did yet.
+        eased: what went through the models at once since memory did not suffice: each a mapping with the `size` of the
+            picture that did not fit, and how many `images`, or `crops` of one, go together from then on.
         libraries: versions of the libraries below.
         store: `path` and `vector_revision` of the store.
         counts: images by outcome.
@@ -80,6 +82,7 @@ class Manifest:
     device: str | None = None
     precision: str | None = None
     batch: int | None = None
+    eased: tuple[Mapping[str, Any], ...] = ()
     libraries: Mapping[str, str]
     store: Mapping[str, Any]
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -132,6 +135,7 @@ def _check(manifest: Manifest) -> None:
         "argv": tuple,
         "inputs": tuple,
         "classes": tuple,
+        "eased": tuple,
         "device": (str, type(None)),
         "precision": (str, type(None)),
         "batch": (int, type(None)),

@@ -112,6 +112,7 @@ def plan_run(
     images: Sequence[InputImage] | None = None,
     overwrite: bool = False,
     limit: int | None = None,
+    retry_failed: bool = False,
 ) -> Plan:
     """Find the images and decide what to do with each. Nothing is written.
 
@@ -122,15 +123,20 @@ def plan_run(
         images: what `find_images` has found of these inputs, when it has been asked already.
         overwrite: make everything again, and give the folder another class list if need be.
         limit: take only the first so many images.
+        retry_failed: take only images that have failed before, and are not done since; there may be none.
 
     Raises:
         UsageError: the output folder is, or contains, an input; or holds another kind of label maps; or the file of
-            image classes does not fit the images; or `limit` is below 1.
+            image classes does not fit the images; or `limit` is below 1; or `retry_failed` comes with `overwrite`.
         NoInputError: there is no image.
         OutputError: the folder's own files cannot be read.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, got {limit}.")
+    if retry_failed and overwrite:
+        raise UsageError(
+            "--retry-failed leaves alone what is done, and --overwrite makes everything again: leave out one of them."
+        )
     if images is None:
         images = find_images(inputs, output)
     folder = expanded(output).absolute()
@@ -141,8 +147,9 @@ def plan_run(
     matched = _match(images, request)
     pictures = [
         (image, None if line is None else line.classes)
-        for image, line in zip(images[:limit], matched.lines[:limit], strict=True)
-    ]
+        for image, line in zip(images, matched.lines, strict=True)
+        if not retry_failed or _has_failed(entries.get(picture_id(image.path)))
+    ][:limit]
     plan = Plan(
         output=folder,
         inputs=tuple(str(given) for given in inputs),
@@ -198,6 +205,10 @@ def _stamps(folder: Path) -> tuple[Any, ...]:
         else:
             stamps.append((status.st_ino, status.st_size, status.st_mtime_ns))
     return tuple(stamps)
+
+
+def _has_failed(entry: Entry | None) -> bool:
+    return entry is not None and entry.status == "failed"
 
 
 def _check_kind(previous: Manifest | None, request: Request, output: Path, *, overwrite: bool) -> None:

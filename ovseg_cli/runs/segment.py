@@ -2,39 +2,97 @@
 
 from __future__ import annotations
 
-import errno
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ovseg_cli.errors import ImageError, OutputError, UsageError
-from ovseg_cli.files.discovery import picture_id
-from ovseg_cli.files.labels import LabelMap, read_label
-from ovseg_cli.runs.artefacts import ARTEFACTS, EXPLANATIONS, OVERLAYS, Answer
-from ovseg_cli.runs.journal import Entry, written
+from ovseg_cli.errors import ImageError, UsageError
+from ovseg_cli.files.images import open_image
+from ovseg_cli.runs.engines.crew import Crew, Single
+from ovseg_cli.runs.engines.dispatch import Dispatch
+from ovseg_cli.runs.jobs import Labeller, Order, Outcome, jobs_of
+from ovseg_cli.runs.journal import Entry, Journal
 from ovseg_cli.runs.ledger import Ledger, RunSummary, only_writer
-from ovseg_cli.runs.plan import Plan, PlanItem, current
-from ovseg_cli.runs.worker import Labels, OpenImage, ReadySegmenter, Worker
+from ovseg_cli.runs.plan import Plan, current
+from ovseg_cli.runs.worker import Equipment, ReadySegmenter, Worker
 
 if TYPE_CHECKING:
     from ovseg_cli.profiles import Profile
     from ovseg_cli.store import Store
 
+_PACE_SECONDS = 60.0
+"""The rate of a run is that of so many seconds, and of `_PACE_STEPS` pictures at least."""
+_PACE_STEPS = 10
+
+_SETTLED = 16
+"""After so many pictures, two batches, the time until the first one counts no more."""
+
+CrewMaker = Callable[[Order, Callable[[Equipment], None], int | None, int], Crew]
+"""Makes a crew: of what its jobs have in common, whom to tell of its equipment, the batch, and how much there is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Told after each image: how far the run is."""
+    """Told after each image: how far the run is.
+
+    Attributes:
+        done: Images that the run is through with, of whatever outcome.
+        total: Images of the plan.
+        path: The last one.
+        error: Why it failed; None when it did not.
+        failed: How many have failed.
+        rate: Images a second, of late, that were worked on; None while nobody can say.
+        left: Seconds that the rest will take at this rate, likewise.
+    """
 
     done: int
     total: int
     path: Path
     error: str | None = None
+    failed: int = 0
+    rate: float | None = None
+    left: float | None = None
+
+    @property
+    def share(self) -> float:
+        """The share of the images that the run is through with, in [0, 1]."""
+        return self.done / max(1, self.total)
+
+
+class _Pace:
+    """How fast a run is.
+
+    Args:
+        plan: What there is to do; images that are done already take no time.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._left = len(plan.items) - plan.count("skip")
+        self._times = deque([time.monotonic()])
+        self._taken = 0
+
+    def took(self) -> None:
+        """An image that was worked on is through."""
+        now = time.monotonic()
+        self._left -= 1
+        self._times.append(now)
+        self._taken += 1
+        if self._taken == _SETTLED:
+            self._times.popleft()  # until the first one, networks were loaded
+        while len(self._times) > _PACE_STEPS and now - self._times[0] > _PACE_SECONDS:
+            self._times.popleft()
+
+    def figures(self) -> tuple[float | None, float | None]:
+        """Images a second, and the seconds that are left."""
+        seconds = self._times[-1] - self._times[0]
+        if len(self._times) < 2 or seconds <= 0:
+            return None, 0.0 if self._left == 0 else None
+        rate = (len(self._times) - 1) / seconds
+        return rate, self._left / rate
 
 
 def run_folder(
@@ -49,6 +107,7 @@ def run_folder(
     fail_fast: bool = False,
     recorded: bool = True,
     batch: int | None = None,
+    crew: CrewMaker | None = None,
 ) -> RunSummary:
     """Carry out a plan.
 
@@ -73,6 +132,7 @@ def run_folder(
         recorded: whether the store remembers the run.
         batch: how many pictures may go together, which is also how many are in memory at most; None for
             `BATCH_ON_GPU` on a GPU and 1 on a CPU.
+        crew: makes those who do the work; None for this process, by the segmenter of `segmenter_factory`.
 
     Returns:
         What was done. Pictures that cannot be read are in `failed`; they stop nothing else.
@@ -81,6 +141,7 @@ def run_folder(
         UsageError: `batch` is below 1, or another run has filled the folder with other label maps since it was planned.
         OutputError: the output folder cannot be written, or another process is writing to it.
         DiskFullError: there is no space left. What is done stays done.
+        EngineError: there can be no workers, or none is left. What is done stays done.
         KeyboardInterrupt: passed on after the journal is closed and the run marked as interrupted.
     """
     if batch is not None and batch < 1:
@@ -88,22 +149,27 @@ def run_folder(
     with only_writer(plan.output):
         plan = current(plan)
         ledger = Ledger(plan, store, profile, argv, configured or {}, recorded=recorded)
-        worker = Worker(segmenter_factory, store, batch, ledger.note_models)
-        with closing(steps_of(plan, worker, ledger, fail_fast=fail_fast)) as steps:
+        order, left = Order.of(plan), len(plan.items) - plan.count("skip")
+        if crew is None or not left:
+            worker = Worker(segmenter_factory, lambda: store, batch, ledger.note_models)
+            workers: Crew = Single(Labeller(worker, order))
+        else:
+            workers = crew(order, ledger.note_models, batch, left)
+        with closing(steps_of(plan, workers, ledger, fail_fast=fail_fast)) as steps:
             for step in steps:
                 if progress is not None:
                     progress(step)
         return ledger.summary
 
 
-def steps_of(plan: Plan, worker: Worker, ledger: Ledger, *, fail_fast: bool = False) -> Generator[Step]:
+def steps_of(plan: Plan, crew: Crew, ledger: Ledger, *, fail_fast: bool = False) -> Generator[Step]:
     """Do what the plan says, and note it, image by image: several plans can be carried out in turns.
 
     Whoever ends early closes the generator; the run counts as interrupted then.
 
     Args:
         plan: As it is now (see `ovseg_cli.runs.plan.current`).
-        worker: Labels its pictures.
+        crew: Those who do it.
         ledger: Of this plan; the folder must be its only writer's (see `ovseg_cli.runs.ledger.only_writer`).
         fail_fast: As for `run_folder`.
 
@@ -111,134 +177,70 @@ def steps_of(plan: Plan, worker: Worker, ledger: Ledger, *, fail_fast: bool = Fa
         After each image, how far the run is.
     """
     started = time.perf_counter()
-    _load(plan, worker)
     try:
-        with ledger.open() as journal:
-            for number, (item, entry) in enumerate(_entries(plan, worker, ledger), start=1):
-                ledger.note(journal, item, entry)
-                yield Step(number, len(plan.items), item.image.path, entry.error)
-                if fail_fast and entry.status == "failed":
-                    break
-    except BaseException:
-        ledger.close("interrupted", started)
-        raise
+        # Before anything in the folder is changed or removed.
+        if any(item.action != "skip" for item in plan.items):
+            crew.start(load=_needs_models(plan))
+        dispatch = Dispatch(
+            len(plan.items), jobs_of(plan.items, crew.batch), crew, lambda place, why: _left_out(plan, place, why)
+        )
+        try:
+            with ledger.open() as journal:
+                try:
+                    yield from _noted(plan, dispatch, ledger, journal, fail_fast=fail_fast)
+                finally:
+                    for _, outcome in sorted(dispatch.early.items()):  # those that the end has kept from their turn
+                        _note(plan, outcome, ledger, journal)
+        except BaseException:
+            ledger.close("interrupted", started)
+            raise
+    finally:
+        crew.stop()
     stopped = fail_fast and bool(ledger.summary.failed)
     ledger.close("interrupted" if stopped else "finished", started)
 
 
-def _load(plan: Plan, worker: Worker) -> None:
-    """Load the models, if they are going to be needed, before anything in the folder is changed or removed."""
+def _needs_models(plan: Plan) -> bool:
+    """Whether there is a picture to segment that can be opened."""
     for item in plan.items:
-        if item.action in ("segment", "explain") and isinstance(worker.open(item), OpenImage):
-            worker.ready()
-            return
+        if item.action in ("segment", "explain"):
+            try:
+                open_image(item.image.path)
+            except ImageError:
+                continue
+            return True
+    return False
 
 
-def _entries(plan: Plan, worker: Worker, ledger: Ledger) -> Iterator[tuple[PlanItem, Entry]]:
-    """What becomes of the images, in their order; pictures of one size that follow each other wait for each other."""
-
-    def labelled(waiting: list[OpenImage]) -> Iterator[tuple[PlanItem, Entry]]:
-        for one, labels in worker.label(waiting):
-            yield one.item, _attempt(ledger, one.item, partial(_write_labels, plan, one, labels))
-
-    waiting: list[OpenImage] = []
-    for item in plan.items:
-        image: OpenImage | ImageError | None = None
-        if item.action == "segment" and item.explain is None:
-            image = worker.open(item)
-        together = isinstance(image, OpenImage) and bool(waiting) and image.image.size == waiting[0].image.size
-        if not together:
-            yield from labelled(waiting)
-            waiting = []
-        if isinstance(image, OpenImage):
-            waiting.append(image)
-            if len(waiting) == worker.batch:
-                yield from labelled(waiting)
-                waiting = []
-        elif image is not None:
-            yield item, ledger.failed(item, image)
-        else:
-            yield item, _attempt(ledger, item, partial(_take, plan, worker, ledger, item))
-    yield from labelled(waiting)
+def _left_out(plan: Plan, place: int, why: str) -> Outcome:
+    return Outcome(place, None, f"{plan.items[place].image.path} is left out: {why}")
 
 
-def _attempt(ledger: Ledger, item: PlanItem, work: Callable[[], Entry]) -> Entry:
-    """Make an image's entry, which says why when that fails because of the image."""
-    try:
-        entry = work()
-    except ImageError as error:
-        return ledger.failed(item, error)
-    except OutputError as error:
-        if not _too_long(error):
-            raise
-        return ledger.failed(item, ImageError(f"{item.image.path} has too long a name for its results. {error}"))
-    return ledger.done(item, entry)
+def _noted(plan: Plan, dispatch: Dispatch, ledger: Ledger, journal: Journal, *, fail_fast: bool) -> Generator[Step]:
+    pace = _Pace(plan)
+
+    def done(place: int) -> Outcome | None:
+        item = plan.items[place]
+        return Outcome(place, item.entry) if item.action == "skip" else None
+
+    for outcome in dispatch.outcomes(done):
+        item, entry = plan.items[outcome.place], _note(plan, outcome, ledger, journal)
+        if item.action != "skip":
+            pace.took()
+        number, failed = outcome.place + 1, len(ledger.summary.failed)
+        yield Step(number, len(plan.items), item.image.path, entry.error, failed, *pace.figures())
+        if fail_fast and entry.status == "failed":
+            break
 
 
-def _take(plan: Plan, worker: Worker, ledger: Ledger, item: PlanItem) -> Entry:
-    """Do what the plan says with one image that goes alone."""
-    entry = item.entry
-    if item.action == "skip" and entry is not None:
-        return entry
-    image = worker.open(item)
-    if isinstance(image, ImageError):
-        raise image
-    if entry is None or item.again:
-        return _write_labels(plan, image, partial(worker.explain, image))
-    if item.action == "explain" and item.explain is not None:
-        labels = worker.explain(image)
-        EXPLANATIONS.write(
-            plan.output / item.explain, Answer(image.image, labels.result.ids, labels.explanations), ledger.labels
-        )
-        entry = replace(entry, explain=item.explain)
-        if item.overlay is None or OVERLAYS.fits(entry, item.overlay, plan.output):
-            return entry
-    if item.overlay is None:
-        raise ValueError(f"nothing to draw for {item.image.path}")
-    ids = read_label(plan.output / item.output, ledger.labels)
-    OVERLAYS.write(plan.output / item.overlay, Answer(image.image, ids.astype(np.uint16)), ledger.labels)
-    return replace(entry, overlay=item.overlay)
-
-
-def _write_labels(plan: Plan, one: OpenImage, label: Callable[[], Labels]) -> Entry:
-    """Label a picture, and write what is wanted of it."""
-    labels = label()
-    item, image, result = one.item, one.image, labels.result
-    meaning = LabelMap.from_classes(plan.request.classes)
-    answer = Answer(image, result.ids, labels.explanations, result.scores)
-    for artefact in ARTEFACTS:
-        path: str | None = getattr(item, artefact.field)
-        if path is not None and artefact.wanted(plan.request):
-            artefact.write(plan.output / path, answer, meaning)
-    nbytes, digest = written(plan.output / item.output)
-    return Entry(
-        path=picture_id(item.image.path),
-        output=item.output,
-        overlay=item.overlay,
-        explain=item.explain,
-        probabilities=item.probabilities,
-        size=(image.width, image.height),
-        status="done",
-        method=result.method,
-        shares={name: round(float(share), 6) for name, share in result.shares.items()},
-        scores={name: round(float(score), 6) for name, score in result.mean_scores.items()},
-        kept=_rounded(result.kept),
-        kept_by=None if result.kept is None else "prefilter" if item.classes is None else "image-classes",
-        unfamiliar=result.unfamiliar,
-        margin=None if result.margin is None else round(result.margin, 6),
-        ms=None if labels.begun is None else round(1000 * (time.perf_counter() - labels.begun), 1),
-        key=item.key,
-        nbytes=nbytes,
-        digest=digest,
-    )
-
-
-def _rounded(kept: dict[str, float | None] | None) -> dict[str, float | None] | None:
-    if kept is None:
-        return None
-    return {name: None if score is None else round(score, 6) for name, score in kept.items()}
-
-
-def _too_long(error: OutputError) -> bool:
-    """Whether a file could not be written because of its name, which is that of its picture."""
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENAMETOOLONG
+def _note(plan: Plan, outcome: Outcome, ledger: Ledger, journal: Journal) -> Entry:
+    """Note what became of an image."""
+    item = plan.items[outcome.place]
+    if outcome.eased is not None:
+        ledger.note_easing(outcome.eased)
+    if outcome.entry is None:
+        entry = ledger.failed(item, ImageError(outcome.error))
+    else:
+        entry = ledger.done(item, outcome.entry)
+    ledger.note(journal, item, entry)
+    return entry

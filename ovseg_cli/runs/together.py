@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from ovseg_cli.errors import ImageError, MethodError
 from ovseg_cli.files.images import open_image
+from ovseg_cli.runs.engines.crew import Single
+from ovseg_cli.runs.jobs import Labeller, Order
 from ovseg_cli.runs.ledger import Ledger, RunSummary, only_writer
 from ovseg_cli.runs.plan import Plan, current
 from ovseg_cli.runs.segment import Step, steps_of
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from ovseg_cli.store import Store
 
 _FAULTS = (MethodError, MemoryError, RuntimeError)
-"""What ends one method and not the others; torch's errors of memory are of the last kind."""
+"""What ends one method and not the others. What does not fit into memory fails by the picture (see `Worker`)."""
 
 log = logging.getLogger("ovseg_cli")
 
@@ -86,10 +88,17 @@ def run_together(
         for method, plan in plans.items():
             ledger = Ledger(plan, store, profile, argv, configured or {}, recorded=False, told=False)
             worker = Worker(
-                crew.loader(method), store, crew.batch, ledger.note_models, opened=crew.open, timed=len(plans) == 1
+                crew.loader(method),
+                lambda: store,
+                crew.batch,
+                ledger.note_models,
+                opened=crew.open,
+                timed=len(plans) == 1,
             )
             ledgers[method] = ledger
-            runs[method] = stack.enter_context(closing(steps_of(plan, worker, ledger)))
+            runs[method] = stack.enter_context(
+                closing(steps_of(plan, Single(Labeller(worker, Order.of(plan))), ledger))
+            )
         broken = dict(_in_turns(runs, progress))
     return TogetherRun(
         summaries={method: ledger.summary for method, ledger in ledgers.items()},

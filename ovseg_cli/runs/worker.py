@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 from ovseg_cli.errors import ImageError
 from ovseg_cli.files.images import open_image
+from ovseg_cli.runs.memory import Easing, Room, is_out_of_memory, release
 from ovseg_cli.runs.plan import PlanItem
 
 if TYPE_CHECKING:
@@ -26,7 +29,12 @@ if TYPE_CHECKING:
 BATCH_ON_GPU = 8
 """Pictures of one size that go through the models together where nobody says; on a CPU each goes alone."""
 
+MOST_CROPS = 16
+"""Crops that go together while memory suffices: `ovseg_cli.segmentation.task.MAX_CROPS_AT_ONCE`, without torch."""
+
 log = logging.getLogger("ovseg_cli")
+
+Result = TypeVar("Result")
 
 
 class SegmentationLike(Protocol):
@@ -89,6 +97,15 @@ class ReadySegmenter(NamedTuple):
     precision: str
 
 
+class Equipment(NamedTuple):
+    """What a worker segments with, for the record, and how many pictures may go together."""
+
+    settings: Mapping[str, Any]
+    device: str
+    precision: str
+    batch: int
+
+
 @dataclass(frozen=True, slots=True)
 class OpenImage:
     """A picture that waits to be segmented, and how long it took to read it."""
@@ -113,9 +130,12 @@ class Labels:
 class Worker:
     """Labels pictures, with a segmenter that is loaded when it is first needed.
 
+    Where memory does not suffice, fewer pictures go together from then on, down to one; then fewer crops of each. That
+    changes label maps no more than the rounding of batched products does.
+
     Args:
         load: Loads it.
-        store: Where prototypes come from, for explanations.
+        store: Gives where prototypes come from, for explanations.
         batch: How many pictures may go together; None for the device's default.
         loaded: Is told of the segmenter and of the batch, once.
         opened: Opens a picture; None for `open_image`.
@@ -125,9 +145,9 @@ class Worker:
     def __init__(
         self,
         load: Callable[[], ReadySegmenter],
-        store: Store,
+        store: Callable[[], Store],
         batch: int | None,
-        loaded: Callable[[ReadySegmenter, int], None],
+        loaded: Callable[[Equipment], None],
         *,
         opened: Callable[[Path], Image.Image] | None = None,
         timed: bool = True,
@@ -139,6 +159,8 @@ class Worker:
         self._timed = timed
         self._segmenter: SegmenterLike | None = None
         self._explainer: Explainer | None = None
+        self._device = ""
+        self._room = Room()
         self.batch = batch
 
     def open(self, item: PlanItem) -> OpenImage | ImageError:
@@ -154,9 +176,14 @@ class Worker:
         if self._segmenter is None:
             loaded = self._load()
             self._segmenter = loaded.segmenter
+            self._device = loaded.device
             if self.batch is None:
                 self.batch = 1 if loaded.device == "cpu" else BATCH_ON_GPU
-            self._tell(loaded, self.batch)
+            self._tell(Equipment(loaded.segmenter.settings, loaded.device, loaded.precision, self.batch))
+
+    def eased(self) -> Easing | None:
+        """What goes through the models at once by now, where that has changed since it was last asked for."""
+        return self._room.told()
 
     def label(self, images: Sequence[OpenImage]) -> Iterator[tuple[OpenImage, Callable[[], Labels]]]:
         """Label pictures of one size: together if they are several, and one by one if one of them is at fault.
@@ -164,23 +191,49 @@ class Worker:
         Yields:
             Each picture, with what gives its labels or raises the `ImageError` that it is at fault for.
         """
-        begun = time.perf_counter()
-        results: Sequence[SegmentationLike | None] = [None] * len(images)
-        if len(images) > 1:
-            try:
-                results = self._ready().segment_batch(
-                    [one.image for one in images], classes=[one.item.classes for one in images]
+        waiting = deque([list(images)] if images else [])
+        while waiting:
+            group = waiting.popleft()
+            size = group[0].image.size
+            most = self._room.images(size, len(group))
+            if len(group) > most:
+                waiting.extendleft(reversed([group[i : i + most] for i in range(0, len(group), most)]))
+                continue
+            begun = time.perf_counter()
+            results: Sequence[SegmentationLike | None] | None = [None] * len(group)
+            if len(group) > 1:
+                results = self._together(group)
+            if results is None:  # here, as the error holds all that did not fit
+                release()
+                self._room.fewer_images(size, len(group))
+                waiting.appendleft(group)
+                continue
+            share = (time.perf_counter() - begun) / len(group)
+            for one, result in zip(group, results, strict=True):
+                yield one, self._one(one, result, share)
+
+    def _together(self, group: Sequence[OpenImage]) -> Sequence[SegmentationLike | None] | None:
+        """Labels of pictures of one size; None for each when one of them is at fault, and for all when it is memory."""
+        try:
+            with self._crops(group[0]):
+                return self._ready().segment_batch(
+                    [one.image for one in group], classes=[one.item.classes for one in group]
                 )
-            except ImageError as error:
-                log.debug("%d pictures go one by one, so that only the one at fault fails: %s", len(images), error)
-        share = (time.perf_counter() - begun) / max(1, len(images))
-        for one, result in zip(images, results, strict=True):
-            yield one, self._one(one, result, share)
+        except ImageError as error:
+            log.debug("%d pictures go one by one, so that only the one at fault fails: %s", len(group), error)
+            return [None] * len(group)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
 
     def _one(self, one: OpenImage, result: SegmentationLike | None, seconds: float) -> Callable[[], Labels]:
         def labels() -> Labels:
             begun = time.perf_counter() - one.seconds - seconds
-            found = self._ready().segment(one.image, classes=one.item.classes) if result is None else result
+            found = result
+            if found is None:
+                segment = self._ready().segment
+                found = self._alone(one, lambda: segment(one.image, classes=one.item.classes))
             return Labels(found, None, begun if self._timed else None)
 
         return labels
@@ -195,9 +248,44 @@ class Worker:
 
         begun = time.perf_counter() - one.seconds
         if self._explainer is None:
-            self._explainer = Explainer(cast("Segmenter", self._ready()), self._store)
-        result, explanations = self._explainer.explain(one.image, classes=one.item.classes)
+            self._explainer = Explainer(cast("Segmenter", self._ready()), self._store())
+        explain = self._explainer.explain
+        result, explanations = self._alone(one, lambda: explain(one.image, classes=one.item.classes))
         return Labels(result, explanations, begun)
+
+    def _alone(self, one: OpenImage, work: Callable[[], Result]) -> Result:
+        """Do something with one picture, with as many of its crops at once as memory has room for.
+
+        Raises:
+            ImageError: Not even one crop at a time fits.
+        """
+        size = one.image.size
+        while True:
+            try:
+                with self._crops(one):
+                    return work()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            release()
+            crops = self._room.crops(size, MOST_CROPS)
+            if crops == 1:
+                raise ImageError(
+                    f"{one.item.image.path} ({size[0]} x {size[1]} pixels) does not fit into the memory of "
+                    f"{self._device or 'this computer'}, not even one crop of it at a time. Free memory that other "
+                    "programs hold, look for fewer classes, work at a smaller --short-side or with smaller --windows, "
+                    "or use --device cpu."
+                )
+            self._room.fewer_crops(size, crops)
+
+    def _crops(self, one: OpenImage) -> AbstractContextManager[None]:
+        """Within it, as many crops go together as have room."""
+        crops = self._room.crops(one.image.size, MOST_CROPS)
+        if crops == MOST_CROPS:
+            return nullcontext()
+        from ovseg_cli.segmentation.task import fewer_crops
+
+        return fewer_crops(crops)
 
     def _ready(self) -> SegmenterLike:
         self.ready()

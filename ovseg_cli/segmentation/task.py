@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -22,6 +24,8 @@ MAX_CROPS_AT_ONCE = 16
 
 MAX_INPUT_PIXELS_AT_ONCE = 4 * 512**2
 """Of network input in one batch of crops: features of Stable Diffusion take 126 MB for each 512x512 crop."""
+
+_limit: ContextVar[int | None] = ContextVar("crops at once, where memory is short", default=None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,7 +126,19 @@ def _add(
 
 def crops_at_once(pixels: int) -> int:
     """How many crops go through a network together that is shown so many pixels of each."""
-    return max(1, min(MAX_CROPS_AT_ONCE, MAX_INPUT_PIXELS_AT_ONCE // pixels))
+    limit = _limit.get()
+    most = MAX_CROPS_AT_ONCE if limit is None else min(limit, MAX_CROPS_AT_ONCE)
+    return max(1, min(most, MAX_INPUT_PIXELS_AT_ONCE // pixels))
+
+
+@contextmanager
+def fewer_crops(limit: int) -> Iterator[None]:
+    """While the block runs, so many crops go through a network together at most: for want of memory."""
+    token = _limit.set(limit)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
 
 
 def _batches(

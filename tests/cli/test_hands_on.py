@@ -133,7 +133,7 @@ class TestSegment:
         for number in range(40):
             paint(here / "many" / f"{number}.png", 1)
         lines = cli("segment", "many", "-c", "cat", "--method", "gem").stderr.splitlines()
-        assert [line.partition(" after ")[0] for line in lines] == [f"{n} of 40 pictures" for n in range(4, 40, 4)]
+        assert [line.partition(" (")[0] for line in lines] == [f"{n} of 40 pictures" for n in range(4, 40, 4)]
         assert cli("segment", "many", "-c", "cat", "--method", "gem").stderr == "", "nothing was to be done"
         for flag in ("-q", "--json"):
             assert cli("segment", "many", "-c", "cat", "--method", "gem", "--overwrite", flag).stderr == ""

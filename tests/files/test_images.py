@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -362,3 +363,22 @@ def test_any_damage_is_an_image_error_or_nothing(tmp_path, data, kind):
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     with contextlib.suppress(ImageError):
         assert open_image(path).mode == "RGB"
+
+
+class TestSizeInHeader:
+    @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+    @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+    def test_is_that_of_the_open_picture(self, tmp_path, orientation, suffix):
+        path = tmp_path / f"a.{suffix}"
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        Image.new("RGB", (30, 20)).save(path, exif=exif.tobytes())
+        turned = (20, 30) if orientation > 4 else (30, 20)
+        assert images.size_in_header(path) == images.open_image(path).size == turned
+
+    def test_is_unknown_where_the_first_bytes_do_not_say_so(self, tmp_path):
+        (tmp_path / "empty.png").write_bytes(b"")
+        (tmp_path / "text.png").write_text("no picture")
+        os.mkfifo(tmp_path / "pipe.png")
+        for name in ("empty.png", "text.png", "pipe.png", "gone.png"):
+            assert images.size_in_header(tmp_path / name) is None

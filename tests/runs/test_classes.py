@@ -1,14 +1,26 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
-from ovseg_cli.errors import ClassExistsError, ClassNameError, UsageError
+from ovseg_cli.errors import ClassExistsError, ClassNameError, GenerationError, UsageError
 from ovseg_cli.prototypes.support import OwnPicture
-from ovseg_cli.runs.classes import add_classes, plan_classes, stored_names, unique_names
+from ovseg_cli.runs.classes import (
+    ClassCraft,
+    ClassItem,
+    ClassJob,
+    ClassMaker,
+    add_classes,
+    plan_classes,
+    stored_names,
+    unique_names,
+)
+from ovseg_cli.runs.engines.options import EngineOptions, make_crew
 from tests import doubles
+from tests.mini import mini_models
 
 
 @pytest.fixture
@@ -120,3 +132,49 @@ class TestTheSamePictures:
         assert not added.changed
         assert store.get_class("cat") == before
         assert "2 of 2 pictures" in caplog.text
+
+
+class TestByWorkers:
+    """Classes that other processes make, and this one stores."""
+
+    @pytest.fixture
+    def made(self, store):
+        """Makes classes of few images with the bundled models, by two processes or by this one."""
+        from ovseg_cli.prototypes.build import SupportSettings
+
+        settings = SupportSettings(count=2, steps=2)
+
+        def make(names, *, workers):
+            plan = plan_classes(store, names, "replace")
+            maker = make_crew(EngineOptions(workers=workers), "cpu")
+            crew = maker and partial(maker, ClassCraft(mini_models().profile, "auto", settings), lambda _: None)
+            return list(add_classes(store, None if crew else mini_models(), plan, settings, crew=crew))
+
+        return make
+
+    @pytest.mark.slow
+    def test_are_those_that_this_process_makes_and_in_the_order_of_their_names(self, made, store):
+        names = ["dog", "cat", "tree"]
+        ours = {new.info.name: store.read_class(new.info.name) for new in made(names, workers=1)}
+        theirs = made(names, workers=2)
+        assert [new.info.name for new in theirs] == names
+        for name in names:
+            again = store.read_class(name)
+            for one, other in zip(ours[name].prototypes, again.prototypes, strict=True):
+                np.testing.assert_array_equal(one.vector, other.vector)
+            for one, other in zip(ours[name].supports, again.supports, strict=True):
+                np.testing.assert_array_equal(one.image, other.image)
+
+
+def test_a_class_that_cannot_be_made_is_an_outcome_and_the_next_is_made(models, monkeypatch):
+    def build(models, name, settings, progress=None, **own):
+        if name == "dog":
+            raise GenerationError("no foreground")
+        return doubles.build_class(models, name, settings, progress)
+
+    monkeypatch.setattr(sys.modules["ovseg_cli.prototypes.build"], "build_class", build)
+    maker = ClassMaker(lambda: models, doubles.SupportSettings(), lambda _: None)
+    job = ClassJob(3, (ClassItem("dog"), ClassItem("cat")))
+    outcomes = list(maker.do(job))
+    assert [(outcome.place, outcome.record is None) for outcome in outcomes] == [(3, True), (4, False)]
+    assert str(outcomes[0].fault) == "no foreground"

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from ovseg_cli.errors import ImageError, OutputError
+from ovseg_cli.errors import ImageError, MethodError, OutputError
 from ovseg_cli.files.labels import LabelMap, read_label
 from ovseg_cli.runs import together as module
 from ovseg_cli.runs.folder import plan_folder
@@ -141,13 +141,21 @@ def test_a_method_that_fails_on_pictures_leaves_the_others_alone(contest):
     assert contest.run().summaries["sclip"].done == 4, "what failed is tried again"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("out of memory\nmore"), MemoryError()])
+@pytest.mark.parametrize("error", [RuntimeError("an illegal memory access\nmore"), MethodError("its scorer says no")])
 def test_a_method_that_breaks_is_told_and_the_others_go_on(contest, error, caplog):
     contest.failing["gem"] = error
     came = contest.run()
-    assert came.broken == {"gem": str(error).splitlines()[0] if str(error) else "MemoryError"}
+    assert came.broken == {"gem": str(error).splitlines()[0]}
     assert [came.summaries[method].done for method in METHODS] == [0, 4, 4]
     assert read_manifest(contest.folder / "out" / "gem").status == "interrupted"
+
+
+def test_want_of_memory_costs_a_method_its_pictures_and_the_others_nothing(contest):
+    contest.failing["gem"] = MemoryError()
+    came = contest.run()
+    assert came.broken == {}
+    assert [(s.done, len(s.failed)) for s in came.summaries.values()] == [(0, 4), (4, 0), (4, 0)]
+    assert read_manifest(contest.folder / "out" / "gem").eased[0]["crops"] == 1
 
 
 def test_a_picture_that_cannot_be_read_fails_for_all_and_is_told_of_nobody_thrice(contest, caplog):
