@@ -27,6 +27,8 @@ class Painted:
     method: str = "gem"
     kept: Any = None
     unfamiliar: Any = None
+    margin: float | None = 0.125
+    scores: Any = None
 
 
 @dataclass
