@@ -76,7 +76,7 @@ class ShortlistSpec:
     background: int = 16
     margin: float = 0.1
     classes: int = 8
-    most: int = 1024
+    most: int = 512
 
 
 SHORTLIST = ShortlistSpec()

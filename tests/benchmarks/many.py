@@ -37,7 +37,9 @@ def segmented(count: int, exact: bool, _device: str) -> Job:
 
     store = growth.store_of(count)
     growth.searched(store.path)  # makes the index where there is none yet
-    profile = made_up_profile([made_up_extractor("clip", growth.EXTRACTOR, growth.DIM)], short_side=SIDE, windows=WINDOWS)
+    profile = made_up_profile(
+        [made_up_extractor("clip", growth.EXTRACTOR, growth.DIM)], short_side=SIDE, windows=WINDOWS
+    )
     models = RegionModels(profile, feature_of)
     picture = painted(SHOWN, SIZE)
     segmenter = Segmenter(
