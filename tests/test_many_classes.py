@@ -115,7 +115,7 @@ def agreement(world, store, **options) -> float:
 
 @pytest.fixture(scope="module")
 def world():
-    return World("clustered", {"one": 32, "two": 20})
+    return World("clustered", {"one": 64, "two": 48})
 
 
 @pytest.fixture
