@@ -70,7 +70,7 @@ class ShortlistSpec:
         most: Classes that are taken for a picture, at most.
     """
 
-    most_exact: int = 256
+    most_exact: int = 128
     queries: int = 256
     prototypes: int = 64
     background: int = 16
