@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
+_QUERIES_AT_ONCE = 256
+
 
 def import_faiss() -> Any:
     """The faiss module, imported when it is first needed.
@@ -71,6 +73,17 @@ def best_products(
             return np.asarray(found[0], np.float32), np.asarray(found[1], np.int64)
         except RuntimeError as error:  # its memory is full, most likely
             logger.info("FAISS does not use the GPU this time: %s", error)
+    if len(queries) > _QUERIES_AT_ONCE:  # so that their products take little memory
+        starts = range(0, len(queries), _QUERIES_AT_ONCE)
+        parts = [_on_the_cpu(queries[start : start + _QUERIES_AT_ONCE], vectors, k) for start in starts]
+        return np.concatenate([scores for scores, _ in parts]), np.concatenate([places for _, places in parts])
+    return _on_the_cpu(queries, vectors, k)
+
+
+def _on_the_cpu(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """What `best_products` gives, by a matrix product."""
     products = queries @ vectors.T
     places = np.broadcast_to(np.arange(len(vectors)), products.shape)
     if k < len(vectors):

@@ -62,8 +62,10 @@ class ShortlistSpec:
 
     Attributes:
         most_exact: Of up to so many classes all are compared: a search takes as long.
-        queries: Cells of a picture that are searched for, at most, for each extractor.
+        queries: Cells of a picture that classes are searched for by, at most, for each extractor.
         prototypes: Foreground prototypes that are found for each.
+        surroundings: Cells that background prototypes are searched for by, at most: there the best of very many counts,
+            to whatever class it belongs, which is another one in each cell.
         background: Background prototypes that are found for each.
         margin: A class is taken if its cosine is below the best one, the background's too, by no more than this.
         classes: So many are taken for each cell at most.
@@ -73,6 +75,7 @@ class ShortlistSpec:
     most_exact: int = 128
     queries: int = 256
     prototypes: int = 64
+    surroundings: int = 2048
     background: int = 16
     margin: float = 0.1
     classes: int = 8

@@ -94,10 +94,16 @@ class Shelf:
             if surveyed is None:
                 names = [part.classes[place] for place in classes]
                 return tuple(classes), [self._scorer(spec, self._whole(spec, names)) for spec in part.extractors]
-            among = self._among(classes)
+            among, most = self._among(classes), self._spec.surroundings
             queries = [spread(features.numpy(), self._spec.queries) for features in surveyed]
-            around = [self._around(*both, among) for both in zip(part.extractors, queries, strict=True)]
-            found = self._found(classes, queries, [best for _, best in around], among)
+            around = []
+            for spec, own, features in zip(part.extractors, queries, surveyed, strict=True):
+                # Those that were chosen before come first, as the classes are compared with what surrounds them there.
+                every = np.concatenate([own, features.numpy()[:: -(-len(features) // max(1, most - len(own)))]])
+                around.append(self._around(spec, every, among))
+            found = self._found(
+                classes, queries, [best[: len(own)] for (_, best), own in zip(around, queries, strict=True)], among
+            )
             names = [part.classes[place] for place in found]
             scorers = []
             for spec, (ids, _) in zip(part.extractors, around, strict=True):
