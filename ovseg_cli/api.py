@@ -152,6 +152,7 @@ def segment(
     extractors: Sequence[str] | None = None,
     prototypes: Sequence[PrototypeKind] | None = None,
     stuff_filter: bool | None = None,
+    exact: bool | None = None,
     refine: Literal["none", "pamr"] | None = None,
     settings: str | None = None,
     short_side: int | None = None,
@@ -185,6 +186,8 @@ def segment(
         prototypes: With prototypes: which of "mean", "instance" and "part" are matched (default: all).
         stuff_filter: With prototypes: whether background prototypes of things that look like stuff are left out
             (default: they are).
+        exact: With prototypes of very many classes: whether all of them are compared with the picture, instead of those
+            that the store's search index finds (default: not).
         refine: "pamr" lets the scores follow the picture's edges (default: the method's own way).
         settings: With words: the data set whose published settings the method is run with (default: PASCAL VOC's).
         short_side: The picture is resized so that its short side is this many pixels (default: the method's).
@@ -236,6 +239,7 @@ def segment(
             extractors=None if extractors is None else tuple(extractors),
             prototypes=None if prototypes is None else tuple(prototypes),
             stuff_filter=stuff_filter,
+            exact=exact,
             refine=refine,
             settings=settings,
             short_side=short_side,

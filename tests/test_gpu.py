@@ -133,3 +133,18 @@ def test_own_pictures_without_masks_are_cut_out_on_the_gpu(on_gpu):
     ours, exact = (build_class(models, "cat", settings, pictures=pictures) for models in (on_gpu, mini_models()))
     for one, other in zip(ours.supports, exact.supports, strict=True):
         assert (one.foreground == other.foreground).mean() > 0.98
+
+
+def test_faiss_finds_the_same_on_the_gpu(store):
+    """Many queries at once, which go to the GPU, against each alone, which does not."""
+    from ovseg_cli.faiss_import import gpu_count
+
+    if not gpu_count():
+        pytest.skip("FAISS knows no GPU")
+    spec = MINI.extractors[0]
+    block = store.prototypes(["cat"], spec.digest)
+    queries = block.vectors[block.role_is_fg]
+    scores, ids = store.nearest(queries, spec.digest, k=3)
+    alone = [store.nearest(query[None], spec.digest, k=3) for query in queries]
+    np.testing.assert_allclose(scores, np.concatenate([own for own, _ in alone]), atol=1e-5)
+    np.testing.assert_array_equal(ids, np.concatenate([own for _, own in alone]))

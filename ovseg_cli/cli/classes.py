@@ -421,7 +421,7 @@ def _brief(value: Any) -> str:
 def list_classes(common: Common) -> None:
     """List the classes of the store."""
     out = common.out
-    store = common.find_store()
+    store = common.find_store(typed=True)
     if store is None:
         out.result([], human=lambda: out.line("There is no store yet. `ovseg add-class NAME` makes one."))
         return
@@ -440,7 +440,7 @@ def list_classes(common: Common) -> None:
                 str(info.support_count),
                 str(sum(info.prototype_counts.values())),
                 file_size(info.nbytes),
-                f"{info.created_at.astimezone():%Y-%m-%d %H:%M}",
+                info.created_at.astimezone().isoformat(" ", "minutes")[:16],
             )
             for info in infos
         ]

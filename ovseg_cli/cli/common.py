@@ -129,18 +129,30 @@ class Common:
         ):
             yield passing
 
-    def find_store(self, *, any_profile: bool = False) -> Store | None:
+    def find_store(self, *, any_profile: bool = False, typed: bool = False) -> Store | None:
         """The store if there is one; a command that only reads makes none.
 
         Args:
             any_profile: take it whatever profile it was made with, for what has nothing to do with models.
+            typed: whether one that is typed behind `--store` has to be there: it may be a slip of the pen.
+
+        Raises:
+            StoreNotFoundError: with `typed`, when such a folder holds none.
         """
         from ovseg_cli.store import Store
 
         try:
             return Store.open(self.options.store, profile=None if any_profile else self.options.profile, create=False)
         except StoreNotFoundError:
+            if typed and self._store_is_typed:
+                raise
             return None
+
+    @property
+    def _store_is_typed(self) -> bool:
+        """Whether `--store` stands on the command line, in the place of the variable."""
+        variable = os.environ.get("OVSEG_STORE")
+        return self.options.store is not None and not (variable and expanded(variable) == self.options.store)
 
     def profile_of(self, store: Store) -> Profile:
         """The profile that `store` was made with."""

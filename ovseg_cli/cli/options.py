@@ -91,6 +91,16 @@ StuffFilterOpt = Annotated[
     ),
 ]
 
+ExactOpt = Annotated[
+    bool | None,
+    typer.Option(
+        "--exact",
+        rich_help_panel=WITH_PROTOTYPES,
+        help="Compare all of very many classes with every picture, not only those that the search index finds.",
+        show_default=False,
+    ),
+]
+
 ExtractorsOpt = Annotated[
     list[str] | None,
     typer.Option(
@@ -434,6 +444,7 @@ def _query(
     threshold: ThresholdOpt = None,
     prefilter: PrefilterOpt = None,
     stuff_filter: StuffFilterOpt = None,
+    exact: ExactOpt = None,
     extractors: ExtractorsOpt = None,
     prototypes: PrototypesOpt = None,
     settings: SettingsOpt = None,
@@ -491,6 +502,7 @@ def _query(
             extractors=split_names(extractors) or None,
             prototypes=split_names(prototypes) or None,  # type: ignore[arg-type]  # checked by the class itself
             stuff_filter=stuff_filter,
+            exact=exact,
             refine=refine,
             settings=settings,
             templates=templates,

@@ -133,7 +133,8 @@ class Output:
             self.show(table(*columns, rows=rows))
             return
         with self._bars_aside():
-            self.stdout.out(plain_table(*columns, rows=rows), highlight=False)
+            # Every cell is shown as it can be, so the console would find nothing to change.
+            self.stdout.file.write(plain_table(*columns, rows=rows) + "\n")
 
     @contextmanager
     def _bars_aside(self) -> Iterator[None]:
@@ -445,18 +446,25 @@ def plain_table(*columns: tuple[str, Align], rows: Sequence[Sequence[str]]) -> s
     cat         8
     雨         32
     """
-    lines = [tuple(title for title, _ in columns), *(tuple(map(visible, row)) for row in rows)]
-    widths = [[len(cell) if cell.isascii() else cell_len(cell) for cell in line] for line in lines]
-    widest = [max(column) for column in zip(*widths, strict=True)]
+    padded = []
+    for (title, align), *cells in zip(columns, *rows, strict=True):
+        shown = [title, *_all_visible(cells)]
+        ascii_only = all(map(str.isascii, shown))
+        widths = list(map(len if ascii_only else cell_len, shown))
+        most = max(widths)
+        if ascii_only:
+            padded.append([cell.ljust(most) if align == "left" else cell.rjust(most) for cell in shown])
+            continue
+        rooms = [" " * (most - width) for width in widths]
+        pairs = zip(shown, rooms, strict=True)
+        padded.append([cell + room if align == "left" else room + cell for cell, room in pairs])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))
 
-    def padded(cell: str, width: int, most: int, align: Align) -> str:
-        room = " " * (most - width)
-        return cell + room if align == "left" else room + cell
 
-    aligns = [align for _, align in columns]
-    return "\n".join(
-        "  ".join(map(padded, line, width, widest, aligns)).rstrip() for line, width in zip(lines, widths, strict=True)
-    )
+def _all_visible(cells: Sequence[str]) -> Sequence[str]:
+    """Texts as they can be shown: asked of all of them at once, as hardly any has to be changed."""
+    together = "".join(cells)
+    return cells if visible(together) == together else [visible(cell) for cell in cells]
 
 
 def fields(rows: Iterable[tuple[str, str]]) -> Table:

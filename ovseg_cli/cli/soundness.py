@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ovseg_cli.cli.common import Common
 from ovseg_cli.cli.output import amount, file_size
-from ovseg_cli.errors import NoDefaultStoreError, OvsegError, StoreCorruptError, StoreVersionError
+from ovseg_cli.errors import (
+    NoDefaultStoreError,
+    OvsegError,
+    StoreCorruptError,
+    StoreNotFoundError,
+    StoreVersionError,
+)
 
 if TYPE_CHECKING:
     from ovseg_cli.store import Store
@@ -55,14 +61,24 @@ def store_lines(store: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "leftovers", f"{len(store['leftovers'])}, taken away by {by}"
 
 
-def store_report(common: Common) -> dict[str, Any]:
-    """The state of the store; a store that cannot be opened is a finding, not a crash."""
+def store_report(common: Common, *, typed: bool = False) -> dict[str, Any]:
+    """The state of the store; a store that cannot be opened is a finding, not a crash.
+
+    Args:
+        common: What the command works with.
+        typed: Whether one that is typed behind `--store` has to be there.
+
+    Raises:
+        StoreNotFoundError: With `typed`, when such a folder holds none.
+    """
     try:
-        store = common.find_store(any_profile=True)
+        store = common.find_store(any_profile=True, typed=typed)
         if store is None:
             return {"path": _default_path(common), "exists": False, "healthy": True, "problems": []}
         with store:
             return _examine(store)
+    except StoreNotFoundError:
+        raise
     except NoDefaultStoreError:
         return {"path": None, "exists": False, "healthy": True, "problems": []}
     except OvsegError as error:

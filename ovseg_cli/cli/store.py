@@ -56,7 +56,7 @@ def check(
         with common.open_store(create=False) as store:
             done = store.repair()
         repaired = {"removed": [str(path) for path in done.removed], "indexes": list(done.indexes)}
-    report = store_report(common)
+    report = store_report(common, typed=True)
     data = report if repaired is None else {**report, "repaired": repaired}
 
     def human() -> None:
@@ -98,13 +98,17 @@ def reindex(common: Common) -> None:
 
     It is kept up to date by itself; this is for after many classes were imported, or when it is doubted.
     """
+    from ovseg_cli.faiss_import import gpu_count
+
     out = common.out
     with common.open_store(create=False) as store:
         made = store.reindex()
+    on = "GPU" if gpu_count() else "CPU"
     data = [
         {
             "extractor": name,
             "vectors": catalogue.rows,
+            "on": on,
             "segments": [
                 {"vectors": note.rows, "kind": note.kind, "recall": note.recall} for note in catalogue.segments
             ],
@@ -119,7 +123,7 @@ def reindex(common: Common) -> None:
             exact = all(note.kind == "exact" for note in catalogue.segments)
             recall = min((note.recall for note in catalogue.segments), default=1.0)
             how = "compared one by one" if exact else f"in lists, which find {recall:.1%} of the nearest"
-            out.line(f"{name}: {amount(catalogue.rows, 'vector')}, {how}")
+            out.line(f"{name}: {amount(catalogue.rows, 'vector')}, {how}, on the {on}")
 
     out.result(data, human=human, quiet=list(made))
 

@@ -122,7 +122,9 @@ class Explainer:
             threshold=self._segmenter.threshold,
             background=options.background,
             standings=standings,
-            ruled_out=tuple(n for i, n in enumerate(segmentation.names) if i not in scored.classes),
+            ruled_out=tuple(
+                n for n in segmentation.names if segmentation.kept is not None and n not in segmentation.kept
+            ),
             named=named,
             refined=self._segmenter.refine != "none",
             stuff_filter=self._segmenter.settings.get("stuff_filter"),

@@ -26,7 +26,15 @@ import torch
 from torch import Tensor
 
 
-def hybrid_scores(prototypes: Tensor, words: Tensor, known: Sequence[int], *, scale: float, weight: float) -> Tensor:
+def hybrid_scores(
+    prototypes: Tensor,
+    words: Tensor,
+    known: Sequence[int],
+    left_out: Sequence[int] = (),
+    *,
+    scale: float,
+    weight: float,
+) -> Tensor:
     """Class probabilities from both.
 
     Args:
@@ -35,6 +43,8 @@ def hybrid_scores(prototypes: Tensor, words: Tensor, known: Sequence[int], *, sc
         words: float (C + 1, h, w), probabilities, channel 0 the background's. Classes without background words may
             leave it 0 everywhere.
         known: For each of those P classes its number among the C, counted from 1.
+        left_out: Numbers of the classes that have prototypes as well, none of which comes near: each of them has the
+            cosine of the least alike of those P classes.
         scale: Cosines are multiplied by this before the softmax.
         weight: How much prototypes count when every class has some, in [0, 1].
 
@@ -47,17 +57,25 @@ def hybrid_scores(prototypes: Tensor, words: Tensor, known: Sequence[int], *, sc
     if (
         len(known) + 1 != len(prototypes)
         or len(set(known)) != len(known)
-        or not set(known) <= set(range(1, len(words)))
+        or not {*known, *left_out} <= set(range(1, len(words)))
+        or not set(known).isdisjoint(left_out)
     ):
         raise ValueError(f"{len(prototypes)} channels of prototypes and {len(words)} of words do not fit {known!r}")
     if not known:
         return words.float()
-    weight *= len(known) / (len(words) - 1)
-    others = len(words) - len(known)  # the background's channel is one of them
-    prior = torch.zeros(len(prototypes), 1, 1, device=words.device)
+    weight *= (len(known) + len(left_out)) / (len(words) - 1)
+    others = len(words) - len(known) - len(left_out)  # the background's channel is one of them
+    cosines = prototypes.float()
+    prior = torch.zeros(len(prototypes) + bool(left_out), 1, 1, device=words.device)
     prior[0] = math.log(others)
+    if left_out:  # all of them are one channel, of which each has its share
+        cosines = torch.cat([cosines, cosines[1:].amin(dim=0, keepdim=True)])
+        prior[-1] = math.log(len(left_out))
     spoken = words.float().clamp_min(torch.finfo(torch.float32).tiny).log()
-    judged = (prototypes.float() * scale + prior).log_softmax(dim=0)
+    judged = (cosines * scale + prior).log_softmax(dim=0)
     channel = torch.zeros(len(words), dtype=torch.int64, device=words.device)
     channel[list(known)] = torch.arange(1, len(prototypes), device=words.device)
+    if left_out:
+        judged[-1] -= math.log(len(left_out))
+        channel[list(left_out)] = len(prototypes)
     return (weight * judged[channel] + (1 - weight) * spoken).softmax(dim=0)

@@ -70,16 +70,27 @@ def prototype_cosines_at(maps: Sequence[Tensor], vectors: Tensor, cells: Tensor)
         ValueError: The vectors are not as long as the layers have channels.
     """
     layers = [layer.float() for layer in maps]
-    pieces = _pieces(layers, vectors)
-    size = finest_grid(layers)
-    products = vectors.new_zeros(len(layers[0]), len(vectors), len(cells))
-    squares = vectors.new_zeros(len(layers[0]), 1, len(cells))
-    for layer, piece in zip(layers, pieces, strict=True):
-        rows, columns = _resizing((layer.shape[2], layer.shape[3]), size, layer)
-        features = torch.einsum("nh,bchw,nw->bcn", rows[cells[:, 0]], layer, columns[cells[:, 1]])
-        products += piece @ features
-        squares += features.square().sum(1, keepdim=True)
-    return (products / squares.clamp(min=_TINY**2).sqrt()).clamp(-1, 1)
+    _pieces(layers, vectors)
+    return (vectors @ features_at(layers, cells)).clamp(-1, 1)
+
+
+def features_at(maps: Sequence[Tensor], cells: Tensor) -> Tensor:
+    """The features of some cells, layers resized and stacked: float32 (B, sum of C_l, N), each of norm 1 or 0.
+
+    Args:
+        maps: See `prototype_scores`.
+        cells: int64 (N, 2): row and column on the finest grid.
+    """
+    size, found = finest_grid(maps), []
+    for layer in maps:
+        grid = (layer.shape[2], layer.shape[3])
+        if grid == size:
+            found.append(layer[:, :, cells[:, 0], cells[:, 1]].float())
+            continue
+        rows, columns = _resizing(grid, size, layer.float())
+        found.append(torch.einsum("nh,bchw,nw->bcn", rows[cells[:, 0]], layer.float(), columns[cells[:, 1]]))
+    features = torch.cat(found, dim=1)
+    return features / torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp(min=_TINY)
 
 
 def finest_grid(maps: Sequence[Tensor]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ovseg_cli.methods.prototype import prototype_cosines_at, prototype_scores
+from ovseg_cli.methods.prototype import features_at, finest_grid, prototype_cosines_at, prototype_scores
 from ovseg_cli.methods.stuff_filter import stuff_filter
 from ovseg_cli.profiles import ExtractorSpec
 from ovseg_cli.profiles.specs import Sight
@@ -96,6 +96,14 @@ class PrototypeScorer(Scorer):
     def compare(self, features: Sequence[Tensor]) -> Tensor:
         """The best cosine of each class's foreground prototypes, and of all background prototypes in channel 0."""
         return prototype_scores(features, self._vectors, self._channel, self.channels)
+
+    def sample(self, features: Sequence[Tensor], count: int) -> Tensor:
+        """Features of some cells of each crop, of all where there are no more: float32 (B, N, D) of norm 1."""
+        height, width = finest_grid(features)
+        # By chance, and the same each time: cells at equal distances would follow a pattern in the picture.
+        random = torch.Generator().manual_seed(0)
+        places = torch.randperm(height * width, generator=random)[:count].to(features[0].device)
+        return features_at(features, torch.stack([places // width, places % width], dim=1)).transpose(1, 2)
 
     @property
     def channel(self) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ovseg_cli.backbones.pixels import picture_size
 from ovseg_cli.profiles.geometry import Geometry, Resampling
 from ovseg_cli.scorers.scorer import Picture
+from ovseg_cli.segmentation.task import Kept
 from ovseg_cli.text.prefilter import ClassPrefilter, Shortlist
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Images:
         self._pictures = [Picture(image, models.device) for image in images]
         self._models = models
         self._resized: dict[tuple[tuple[int, int], Resampling], Tensor] = {}
+        self._kept: dict[tuple[tuple[int, int], Resampling], Kept] = {}
         self._filtered: dict[Hashable, Shortlist] = {}
         self._unfamiliar: list[bool] | None = None
 
@@ -54,6 +56,10 @@ class Images:
         if view not in self._resized:
             self._resized[view] = torch.cat([picture.at(*view) for picture in self._pictures])
         return self._resized[view]
+
+    def kept(self, geometry: Geometry) -> Kept:
+        """Features of their crops that are kept from one walk to the next."""
+        return self._kept.setdefault(self.view(geometry), Kept())
 
     def forget(self, place: int) -> None:
         """Let go of what networks have seen in one of them as a whole."""

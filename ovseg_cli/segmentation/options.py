@@ -34,6 +34,8 @@ class SegmentOptions:
         prototypes: With prototypes: which kinds are matched; None for all of them.
         stuff_filter: With prototypes: whether background prototypes of things that look like stuff are left out
             (OVDiff, stuff filter); None for yes.
+        exact: With prototypes of very many classes: whether all of them are compared with every picture, instead of
+            those that the store's search index finds; None for not.
         refine: What is done to the scores: "none", or "pamr" (pixel-adaptive mask refinement); None for the method's
             own, which for most is nothing.
         settings: With words: the data set whose published settings the method is run with; None for the method's usual
@@ -57,6 +59,7 @@ class SegmentOptions:
     extractors: tuple[str, ...] | None = None
     prototypes: tuple[PrototypeKind, ...] | None = None
     stuff_filter: bool | None = None
+    exact: bool | None = None
     refine: Literal["none", "pamr"] | None = None
     settings: str | None = None
     short_side: int | None = None
@@ -85,7 +88,7 @@ class SegmentOptions:
         self._check_numbers()
 
     def _check_kinds(self) -> None:
-        for name in ("background", "prefilter", "stuff_filter"):
+        for name in ("background", "prefilter", "stuff_filter", "exact"):
             value = getattr(self, name)
             if not isinstance(value, bool) and (value is not None or name == "background"):
                 raise UsageError(f"{name} must be True or False, got {value!r}.")

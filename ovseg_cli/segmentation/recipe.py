@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ovseg_cli.errors import ProfileMismatchError, UnknownClassError, UsageError
@@ -35,6 +36,10 @@ _OWN_PROMPT = "the diffusion model reads class names in a prompt of its own"
 class PrototypeSource(Protocol):
     """What a recipe needs to know of classes and their prototypes; a `Store` is one."""
 
+    @property
+    def path(self) -> Path | None:
+        """The store's folder; None for one without, whose prototypes are all read at once."""
+
     def snapshot(self) -> AbstractContextManager[None]:
         """Let everything that is read inside the block be of one moment."""
 
@@ -44,11 +49,42 @@ class PrototypeSource(Protocol):
     def class_names(self) -> list[str]:
         """The names of all classes."""
 
-    def get_class(self, name: str) -> ClassInfo:
-        """One class."""
+    def get_classes(self, names: Sequence[str]) -> list[ClassInfo]:
+        """Some classes, in the order of the names."""
 
     def prototypes(self, names: Sequence[str] | None, extractor: str) -> PrototypeBlock:
         """The prototypes of classes by the extractor of a digest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShortlistSpec:
+    """How the classes that a picture can show are found among many.
+
+    Attributes:
+        most_exact: Of up to so many classes all are compared: a search takes as long.
+        queries: Cells of a picture that classes are searched for by, at most, for each extractor.
+        prototypes: Foreground prototypes that are found for each.
+        surroundings: Cells that background prototypes are searched for by, at most: there the best of very many counts,
+            to whatever class it belongs, which is another one in each cell.
+        background: Background prototypes that are found for each.
+        margin: A class is taken if its cosine is below the best one, the background's too, by no more than this.
+        classes: So many are taken for each cell at most.
+        most: Classes that are taken for a picture, at most.
+    """
+
+    most_exact: int = 128
+    queries: int = 256
+    prototypes: int = 64
+    surroundings: int = 2048
+    background: int = 16
+    margin: float = 0.1
+    classes: int = 8
+    most: int = 512
+
+
+SHORTLIST = ShortlistSpec()
+
+_FEW = 100  # classes that are looked up one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +123,7 @@ def choose_method(store: PrototypeSource, profile: Profile, classes: Sequence[st
         method = f"{PREFIX}{head_path(method)}"
     if not classes:
         raise UsageError('No classes to segment. Name some with --classes, or add one: ovseg add-class "cat".')
-    missing = tuple(name for name in ClassList(classes) if not store.has_class(name))
+    missing = _without_prototypes(store, classes)
     if method != "auto" and METHODS[method].reads == "prototypes" and missing:
         raise UnknownClassError(_unknown_message(missing[0], store.class_names()))
     if method != "auto":
@@ -97,6 +133,14 @@ def choose_method(store: PrototypeSource, profile: Profile, classes: Sequence[st
     reason = f"no prototypes for {listed_names(missing)}"
     best = "hybrid" if len(missing) < len(classes) else profile.clip.best
     return Choice(best, method, missing, reason)
+
+
+def _without_prototypes(store: PrototypeSource, classes: Sequence[str]) -> tuple[str, ...]:
+    """Those of the classes that a store does not have."""
+    names = ClassList(classes)
+    if len(names) > _FEW:
+        return ClassList.distinct(store.class_names()).lacking(names)
+    return tuple(name for name in names if not store.has_class(name))
 
 
 def _unknown_message(name: str, known: Sequence[str]) -> str:
@@ -114,7 +158,10 @@ class PrototypePart:
         classes: Classes with prototypes that take part, in the order asked, as the store spells them.
         generations: Of each, which making of it; another one has other prototypes.
         extractors: Whose scores are averaged.
-        blocks: For each extractor the classes' prototypes; empty in a recipe that only plans.
+        blocks: For each extractor the classes' prototypes; empty in a recipe that only plans, and for so many classes
+            that prototypes are read picture by picture.
+        store: The folder of the store that they are then read from; None where they are in `blocks`.
+        shortlist: How the classes that a picture can show are then found.
         kinds: Which kinds are matched.
         stuff: Which of the classes are stuff.
         stuff_similarity: Cosine to a stuff prototype from which a thing's background prototype is left out; None for
@@ -126,6 +173,8 @@ class PrototypePart:
     generations: tuple[str, ...]
     extractors: tuple[ExtractorSpec, ...]
     blocks: tuple[PrototypeBlock, ...]
+    store: Path | None = None
+    shortlist: ShortlistSpec | None = None
     kinds: tuple[PrototypeKind, ...]
     stuff: tuple[str, ...]
     stuff_similarity: float | None
@@ -166,6 +215,8 @@ class FilterPart:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Recipe:
     """Everything that decides label maps, except the images: frozen, and complete without a store.
+
+    Of very many classes the prototypes stay in their store (`PrototypePart.store`), which then has to be at hand.
 
     It can be pickled, so that workers in other processes and on other machines segment by it. Two recipes with one
     digest give the same label maps.
@@ -243,8 +294,11 @@ def make_recipe(
         info = METHODS[choice.method]
         _refuse_foreign(choice, options)
         # With prototypes alone, a class that is gone meanwhile is an error.
-        named = [n for n in classes if info.matches_prototypes and (info.reads == "prototypes" or store.has_class(n))]
-        infos = [store.get_class(name) for name in named]
+        named = list(classes) if info.matches_prototypes else []
+        if named and info.reads != "prototypes":
+            gone = set(_without_prototypes(store, classes))
+            named = [name for name in classes if name not in gone]
+        infos = store.get_classes(named) if named else []
         prototypes = None
         if info.matches_prototypes:
             prototypes = _prototype_part(store, profile, infos, options, planning=planning)
@@ -276,11 +330,14 @@ def _prototype_part(
     names = tuple(info.name for info in infos)
     extractors = _extractors(profile, infos, options.extractors)
     stuff = tuple(info.name for info in infos if info.kind == "stuff")
+    stays = len(names) > SHORTLIST.most_exact and options.exact is not True and store.path is not None
     return PrototypePart(
         classes=names,
         generations=tuple(info.generation for info in infos),
         extractors=extractors,
-        blocks=() if planning else tuple(store.prototypes(names, spec.digest) for spec in extractors),
+        blocks=() if planning or stays else tuple(store.prototypes(names, spec.digest) for spec in extractors),
+        store=store.path if stays else None,
+        shortlist=SHORTLIST if stays else None,
         kinds=KINDS if options.prototypes is None else tuple(kind for kind in KINDS if kind in options.prototypes),
         stuff=stuff,
         stuff_similarity=profile.inference.stuff_similarity if stuff and options.stuff_filter is not False else None,
@@ -385,6 +442,7 @@ def _refuse_foreign(choice: Choice, options: SegmentOptions) -> None:
         "--extractors": options.extractors,
         "--prototypes": options.prototypes,
         "--stuff-filter": options.stuff_filter,
+        "--exact": options.exact,
     }
     for name, value in of_prototypes.items():
         if value is not None and not method.matches_prototypes and choice.asked == choice.method:
@@ -421,6 +479,12 @@ def _refuse_foreign(choice: Choice, options: SegmentOptions) -> None:
 def _notes(recipe: Recipe) -> Iterator[str]:
     """What people may not expect, besides what the vocabulary says."""
     classes, options, words, method = recipe.classes, recipe.options, recipe.words, METHODS[recipe.method]
+    if recipe.prototypes is not None and recipe.prototypes.shortlist is not None:
+        filtered = " that the pre-filter leaves, where these are many," if recipe.prefilter is not None else ""
+        yield (
+            f"Of {len(recipe.prototypes.classes):,} classes with prototypes, those{filtered} that a picture can show "
+            "are found by the store's search index, and only they are compared exactly. --exact compares all."
+        )
     told = words is not None and 0 not in words.vocabulary.owner  # by the vocabulary
     if len(classes) == 1 and not options.background and not told:
         yield f"Nothing competes with {shown_name(classes[0])}, so all of a picture becomes it: add classes."
@@ -466,6 +530,8 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         settings["prototype_kinds"] = list(prototypes.kinds)
         settings["prototypes"] = [list(each) for each in zip(prototypes.classes, prototypes.generations, strict=True)]
         settings["stuff_filter"] = prototypes.stuff_similarity
+        if prototypes.shortlist is not None:
+            settings["shortlist"] = asdict(prototypes.shortlist)
     if words is not None:
         settings["dense"] = {"method": words.method, **asdict(words.settings)}
         settings["templates"] = options.templates

@@ -28,7 +28,8 @@ from ovseg_cli.scorers.words import WordMaps, WordScorer
 from ovseg_cli.segmentation.images import Image, Images, common_size
 from ovseg_cli.segmentation.options import SegmentOptions
 from ovseg_cli.segmentation.recipe import Choice, FilterPart, Recipe, WordPart, make_recipe
-from ovseg_cli.segmentation.task import Task
+from ovseg_cli.segmentation.shelf import Shelf
+from ovseg_cli.segmentation.task import Task, survey
 from ovseg_cli.segmentation.together import Fused, named_for, score_together
 from ovseg_cli.text.embedding import Reading, TextCache
 from ovseg_cli.text.prefilter import ClassPrefilter, Shortlist
@@ -91,7 +92,7 @@ class ScoreMaps:
 
     Attributes:
         size: (H, W) of the image.
-        classes: Which of the segmenter's classes take part, by their places; they have channels 1, 2, ...
+        classes: Which of the segmenter's classes are scored, by their places; they have channels 1, 2, ...
         kept: What the pre-filter said, or the caller; None where all classes take part.
         prototypes: Where scores come from, one per extractor; empty for a method without prototypes.
         dense: Where scores come from; None for prototypes alone.
@@ -203,8 +204,12 @@ class Segmenter:
         self.digest = recipe.digest
         self.threshold = recipe.options.threshold
         self._classes = ClassList(self.names)
-        self._prototypes = _prototype_scorers(models, recipe)
-        matched = recipe.prototypes.classes if recipe.prototypes is not None else ()
+        part = recipe.prototypes
+        self._shelf: Shelf | None = None
+        if part is not None and part.store is not None:
+            self._shelf = Shelf(models, part, background=recipe.options.background or recipe.words is not None)
+        self._prototypes = _prototype_scorers(models, recipe) if self._shelf is None else self._shelf.looks
+        matched = part.classes if part is not None else ()
         self._known = tuple(self._classes.place(name) for name in matched)
         self._dense: WordScorer | None = None
         if (words := recipe.words) is not None:
@@ -216,8 +221,8 @@ class Segmenter:
             # An image of a mixed run keeps the run's, also where none of its classes has prototypes.
             if not matched and recipe.options.background and recipe.options.threshold is None:
                 self.threshold = self._dense.threshold
-        part = recipe.prefilter
-        self._prefilter = None if part is None else _class_prefilter(models, recipe, part, texts)
+        spec = recipe.prefilter
+        self._prefilter = None if spec is None else _class_prefilter(models, recipe, spec, texts)
 
     @property
     def scorer(self) -> WordScorer | None:
@@ -302,7 +307,8 @@ class Segmenter:
         """How many values an image of (height, width) takes: its scores, and the resized picture."""
         cells = 0
         if (prototypes := self.recipe.prototypes) is not None:
-            cells += (len(self._known) + 4) * math.prod(prototypes.geometry.working_size(*size))
+            most = len(self._known) if prototypes.shortlist is None else prototypes.shortlist.most
+            cells += (min(most, len(self._known)) + 4) * math.prod(prototypes.geometry.working_size(*size))
         if self._dense is not None and (words := self.recipe.words) is not None:
             cells += (self._dense.channels + 3) * math.prod(words.settings.working_size(*size))
         return cells
@@ -330,7 +336,13 @@ class Segmenter:
         every = tuple(range(len(self.names)))
         classes = [every if some is None else some.classes for some in kept]
         keep: list[Features] | None = [{} for _ in classes] if keep_features else None
-        return _Share(self, images, kept, self._task_of_prototypes(classes, keep), self._task_of_words(classes))
+        matched = self._matched(images, classes)
+        if self.recipe.words is None:  # what is not on the shortlist of one of them takes no part in it
+            classes = [tuple(self._known[place] for place in some) for some, _ in matched]
+        task = None
+        if (part := self.recipe.prototypes) is not None:
+            task = Task(part.geometry, self._prototypes, [scorers for _, scorers in matched], keep)
+        return _Share(self, images, kept, classes, [some for some, _ in matched], task, self._task_of_words(classes))
 
     def _shortlist(self, images: Images, place: int, named: Sequence[str] | None) -> Shortlist | None:
         """Which classes take part in a picture; None for all."""
@@ -353,21 +365,33 @@ class Segmenter:
             return recipe.prototypes.geometry
         return None if recipe.words is None else recipe.words.settings
 
-    def _task_of_prototypes(self, classes: Sequence[Sequence[int]], keep: Sequence[Features] | None) -> Task | None:
-        """What is wanted of prototypes, for images with these classes."""
+    def _matched(
+        self, images: Images, classes: Sequence[Sequence[int]]
+    ) -> list[tuple[tuple[int, ...], list[PrototypeScorer] | None]]:
+        """For images with these classes: which of those with prototypes are matched, and by what."""
         part = self.recipe.prototypes
         if part is None:
+            return [((), None) for _ in classes]
+        sets = [frozenset(own) for own in classes]
+        known = [tuple(i for i, place in enumerate(self._known) if place in own) for own in sets]
+        if self._shelf is None:
+            return [(some, self._scorers_of(some)) for some in known]
+        shelf = self._shelf
+        many = [place for place, some in enumerate(known) if shelf.wants_survey(some)]
+        seen = {}
+        if many:
+            pictures, kept = images.at(part.geometry), images.kept(part.geometry)
+            with torch.inference_mode():
+                seen = survey(pictures, many, part.geometry, shelf.looks, self.models, kept)
+        return [shelf.scorers(some, seen.get(place)) if some else ((), None) for place, some in enumerate(known)]
+
+    def _scorers_of(self, known: Sequence[int]) -> list[PrototypeScorer] | None:
+        """What an image is scored by in which these of the classes with prototypes may be."""
+        if not known:
             return None
-        of_image: list[list[PrototypeScorer] | None] = []
-        for own in classes:
-            known = [i for i, place in enumerate(self._known) if place in own]
-            if not known:
-                of_image.append(None)
-            elif len(known) == len(self._known):
-                of_image.append(self._prototypes)
-            else:
-                of_image.append([scorer.only(known) for scorer in self._prototypes])
-        return Task(part.geometry, self._prototypes, of_image, keep)
+        if len(known) == len(self._known):
+            return self._prototypes
+        return [scorer.only(known) for scorer in self._prototypes]
 
     def _task_of_words(self, classes: Sequence[Sequence[int]]) -> Task | None:
         """What is wanted of words, for images with these classes."""
@@ -397,16 +421,16 @@ class Segmenter:
                 keep=None if kept_scores is None else kept_scores.values,
             )
         competing = tuple(self.names[place] for place in scored.classes)
+        kept = scored.kept
         labels = ("background", *competing)
         present = [i for i, share in enumerate(decision.shares) if share > 0]
-        kept = scored.kept
         return Segmentation(
             ids=decision.ids,
             names=self.names,
             method=self.method,
             shares={labels[i]: float(decision.shares[i]) for i in present},
             mean_scores={labels[i]: float(decision.mean_scores[i]) for i in present},
-            kept=None if kept is None else dict(zip(competing, kept.scores, strict=True)),
+            kept=None if kept is None else dict(zip((self.names[i] for i in kept.classes), kept.scores, strict=True)),
             unfamiliar=scored.unfamiliar,
             margin=decision.margin,
             scores=kept_scores,
@@ -420,6 +444,8 @@ class _Share:
     segmenter: Segmenter
     images: Images
     kept: Sequence[Shortlist | None]
+    classes: Sequence[Sequence[int]]
+    matched: Sequence[Sequence[int]]
     prototypes: Task | None
     words: Task | None
 
@@ -431,7 +457,7 @@ class _Share:
     def finish(self, place: int, fused: Fused) -> ScoreMaps:
         """The scores of one image."""
         segmenter, images, kept = self.segmenter, self.images, self.kept[place]
-        classes = tuple(range(len(segmenter.names))) if kept is None else kept.classes
+        classes = tuple(self.classes[place])
         scorers: Sequence[PrototypeScorer] = ()
         features: Features = {}
         dense = matched = maps = None
@@ -455,8 +481,11 @@ class _Share:
         elif matched is None:
             values, head, enlargement = maps.values, maps.head(maps.values, images.size), maps.enlargement
         else:
-            numbers = [classes.index(known) + 1 for known in segmenter._known if known in classes]
-            values = _joined(segmenter.models.profile.hybrid, matched, maps, numbers)
+            number = {known: place for place, known in enumerate(classes, start=1)}
+            numbers = [number[segmenter._known[known]] for known in self.matched[place]]
+            left_out = [number[known] for known in segmenter._known if known in number]
+            left_out = sorted(set(left_out).difference(numbers))
+            values = _joined(segmenter.models.profile.hybrid, matched, maps, numbers, left_out)
         return ScoreMaps(
             size=images.size,
             classes=classes,
@@ -471,12 +500,14 @@ class _Share:
         )
 
 
-def _joined(spec: HybridSpec, prototypes: Tensor, maps: WordMaps, known: Sequence[int]) -> Tensor:
+def _joined(
+    spec: HybridSpec, prototypes: Tensor, maps: WordMaps, known: Sequence[int], left_out: Sequence[int]
+) -> Tensor:
     """Scores of prototypes (P + 1, h, w) and of words as one, at the former's size."""
     size = (prototypes.shape[1], prototypes.shape[2])
     enlarged = enlarge_rows(maps.values, size, 0, size[0], maps.enlargement)
     words = maps.head(maps.values, size).apply(enlarged)
-    return hybrid_scores(prototypes, words, known, scale=spec.scale, weight=spec.weight)
+    return hybrid_scores(prototypes, words, known, left_out, scale=spec.scale, weight=spec.weight)
 
 
 def segment_together(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from ovseg_cli.scorers.scorer import Crops, Features, Scorer
 
 if TYPE_CHECKING:
     from ovseg_cli.models import Models
+    from ovseg_cli.scorers.prototypes import PrototypeScorer
 
 MAX_CROPS_AT_ONCE = 16
 """Crops that go through a network together, at most."""
@@ -26,6 +27,82 @@ MAX_INPUT_PIXELS_AT_ONCE = 4 * 512**2
 """Of network input in one batch of crops: features of Stable Diffusion take 126 MB for each 512x512 crop."""
 
 _limit: ContextVar[int | None] = ContextVar("crops at once, where memory is short", default=None)
+
+
+KEPT_BYTES = 2**30
+"""Features of crops that are kept between two walks, so that networks need not compute them twice."""
+
+CELLS_SURVEYED = 4096
+"""Cells of a picture that are looked at beforehand, in all its crops together."""
+
+_LEAST_SURVEYED = 16  # cells of each crop, however many crops there are
+
+
+@dataclass(slots=True)
+class Kept:
+    """Features of crops of some pictures at one size: as many as there is room for.
+
+    Attributes:
+        room: Bytes that may still be kept.
+    """
+
+    room: int = KEPT_BYTES
+    _layers: dict[tuple[Hashable, int, Crop], list[Tensor]] = field(default_factory=dict)
+
+    def features(self, scorer: Scorer, crops: Crops, batch: Sequence[tuple[int, Crop]]) -> list[Tensor]:
+        """What `scorer.features` gives of the crops of a batch."""
+        known = [self._layers.get((scorer.sees, place, box)) for place, box in batch]
+        if known and all(layers is not None for layers in known):
+            return [
+                torch.cat(layers) for layers in zip(*(layers for layers in known if layers is not None), strict=True)
+            ]
+        return scorer.features(crops)
+
+    def keep(self, scorer: Scorer, features: Sequence[Tensor], batch: Sequence[tuple[int, Crop]]) -> None:
+        """Keep them, if there is room."""
+        nbytes = sum(layer.numel() * layer.element_size() for layer in features)
+        if nbytes <= self.room:
+            self.room -= nbytes
+            for row, (place, box) in enumerate(batch):
+                self._layers[scorer.sees, place, box] = [layer[row : row + 1] for layer in features]
+
+
+def survey(
+    pictures: Tensor,
+    places: Sequence[int],
+    geometry: Geometry,
+    scorers: Sequence[PrototypeScorer],
+    models: Models,
+    kept: Kept,
+) -> dict[int, list[Tensor]]:
+    """Look at some cells of pictures before they are scored.
+
+    Args:
+        pictures: float (P, 3, h, w) in [0, 1].
+        places: Which of them.
+        geometry: How they are cut up.
+        scorers: Whose features are wanted.
+        models: Their models.
+        kept: Where the features of whole crops are left for `fuse`.
+
+    Returns:
+        For each of the places, for each scorer: float32 (N, D) of norm 1, on the CPU.
+    """
+    boxes = all_crops(pictures.shape[2], pictures.shape[3], geometry.windows, whole_image=geometry.whole_image)
+    each = max(_LEAST_SURVEYED, CELLS_SURVEYED // len(boxes))
+    found: dict[int, list[list[Tensor]]] = {place: [[] for _ in scorers] for place in places}
+
+    def most(size: tuple[int, int]) -> int:
+        return crops_at_once(max(scorer.pixels(size) for scorer in scorers))
+
+    for batch in _batches(boxes, places, most):
+        crops = Crops(torch.cat([box.cut(pictures[place : place + 1]) for place, box in batch]), models)
+        for number, scorer in enumerate(scorers):
+            features = kept.features(scorer, crops, batch)
+            kept.keep(scorer, features, batch)
+            for (place, _), sample in zip(batch, scorer.sample(features, each).cpu(), strict=True):
+                found[place][number].append(sample)
+    return {place: [torch.cat(samples) for samples in own] for place, own in found.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,13 +123,16 @@ class Task:
     keep: Sequence[Features] | None = None
 
 
-def fuse(pictures: Tensor, tasks: Sequence[Task], models: Models) -> list[list[Tensor | None]]:
+def fuse(
+    pictures: Tensor, tasks: Sequence[Task], models: Models, kept: Kept | None = None
+) -> list[list[Tensor | None]]:
     """Scores of pictures by several tasks, fused over crops and scorers in one walk for all that see the same crops.
 
     Args:
         pictures: float (P, 3, h, w) in [0, 1].
         tasks: All of one short side, windows and whole image.
         models: Their models.
+        kept: Features of these pictures that are known from a `survey`; None for none.
 
     Returns:
         For each task, for each picture: float32 (channels, h, w), or None where nothing was wanted: at the pictures'
@@ -90,7 +170,7 @@ def fuse(pictures: Tensor, tasks: Sequence[Task], models: Models) -> list[list[T
         walks = [scorer.walk((images.shape[2], images.shape[3])) for scorer in scorers]
         crops = Crops(images, models, [walk for walk in walks if walk is not None])
         for scorer in scorers:
-            features = scorer.features(crops)
+            features = (kept or Kept()).features(scorer, crops, batch)
             for j, number in alike[scorer.sees]:
                 _add(tasks[j], number, features, batch, canvases[j])
             del features  # those of some networks are large

@@ -101,7 +101,8 @@ def score_together(
                 alike.setdefault(how, []).append(task)
         fused: dict[Task, list[Tensor | None]] = {}
         for tasks in alike.values():
-            fused.update(zip(tasks, fuse(seen.at(tasks[0].geometry), tasks, models), strict=True))
+            geometry = tasks[0].geometry
+            fused.update(zip(tasks, fuse(seen.at(geometry), tasks, models, seen.kept(geometry)), strict=True))
         answers: list[list[Answer_co]] = [[] for _ in shares]
         for place in range(len(images)):
             for share, finished in zip(shares, answers, strict=True):

@@ -114,6 +114,16 @@ def find(session: Session, name: str) -> Category | None:
     return session.scalars(select(Category).where(Category.key == printable(class_key(name)))).one_or_none()
 
 
+def find_all(session: Session, names: Collection[str]) -> dict[str, Category | None]:
+    """Find classes by name, whatever their case: each name's class, or None."""
+    keys = {name: printable(class_key(name)) for name in names}
+    wanted, found = sorted(set(keys.values())), {}
+    for start in range(0, len(wanted), _MAX_PARAMETERS):
+        some = Category.key.in_(wanted[start : start + _MAX_PARAMETERS])
+        found.update({row.key: row for row in session.scalars(select(Category).where(some))})
+    return {name: found.get(key) for name, key in keys.items()}
+
+
 def generations(session: Session, among: Sequence[str] | None = None) -> set[support.Generation]:
     """Give the generation of every class, or only those among some."""
     query = select(Category.slug, Category.generation).where(_among(Category.generation, among))
@@ -475,6 +485,17 @@ def indexed_classes(session: Session, extractor_id: int, among: Sequence[int] | 
     query = select(Category.generation, Category.id).where(has, _among(Category.id, among)).order_by(Category.id)
     rows = session.execute(query)
     return {generation: number for generation, number in rows}
+
+
+def ids_of_kinds(session: Session, extractor_id: int, kinds: Collection[PrototypeKind]) -> NDArray[np.int64]:
+    """The prototypes of some kinds by an extractor: int64 (N,), sorted."""
+    query = select(Prototype.id).where(Prototype.extractor_id == extractor_id, Prototype.kind.in_(list(kinds)))
+    return np.sort(np.fromiter(session.scalars(query), np.int64))
+
+
+def generations_of(session: Session) -> dict[str, str]:
+    """The generation of every class, by its name."""
+    return {name: generation for name, generation in session.execute(select(Category.name, Category.generation))}
 
 
 def owners(session: Session, ids: Collection[int]) -> dict[int, str]:

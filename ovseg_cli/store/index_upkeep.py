@@ -22,7 +22,7 @@ from ovseg_cli.store.disk import os_errors, refuse_links
 from ovseg_cli.store.lock import write_lock
 from ovseg_cli.store.sweep import BUILD_LOCK, Change
 from ovseg_cli.store.tables import Extractor
-from ovseg_cli.store.vector_index import Catalogue, DamagedIndexError, IndexState, Stamp, Update, VectorIndex
+from ovseg_cli.store.vector_index import Among, Catalogue, DamagedIndexError, IndexState, Stamp, Update, VectorIndex
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +67,23 @@ class IndexUpkeep:
         self._read_only = read_only
         self._lock_timeout = lock_timeout
         self._open: dict[str, VectorIndex] = {}
+        self._narrow: dict[str, tuple[Among, VectorIndex]] = {}
 
     def close(self) -> None:
         """Let go of all indexes."""
         self._open.clear()
+        self._narrow.clear()
 
     def search(
-        self, session: Session, extractor: str, queries: NDArray[np.float32], k: int, *, foreground: bool
+        self,
+        session: Session,
+        extractor: str,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        foreground: bool,
+        among: Among | None = None,
+        rough: bool = False,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the prototypes most similar to some features.
 
@@ -83,6 +93,8 @@ class IndexUpkeep:
             queries: float32 (Q, D), rows of length 1 or 0.
             k: How many to find for each.
             foreground: Whether to look among foreground or background prototypes.
+            among: Which may be found; None for all.
+            rough: Whether the scores of the index do, up to its rounding; else they are those of the database.
 
         Returns:
             As `Store.nearest` gives it.
@@ -91,28 +103,65 @@ class IndexUpkeep:
         for _attempt in range(2):
             index = self._index(session, row)
             if index is None:
-                blocks = classes.vector_blocks(session, row.id, row.dim)
-                return vector_index.scan(queries, k, blocks, foreground=foreground)
+                break
             try:
+                index = self._narrowed(session, row, index, among)
                 found = [vector_index.nothing(0, k)]
-                for start in range(0, len(queries), _QUERIES_AT_ONCE):
+                if rough:
+                    found.append(index.search(queries, k, foreground=foreground))
+                    best, its = found[-1]
+                    self._doubt(session, best[:, :1], its[:, :1], queries, row.dim)
+                for start in range(0, 0 if rough else len(queries), _QUERIES_AT_ONCE):
                     part = queries[start : start + _QUERIES_AT_ONCE]
                     found.append(self._search(session, index, part, k, row.dim, foreground=foreground))
                 scores, ids = (np.concatenate(part) for part in zip(*found, strict=True))
             except DamagedIndexError as error:
                 self._open.pop(extractor, None)
+                self._narrow.pop(extractor, None)
                 self._tell(extractor, "damaged", str(error))
                 self._rebuild(session, row, None)
             else:
                 return scores, ids
-        blocks = classes.vector_blocks(session, row.id, row.dim)
-        return vector_index.scan(queries, k, blocks, foreground=foreground)
+        if among is None:
+            blocks = classes.vector_blocks(session, row.id, row.dim)
+            return vector_index.scan(queries, k, blocks, foreground=foreground)
+        wanted, there = among.of_role(foreground=foreground), classes.indexed_classes(session, row.id)
+        numbers = [number for generation, number in there.items() if generation in wanted]
+        blocks = classes.vector_blocks(session, row.id, row.dim, numbers)
+        return vector_index.scan(queries, k, blocks, foreground=foreground, kinds=among.kinds)
+
+    def _narrowed(self, session: Session, row: ExtractorRow, index: VectorIndex, among: Among | None) -> VectorIndex:
+        """An index with fewer vectors that may be found; the last one is remembered."""
+        if among is None:
+            return index
+        known = self._narrow.get(row.digest)
+        if known is not None and known[0] == among and known[1].stamp == index.stamp:
+            return known[1]
+        ids = None if among.kinds is None else classes.ids_of_kinds(session, row.id, among.kinds)
+        narrowed = index.narrowed(among, ids)
+        self._narrow[row.digest] = (among, narrowed)
+        return narrowed
 
     def _search(
         self, session: Session, index: VectorIndex, queries: NDArray[np.float32], k: int, dim: int, *, foreground: bool
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Search by an index, and score what it finds by the vectors of the database."""
         rough, ids = index.search(queries, k + vector_index.SPARE, foreground=foreground)
+        return vector_index.best_of([(self._doubt(session, rough, ids, queries, dim), ids)], k)
+
+    def _doubt(
+        self,
+        session: Session,
+        rough: NDArray[np.float32],
+        ids: NDArray[np.int64],
+        queries: NDArray[np.float32],
+        dim: int,
+    ) -> NDArray[np.float32]:
+        """Score what an index finds by the vectors of the database.
+
+        Raises:
+            DamagedIndexError: The index says something else.
+        """
         found = ids >= 0
         scores = np.full(ids.shape, -np.inf, np.float32)
         places, inverse = np.unique(ids[found], return_inverse=True)
@@ -123,7 +172,7 @@ class IndexUpkeep:
         scores[found] = np.einsum("nd,nd->n", vectors[inverse], queries[np.nonzero(found)[0]])
         if found.any() and np.abs(scores[found] - rough[found]).max() > _DOUBT:
             raise DamagedIndexError("its vectors are not those of the database")
-        return vector_index.best_of([(scores, ids)], k)
+        return scores
 
     def follow(self, change: Change) -> None:
         """Bring the indexes up to date after a change, while the write lock is held.

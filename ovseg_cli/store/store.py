@@ -56,7 +56,7 @@ from ovseg_cli.store.records import (
 )
 from ovseg_cli.store.sweep import Change
 from ovseg_cli.store.tables import Category, Extractor, Prototype, StoreMeta, SupportImage
-from ovseg_cli.store.vector_index import Catalogue
+from ovseg_cli.store.vector_index import Among, Catalogue
 
 logger = logging.getLogger(__name__)
 
@@ -275,6 +275,20 @@ class Store:
         """
         with self._database.read() as session:
             return classes.infos(session, [self._row(session, name).id])[0]
+
+    def get_classes(self, names: Sequence[str]) -> list[ClassInfo]:
+        """Describe some classes, in the order of the names; of many this is faster than one by one.
+
+        Args:
+            names: Names of classes, in any case.
+
+        Raises:
+            UnknownClassError: If one of them is not there; the message names the nearest ones.
+        """
+        with self._database.read() as session:
+            numbers = [row.id for row in self._rows(session, names)]
+            found = {info.id: info for info in classes.infos(session, numbers if len(numbers) <= 10_000 else None)}
+        return [found[number] for number in numbers]
 
     def supports(self, name: str) -> list[StoredSupport]:
         """Give the support images of a class, by position.
@@ -597,7 +611,7 @@ class Store:
             if names is None:
                 chosen = list(session.scalars(select(Category).order_by(Category.id)))
             else:
-                chosen = list({row.id: row for row in (self._row(session, name) for name in names)}.values())
+                chosen = list({row.id: row for row in self._rows(session, names)}.values())
             ids = None if names is None else [row.id for row in chosen]
             block = self._read_vectors(session, extractor, ids)
             present = set(np.unique(block.category).tolist())
@@ -651,6 +665,51 @@ class Store:
             norms = np.linalg.norm(queries, axis=1, keepdims=True)
             queries = np.divide(queries, norms, out=np.zeros_like(queries), where=norms > 0)
             return self._upkeep.search(session, extractor, queries, k, foreground=role == "fg")
+
+    def candidates(
+        self, vectors: NDArray[np.float32], extractor: str, *, k: int, role: Role, among: Among
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], dict[int, str]]:
+        """Find prototypes that may be the most similar to some features, to be compared exactly afterwards.
+
+        Args:
+            vectors: float32 (Q, D), rows of length 1.
+            extractor: Digest of the extractor that made them; the store has prototypes by it.
+            k: How many prototypes to find for each.
+            role: Whether to look among foreground or background prototypes.
+            among: Which may be found.
+
+        Returns:
+            As `nearest`, up to the rounding of the index; and the class of each prototype that was found.
+        """
+        with self._database.read() as session:
+            scores, ids = self._upkeep.search(
+                session, extractor, vectors, k, foreground=role == "fg", among=among, rough=True
+            )
+            return scores, ids, classes.owners(session, set(ids[ids >= 0].tolist()))
+
+    def vectors(self, ids: NDArray[np.int64], extractor: str) -> NDArray[np.float32]:
+        """Read the vectors of some prototypes by one extractor, float32 (N, D) of length 1.
+
+        Raises:
+            ValueError: If an id is not that of a prototype.
+        """
+        with self._database.read() as session:
+            dim = session.execute(select(Extractor.dim).where(Extractor.digest == extractor)).scalar_one()
+            try:
+                return classes.vectors_by_id(session, ids, dim)
+            except KeyError as error:
+                raise ValueError(f"no prototype has the id {error}") from error
+
+    def generations(self) -> dict[str, str]:
+        """Give the generation of every class, by its name."""
+        with self._database.read() as session:
+            return classes.generations_of(session)
+
+    @property
+    def vector_token(self) -> str:
+        """What is new with every change of the prototypes, read now."""
+        with self._database.read() as session:
+            return classes.meta(session).vector_token
 
     def class_of(self, ids: Sequence[int] | NDArray[np.int64]) -> list[str]:
         """Name the classes that some prototypes belong to.
@@ -908,6 +967,14 @@ class Store:
         if row is None:
             raise self._unknown(session, name)
         return row
+
+    def _rows(self, session: Session, names: Sequence[str]) -> list[Category]:
+        """The rows of classes, in the order of the names; of many this is faster than one by one."""
+        known = classes.find_all(session, names)
+        for name in names:
+            if known[name] is None:
+                raise self._unknown(session, name)
+        return [row for name in names if (row := known[name]) is not None]
 
     def _unknown(self, session: Session, name: str) -> UnknownClassError:
         names = list(session.scalars(select(Category.name).order_by(Category.id)))

@@ -21,16 +21,16 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg_cli.faiss_import import import_faiss, on_gpus
+from ovseg_cli.faiss_import import best_products, gpu_count, import_faiss, on_gpus
 from ovseg_cli.store import digests
-from ovseg_cli.store.classes import VectorBlock
+from ovseg_cli.store.classes import VectorBlock, unit_rows
 from ovseg_cli.store.disk import (
     TEMPORARY_SUFFIX,
     is_link,
@@ -41,6 +41,7 @@ from ovseg_cli.store.disk import (
     takes_no_more,
     write_new,
 )
+from ovseg_cli.store.records import PrototypeKind
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +56,14 @@ SEGMENT_ROWS = 2**19
 INLINE_ROWS = 2**16
 """Up to so many vectors a change of the store brings the index up to date at once; more wait for a search."""
 
+MANY_QUERIES = 8
+"""From so many queries on, vectors that are compared one by one are compared with all queries at once."""
+
 WANTED_RECALL = 0.99
 SPARE = 16
 """So many more are found than asked for, to be scored by the vectors of the database, which puts right what rounding
 has put in a wrong order."""
+_COMPARED_AT_ONCE = 2**14  # vectors: 50 MB of 768 numbers each, and their products with 256 queries 17 MB
 _MERGED_AT_ONCE = 4  # segments of one order of magnitude that become one
 _HASHED_WHEN_READ = 2**26  # bytes of a file that is compared with its digest when it is read; of others, the length
 _SAMPLE = 40  # vectors for each centroid
@@ -291,6 +296,25 @@ class DamagedIndexError(ValueError):
     """The files of an index are not what they were, or not what they say."""
 
 
+@dataclass(frozen=True, slots=True)
+class Among:
+    """Which prototypes a search may find.
+
+    Attributes:
+        generations: Of the classes that they belong to.
+        without_background: Those of them whose background prototypes may not be found.
+        kinds: The kinds that may be found; None for all.
+    """
+
+    generations: frozenset[str]
+    without_background: frozenset[str] = frozenset()
+    kinds: tuple[PrototypeKind, ...] | None = None
+
+    def of_role(self, *, foreground: bool) -> frozenset[str]:
+        """Of which classes prototypes of a role may be found."""
+        return self.generations if foreground else self.generations - self.without_background
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
     """A segment that is open for searching.
@@ -299,12 +323,16 @@ class Segment:
         note: What the catalogue says of it.
         index: The FAISS index of its vectors, in the order of `ids`.
         ids: int64 (N,), database ids.
+        owner: int32 (N,), places of their classes among `generations`.
+        generations: Its classes.
         masks: For foreground (True) and background (False), which vectors may be found: bits, as FAISS wants them.
     """
 
     note: SegmentNote
     index: Any
     ids: NDArray[np.int64]
+    owner: NDArray[np.int32]
+    generations: tuple[str, ...]
     masks: dict[bool, NDArray[np.uint8]]
 
     @classmethod
@@ -318,8 +346,8 @@ class Segment:
         try:
             rows = _arrays(store, note, "rows")
             ids, owner, foreground = rows["ids"], rows["owner"], rows["foreground"]
-            stays = np.array([generation not in gone for generation in _members(store, note)], bool)
-            alive = stays[owner]
+            generations = tuple(_members(store, note))
+            alive = np.array([generation not in gone for generation in generations], bool)[owner]
             index = _open_faiss(store, note)
         except OSError:
             raise
@@ -328,12 +356,29 @@ class Segment:
         if not len(ids) == len(owner) == len(foreground) == note.rows == index.ntotal:
             raise DamagedIndexError(f"{note.name} holds another number of vectors than it says")
         masks = {role: np.packbits(alive & (foreground == role), bitorder="little") for role in (True, False)}
-        return cls(note, index, ids, masks)
+        return cls(note, index, ids, owner, generations, masks)
+
+    def narrowed(self, among: Among, ids: NDArray[np.int64] | None) -> Segment:
+        """The same, with fewer vectors that may be found.
+
+        Args:
+            among: Which may be.
+            ids: int64, sorted: those of its kinds; None for all kinds.
+        """
+        of_kind = np.ones(len(self.ids), bool) if ids is None else np.isin(self.ids, ids)
+        masks = {}
+        for role, mask in self.masks.items():
+            wanted = among.of_role(foreground=role)
+            of_class = np.array([generation in wanted for generation in self.generations], bool)[self.owner]
+            masks[role] = mask & np.packbits(of_class & of_kind, bitorder="little")
+        return replace(self, masks=masks)
 
     def search(
         self, queries: NDArray[np.float32], k: int, *, foreground: bool
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """See `VectorIndex.search`."""
+        if len(queries) >= MANY_QUERIES and (self.note.kind == "exact" or gpu_count()):
+            return self._compare(queries, k, foreground=foreground)
         faiss = import_faiss()
         chosen = {"sel": faiss.IDSelectorBitmap(self.masks[foreground])}
         params = (
@@ -344,6 +389,20 @@ class Segment:
         scores, places = self.index.search(np.ascontiguousarray(queries), min(k, len(self.ids)), params=params)
         found = places >= 0
         return np.where(found, scores, -np.inf).astype(np.float32), np.where(found, self.ids[places], -1)
+
+    def _compare(
+        self, queries: NDArray[np.float32], k: int, *, foreground: bool
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Compare all vectors, block by block: as fast as a matrix product, which no search of FAISS is on a CPU."""
+        if self.note.kind == "lists":
+            self.index.make_direct_map()
+        bits = np.unpackbits(self.masks[foreground], count=len(self.ids), bitorder="little")
+        rows, best = np.flatnonzero(bits), nothing(len(queries), k)
+        for start in range(0, len(rows), _COMPARED_AT_ONCE):
+            some = rows[start : start + _COMPARED_AT_ONCE]
+            scores, places = best_products(queries, self.index.reconstruct_batch(some), k)
+            best = best_of([best, (scores, self.ids[some[places]])], k)
+        return best
 
 
 def _checked_bytes(store: Path, note: SegmentNote, ending: str) -> bytes:
@@ -377,6 +436,10 @@ class VectorIndex:
     def __init__(self, stamp: Stamp, segments: Sequence[Segment]) -> None:
         self.stamp = stamp
         self._segments = tuple(segments)
+
+    def narrowed(self, among: Among, ids: NDArray[np.int64] | None) -> VectorIndex:
+        """The same, with fewer vectors that may be found; see `Segment.narrowed`."""
+        return VectorIndex(self.stamp, [segment.narrowed(among, ids) for segment in self._segments])
 
     @classmethod
     def open(cls, store: Path, catalogue: Catalogue) -> VectorIndex:
@@ -421,14 +484,21 @@ def best_of(
 
 
 def scan(
-    queries: NDArray[np.float32], k: int, blocks: Iterable[VectorBlock], *, foreground: bool
+    queries: NDArray[np.float32],
+    k: int,
+    blocks: Iterable[VectorBlock],
+    *,
+    foreground: bool,
+    kinds: Collection[PrototypeKind] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """What `VectorIndex.search` finds, exactly and without an index: all vectors are compared, block by block."""
     best = nothing(len(queries), k)
     for block in blocks:
         mine = block.foreground == foreground
-        scores = queries @ block.vectors[mine].T
-        best = best_of([best, (scores, np.broadcast_to(block.ids[mine], scores.shape))], k)
+        if kinds is not None:
+            mine &= np.isin(np.array(block.kind), list(kinds))
+        scores, places = best_products(queries, unit_rows(block.halves[mine]), k)
+        best = best_of([best, (scores, block.ids[mine][places])], k)
     return best
 
 

@@ -39,19 +39,24 @@ class GrowthProfile:
         return {"name": self.name}
 
 
-def vectors_of(number: int, dim: int = DIM) -> np.ndarray:
-    """The prototypes of a class, float32 (PER_CLASS, D) of length 1: half of the object, half of what surrounds it."""
+def _directions(seed: int, count: int, dim: int) -> np.ndarray:
+    rows = np.random.default_rng(seed).standard_normal((count, dim), dtype=np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    def directions(seed: int, count: int) -> np.ndarray:
-        rows = np.random.default_rng(seed).standard_normal((count, dim), dtype=np.float32)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
+def clean_vectors_of(number: int, dim: int = DIM) -> np.ndarray:
+    """What a class looks like without noise, float32 (PER_CLASS, D): half the object, half what surrounds it."""
     half = PER_CLASS // 2
-    themes, scenes = directions(1, _THEMES), directions(2, _SCENES)
-    own = directions(1_000 + number, 9)
+    themes, scenes = _directions(1, _THEMES, dim), _directions(2, _SCENES, dim)
+    own = _directions(1_000 + number, 9, dim)
     parts = themes[number % _THEMES] + 0.8 * own[0] + 0.7 * own[1 + np.arange(half) % 8]
     around = scenes[(number + np.arange(half) % 5) % _SCENES]
-    rows = np.concatenate([parts, around]) + 0.6 * directions(50_000 + number, 2 * half)
+    return np.concatenate([parts, around])
+
+
+def vectors_of(number: int, dim: int = DIM) -> np.ndarray:
+    """The prototypes of a class, float32 (PER_CLASS, D) of length 1: half of the object, half of what surrounds it."""
+    rows = clean_vectors_of(number, dim) + 0.6 * _directions(50_000 + number, 2 * (PER_CLASS // 2), dim)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 

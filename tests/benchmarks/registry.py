@@ -10,6 +10,7 @@ from tests.benchmarks import (
     evaluating,
     growth,
     large,
+    many,
     mini,
     prefilter,
     refine,
@@ -38,5 +39,6 @@ BENCHMARKS = {
         sd15_size.BENCHMARK,
         evaluating.BENCHMARK,
         growth.BENCHMARK,
+        many.BENCHMARK,
     )
 }

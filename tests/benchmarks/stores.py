@@ -19,6 +19,8 @@ class RandomPrototypes:
         dims: Length of a vector per extractor digest.
     """
 
+    path = None
+
     def __init__(self, names: Sequence[str], dims: Mapping[str, int]) -> None:
         self._names = tuple(names)
         self._dims = dims
@@ -32,8 +34,8 @@ class RandomPrototypes:
     def class_names(self) -> list[str]:
         return list(self._names)
 
-    def get_class(self, name: str) -> RandomClass:
-        return RandomClass(name, tuple(self._dims))
+    def get_classes(self, names: Sequence[str]) -> list[RandomClass]:
+        return [RandomClass(name, tuple(self._dims)) for name in names]
 
     def cached_texts(self, _key: str, _texts: Sequence[str]) -> dict[str, np.ndarray]:
         return {}

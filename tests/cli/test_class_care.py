@@ -189,3 +189,29 @@ class TestStore:
             assert result.exit_code == 1, step
             assert result.error.startswith("There is no store at")
         assert "not made yet" in cli("store", "check").stdout
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "store check",
+            "store check --repair",
+            "store backup x",
+            "store reindex",
+            "store upgrade",
+            "store vacuum",
+            "rename-class cat dog",
+            "merge-class cat dog --into pet",
+            "edit-class cat --drop 1",
+            "remove-class cat --yes",
+            "show-class cat",
+            "export-class cat -o cat.ovclass",
+            "list-classes",
+        ],
+    )
+    def test_a_store_that_is_typed_has_to_be_there(self, cli, here, line):
+        """Or a slip of the pen would be told that all is well."""
+        result = cli(*line.split(), "--store", here / "nowhere")
+        assert result.exit_code == 1, result.stdout
+        assert result.error.startswith(f"There is no store at {here / 'nowhere'}")
+        assert result.stdout == ""
+        assert not (here / "nowhere").exists()

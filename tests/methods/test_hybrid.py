@@ -258,3 +258,17 @@ def test_stuff_without_prototypes_passes_the_filter_too(store):
         assert "cat" not in resolved.prefilter.stuff
     ours = segmenter(store, names, prefilter=True).segment(example_scene(SCENE))
     assert "sky" in ours.kept
+
+
+def test_classes_that_were_left_out_count_as_the_least_alike():
+    """As if each of them had been compared, with the cosine of the least alike of those that were."""
+    random = torch.Generator().manual_seed(3)
+    prototypes = torch.rand(3, 4, 5, generator=random)
+    words = torch.rand(7, 4, 5, generator=random).softmax(dim=0)
+    least = prototypes[1:].amin(dim=0, keepdim=True)
+    compared = torch.cat([prototypes, least, least])
+    expected = hybrid_scores(compared, words, [2, 5, 1, 6], scale=20.0, weight=0.6)
+    found = hybrid_scores(prototypes, words, [2, 5], [1, 6], scale=20.0, weight=0.6)
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(ValueError, match="do not fit"):
+        hybrid_scores(prototypes, words, [2, 5], [5], scale=20.0, weight=0.6)

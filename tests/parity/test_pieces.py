@@ -151,7 +151,12 @@ class Shelves:
     def has_class(self, name):
         return name in scenes.CLASSES
 
-    def get_class(self, name):
+    path = None
+
+    def get_classes(self, names):
+        return [self._info(name) for name in names]
+
+    def _info(self, name):
         kind = "stuff" if name == "grass" else "thing"
         return SimpleNamespace(name=name, kind=kind, generation=0, extractors=dict.fromkeys(self._names, ""))
 

@@ -75,11 +75,11 @@ def test_a_plan_reads_the_store_at_one_moment(store, tmp_path):
         def __getattr__(self, name):
             return getattr(self.inner, name)
 
-        def get_class(self, name):
-            info = self.inner.get_class(name)
+        def get_classes(self, names):
+            infos = self.inner.get_classes(names)
             with Store.open(tmp_path / "store") as other:
                 other.add_class(mini_class("cat"), replace=True)
-            return info
+            return infos
 
     first = store.get_class("cat").generation
     recipe = recipe_of(Racing(store))

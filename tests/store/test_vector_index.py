@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ovseg_cli import faiss_import
 from ovseg_cli.errors import ProfileMismatchError
+from ovseg_cli.faiss_import import import_faiss
 from ovseg_cli.store import Store, sweep, vector_index
 from ovseg_cli.store.classes import VectorBlock
 from ovseg_cli.store.lock import write_lock
@@ -441,3 +443,101 @@ def test_faiss_runs_single_threaded_on_macos(full: Store, monkeypatch: pytest.Mo
         assert faiss.omp_get_max_threads() == 1
     finally:
         faiss.omp_set_num_threads(before)
+
+
+class GpuOfFaiss:
+    """Stands in for FAISS's functions for GPUs; counts what is asked of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, full: bool = False) -> None:
+        self.searches = 0
+        self.full = full
+        faiss = import_faiss()
+        for name, value in {
+            "get_num_gpus": lambda: 1,
+            "StandardGpuResources": object,
+            "knn_gpu": self.knn_gpu,
+            "index_cpu_to_all_gpus": lambda index: index,
+        }.items():
+            monkeypatch.setattr(faiss, name, value, raising=False)
+        faiss_import._gpu_resources.cache_clear()
+
+    def knn_gpu(self, _resources: object, queries: np.ndarray, vectors: np.ndarray, k: int, *, metric: int):
+        self.searches += 1
+        if self.full:
+            raise RuntimeError("out of memory")
+        assert metric == import_faiss().METRIC_INNER_PRODUCT
+        scores = queries @ vectors.T
+        order = np.argsort(-scores, axis=1)[:, :k]
+        return np.take_along_axis(scores, order, axis=1), order
+
+
+@pytest.fixture
+def forget_gpus() -> Iterator[None]:
+    yield
+    faiss_import._gpu_resources.cache_clear()
+
+
+@pytest.mark.usefixtures("forget_gpus")
+@pytest.mark.parametrize("memory", ["enough", "full"])
+def test_many_queries_go_to_the_gpu(full: Store, monkeypatch: pytest.MonkeyPatch, memory: str) -> None:
+    """And where its memory is full, the CPU does the same."""
+    gpu = GpuOfFaiss(monkeypatch, full=memory == "full")
+    queries = np.random.default_rng(5).normal(size=(vector_index.MANY_QUERIES, 24)).astype(np.float32)
+    scores, ids = full.nearest(queries, CLIP, k=3)
+    expected_scores, expected_ids = brute_force(full, queries, 3, "fg")
+    np.testing.assert_array_equal(ids, expected_ids)
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
+    assert gpu.searches > 0
+    before = gpu.searches
+    full.nearest(queries[:1], CLIP, k=3)
+    assert gpu.searches == before, "one query is faster where the vectors are"
+
+
+@pytest.mark.usefixtures("forget_gpus")
+def test_lists_are_compared_as_a_whole_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_index, "EXACT_ROWS", 2_000)
+    gpu = GpuOfFaiss(monkeypatch)
+    classes = Classes(16, 3)
+    for _ in range(60):
+        classes.add(50, scale=1.5)
+    catalogue = brought(tmp_path, classes, None, lists=True)
+    assert {segment.kind for segment in catalogue.segments} == {"lists"}
+    queries = np.random.default_rng(4).normal(size=(20, 16)).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    scores, _ = VectorIndex.open(tmp_path, catalogue).search(queries, 5, foreground=True)
+    np.testing.assert_allclose(scores, classes.exact(queries, 5), atol=0.02)  # 8 bits
+    assert gpu.searches > 0
+
+
+@pytest.mark.parametrize("count", [1, vector_index.MANY_QUERIES])
+def test_many_queries_find_what_one_finds(full: Store, count: int) -> None:
+    """Compared one by one by FAISS, or at once as a matrix product."""
+    queries = np.repeat(QUERIES[:1], count, axis=0)
+    _, ids = full.nearest(queries, CLIP, k=4, role="bg")
+    np.testing.assert_array_equal(ids, np.repeat(brute_force(full, QUERIES[:1], 4, "bg")[1], count, axis=0))
+
+
+@pytest.mark.parametrize("count", [1, vector_index.MANY_QUERIES])
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_search_among_some_finds_no_others(
+    full: Store, monkeypatch: pytest.MonkeyPatch, count: int, indexed: bool
+) -> None:
+    """Among some classes, without what surrounds one of them, and of some kinds; with the index and without."""
+    if not indexed:
+        monkeypatch.setattr(full._upkeep, "_index", lambda *_: None)
+    generations = full.generations()
+    queries = np.random.default_rng(2).normal(size=(count, 24)).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    block = full.prototypes(["dog", "sky"], CLIP)
+    for role in ("fg", "bg"):
+        among = vector_index.Among(
+            generations=frozenset((generations["dog"], generations["sky"])),
+            without_background=frozenset((generations["sky"],)),
+            kinds=("part", "instance"),
+        )
+        _, ids, owners = full.candidates(queries, CLIP, k=50, role=role, among=among)  # type: ignore[arg-type]
+        rows = (block.role_is_fg == (role == "fg")) & np.isin(np.array(block.kind), ("part", "instance"))
+        if role == "bg":
+            rows &= block.class_index == 0
+        assert set(ids[0][ids[0] >= 0].tolist()) == set(block.ids[rows].tolist())
+        assert set(owners.values()) == ({"dog", "sky"} if role == "fg" else {"dog"})
