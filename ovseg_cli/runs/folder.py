@@ -188,11 +188,13 @@ def run_plan(
             "--explain shows support images of the store, which workers of a cluster do not open. Segment without it, "
             "and then run the same command with --explain and without --engine ray: it adds the explanations."
         )
-    crew = (
-        None
-        if engine is None
-        else crew_for(engine, ByRecipe(recipe, planned.plan.request.probabilities), store, device)
-    )
+    if engine is not None and engine.engine == "ray" and recipe.prototypes is not None and recipe.prototypes.store:
+        raise UsageError(
+            f"Prototypes of {len(recipe.prototypes.classes):,} classes are read from the store picture by picture, and "
+            "workers of a cluster do not open it. Name fewer --classes, or add --exact, which sends them all along."
+        )
+    loader = ByRecipe(recipe, planned.plan.request.probabilities)
+    crew = None if engine is None else crew_for(engine, loader, store, device)
     listener.begin(planned.plan)
 
     def load() -> ReadySegmenter:
