@@ -240,7 +240,7 @@ class ClassCraft:
     settings: SupportSettings
 
     def hand(self, device: str, told: Callable[[Equipment], None]) -> ClassMaker:
-        """See `ovseg_cli.runs.engines.bench.Craft`."""
+        """See `ovseg_cli.runs.engines.workplace.Craft`."""
 
         def load() -> Models:
             from ovseg_cli.models import load_models

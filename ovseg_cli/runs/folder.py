@@ -15,9 +15,9 @@ from ovseg_cli.names import MAX_NAME_LENGTH, listed, listed_names, nearest, ques
 from ovseg_cli.precision import Precision
 from ovseg_cli.profiles import Profile, profile_of
 from ovseg_cli.runs.classes import stored_names
-from ovseg_cli.runs.engines.bench import ByRecipe, Loader, Segmenting
 from ovseg_cli.runs.engines.crew import Crew
 from ovseg_cli.runs.engines.options import EngineOptions, make_crew
+from ovseg_cli.runs.engines.workplace import ByRecipe, Loader, Segmenting
 from ovseg_cli.runs.jobs import Order
 from ovseg_cli.runs.ledger import RunSummary
 from ovseg_cli.runs.plan import Plan, plan_run

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from ovseg_cli.cli import output
 from ovseg_cli.cli.output import Milestones, Output
+from ovseg_cli.segmentation import recipe
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,13 @@ def test_explanations_look_into_the_store_which_a_cluster_does_not_open(cli, pho
     cli("add-class", "cat", "dog")
     result = cli("segment", "photos", "-c", "cat,dog", "--method", "prototype", "--explain", "--engine", "ray")
     assert (result.exit_code, "it adds the explanations" in result.error) == (2, True)
+
+
+def test_prototypes_that_stay_in_the_store_do_not_go_to_a_cluster(cli, photos, monkeypatch):
+    cli("add-class", "cat", "dog")
+    monkeypatch.setattr(recipe, "SHORTLIST", dataclasses.replace(recipe.SHORTLIST, most_exact=1))
+    result = cli("segment", "photos", "-c", "cat,dog", "--method", "prototype", "--engine", "ray")
+    assert (result.exit_code, "add --exact" in result.error) == (2, True)
 
 
 class TestFailed:

@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ovseg_cli.errors import EngineError, UsageError
-from ovseg_cli.runs.engines.bench import Bench, Message, Spec
 from ovseg_cli.runs.engines.crew import Event, Lost
 from ovseg_cli.runs.engines.remote import Remote
+from ovseg_cli.runs.engines.workplace import Message, Spec, Workplace
 
 if TYPE_CHECKING:
     from ovseg_cli.runs.engines.crew import Job
@@ -112,7 +112,7 @@ def _keep_off_stdout(ray: Any) -> None:
 
 
 class Seat:
-    """What an actor is: it keeps a bench, and hands over its messages call by call.
+    """What an actor is: it keeps a workplace, and hands over its messages call by call.
 
     Args:
         spec: What each worker is given.
@@ -123,7 +123,7 @@ class Seat:
     def __init__(self, spec: Spec, device: str, owner: str) -> None:
         self._messages: list[Message] = []
         self._owner = owner
-        self._bench = Bench(spec, device, self._messages.append)
+        self._workplace = Workplace(spec, device, self._messages.append)
 
     def start(self, *, load: bool) -> list[Message]:
         """Load the models, if need be."""
@@ -133,12 +133,12 @@ class Seat:
                 f"A worker has ovseg {here}, and this is {self._owner}: have the same one on the whole cluster."
             )
             return [("error", wrong)]
-        self._bench.start(load=load)
+        self._workplace.start(load=load)
         return self._told()
 
     def do(self, job: Job) -> list[Message]:
         """Do a job."""
-        self._bench.do(job)
+        self._workplace.do(job)
         return self._told()
 
     def _told(self) -> list[Message]:

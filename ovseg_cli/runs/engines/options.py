@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ovseg_cli.errors import UsageError
-from ovseg_cli.runs.engines.bench import Craft, Spec
 from ovseg_cli.runs.engines.crew import Crew
+from ovseg_cli.runs.engines.workplace import Craft, Spec
 from ovseg_cli.runs.worker import Equipment
 
 EngineName = Literal["local", "ray"]

@@ -22,15 +22,15 @@ def main(number: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the run's owner decides
     signal.signal(signal.SIGTERM, _leave)
-    from ovseg_cli.runs.engines.bench import Bench
+    from ovseg_cli.runs.engines.workplace import Workplace
 
     pipe = Connection(number)
     try:
         device, load = pipe.recv()
-        bench = Bench(pickle.loads(pipe.recv_bytes()), device, pipe.send)  # noqa: S301  # from the run's owner
-        bench.start(load=load)
+        workplace = Workplace(pickle.loads(pipe.recv_bytes()), device, pipe.send)  # noqa: S301  # from the run's owner
+        workplace.start(load=load)
         while True:
-            bench.do(pipe.recv())
+            workplace.do(pipe.recv())
     except (EOFError, OSError):  # the owner is gone, or wants no more
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # nobody is left to read what libraries say at the end
 

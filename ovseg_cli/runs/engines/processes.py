@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Pipe, wait
 
 from ovseg_cli.errors import EngineError
-from ovseg_cli.runs.engines.bench import Spec
 from ovseg_cli.runs.engines.crew import Event, Job, Lost
 from ovseg_cli.runs.engines.remote import Remote
+from ovseg_cli.runs.engines.workplace import Spec
 from ovseg_cli.runs.worker import Equipment
 
 _PATIENCE = 1.0

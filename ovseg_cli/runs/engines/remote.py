@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable
 
 from ovseg_cli.errors import EngineError
-from ovseg_cli.runs.engines.bench import Message
 from ovseg_cli.runs.engines.crew import Broken, Crew, Event, Free, Lost, Made
+from ovseg_cli.runs.engines.workplace import Message
 from ovseg_cli.runs.worker import Equipment
 
 _MOST_DEATHS_AT_START = 3

@@ -109,7 +109,7 @@ class Spec:
     level: int = logging.WARNING
 
 
-class Bench:
+class Workplace:
     """Does jobs, and says so.
 
     Args:
