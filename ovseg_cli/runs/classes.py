@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ovseg_cli.errors import ClassExistsError, ClassNameError, StoreReadOnlyError, UsageError
 from ovseg_cli.names import ClassList, listed, normalise_class_name, shown_name
+from ovseg_cli.stages import stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -177,11 +178,12 @@ def add_classes(
             yield NewClass(before, time.perf_counter() - started, changed=False)
             continue
         record = build_class(models, name, settings, tell, pictures=fresh, existing=existing, texts=store)
-        info = store.add_class(
-            record,
-            replace=plan.replace or before is not None,
-            expected_generation=None if before is None else before.generation,
-        )
+        with stage("store write"):
+            info = store.add_class(
+                record,
+                replace=plan.replace or before is not None,
+                expected_generation=None if before is None else before.generation,
+            )
         yield NewClass(info, time.perf_counter() - started)
 
 

@@ -21,6 +21,7 @@ from ovseg_cli.runs.journal import Entry, written
 from ovseg_cli.runs.ledger import Ledger, RunSummary, only_writer
 from ovseg_cli.runs.plan import Plan, PlanItem, current
 from ovseg_cli.runs.worker import Labels, OpenImage, ReadySegmenter, Worker
+from ovseg_cli.stages import stage
 
 if TYPE_CHECKING:
     from ovseg_cli.profiles import Profile
@@ -115,7 +116,8 @@ def steps_of(plan: Plan, worker: Worker, ledger: Ledger, *, fail_fast: bool = Fa
     try:
         with ledger.open() as journal:
             for number, (item, entry) in enumerate(_entries(plan, worker, ledger), start=1):
-                ledger.note(journal, item, entry)
+                with stage("journal"):
+                    ledger.note(journal, item, entry)
                 yield Step(number, len(plan.items), item.image.path, entry.error)
                 if fail_fast and entry.status == "failed":
                     break
@@ -206,11 +208,12 @@ def _write_labels(plan: Plan, one: OpenImage, label: Callable[[], Labels]) -> En
     item, image, result = one.item, one.image, labels.result
     meaning = LabelMap.from_classes(plan.request.classes)
     answer = Answer(image, result.ids, labels.explanations)
-    for artefact in ARTEFACTS:
-        path: str | None = getattr(item, artefact.field)
-        if path is not None:
-            artefact.write(plan.output / path, answer, meaning)
-    nbytes, digest = written(plan.output / item.output)
+    with stage("writing"):
+        for artefact in ARTEFACTS:
+            path: str | None = getattr(item, artefact.field)
+            if path is not None:
+                artefact.write(plan.output / path, answer, meaning)
+        nbytes, digest = written(plan.output / item.output)
     return Entry(
         path=picture_id(item.image.path),
         output=item.output,
