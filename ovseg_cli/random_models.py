@@ -125,6 +125,11 @@ CLIPS = {
 """open_clip's names of their configurations."""
 
 
+CROSS_KEYS, CONTRAST = "attn2.to_k.weight", 8
+"""What makes keys of words in a UNet, and how much larger these weights are than others: by chance alone, words draw
+attention everywhere alike, and every support image would be thrown away for that."""
+
+
 class RandomModels(Models):
     """A profile's models, each made when it is first needed; types and device placement as for real weights.
 
@@ -240,6 +245,8 @@ def cheap_weights() -> Iterator[Callable[[Any], None]]:
             for name, tensor in part.named_parameters():
                 if tensor.ndim > 1:
                     flat, scale = tensor.view(-1), tensor[0].numel() ** -0.5
+                    if name.endswith(CROSS_KEYS):
+                        scale *= CONTRAST
                     for start in range(0, len(flat), len(noise)):
                         piece = flat[start : start + len(noise)]
                         piece.copy_(noise[: len(piece)] * scale)

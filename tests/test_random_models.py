@@ -37,6 +37,23 @@ def test_of_clip_what_sees_pictures_has_the_precision(monkeypatch):
     assert dtypes(made.model.transformer) == {torch.float32}
 
 
+def test_words_draw_attention_to_places():
+    """By weights of chance alone they draw it everywhere alike, and no support image could be used."""
+
+    class Part(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn2 = torch.nn.ModuleDict({"to_k": torch.nn.Linear(64, 64), "to_q": torch.nn.Linear(64, 64)})
+
+    class Backbone:
+        model = Part()
+
+    with random_models.cheap_weights() as fill:
+        fill(Backbone)
+    queries, keys = (float(Backbone.model.attn2[name].weight.std()) for name in ("to_q", "to_k"))
+    assert keys / queries == pytest.approx(random_models.CONTRAST, rel=0.1)
+
+
 def test_every_network_of_the_published_profiles_can_be_made():
     for profile in PROFILES.values():
         for weights in profile.weights_for(profile.known_extractors):
