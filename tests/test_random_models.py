@@ -46,7 +46,7 @@ def test_words_draw_attention_to_places():
             self.attn2 = torch.nn.ModuleDict({"to_k": torch.nn.Linear(64, 64), "to_q": torch.nn.Linear(64, 64)})
 
     class Backbone:
-        model = Part()
+        model = Part().requires_grad_(False)
 
     with random_models.cheap_weights() as fill:
         fill(Backbone)
