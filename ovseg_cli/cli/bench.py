@@ -249,9 +249,8 @@ def _show(common: Common, report: Report) -> None:
 def _show_table(common: Common, found: Table) -> None:
     title, columns, rows = found
     common.out.line((title, "bold"))
-    texts = 2 if title == "Stages" else 1
-    heads: list[tuple[str, Align]] = [(column, "left") for column in columns[:texts]]
-    heads += [(column, "right") for column in columns[texts:]]
+    first, *others = columns
+    heads: list[tuple[str, Align]] = [(first, "left"), *((column, "right") for column in others)]
     common.out.show(table(*heads, rows=rows))
 
 

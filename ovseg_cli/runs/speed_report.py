@@ -19,7 +19,8 @@ FORMAT = 1
 """Raised when files of older versions can be read no more."""
 
 NOTES = (
-    "Seconds are the median of the repeats, after a run that is not timed; in brackets the least and the most.",
+    "Seconds are the median of the repeats, after a run that is not timed; ± half of what lies between the least and "
+    "the most.",
     "A stage has only its own time, without the stages inside it; the device has finished at both its ends. What no "
     "stage accounts for is the last row of a run.",
     "of peak: floating-point operations (matrix products, convolutions and attention, as torch counts them) by the "
@@ -242,22 +243,22 @@ def tables(report: Report) -> list[Table]:
             )
         )
         whole = statistics.median(section.observed)
-        for number, stage in enumerate(section.stages):
-            stages.append(
-                (
-                    section.name if number == 0 else "",
-                    stage.name,
-                    str(stage.calls),
-                    _seconds(stage.seconds),
-                    _percent(stage.median / whole),
-                    _percent(_share(stage.operations, stage.median, report.peak)),
-                )
+        stages.append((section.name, "", _seconds(section.observed), "", ""))
+        stages += [
+            (
+                f"  {stage.name}",
+                str(stage.calls),
+                _seconds(stage.seconds),
+                _percent(stage.median / whole),
+                _percent(_share(stage.operations, stage.median, report.peak)),
             )
+            for stage in section.stages
+        ]
         left = section.unexplained
-        stages.append(("", "(no stage)", "", _seconds(left), _percent(statistics.median(left) / whole), ""))
+        stages.append(("  (no stage)", "", _seconds(left), _percent(statistics.median(left) / whole), ""))
     return [
         ("Runs", ("run", "pictures", "seconds", "pictures/s", "of peak", "on the device"), runs),
-        ("Stages", ("run", "stage", "calls", "seconds", "of the run", "of peak"), stages),
+        ("Stages", ("run and stage", "calls", "seconds", "of the run", "of peak"), stages),
     ]
 
 
@@ -330,7 +331,7 @@ def _beside(name: str, first: float, second: float) -> tuple[str, ...]:
 
 def _seconds(values: Sequence[float]) -> str:
     middle = f"{statistics.median(values):.3g}"
-    return middle if len(values) == 1 else f"{middle} [{min(values):.3g}, {max(values):.3g}]"
+    return middle if len(values) == 1 else f"{middle} ±{round((max(values) - min(values)) / 2, 9):.1g}"
 
 
 def _percent(share: float | None) -> str:
