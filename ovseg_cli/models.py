@@ -22,6 +22,7 @@ from ovseg_cli.precision import Precision, choose_precision
 from ovseg_cli.profiles import ExtractorSpec, Profile, Weights, require_weights
 from ovseg_cli.profiles.layouts import Use, refuse_code
 from ovseg_cli.profiles.specs import PositionMode, Sight
+from ovseg_cli.stages import stage
 
 Backbone = TypeVar("Backbone", ClipBackbone, DiffusionBackbone, SamBackbone, VitBackbone)
 
@@ -120,7 +121,8 @@ class Models:
         sight = sight or Sight()
         shown = sight.size(extractor, images.shape[2], images.shape[3])
         squashed = shown == (extractor.input_size, extractor.input_size)
-        maps = self._extract(extractor, resize(images.to(self.device), shown, sight.resample), sight.positions)
+        with stage(f"features: {extractor.name}"):
+            maps = self._extract(extractor, resize(images.to(self.device), shown, sight.resample), sight.positions)
         dim, grid = sum(layer.shape[1] for layer in maps), max(layer.shape[-1] for layer in maps)
         if dim != extractor.dim or (squashed and grid != extractor.grid):
             raise WeightsError(

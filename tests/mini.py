@@ -16,6 +16,7 @@ import ovseg_cli.profiles
 from ovseg_cli.models import Models, load_models
 from ovseg_cli.profiles import Weights, get_profile
 from ovseg_cli.prototypes.build import SupportSettings, build_class
+from ovseg_cli.random_models import SD15_UNET
 from ovseg_cli.store.records import ClassRecord
 
 MINI_FOLDER = Path(ovseg_cli.profiles.__file__).parent / "mini"
@@ -84,30 +85,6 @@ def put_into_hub_cache(cache: Path, weights: Weights, source: Path) -> Path:
 def _write_json(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")
-
-
-SD15_UNET = {
-    "_class_name": "UNet2DConditionModel",
-    "_diffusers_version": "0.6.0",
-    "act_fn": "silu",
-    "attention_head_dim": 8,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "center_input_sample": False,
-    "cross_attention_dim": 768,
-    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-    "downsample_padding": 1,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "in_channels": 4,
-    "layers_per_block": 2,
-    "mid_block_scale_factor": 1,
-    "norm_eps": 1e-05,
-    "norm_num_groups": 32,
-    "out_channels": 4,
-    "sample_size": 64,
-    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-}
-"""unet/config.json of Stable Diffusion 1.5."""
 
 
 def write_tiny_stable_diffusion(folder: Path) -> None:

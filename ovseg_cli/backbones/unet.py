@@ -38,6 +38,7 @@ from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
 from ovseg_cli.errors import WeightsError
 from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, Sampler
+from ovseg_cli.stages import stage
 
 AttentionKind = Literal["attn1", "attn2"]
 """Self-attention, cross-attention, as diffusers names them."""
@@ -232,6 +233,39 @@ class DiffusionBackbone:
         positions = phrase_token_positions(self.pipeline.tokenizer, prompt, phrase)
         grid = image_size // self.latent_scale
         attribution = RunningAttribution(len(seeds), grid, positions, min_grid=min_attention_grid)
+        with self._tap("attn2", attribution.add):
+            images = self.draw(
+                prompt,
+                seeds,
+                image_size=image_size,
+                steps=steps,
+                guidance=guidance,
+                negative_prompt=negative_prompt,
+                sampler=sampler,
+                spacing=spacing,
+                on_step=on_step,
+            )
+        return Samples(images, attribution.mean().cpu())
+
+    @torch.inference_mode()
+    def draw(
+        self,
+        prompt: str,
+        seeds: Sequence[int],
+        *,
+        image_size: int,
+        steps: int,
+        guidance: float,
+        negative_prompt: str,
+        sampler: Sampler = "dpmsolver++",
+        spacing: str | None = None,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """The images of `generate`, whose arguments these are, without attribution maps.
+
+        Returns:
+            uint8 (B, H, W, 3), RGB, on the CPU.
+        """
 
         def step_done(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if on_step is not None:
@@ -239,7 +273,7 @@ class DiffusionBackbone:
             return tensors
 
         self._use_sampler(sampler, spacing)
-        with self._tap("attn2", attribution.add):
+        with stage("drawing"):
             output = self.pipeline(
                 [prompt] * len(seeds),
                 negative_prompt=[negative_prompt] * len(seeds),
@@ -252,8 +286,9 @@ class DiffusionBackbone:
                 output_type="latent",
                 callback_on_step_end=step_done,
             )
-        images = (self._decode(output.images) * 255).round().to(torch.uint8)
-        return Samples(images.permute(0, 2, 3, 1).cpu(), attribution.mean().cpu())
+        with stage("decoding"):
+            images = (self._decode(output.images) * 255).round().to(torch.uint8)
+            return images.permute(0, 2, 3, 1).cpu()
 
     @torch.inference_mode()
     def attribution(

@@ -72,6 +72,7 @@ ENTRIES: Final = (
     Entry("config", "config", "Show the options that are set in files or in the environment, and where."),
     Entry("store", "store", "Say which folder the store is in, whether it is made yet or not."),
     Entry("doctor", "doctor", "Check this installation and the store."),
+    Entry("bench", "bench", "Measure how fast a profile works on this machine, stage by stage."),
     Entry("demo", "demo", "See the main job on the example pictures."),
 )
 """Every command, in the order of use."""

@@ -25,6 +25,7 @@ from ovseg_cli.prototypes.pooling import PrototypePool, masks_to_grid
 from ovseg_cli.prototypes.proposals import make_proposer
 from ovseg_cli.prototypes.quality import find_degenerate
 from ovseg_cli.prototypes.support import OwnPicture
+from ovseg_cli.stages import stage
 from ovseg_cli.store.records import (
     ClassKind,
     ClassRecord,
@@ -394,7 +395,8 @@ def _generate(models: Models, plan: _Plan, kind: ClassKind, tell: Callable[[Prog
     generator = models.profile.generator
     proposer = make_proposer(models, plan.mask_method)  # before minutes of drawing: it may have to be fetched
     drawn = _draw(models, plan, kind, tell)
-    cutouts = cut_out(list(drawn.images), drawn.attention, method=plan.mask_method, proposer=proposer)
+    with stage("masks"):
+        cutouts = cut_out(list(drawn.images), drawn.attention, method=plan.mask_method, proposer=proposer)
     supports = [
         SupportRecord(
             position=i,
@@ -460,7 +462,8 @@ def _draw(models: Models, plan: _Plan, kind: ClassKind, tell: Callable[[Progress
             spacing=generator.spacing,
             on_step=on_step,
         )
-        support = _judge(support, seeds, batch.images.numpy(), batch.attribution.numpy(), kind)
+        with stage("judging"):
+            support = _judge(support, seeds, batch.images.numpy(), batch.attribution.numpy(), kind)
     tell(Progress("generate", plan.count, plan.count, len(support.rejected)))
     return support
 
@@ -641,15 +644,18 @@ def _pool(
     for start in range(0, count, plan.batch_size):
         batch = supports[start : start + plan.batch_size]
         # Pictures of one's own differ in size; the extractor squashes them to this square in any case.
-        features = models.features(extractor, torch.cat([resize(to_tensor(s.image), side) for s in batch]))
-        for support, image_features in zip(batch, features, strict=True):
-            if not support.foreground.any():
-                continue  # the object was not found, so what is called background may show it
-            for role in roles:
-                mask = support.foreground if role == "fg" else support.background
-                cells = _cells(mask, (features.shape[2], features.shape[3]), extractor.mask_threshold)
-                pools[role].add(image_features, cells.to(image_features.device), support.position)
+        with stage("pooling"):
+            features = models.features(extractor, torch.cat([resize(to_tensor(s.image), side) for s in batch]))
+            for support, image_features in zip(batch, features, strict=True):
+                if not support.foreground.any():
+                    continue  # the object was not found, so what is called background may show it
+                for role in roles:
+                    mask = support.foreground if role == "fg" else support.background
+                    cells = _cells(mask, (features.shape[2], features.shape[3]), extractor.mask_threshold)
+                    pools[role].add(image_features, cells.to(image_features.device), support.position)
         tell(Progress("features", min(start + plan.batch_size, count), count, rejected))
+    with stage("clustering"):
+        found = {role: pool.prototypes() for role, pool in pools.items()}
     return [
         PrototypeRecord(
             extractor=extractor.digest,
@@ -659,8 +665,8 @@ def _pool(
             pixels=pooled.pixels,
             support=pooled.support,
         )
-        for role, pool in pools.items()
-        for pooled in pool.prototypes()
+        for role, own in found.items()
+        for pooled in own
     ]
 
 

@@ -21,6 +21,7 @@ from ovseg_cli.names import ClassList, listed, normalise_class_name, shown_name
 from ovseg_cli.runs.engines.crew import Crew, Single
 from ovseg_cli.runs.engines.dispatch import Dispatch
 from ovseg_cli.runs.worker import Equipment
+from ovseg_cli.stages import stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -340,11 +341,12 @@ class _Planned:
         known = self._before.get(outcome.place)
         if outcome.record is None and known is not None:
             return NewClass(known, outcome.seconds, changed=False)
-        info = self._store.add_class(
-            cast("ClassRecord", outcome.record),
-            replace=self._plan.replace or known is not None,
-            expected_generation=None if known is None else known.generation,
-        )
+        with stage("store write"):
+            info = self._store.add_class(
+                cast("ClassRecord", outcome.record),
+                replace=self._plan.replace or known is not None,
+                expected_generation=None if known is None else known.generation,
+            )
         return NewClass(info, outcome.seconds)
 
     def left_out(self, place: int, why: str) -> ClassOutcome:

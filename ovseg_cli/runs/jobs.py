@@ -22,6 +22,7 @@ from ovseg_cli.files.labels import LabelMap, read_label
 from ovseg_cli.runs.artefacts import ARTEFACTS, EXPLANATIONS, OVERLAYS, Answer
 from ovseg_cli.runs.journal import Entry, written
 from ovseg_cli.runs.worker import Labels, OpenImage, Worker
+from ovseg_cli.stages import stage
 
 if TYPE_CHECKING:
     from ovseg_cli.runs.memory import Easing
@@ -203,11 +204,12 @@ def _write_labels(order: Order, one: OpenImage, label: Callable[[], Labels]) -> 
     item, image, result = one.item, one.image, labels.result
     meaning = order.labels
     answer = Answer(image, result.ids, labels.explanations, result.scores)
-    for artefact in ARTEFACTS:
-        path: str | None = getattr(item, artefact.field)
-        if path is not None and artefact.wanted(order.request):
-            artefact.write(order.output / path, answer, meaning)
-    nbytes, digest = written(order.output / item.output)
+    with stage("writing"):
+        for artefact in ARTEFACTS:
+            path: str | None = getattr(item, artefact.field)
+            if path is not None and artefact.wanted(order.request):
+                artefact.write(order.output / path, answer, meaning)
+        nbytes, digest = written(order.output / item.output)
     return Entry(
         path=picture_id(item.image.path),
         output=item.output,

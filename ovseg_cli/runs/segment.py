@@ -19,6 +19,7 @@ from ovseg_cli.runs.journal import Entry, Journal
 from ovseg_cli.runs.ledger import Ledger, RunSummary, only_writer
 from ovseg_cli.runs.plan import Plan, current
 from ovseg_cli.runs.worker import Equipment, ReadySegmenter, Worker
+from ovseg_cli.stages import stage
 
 if TYPE_CHECKING:
     from ovseg_cli.profiles import Profile
@@ -242,5 +243,6 @@ def _note(plan: Plan, outcome: Outcome, ledger: Ledger, journal: Journal) -> Ent
         entry = ledger.failed(item, ImageError(outcome.error))
     else:
         entry = ledger.done(item, outcome.entry)
-    ledger.note(journal, item, entry)
+    with stage("journal"):
+        ledger.note(journal, item, entry)
     return entry

@@ -116,14 +116,14 @@ def measure_here(recipe: Recipe, pictures: Sequence[Path], device: str, store: P
         texts.close()
     return Speed(
         seconds=tuple(seconds),
-        memory=_memory(models.device) if seconds else None,
+        memory=peak_memory(models.device) if seconds else None,
         device=models.device,
         precision=str(models.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
     )
 
 
-def _memory(device: str) -> int | None:
+def peak_memory(device: str) -> int | None:
     """The most memory that was used so far."""
     if device.startswith("cuda"):
         import torch

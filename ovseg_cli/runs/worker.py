@@ -15,6 +15,7 @@ from ovseg_cli.errors import ImageError
 from ovseg_cli.files.images import open_image
 from ovseg_cli.runs.memory import Easing, Room, is_out_of_memory, release
 from ovseg_cli.runs.plan import PlanItem
+from ovseg_cli.stages import stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -167,7 +168,8 @@ class Worker:
         """A picture, or why it cannot be read: those before it come first."""
         begun = time.perf_counter()
         try:
-            return OpenImage(item, self._open(item.image.path), time.perf_counter() - begun)
+            with stage("reading"):
+                return OpenImage(item, self._open(item.image.path), time.perf_counter() - begun)
         except ImageError as error:
             return error
 

@@ -15,6 +15,7 @@ from ovseg_cli.methods.attention_refine import refine_maps
 from ovseg_cli.methods.published import CliperSettings
 from ovseg_cli.scorers.scorer import Crops, Picture, Walk
 from ovseg_cli.scorers.words import ClipWordScorer, WordMaps
+from ovseg_cli.stages import stage
 from ovseg_cli.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -100,11 +101,12 @@ class Cliper(CoarseCliper):
     def _sharpened(self, maps: Tensor, picture: Picture) -> Tensor:
         generator = self._models.profile.generator
         side = generator.reading_side
-        layers = self._models.generator.attention_layers(
-            picture.at((side, side), "nearest"),
-            Noising(cliper.TIMESTEP, generator.seed, side),
-            layers=generator.refine_layers,
-        )
+        with stage("diffusion model"):
+            layers = self._models.generator.attention_layers(
+                picture.at((side, side), "nearest"),
+                Noising(cliper.TIMESTEP, generator.seed, side),
+                layers=generator.refine_layers,
+            )
         threshold = generator.refine_threshold
         if threshold is None:
             threshold = self._cliper.attention_threshold

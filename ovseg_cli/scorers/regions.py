@@ -13,6 +13,7 @@ from ovseg_cli.methods import diffseg
 from ovseg_cli.methods.published import DiffSegSettings
 from ovseg_cli.scorers.scorer import Crops, Picture
 from ovseg_cli.scorers.words import WordMaps, WordScorer
+from ovseg_cli.stages import stage
 from ovseg_cli.text.embedding import Reading, TextCache
 from ovseg_cli.text.vocabulary import Vocabulary
 
@@ -57,11 +58,12 @@ class DiffSeg(WordScorer):
         profile, settings = self._models.profile, self._settings
         generator = profile.generator
         side = generator.reading_side
-        (attention,) = self._models.generator.self_attention(
-            picture.at((side, side), diffseg.DIFFUSION.resample),
-            diffseg.DIFFUSION.noising(generator, side),
-            layers=profile.regions.layers,
-        )
+        with stage("diffusion model"):
+            (attention,) = self._models.generator.self_attention(
+                picture.at((side, side), diffseg.DIFFUSION.resample),
+                diffseg.DIFFUSION.noising(generator, side),
+                layers=profile.regions.layers,
+            )
         divergence = generator.merge_divergence
         if divergence is None and isinstance(settings, DiffSegSettings):
             divergence = settings.divergence

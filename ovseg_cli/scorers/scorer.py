@@ -19,6 +19,7 @@ from ovseg_cli.backbones.pixels import picture_size, to_working_tensor
 from ovseg_cli.labeling.windows import Crop
 from ovseg_cli.profiles.geometry import Resampling
 from ovseg_cli.profiles.specs import PositionMode
+from ovseg_cli.stages import stage
 
 if TYPE_CHECKING:
     from ovseg_cli.models import Models
@@ -102,15 +103,16 @@ class Crops:
         wanted = {block for each in (walk, *alike) for block in each.blocks}
         if seen is not None and max(seen.blocks) == max(wanted):
             wanted |= seen.blocks.keys()
-        trace = self._traces[walk.shown] = self.models.clip.trace(
-            walk.fitted(self.images),
-            blocks=sorted(wanted),
-            input_size=walk.input_size,
-            mean=walk.mean,
-            std=walk.std,
-            positions=walk.positions,
-            attention=any(each.attention for each in (walk, *alike)),
-        )
+        with stage("walk through CLIP"):
+            trace = self._traces[walk.shown] = self.models.clip.trace(
+                walk.fitted(self.images),
+                blocks=sorted(wanted),
+                input_size=walk.input_size,
+                mean=walk.mean,
+                std=walk.std,
+                positions=walk.positions,
+                attention=any(each.attention for each in (walk, *alike)),
+            )
         return trace
 
 
@@ -136,7 +138,8 @@ class Picture:
         """All of it at another size, resized at once: float (1, 3, h, w) in [0, 1]."""
         key = (size, resample)
         if key not in self._resized:
-            self._resized[key] = to_working_tensor(self._image, size, self._device, resample)
+            with stage("resizing"):
+                self._resized[key] = to_working_tensor(self._image, size, self._device, resample)
         return self._resized[key]
 
     def once(self, key: Hashable, make: Callable[[], Known]) -> Known:

@@ -18,6 +18,7 @@ from ovseg_cli.methods.words import word_scores
 from ovseg_cli.scorers.scorer import Picture
 from ovseg_cli.scorers.tokens import Gem
 from ovseg_cli.scorers.words import WordMaps
+from ovseg_cli.stages import stage
 
 
 class SpreadScorer(Gem):
@@ -71,12 +72,13 @@ class SpreadScorer(Gem):
         profile, settings = self._models.profile, agg.AGGGEM_DIFFUSION
         generator = profile.generator
         side = generator.reading_side
-        (attention,) = self._models.generator.self_attention(
-            picture.at((side, side), settings.resample),
-            settings.noising(generator, side),
-            layers=profile.regions.layers,
-            padded=settings.padded or generator.idle_attention == "padding",
-        )
+        with stage("diffusion model"):
+            (attention,) = self._models.generator.self_attention(
+                picture.at((side, side), settings.resample),
+                settings.noising(generator, side),
+                layers=profile.regions.layers,
+                padded=settings.padded or generator.idle_attention == "padding",
+            )
         return attention
 
 

@@ -15,6 +15,7 @@ from ovseg_cli.methods import clipsurgery, gem, last_layer, proxyclip
 from ovseg_cli.methods.words import word_scores
 from ovseg_cli.scorers.scorer import Crops, Picture, Walk
 from ovseg_cli.scorers.words import ClipWordScorer, WordMaps, whole_patches
+from ovseg_cli.stages import stage
 
 if TYPE_CHECKING:
     pass
@@ -163,12 +164,13 @@ class ProxyClip(TokenScorer):
         # The same crops at the same size in pixels, as near as its patches allow.
         vit = self._models.vit(extractor.weights)
         shown = self.walk((crops.images.shape[2], crops.images.shape[3])).input_size
-        features = vit.tokens(
-            crops.images.to(self._models.device),
-            input_size=whole_patches(*shown, vit.patch),
-            mean=extractor.mean,
-            std=extractor.std,
-            positions=proxyclip.PROXY_POSITIONS,
-        )
+        with stage(f"features: {extractor.name}"):
+            features = vit.tokens(
+                crops.images.to(self._models.device),
+                input_size=whole_patches(*shown, vit.patch),
+                mean=extractor.mean,
+                std=extractor.std,
+                positions=proxyclip.PROXY_POSITIONS,
+            )
         tokens = proxyclip.proxyclip_tokens(self.blocks(trace)[-1], features, trace.grid)
         return tokens.unflatten(1, (features.shape[2], features.shape[3]))

@@ -12,6 +12,7 @@ from ovseg_cli.backbones.pixels import picture_size
 from ovseg_cli.profiles.geometry import Geometry, Resampling
 from ovseg_cli.scorers.scorer import Picture
 from ovseg_cli.segmentation.task import Kept
+from ovseg_cli.stages import stage
 from ovseg_cli.text.prefilter import ClassPrefilter, Shortlist
 
 if TYPE_CHECKING:
@@ -71,12 +72,14 @@ class Images:
         if domain is None:
             return None
         if self._unfamiliar is None:
-            self._unfamiliar = (domain.scores(self.at(domain.spec)) > 0).tolist()
+            with stage("familiarity"):
+                self._unfamiliar = (domain.scores(self.at(domain.spec)) > 0).tolist()
         return self._unfamiliar[place]
 
     def filtered(self, place: int, geometry: Geometry, prefilter: ClassPrefilter, settings: Hashable) -> Shortlist:
         """What a pre-filter with these settings leaves for one of them."""
         key = (place, self.view(geometry), settings)
         if key not in self._filtered:
-            self._filtered[key] = prefilter(self.at(geometry)[place : place + 1])
+            with stage("class filter"):
+                self._filtered[key] = prefilter(self.at(geometry)[place : place + 1])
         return self._filtered[key]

@@ -31,6 +31,7 @@ from ovseg_cli.segmentation.recipe import Choice, FilterPart, Recipe, WordPart, 
 from ovseg_cli.segmentation.shelf import Shelf
 from ovseg_cli.segmentation.task import Task, survey
 from ovseg_cli.segmentation.together import Fused, named_for, score_together
+from ovseg_cli.stages import stage
 from ovseg_cli.text.embedding import Reading, TextCache
 from ovseg_cli.text.prefilter import ClassPrefilter, Shortlist
 
@@ -409,7 +410,7 @@ class Segmenter:
         if self.keep_scores:
             kind = np.uint8 if self.keep_scores == 8 else np.uint16
             kept_scores = Scores(np.zeros((len(ids), *scored.size), dtype=kind), ids)
-        with torch.inference_mode():
+        with torch.inference_mode(), stage("labels"):
             decision = decide(
                 scored.values,
                 scored.size,
@@ -466,13 +467,16 @@ class _Share:
             scorers = cast("Sequence[PrototypeScorer]", task.of_image[place] or ())
             features = {} if task.keep is None else task.keep[place]
             if matched is not None and segmenter.refine == "pamr":
-                matched = pamr(images.at(task.geometry)[place : place + 1], matched)
+                with stage("refinement"):
+                    matched = pamr(images.at(task.geometry)[place : place + 1], matched)
         if (task := self.words) is not None and (read := fused[task][place]) is not None:
             (dense,) = cast("Sequence[WordScorer]", task.of_image[place])
-            maps = dense.combine(read, images.picture(place))
+            with stage("combining"):
+                maps = dense.combine(read, images.picture(place))
             if segmenter.refine == "pamr":
                 size = images.size if matched is None else (matched.shape[1], matched.shape[2])
-                maps = _refined(maps, images.at(task.geometry)[place : place + 1], size)
+                with stage("refinement"):
+                    maps = _refined(maps, images.at(task.geometry)[place : place + 1], size)
         head: Head | None = None
         enlargement: Enlargement = "bilinear"
         if maps is None:

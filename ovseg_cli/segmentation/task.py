@@ -15,6 +15,7 @@ from torch import Tensor
 from ovseg_cli.labeling.windows import Crop, ScoreCanvas, all_crops
 from ovseg_cli.profiles.geometry import Geometry
 from ovseg_cli.scorers.scorer import Crops, Features, Scorer
+from ovseg_cli.stages import stage
 
 if TYPE_CHECKING:
     from ovseg_cli.models import Models
@@ -170,11 +171,13 @@ def fuse(
         walks = [scorer.walk((images.shape[2], images.shape[3])) for scorer in scorers]
         crops = Crops(images, models, [walk for walk in walks if walk is not None])
         for scorer in scorers:
-            features = (kept or Kept()).features(scorer, crops, batch)
+            with stage("method"):
+                features = (kept or Kept()).features(scorer, crops, batch)
             for j, number in alike[scorer.sees]:
                 _add(tasks[j], number, features, batch, canvases[j])
             del features  # those of some networks are large
-    return [[own[place].mean() if place in own else None for place in range(len(pictures))] for own in canvases]
+    with stage("fusion"):
+        return [[own[place].mean() if place in own else None for place in range(len(pictures))] for own in canvases]
 
 
 def _add(
@@ -196,9 +199,11 @@ def _add(
         if scorer is None:
             continue
         part = slice(members[0][0], members[-1][0] + 1)
-        scores = scorer.compare([layer[part] for layer in features])
+        with stage("scoring"):
+            scores = scorer.compare([layer[part] for layer in features])
         for (row, (place, box)), fresh in zip(members, scores, strict=True):
-            canvases[place].add(box, fresh)
+            with stage("fusion"):
+                canvases[place].add(box, fresh)
             if task.keep is not None and scorer.keeps is not None:
                 seen = task.keep[place].setdefault(scorer.keeps, [])
                 seen.append((box, [layer[row : row + 1].cpu() for layer in features]))

@@ -12,9 +12,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from ovseg_cli.backbones.phrases import PhrasedPrompt, phrase_token_positions
 from ovseg_cli.backbones.unet import DiffusionBackbone, Noising
 from ovseg_cli.errors import WeightsError
+from ovseg_cli.random_models import SCHEDULE, SD2_UNET, SDXL_UNET, TEXT_G, TEXT_H, TEXT_L, clip_tokenizer
 from tests.backbones.test_unet import brute_force_attribution, recording
 from tests.mini import random_pictures
-from tests.true_models import SCHEDULE, SD2_UNET, SDXL_UNET, TEXT_G, TEXT_H, TEXT_L, clip_tokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,6 @@
-"""The profile `sd15` at full size with random weights: that everything fits, has its shape and is finite.
+"""The profile `sd15` at full size with random weights: that leaving off early and batches pay, and change no answer.
 
-What is segmented or generated means nothing; seconds and memory do not depend on the values of the weights.
+How long everything takes is `ovseg --profile sd15 bench --random-weights`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tests.benchmarks.harness import Benchmark, Case, DisagreementError, Job
-from tests.benchmarks.mini import same_images, same_labels
+from tests.benchmarks.mini import same_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NAMES = ("cat", "chocolate glazed donut", "grass")
 PHOTO = (375, 500)
-STEPS = 2
 
 
 def checked(values: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -33,10 +32,11 @@ def checked(values: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def features(name: str, device: str) -> Job:
     """Features of one picture by one extractor."""
+    from ovseg_cli.profiles import get_profile
+    from ovseg_cli.random_models import RandomModels
     from tests.mini import random_pictures
-    from tests.true_models import RandomModels
 
-    models = RandomModels(device)
+    models = RandomModels(get_profile("sd15"), device)
     (extractor,) = models.profile.pick_extractors([name])
     models.make(extractor)
     picture = random_pictures(1, 512, 512)
@@ -52,10 +52,11 @@ def whole_unet(device: str) -> Job:
     """The VAE's encoder and all of the UNet for one picture: nothing is read, and nothing is left out."""
     import torch
 
+    from ovseg_cli.profiles import get_profile
+    from ovseg_cli.random_models import RandomModels
     from tests.mini import random_pictures
-    from tests.true_models import RandomModels
 
-    pipeline = RandomModels(device).generator.pipeline
+    pipeline = RandomModels(get_profile("sd15"), device).generator.pipeline
     text = pipeline.encode_prompt("", device, 1, False)[0]
     picture = random_pictures(1, 512, 512).to(device, pipeline.vae.dtype)
 
@@ -67,68 +68,20 @@ def whole_unet(device: str) -> Job:
     return job
 
 
-def generating(device: str) -> Job:
-    """One support image and its attribution map."""
-    from tests.true_models import RandomModels
-
-    models = RandomModels(device)
-    spec, backbone = models.profile.generator, models.generator
-
-    def job() -> np.ndarray:
-        made = backbone.generate(
-            "A good picture of a cat",
-            "cat",
-            [spec.seed],
-            image_size=spec.image_size,
-            steps=STEPS,
-            guidance=spec.guidance,
-            negative_prompt=spec.negative_prompt,
-            min_attention_grid=spec.min_attention_grid,
-        )
-        checked(made.attribution, (1, 64, 64))
-        return checked(made.images, (1, 512, 512, 3)).numpy()
-
-    return job
-
-
-def sampling(device: str) -> Job:
-    """The same image by the pipeline alone."""
-    import torch
-
-    from tests.true_models import RandomModels
-
-    models = RandomModels(device)
-    spec, pipeline = models.profile.generator, models.generator.pipeline
-
-    def job() -> np.ndarray:
-        images = pipeline(
-            "A good picture of a cat",
-            negative_prompt=spec.negative_prompt,
-            height=spec.image_size,
-            width=spec.image_size,
-            num_inference_steps=STEPS,
-            guidance_scale=spec.guidance,
-            generator=[torch.Generator().manual_seed(spec.seed)],
-            output_type="pt",
-        ).images
-        return (images.float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-    return job
-
-
 def segmenting(crops_at_once: int | None, device: str) -> Job:
     """Segment one photograph with all three extractors; as many crops at once as shipped for None."""
     import torch
 
+    from ovseg_cli.profiles import get_profile
+    from ovseg_cli.random_models import RandomModels
     from ovseg_cli.segmentation import segmenter, task
     from ovseg_cli.segmentation.options import SegmentOptions
     from tests.benchmarks.stores import RandomPrototypes
     from tests.mini import random_pictures
-    from tests.true_models import RandomModels
 
     if crops_at_once is not None:
         task.MAX_CROPS_AT_ONCE = crops_at_once
-    models = RandomModels(device)
+    models = RandomModels(get_profile("sd15"), device)
     for extractor in models.profile.extractors:
         models.make(extractor)
     dims = {extractor.digest: extractor.dim for extractor in models.profile.extractors}
@@ -154,20 +107,6 @@ BENCHMARK = Benchmark(
             what="query features, 512 x 512",
             prepare=partial(features, "sd"),
             baseline="whole-unet",
-            heavy=True,
-        ),
-        Case(name="clip-keys", what="key features, 448 x 448", prepare=partial(features, "clip")),
-        Case(name="clip-tokens", what="token features, 448 x 448", prepare=partial(features, "clip-token")),
-        Case(name="dino-keys", what="key features, 448 x 448", prepare=partial(features, "dino")),
-        Case(name="dinov2-keys", what="key features, 448 x 448", prepare=partial(features, "dinov2")),
-        Case(name="mae-keys", what="key features, 448 x 448", prepare=partial(features, "mae")),
-        Case(name="pipeline", what=f"1 image, {STEPS} steps, diffusers alone", prepare=sampling, heavy=True),
-        Case(
-            name="generate",
-            what=f"1 image, {STEPS} steps, with attribution",
-            prepare=generating,
-            baseline="pipeline",
-            agree=same_images,
             heavy=True,
         ),
         Case(

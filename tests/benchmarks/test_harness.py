@@ -138,7 +138,7 @@ def test_the_command_lists_and_refuses(capsys):
 
 def test_a_case_is_chosen_with_its_baseline():
     assert [c.name for c in select("mini/segment").cases] == ["segment-singly", "segment"]
-    assert [c.name for c in select("sd15-size/dino-keys").cases] == ["dino-keys"]
+    assert [c.name for c in select("sd15-size/whole-unet").cases] == ["whole-unet"]
     assert select("mini") is BENCHMARKS["mini"]
     with pytest.raises(KeyError, match="sgment"):
         select("mini/sgment")

@@ -24,7 +24,7 @@ def random_clip(device: str) -> ClipBackbone:
     """The same weights in every process."""
     import torch
 
-    from tests.true_models import clip
+    from ovseg_cli.random_models import clip
 
     torch.manual_seed(0)
     return clip("ViT-B-16-quickgelu", device, torch.float32)

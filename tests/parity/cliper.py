@@ -10,10 +10,9 @@ from torch.nn import functional as F
 
 from ovseg_cli.backbones.attention import AttentionLayer
 from ovseg_cli.profiles import get_profile
-from tests.mini import SD15_UNET
+from ovseg_cli.random_models import SD15_UNET, clip_tokenizer
 from tests.parity.clip_family import Tower
 from tests.parity.inputs import fill, noise, uniform
-from tests.true_models import clip_tokenizer
 
 Width = Literal["narrow", "true"]
 

@@ -14,10 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tests.mini import SD15_UNET
+from ovseg_cli.random_models import SD15_UNET, clip_tokenizer
 from tests.parity.file_inputs import photographs
 from tests.parity.inputs import Floats, fill, golden, noise, parameter
-from tests.true_models import clip_tokenizer
 
 # --------------------------------------------------------------------------- photographs and classes
 

@@ -15,9 +15,8 @@ from ovseg_cli.backbones.unet import DiffusionBackbone
 from ovseg_cli.backbones.vit import VitBackbone
 from ovseg_cli.models import Models
 from ovseg_cli.profiles import ExtractorSpec, Weights, get_profile
-from tests.mini import SD15_UNET
+from ovseg_cli.random_models import SD15_UNET, clip_tokenizer
 from tests.parity.inputs import Floats, fill, parameter
-from tests.true_models import clip_tokenizer
 
 Size = Literal["true", "narrow"]
 

@@ -21,12 +21,12 @@ import torch
 from ovseg_cli.backbones.phrases import PhrasedPrompt
 from ovseg_cli.backbones.unet import Noising
 from ovseg_cli.methods.catalogue import METHODS, methods_of, word_methods
-from ovseg_cli.profiles import PROFILES
+from ovseg_cli.profiles import PROFILES, get_profile
+from ovseg_cli.random_models import RandomModels
 from ovseg_cli.segmentation.options import SegmentOptions
 from ovseg_cli.segmentation.segmenter import Segmenter, segment_together
 from tests.benchmarks.stores import RandomPrototypes
 from tests.mini import random_pictures
-from tests.true_models import RandomModels
 
 pytestmark = pytest.mark.parity
 
@@ -42,7 +42,7 @@ def models(request):
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     if request.param == "open-2026" and memory < OPEN_2026_NEEDS:
         pytest.skip(f"it takes {OPEN_2026_NEEDS} GB of memory, and there are {memory:.0f}")
-    made = RandomModels("cpu", request.param)
+    made = RandomModels(get_profile(request.param), "cpu", compact=True)
     made.profile = replace(made.profile, generator=replace(made.profile.generator, image_size=128))
     yield made
     gc.collect()

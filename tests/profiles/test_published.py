@@ -13,7 +13,7 @@ import torch
 from ovseg_cli.methods.catalogue import METHODS, methods_of
 from ovseg_cli.methods.settings import dense_settings
 from ovseg_cli.profiles import PROFILES, get_profile
-from tests.true_models import CLIPS, UNETS
+from ovseg_cli.random_models import CLIPS, UNETS
 
 PUBLISHED = [name for name, profile in PROFILES.items() if not profile.bundled]
 PARAMETERS = {"sd15": 859_520_964, "langseg": 859_520_964, "open-2026": 2_567_463_684}  # else Stable Diffusion 2's

@@ -13,7 +13,8 @@ from ovseg_cli.profiles import PROFILES, get_profile
 from ovseg_cli.profiles.prompts import fill_prompt
 from ovseg_cli.profiles.specs import bundled_revision, digest_of
 from ovseg_cli.profiles.tables import profile_from_record
-from tests.mini import MINI_FOLDER, SD15_UNET, mini_models
+from ovseg_cli.random_models import SD15_UNET
+from tests.mini import MINI_FOLDER, mini_models
 
 MINI, SD15 = get_profile("mini"), get_profile("sd15")
 EXTRACTORS = [e for profile in PROFILES.values() for e in (*profile.extractors, *profile.extra_extractors)]

@@ -11,7 +11,8 @@ from ovseg_cli.models import load_models
 from ovseg_cli.profiles import Weights, get_profile
 from ovseg_cli.prototypes.masks import cut_out
 from ovseg_cli.prototypes.proposals import SelfAttentionRegions, make_proposer
-from tests.mini import SD15_UNET, example_labels, example_scene, mini_models, write_tiny_sam
+from ovseg_cli.random_models import SD15_UNET
+from tests.mini import example_labels, example_scene, mini_models, write_tiny_sam
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,16 @@
-"""The models of profiles in their true sizes, with random weights: nothing is downloaded."""
+"""The models of profiles in their true sizes, with random weights: nothing is downloaded.
+
+What they answer means nothing. How long they take, how much memory, and that every number of a profile fits its
+networks do not depend on the values of weights.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -14,9 +19,35 @@ from ovseg_cli.backbones.clip import ClipBackbone
 from ovseg_cli.backbones.quiet import quiet_libraries
 from ovseg_cli.backbones.unet import DiffusionBackbone
 from ovseg_cli.backbones.vit import VitBackbone
-from ovseg_cli.models import Models
-from ovseg_cli.profiles import ExtractorSpec, Weights, get_profile, hub
-from tests.mini import SD15_UNET
+from ovseg_cli.errors import WeightsError
+from ovseg_cli.models import Backbone, Models
+from ovseg_cli.precision import Precision
+from ovseg_cli.profiles import ExtractorSpec, Profile, Weights, hub
+
+log = logging.getLogger("ovseg_cli")
+
+SD15_UNET: dict[str, Any] = {
+    "_class_name": "UNet2DConditionModel",
+    "_diffusers_version": "0.6.0",
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "center_input_sample": False,
+    "cross_attention_dim": 768,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-05,
+    "norm_num_groups": 32,
+    "out_channels": 4,
+    "sample_size": 64,
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+"""unet/config.json of Stable Diffusion 1.5."""
 
 SD2_UNET = {
     **SD15_UNET,
@@ -94,44 +125,77 @@ CLIPS = {
 """open_clip's names of their configurations."""
 
 
+CROSS_KEYS, CONTRAST = "attn2.to_k.weight", 8
+"""What makes keys of words in a UNet, and how much larger these weights are than others: by chance alone, words draw
+attention everywhere alike, and every support image would be thrown away for that."""
+
+
 class RandomModels(Models):
-    """A profile's models, each made when it is first needed; types and device placement as for real weights."""
+    """A profile's models, each made when it is first needed; types and device placement as for real weights.
 
-    def __init__(self, device: str, profile: str = "sd15") -> None:
-        super().__init__(get_profile(profile), device)
+    Weights that come with ovseg are taken as they are.
 
-    def _get(self, kind: type[Any], weights: Weights) -> Any:
+    Args:
+        profile: Which models.
+        device: A torch device, already checked.
+        precision: What the networks compute in.
+        compact: Whether Stable Diffusion XL is held in bfloat16, half its size, and computes layer by layer in the
+            precision: slower, but it fits where less memory is.
+    """
+
+    def __init__(self, profile: Profile, device: str, *, precision: Precision = "auto", compact: bool = False) -> None:
+        super().__init__(profile, device, precision=precision)
+        self._compact = compact
+
+    def _get(self, kind: type[Backbone], weights: Weights) -> Backbone:
+        if weights.bundled is not None:
+            return super()._get(kind, weights)
         if (kind, weights) not in self._loaded:
             torch.manual_seed(0)
+            make = maker(weights, compact=self._compact)
+            log.info("Making random weights of %s on %s.", weights.model_id, self.device)
             with quiet_libraries(), cheap_weights() as fill:
-                made = self._loaded[kind, weights] = maker(weights)(self.device, self.dtype)
+                made = self._loaded[kind, weights] = make(self.device, self.dtype)
                 fill(made)
-        return self._loaded[kind, weights]
+        return cast(Backbone, self._loaded[kind, weights])
 
     def make(self, extractor: ExtractorSpec) -> None:
         """Make the model of an extractor, so that it is not made inside a measurement."""
-        kinds = {"unet": DiffusionBackbone, "clip": ClipBackbone, "vit": VitBackbone}
+        kinds: dict[str, type[Any]] = {"unet": DiffusionBackbone, "clip": ClipBackbone, "vit": VitBackbone}
         self._get(kinds[extractor.kind.partition("-")[0]], extractor.weights)
 
 
-def maker(weights: Weights) -> Callable[[str, torch.dtype], Any]:
-    """What makes the network that these weights are of, from a device and a precision."""
-    if weights.repo in UNETS:
-        return partial(diffusion, weights)
-    return partial(clip, CLIPS[weights.repo]) if weights.repo in CLIPS else VITS[weights.repo]
+def maker(weights: Weights, *, compact: bool = False) -> Callable[[str, torch.dtype], Any]:
+    """What makes the network that these weights are of, from a device and a precision.
 
+    Args:
+        weights: Of a model on the hub.
+        compact: As `RandomModels` has it.
 
-def diffusion(weights: Weights, device: str, dtype: torch.dtype) -> DiffusionBackbone:
-    """A pipeline of true size, with the true vocabulary and what the hub's folder says of its noise.
-
-    Stable Diffusion XL is held in bfloat16, half its size, and computes in float32 layer by layer.
+    Raises:
+        WeightsError: Its configuration is not known here.
     """
+    if weights.repo in UNETS:
+        return partial(diffusion, weights, compact=compact)
+    if weights.repo in CLIPS:
+        return partial(clip, CLIPS[weights.repo])
+    if weights.repo in VITS:
+        return VITS[weights.repo]
+    raise WeightsError(
+        f"{weights.model_id} cannot be made with random weights: the sizes of its network are not known before its "
+        "files are here. Take a profile of `ovseg profiles`, or fetch its weights with ovseg pull."
+    )
+
+
+def diffusion(weights: Weights, device: str, dtype: torch.dtype, *, compact: bool = False) -> DiffusionBackbone:
+    """A pipeline of true size, with the true vocabulary and what the hub's folder says of its noise."""
     import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     wide = weights == hub.SDXL
     first = TEXT_L if wide or weights == hub.SD_15 else TEXT_H
-    with default_dtype(torch.bfloat16 if wide else torch.float32):
+    compact = compact and wide
+    with default_dtype(torch.bfloat16 if compact else torch.float32):
         unet = diffusers.UNet2DConditionModel.from_config(UNETS[weights.repo])
         texts: list[nn.Module] = [CLIPTextModel(CLIPTextConfig(**first))]
         if wide:
@@ -145,7 +209,7 @@ def diffusion(weights: Weights, device: str, dtype: torch.dtype) -> DiffusionBac
         sample_size=1024 if wide else 512,
         scaling_factor=0.13025 if wide else 0.18215,
     )
-    if wide:
+    if compact:
         for part in (unet, *texts):
             diffusers.hooks.apply_layerwise_casting(part, torch.bfloat16, dtype, skip_modules_pattern=("norm", "embed"))
         for part in (m for whole in (unet, *texts) for n, m in whole.named_modules() if "norm" in n or "embed" in n):
@@ -153,6 +217,7 @@ def diffusion(weights: Weights, device: str, dtype: torch.dtype) -> DiffusionBac
     else:
         unet, texts = unet.to(dtype), [text.to(dtype) for text in texts]
     parts = {"unet": unet, "vae": vae.to(dtype), "text_encoder": texts[0], "tokenizer": clip_tokenizer()}
+    scheduler: Any
     if wide:
         scheduler = diffusers.EulerDiscreteScheduler(**SCHEDULE)
         more = {"text_encoder_2": texts[1], "tokenizer_2": clip_tokenizer("!"), "add_watermarker": False}
@@ -180,6 +245,8 @@ def cheap_weights() -> Iterator[Callable[[Any], None]]:
             for name, tensor in part.named_parameters():
                 if tensor.ndim > 1:
                     flat, scale = tensor.view(-1), tensor[0].numel() ** -0.5
+                    if name.endswith(CROSS_KEYS):
+                        scale *= CONTRAST
                     for start in range(0, len(flat), len(noise)):
                         piece = flat[start : start + len(noise)]
                         piece.copy_(noise[: len(piece)] * scale)
@@ -222,43 +289,46 @@ def clip_tokenizer(padding: str = "<|endoftext|>") -> Any:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token=padding)
 
 
-def clip(name: str, device: str, _dtype: torch.dtype) -> ClipBackbone:
-    """A CLIP by open_clip's own configuration."""
+def clip(name: str, device: str, dtype: torch.dtype) -> ClipBackbone:
+    """A CLIP by open_clip's own configuration; its text tower is float32, as `ClipBackbone.load` has it."""
     import open_clip
 
-    return ClipBackbone(open_clip.create_model(name, pretrained=None), open_clip.get_tokenizer(name), device)
+    model = open_clip.create_model(name, pretrained=None)
+    model.visual.to(dtype)
+    return ClipBackbone(model, open_clip.get_tokenizer(name), device)
 
 
-def dino_b8(device: str, _dtype: torch.dtype) -> VitBackbone:
+def dino_b8(device: str, dtype: torch.dtype) -> VitBackbone:
     """DINO ViT-B/8."""
     from transformers import ViTConfig, ViTModel
 
-    return VitBackbone(ViTModel(ViTConfig(patch_size=8, image_size=224), add_pooling_layer=False), device)
+    model = ViTModel(ViTConfig(patch_size=8, image_size=224), add_pooling_layer=False)
+    return VitBackbone(model.to(dtype), device)
 
 
-def dinov2_b14(device: str, _dtype: torch.dtype) -> VitBackbone:
+def dinov2_b14(device: str, dtype: torch.dtype) -> VitBackbone:
     """DINOv2 ViT-B/14, with positions for 518 pixels as published."""
     from transformers import Dinov2Config, Dinov2Model
 
-    return VitBackbone(Dinov2Model(Dinov2Config(patch_size=14, image_size=518)), device)
+    return VitBackbone(Dinov2Model(Dinov2Config(patch_size=14, image_size=518)).to(dtype), device)
 
 
-LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+LARGE: dict[str, Any] = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
 
 
-def dinov2_l14_registers(device: str, _dtype: torch.dtype) -> VitBackbone:
+def dinov2_l14_registers(device: str, dtype: torch.dtype) -> VitBackbone:
     """DINOv2 ViT-L/14 with its four registers."""
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
     config = Dinov2WithRegistersConfig(patch_size=14, image_size=518, **LARGE)
-    return VitBackbone(Dinov2WithRegistersModel(config), device)
+    return VitBackbone(Dinov2WithRegistersModel(config).to(dtype), device)
 
 
-def mae_l16(device: str, _dtype: torch.dtype) -> VitBackbone:
+def mae_l16(device: str, dtype: torch.dtype) -> VitBackbone:
     """The encoder of MAE ViT-L/16."""
     from transformers import ViTMAEConfig, ViTMAEModel
 
-    return VitBackbone(ViTMAEModel(ViTMAEConfig(**LARGE, intermediate_size=4096)), device)
+    return VitBackbone(ViTMAEModel(ViTMAEConfig(**LARGE, intermediate_size=4096)).to(dtype), device)
 
 
 VITS: dict[str | None, Callable[[str, torch.dtype], VitBackbone]] = {
