@@ -73,7 +73,7 @@ def test_errors_are_one_line_whatever_the_terminal_is(cli, monkeypatch):
 
 
 def fail_with(monkeypatch, error):
-    def refuse(*_):
+    def refuse(*_, **further):
         raise error
 
     monkeypatch.setattr("ovseg_cli.cli.common.Common.find_store", refuse)
