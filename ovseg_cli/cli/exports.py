@@ -9,7 +9,7 @@ import typer
 
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.exported import export_data, show_export
-from ovseg_cli.cli.folder import EXIT_SOME_FAILED, show_summary, summary_data
+from ovseg_cli.cli.folder import EXIT_SOME_FAILED, MOST_NAMED, show_summary, summary_data
 from ovseg_cli.cli.options import ClassesOpt, split_names
 from ovseg_cli.cli.output import Part
 from ovseg_cli.exports.registry import FORMATS
@@ -140,8 +140,12 @@ def relabel(
             argv=common.argv,
             progress=Part(common.out, bars, "labelling", "pictures"),
         )
+    for failure in summary.failed[:MOST_NAMED]:
+        common.out.warning(failure.reason)
     common.out.result(
-        summary_data(summary), human=lambda: show_summary(common, summary, overlay=False), quiet=[summary.output]
+        summary_data(summary),
+        human=lambda: show_summary(common, summary, overlay=False, verb="Relabelled"),
+        quiet=[summary.output],
     )
     if summary.failed:
         raise typer.Exit(EXIT_SOME_FAILED)

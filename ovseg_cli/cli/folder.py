@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ovseg_cli.store import Store
 
 EXIT_SOME_FAILED = 3
-_MOST_NAMED = 5
+MOST_NAMED = 5
 _ALL_SHOWN = 30  # so many classes the summary lists even if no picture shows them
 
 
@@ -136,10 +136,12 @@ def summary_data(summary: RunSummary) -> dict[str, Any]:
     }
 
 
-def show_summary(common: Common, summary: RunSummary, *, overlay: bool, explain: bool = False) -> None:
+def show_summary(
+    common: Common, summary: RunSummary, *, overlay: bool, explain: bool = False, verb: str = "Segmented"
+) -> None:
     """What was done, which classes were found, and where to look."""
     out = common.out
-    parts = [f"Segmented {amount(summary.done, 'picture')}"]
+    parts = [f"{verb} {amount(summary.done, 'picture')}"]
     if summary.skipped:
         parts.append(f"{summary.skipped} already done")
     if summary.failed:
@@ -157,6 +159,8 @@ def show_summary(common: Common, summary: RunSummary, *, overlay: bool, explain:
         _show_classes(common, summary, mapped)
     if summary.failed:
         _show_failures(common, summary)
+        if verb == "Segmented":
+            out.hint("The next run tries failed pictures again; with --retry-failed, it takes them alone.")
     if not mapped:
         return
     shown = short_path(summary.output)
@@ -168,13 +172,12 @@ def show_summary(common: Common, summary: RunSummary, *, overlay: bool, explain:
 
 
 def _show_failures(common: Common, summary: RunSummary) -> None:
-    """The first pictures that failed, and what becomes of them."""
+    """The first pictures that failed."""
     out = common.out
-    for failure in summary.failed[:_MOST_NAMED]:
+    for failure in summary.failed[:MOST_NAMED]:
         out.line(Text("failed  ", style="red"), failure.path, copyable=True)
-    if len(summary.failed) > _MOST_NAMED:
-        out.line(f"        and {len(summary.failed) - _MOST_NAMED} more (see predictions.jsonl)")
-    out.hint("The next run tries failed pictures again; with --retry-failed, it takes them alone.")
+    if len(summary.failed) > MOST_NAMED:
+        out.line(f"        and {len(summary.failed) - MOST_NAMED} more (see predictions.jsonl)")
 
 
 def _show_classes(common: Common, summary: RunSummary, mapped: int) -> None:

@@ -157,7 +157,7 @@ def _check_target(target: Path, source: Source, exporter: Exporter) -> None:
     """Refuse to write over what is read.
 
     Raises:
-        UsageError: It would be.
+        UsageError: It would be; or a file has another suffix than the format's, so that it may be anything.
     """
     real = Path(os.path.realpath(target))
     read = [source.folder, *([] if source.root is None else [source.root])]
@@ -169,6 +169,9 @@ def _check_target(target: Path, source: Source, exporter: Exporter) -> None:
         raise UsageError(f"The export {target} would be written over what is read. Name another place with -o.")
     if real.parent == Path(os.path.realpath(source.folder)) and real.name in _names_of_run(source.folder):
         raise UsageError(f"The export {target} would be written over a file of the run. Name another place with -o.")
+    if not exporter.folder and real.suffix.lower() != Path(exporter.target).suffix:
+        suffix = Path(exporter.target).suffix
+        raise UsageError(f"The export is a {suffix} file, and {target} is none. Name another one with -o.")
     if exporter.folder != real.is_dir() and real.exists():
         kind = "a folder" if exporter.folder else "a file"
         raise UsageError(f"{target} is to be {kind}, and is none. Name another place with -o.")

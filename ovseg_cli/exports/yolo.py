@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ovseg_cli.errors import UsageError
 from ovseg_cli.exports.base import Add, Exporter, Options, Region, opened, regions
 from ovseg_cli.exports.outlines import outlines
 from ovseg_cli.exports.source import Ids, Picture, Source
+from ovseg_cli.names import listed
 
 _INTO_PIXEL = 0.25
 """Added to a pixel's place: who cuts numbers off (Ultralytics) finds the pixel, and who rounds them (supervision)."""
@@ -31,6 +33,19 @@ class Yolo(Exporter):
 
     target = "yolo"
     takes = ("copy",)
+
+    def check(self, source: Source) -> None:
+        """See `Exporter.check`.
+
+        Raises:
+            UsageError: Nothing says where some of the pictures are, without which nobody can train.
+        """
+        without = [picture.name for picture in source.pictures if picture.path is None]
+        if without:
+            raise UsageError(
+                f"A YOLO data set holds the pictures, and {listed(without, most=2)} cannot be found. Name their folder "
+                "with --images DIR."
+            )
 
     @contextmanager
     def open(self, place: Path, source: Source, options: Options) -> Iterator[Add]:

@@ -65,7 +65,7 @@ class RunSummary:
         failed: the pictures that could not be segmented.
         remaining: planned and not reached (with `fail_fast`).
         seconds: wall time.
-        shares: mean share of the pixels per class over all pictures of the plan that have a label map.
+        shares: share of the pixels per class, of all pictures of the plan that have a label map.
         images_with: in how many of these pictures each class is.
         prefilter: whether classes were ruled out per picture first.
         given: for how many pictures of the plan the user said which classes may be in it.
@@ -386,10 +386,11 @@ def _image_classes(plan: Plan) -> dict[str, Any]:
 def add_shares(summary: RunSummary, entries: Sequence[Entry | None]) -> None:
     """Add up what is in the pictures that have a label map."""
     mapped = [entry for entry in entries if entry is not None and entry.status == "done"]
-    for entry in mapped:
+    pixels = [entry.size[0] * entry.size[1] if entry.size else 1 for entry in mapped]
+    for entry, own in zip(mapped, pixels, strict=True):
         for name, share in entry.shares.items():
             if share > 0:
-                summary.shares[name] = summary.shares.get(name, 0.0) + share / len(mapped)
+                summary.shares[name] = summary.shares.get(name, 0.0) + share * own / sum(pixels)
                 summary.images_with[name] = summary.images_with.get(name, 0) + 1
 
 

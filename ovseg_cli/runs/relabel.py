@@ -26,6 +26,7 @@ from ovseg_cli.names import ClassList, listed, shown_name
 from ovseg_cli.runs.journal import Entry, Journal, is_intact, read_journal, write_journal, written
 from ovseg_cli.runs.ledger import Failure, RunSummary, add_shares, only_writer, remove_inside, write_list
 from ovseg_cli.runs.manifest import Manifest, read_manifest
+from ovseg_cli.runs.plan import check_output
 
 __all__ = ["relabel_folder"]
 
@@ -70,7 +71,7 @@ def relabel_folder(
     kept = _wanted(manifest, classes)
     if threshold is not None and not math.isfinite(threshold):
         raise UsageError(f"--threshold must be a number, got {threshold}.")
-    _check_place(source, target)
+    _check_place(source, target, entries)
     made = _manifest(manifest, source, kept, threshold, argv)
     begun = time.perf_counter()
     with only_writer(target):
@@ -141,13 +142,14 @@ def _wanted(manifest: Manifest, classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for place, name in enumerate(known) if not classes or place in places)
 
 
-def _check_place(source: Path, target: Path) -> None:
-    """Refuse to write over what is read."""
+def _check_place(source: Path, target: Path, entries: Sequence[Entry]) -> None:
+    """Refuse to write over what is read, or beside the pictures."""
     read, write = Path(os.path.realpath(source)), Path(os.path.realpath(target))
     if read == write or write in read.parents:
         raise UsageError(f"{target} is, or holds, the run whose scores are read. Choose another folder with -o.")
     if os.path.exists(target) and not os.path.isdir(target):
         raise UsageError(f"The output {target} is a file. Choose a folder with -o.")
+    check_output(sorted({str(Path(entry.path).parent) for entry in entries}), target)
 
 
 def _manifest(

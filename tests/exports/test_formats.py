@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -13,6 +14,7 @@ from pycocotools.coco import COCO
 from ovseg_cli.errors import UsageError
 from ovseg_cli.evaluation.coco import CocoLabels
 from ovseg_cli.exports.base import Options
+from ovseg_cli.exports.registry import exporter_of
 from ovseg_cli.exports.run import export_run
 from ovseg_cli.names import slugify
 from tests.exports.runs import NAMES, classes_only, make_run, many_classes, shapes, with_gaps
@@ -29,7 +31,8 @@ def made(request, tmp_path):
 
 def export(made, to, tmp_path, **options):
     images = None if (made.folder / "predictions.jsonl").exists() else made.photos
-    return export_run(made.folder, to, tmp_path / "exported", images=images, options=Options(**options)).output
+    target = tmp_path / f"exported{Path(exporter_of(to).target).suffix}"
+    return export_run(made.folder, to, target, images=images, options=Options(**options)).output
 
 
 def of_key(made, name):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,7 +49,8 @@ def test_an_export_lies_in_the_run_and_is_made_once(made, name):
 
 @pytest.mark.parametrize("name", MADE_OF_LABELS)
 def test_the_same_label_maps_give_the_same_bytes(made, tmp_path, name):
-    one, two = (export_run(made.folder, name, tmp_path / which).output for which in ("one", "two"))
+    ending = Path(exporter_of(name).target).suffix
+    one, two = (export_run(made.folder, name, tmp_path / f"{which}{ending}").output for which in ("one", "two"))
     if one.is_dir():
         assert everything(one) == everything(two)
     else:
@@ -96,6 +98,25 @@ def test_an_export_is_never_written_over_what_is_read(made, where, name):
 def test_a_picture_is_not_written_over(made):
     with pytest.raises(UsageError, match="written over what is read"):
         export_run(made.folder, "coco", made.photos / "empty.png", overwrite=True)
+
+
+@pytest.mark.parametrize("where", ["labelmap.txt", "../notes.txt", "../coco"])
+def test_a_file_of_another_kind_is_not_replaced(tmp_path, where):
+    made = with_gaps(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    before = everything(tmp_path)
+    with pytest.raises(UsageError, match="Name another"):
+        export_run(made.folder, "coco", made.folder / where, images=made.photos, overwrite=True)
+    assert everything(tmp_path) == before
+
+
+def test_a_data_set_for_training_needs_its_pictures(made, tmp_path):
+    made.photos.rename(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match=r"cannot be found.*--images"):
+        export_run(made.folder, "yolo", tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+    found = export_run(made.folder, "yolo", tmp_path / "set", images=tmp_path / "elsewhere")
+    assert len([p for p in (found.output / "images").rglob("*") if p.is_file()]) == len(made.truth)
 
 
 def test_a_damaged_label_map_is_told_and_the_others_are_there(made):

@@ -151,6 +151,14 @@ def test_other_label_maps_are_replaced_only_when_asked(painted, tmp_path):
     assert read_manifest(tmp_path / "new").threshold == 0.6
 
 
+@pytest.mark.parametrize("where", ["photos", "photos/.."])
+def test_nothing_is_written_beside_the_pictures(painted, tmp_path, where):
+    painted(request(probabilities=16))
+    (tmp_path / "out").rename(tmp_path.parent / f"{tmp_path.name}-run")
+    with pytest.raises(UsageError, match=r"is the input folder|contains the input"):
+        relabel_folder(tmp_path.parent / f"{tmp_path.name}-run", tmp_path / where, threshold=0.6, overwrite=True)
+
+
 @pytest.mark.parametrize("where", ["out", "."])
 def test_the_run_itself_is_not_written_over(painted, tmp_path, where):
     painted(request(probabilities=16))

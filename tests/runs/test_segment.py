@@ -123,7 +123,8 @@ def test_the_manifest_says_how_it_was_made(run, out, store, profile):
 def test_the_summary_adds_up_over_the_pictures(run):
     summary, _ = run()
     assert summary.images_with == {"background": 2, "cat": 2, "dog": 1}
-    assert summary.shares == pytest.approx({"background": 0.5, "cat": 1 / 3, "dog": 1 / 6})
+    # of all pixels: a large picture counts for more than a small one
+    assert summary.shares == pytest.approx({"background": 2 / 7, "cat": 3 / 7, "dog": 2 / 7})
 
 
 def test_the_second_run_loads_no_model_and_changes_no_mask(run, out):

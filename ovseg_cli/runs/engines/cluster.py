@@ -188,6 +188,7 @@ class Actors(Remote):
         self._spec = ray.put(spec)
         self._calls: dict[Any, int] = {}
         self._actors: dict[int, Any] = {}
+        self._placed: list[Any] = []
         self._number = 0
         self._quiet_since = time.monotonic()
 
@@ -197,6 +198,7 @@ class Actors(Remote):
         worker, self._number = self._number, self._number + 1
         self._actors[worker] = kind.remote(self._spec, self._device, version("ovseg"))
         self._calls[self._actors[worker].start.remote(load=self._load)] = worker
+        self._placed.append(self._actors[worker].__ray_ready__.remote())
 
     def give(self, worker: int, job: Job) -> None:
         """Send it a job."""
@@ -229,6 +231,8 @@ class Actors(Remote):
             self._quiet_since = now
         elif now - self._quiet_since > _LONG:
             self._quiet_since = now
+            if self._ray.wait(self._placed, timeout=0)[0]:
+                return  # it has a place, and loads its models there
             free = self._ray.available_resources()
             log.warning(
                 "no worker is ready yet: each takes %s, and the cluster has %g CPUs and %g GPUs free",
