@@ -170,18 +170,25 @@ class Shelf:
         limits, gaps = self._spec, dict[str, float]()
         k, waiting = limits.prototypes, np.arange(len(queries))
         for _depth in range(2):
-            scores, ids, owner = self._store.candidates(queries[waiting], spec.digest, k=k, role="fg", among=among)
+            scores, ids, owner = self._store.candidates(
+                queries[waiting],
+                spec.digest,
+                k=k,
+                role="fg",
+                among=among,
+                floors=around[waiting] - np.float32(limits.margin),
+            )
             least = np.maximum(scores[:, 0], around[waiting]) - limits.margin
             deeper = []
             for query, row, numbers, enough in zip(waiting.tolist(), scores, ids, least.tolist(), strict=True):
                 own: dict[str, float] = {}
-                for place in np.flatnonzero(row >= enough).tolist():
+                for place in np.flatnonzero((row >= enough) & (numbers >= 0)).tolist():
                     own.setdefault(owner[int(numbers[place])], float(row[place]) - enough)
                 for name, lead in list(own.items())[: limits.classes]:
                     gap = limits.margin - lead
                     gaps[name] = min(gap, gaps.get(name, gap))
                 # A class of many prototypes alike can hide the others behind it.
-                if row[-1] >= enough and len(own) < limits.classes:
+                if numbers[-1] >= 0 and row[-1] >= enough and len(own) < limits.classes:
                     deeper.append(query)
             if not deeper:
                 break

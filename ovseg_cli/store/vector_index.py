@@ -663,7 +663,8 @@ def prepare(
     kept = list(before.segments) if before is not None else []
     gone = set(before.gone if before is not None else ()) | set(went)
     fresh, update = dict(came), Update(Catalogue(stamp=stamp))
-    if gone or len(kept) >= _MERGED_AT_ONCE:
+    grown = before is not None and before.wants_lists and lists
+    if gone or grown or len(kept) >= _MERGED_AT_ONCE:
         members = {note.name: _members(store, note) for note in kept}
         for note in _to_rewrite(kept, members, gone, lists=lists):
             kept.remove(note)
