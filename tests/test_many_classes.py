@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from ovseg_cli.segmentation import task as tasks
 from ovseg_cli.segmentation.options import SegmentOptions
 from ovseg_cli.segmentation.recipe import make_recipe
 from ovseg_cli.segmentation.segmenter import Segmenter
-from ovseg_cli.store import ClassRecord, ExtractorRecord, PrototypeRecord, Store
+from ovseg_cli.store import ClassRecord, ExtractorRecord, PrototypeRecord, Store, vector_index
 from ovseg_cli.store.records import PrototypeBlock
 from tests.mini import example_scene, mini_class, mini_models
 from tests.regions import RegionModels, made_up_extractor, made_up_profile, painted
@@ -151,6 +152,15 @@ def test_pixels_are_those_of_the_exact_answer_at_the_length_of_large_networks(tm
 )
 def test_pixels_are_those_of_the_exact_answer_whatever_is_asked_for(world, store, options):
     assert agreement(world, store, **options) >= 0.995
+
+
+@pytest.mark.parametrize("options", [{}, {"background": False}, {"stuff_filter": False}], ids=str)
+def test_pixels_are_those_of_the_exact_answer_where_the_index_has_lists(world, store, tmp_path, monkeypatch, options):
+    monkeypatch.setattr(vector_index, "EXACT_ROWS", 64)
+    monkeypatch.setattr(vector_index, "LOOKED_AT", 2)
+    assert agreement(world, store, **options) >= 0.995
+    for catalogue in (tmp_path / "many" / "index").glob("*.json"):
+        assert {segment["kind"] for segment in json.loads(catalogue.read_text())["segments"]} == {"lists"}
 
 
 def test_few_classes_are_scored_for_a_picture(world, store):

@@ -64,9 +64,8 @@ class ShortlistSpec:
         most_exact: Of up to so many classes all are compared: a search takes as long.
         queries: Cells of a picture that classes are searched for by, at most, for each extractor.
         prototypes: Foreground prototypes that are found for each.
-        surroundings: Cells that background prototypes are searched for by, at most: there the best of very many counts,
+        background: Background prototypes that are found for every cell that is surveyed: the best of very many counts,
             to whatever class it belongs, which is another one in each cell.
-        background: Background prototypes that are found for each.
         margin: A class is taken if its cosine is below the best one, the background's too, by no more than this.
         classes: So many are taken for each cell at most.
         most: Classes that are taken for a picture, at most.
@@ -75,8 +74,7 @@ class ShortlistSpec:
     most_exact: int = 128
     queries: int = 256
     prototypes: int = 64
-    surroundings: int = 2048
-    background: int = 16
+    background: int = 2
     margin: float = 0.1
     classes: int = 8
     most: int = 512

@@ -3,7 +3,8 @@
 Where few classes are left for a picture (by its pre-filter, say), the prototypes of these are read. Of many, the
 store's search index finds those that can win: the picture is surveyed at some cells in all of its crops, and the
 classes are taken whose prototypes come near enough to the best one at one of them. The background is made of the
-background prototypes that come nearest. What was found is then scored exactly, at every cell.
+background prototypes that come nearest to each of the cells that are surveyed: where it may win, none is missed, as far
+as the index can say what a list of vectors holds at best. What was found is then scored exactly, at every cell.
 
 A class that wins a cell by one extractor in one crop has the nearest prototype there. Cells that are alike have the
 same neighbours: the cosine of a prototype differs between two cells by no more than their distance. So the cells that
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ovseg_cli.errors import ClassChangedError
+from ovseg_cli.faiss_import import best_products
 from ovseg_cli.profiles import ExtractorSpec
 from ovseg_cli.scorers.prototypes import PrototypeScorer
 from ovseg_cli.segmentation.options import KINDS
@@ -94,20 +96,15 @@ class Shelf:
             if surveyed is None:
                 names = [part.classes[place] for place in classes]
                 return tuple(classes), [self._scorer(spec, self._whole(spec, names)) for spec in part.extractors]
-            among, most = self._among(classes), self._spec.surroundings
+            among = self._among(classes)
             queries = [spread(features.numpy(), self._spec.queries) for features in surveyed]
-            around = []
-            for spec, own, features in zip(part.extractors, queries, surveyed, strict=True):
-                # Those that were chosen before come first, as the classes are compared with what surrounds them there.
-                every = np.concatenate([own, features.numpy()[:: -(-len(features) // max(1, most - len(own)))]])
-                around.append(self._around(spec, every, among))
-            found = self._found(
-                classes, queries, [best[: len(own)] for (_, best), own in zip(around, queries, strict=True)], among
-            )
+            around = [self._around(spec, own, among)[1] for spec, own in zip(part.extractors, queries, strict=True)]
+            found = self._found(classes, queries, around, among)
             names = [part.classes[place] for place in found]
             scorers = []
-            for spec, (ids, _) in zip(part.extractors, around, strict=True):
+            for spec, features in zip(part.extractors, surveyed, strict=True):
                 block = self._store.prototypes(names, spec.digest)
+                ids, _ = self._around(spec, features.numpy(), among, floors=self._floors(block, features.numpy()))
                 block = _with_background(block, ids, self._read(spec, ids), part.kinds[0])
                 scorers.append(self._scorer(spec, block))
             return found, scorers
@@ -173,18 +170,25 @@ class Shelf:
         limits, gaps = self._spec, dict[str, float]()
         k, waiting = limits.prototypes, np.arange(len(queries))
         for _depth in range(2):
-            scores, ids, owner = self._store.candidates(queries[waiting], spec.digest, k=k, role="fg", among=among)
+            scores, ids, owner = self._store.candidates(
+                queries[waiting],
+                spec.digest,
+                k=k,
+                role="fg",
+                among=among,
+                floors=around[waiting] - np.float32(limits.margin),
+            )
             least = np.maximum(scores[:, 0], around[waiting]) - limits.margin
             deeper = []
             for query, row, numbers, enough in zip(waiting.tolist(), scores, ids, least.tolist(), strict=True):
                 own: dict[str, float] = {}
-                for place in np.flatnonzero(row >= enough).tolist():
+                for place in np.flatnonzero((row >= enough) & (numbers >= 0)).tolist():
                     own.setdefault(owner[int(numbers[place])], float(row[place]) - enough)
                 for name, lead in list(own.items())[: limits.classes]:
                     gap = limits.margin - lead
                     gaps[name] = min(gap, gaps.get(name, gap))
                 # A class of many prototypes alike can hide the others behind it.
-                if row[-1] >= enough and len(own) < limits.classes:
+                if numbers[-1] >= 0 and row[-1] >= enough and len(own) < limits.classes:
                     deeper.append(query)
             if not deeper:
                 break
@@ -193,14 +197,36 @@ class Shelf:
 
     # ------------------------------------------------------------------ background
 
+    def _floors(self, block: PrototypeBlock, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Below which scores the background is far from winning at some features (N, D): float32 (N,)."""
+        matched = block.vectors[block.role_is_fg & np.isin(np.array(block.kind), self._part.kinds)]
+        if not len(matched):
+            return np.full(len(features), -1, np.float32)
+        return best_products(features, matched, 1)[0][:, 0] - np.float32(self._spec.margin)
+
     def _around(
-        self, spec: ExtractorSpec, queries: NDArray[np.float32], among: Among
+        self,
+        spec: ExtractorSpec,
+        queries: NDArray[np.float32],
+        among: Among,
+        *,
+        floors: NDArray[np.float32] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The background prototypes near some features (Q, D): int64 (N,), sorted, and the best score for each (Q,)."""
+        """The background prototypes near some features (Q, D): int64 (N,), sorted, and the best score for each (Q,).
+
+        Args:
+            spec: Whose features.
+            queries: float32 (Q, D).
+            among: Which prototypes may be found.
+            floors: float32 (Q,), above which none may be missed; None for what a quick search finds.
+        """
         k, waiting, found = self._spec.background, np.arange(len(queries)), set[int]()
         best = np.full(len(queries), -np.inf, np.float32)
         for _depth in range(2 if self._background else 0):
-            scores, ids, _ = self._store.candidates(queries[waiting], spec.digest, k=k, role="bg", among=among)
+            own = None if floors is None else floors[waiting]
+            scores, ids, _ = self._store.candidates(
+                queries[waiting], spec.digest, k=k, role="bg", among=among, floors=own
+            )
             stays = self._not_stuff(spec, np.unique(ids[ids >= 0]))
             passes = np.isin(ids, [number for number, stay in stays.items() if stay])
             found.update(ids[passes].tolist())

@@ -33,7 +33,7 @@ _limit: ContextVar[int | None] = ContextVar("crops at once, where memory is shor
 KEPT_BYTES = 2**30
 """Features of crops that are kept between two walks, so that networks need not compute them twice."""
 
-CELLS_SURVEYED = 4096
+CELLS_SURVEYED = 8192
 """Cells of a picture that are looked at beforehand, in all its crops together."""
 
 _LEAST_SURVEYED = 16  # cells of each crop, however many crops there are

@@ -84,6 +84,7 @@ class IndexUpkeep:
         foreground: bool,
         among: Among | None = None,
         rough: bool = False,
+        floors: NDArray[np.float32] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the prototypes most similar to some features.
 
@@ -95,6 +96,7 @@ class IndexUpkeep:
             foreground: Whether to look among foreground or background prototypes.
             among: Which may be found; None for all.
             rough: Whether the scores of the index do, up to its rounding; else they are those of the database.
+            floors: float32 (Q,), where they are rough: see `VectorIndex.search`.
 
         Returns:
             As `Store.nearest` gives it.
@@ -108,7 +110,7 @@ class IndexUpkeep:
                 index = self._narrowed(session, row, index, among)
                 found = [vector_index.nothing(0, k)]
                 if rough:
-                    found.append(index.search(queries, k, foreground=foreground))
+                    found.append(index.search(queries, k, foreground=foreground, floors=floors))
                     best, its = found[-1]
                     self._doubt(session, best[:, :1], its[:, :1], queries, row.dim)
                 for start in range(0, 0 if rough else len(queries), _QUERIES_AT_ONCE):

@@ -667,7 +667,14 @@ class Store:
             return self._upkeep.search(session, extractor, queries, k, foreground=role == "fg")
 
     def candidates(
-        self, vectors: NDArray[np.float32], extractor: str, *, k: int, role: Role, among: Among
+        self,
+        vectors: NDArray[np.float32],
+        extractor: str,
+        *,
+        k: int,
+        role: Role,
+        among: Among,
+        floors: NDArray[np.float32] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], dict[int, str]]:
         """Find prototypes that may be the most similar to some features, to be compared exactly afterwards.
 
@@ -677,13 +684,15 @@ class Store:
             k: How many prototypes to find for each.
             role: Whether to look among foreground or background prototypes.
             among: Which may be found.
+            floors: float32 (Q,), cosines above which nothing may be missed, where that can be had for less than
+                comparing everything; None for the recall that the index promises.
 
         Returns:
             As `nearest`, up to the rounding of the index; and the class of each prototype that was found.
         """
         with self._database.read() as session:
             scores, ids = self._upkeep.search(
-                session, extractor, vectors, k, foreground=role == "fg", among=among, rough=True
+                session, extractor, vectors, k, foreground=role == "fg", among=among, rough=True, floors=floors
             )
             return scores, ids, classes.owners(session, set(ids[ids >= 0].tolist()))
 

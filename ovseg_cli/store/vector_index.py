@@ -46,8 +46,8 @@ from ovseg_cli.store.records import PrototypeKind
 logger = logging.getLogger(__name__)
 
 FOLDER = "index"
-EXACT_ROWS = 2**18
-"""Up to so many vectors together every one is compared with a query, in half precision: a fifth of a second for 768
+EXACT_ROWS = 2**16
+"""Up to so many vectors together every one is compared with a query, in half precision: a twentieth of a second for 768
 numbers each. More go into lists by their nearest centroids, in 8 bits, of which a query looks at few."""
 
 SEGMENT_ROWS = 2**19
@@ -63,12 +63,19 @@ WANTED_RECALL = 0.99
 SPARE = 16
 """So many more are found than asked for, to be scored by the vectors of the database, which puts right what rounding
 has put in a wrong order."""
+LOOKED_AT = 32
+"""Lists that are looked at for each of many queries, before it is asked which others can hold something nearer."""
+
+MOST_LOOKED_AT = 0.25
+"""No query looks at a larger share of a segment's lists: then all would be compared as fast."""
+
+_ROUNDED = 0.01  # by how much rounding may raise a product, with much to spare
 _COMPARED_AT_ONCE = 2**14  # vectors: 50 MB of 768 numbers each, and their products with 256 queries 17 MB
 _MERGED_AT_ONCE = 4  # segments of one order of magnitude that become one
 _HASHED_WHEN_READ = 2**26  # bytes of a file that is compared with its digest when it is read; of others, the length
 _SAMPLE = 40  # vectors for each centroid
 _PROBES, _NEIGHBOURS = 64, 10  # what the recall of a segment is measured by
-_FORMAT = 2
+_FORMAT = 3
 _FILE = re.compile(
     rf"[0-9a-f]{{16}}(-[0-9a-f]{{16}})?\.(faiss|rows|classes|json)(\.[0-9]+{re.escape(TEMPORARY_SUFFIX)})?"
 )
@@ -326,6 +333,7 @@ class Segment:
         owner: int32 (N,), places of their classes among `generations`.
         generations: Its classes.
         masks: For foreground (True) and background (False), which vectors may be found: bits, as FAISS wants them.
+        reach: float32 (lists,), the least cosine of each list's centroid and a vector in it; none for "exact".
     """
 
     note: SegmentNote
@@ -334,6 +342,7 @@ class Segment:
     owner: NDArray[np.int32]
     generations: tuple[str, ...]
     masks: dict[bool, NDArray[np.uint8]]
+    reach: NDArray[np.float32]
 
     @classmethod
     def open(cls, store: Path, note: SegmentNote, gone: Collection[str]) -> Segment:
@@ -345,7 +354,7 @@ class Segment:
         """
         try:
             rows = _arrays(store, note, "rows")
-            ids, owner, foreground = rows["ids"], rows["owner"], rows["foreground"]
+            ids, owner, foreground, reach = rows["ids"], rows["owner"], rows["foreground"], rows["reach"]
             generations = tuple(_members(store, note))
             alive = np.array([generation not in gone for generation in generations], bool)[owner]
             index = _open_faiss(store, note)
@@ -355,8 +364,10 @@ class Segment:
             raise DamagedIndexError(f"{note.name} cannot be read: {error}") from error
         if not len(ids) == len(owner) == len(foreground) == note.rows == index.ntotal:
             raise DamagedIndexError(f"{note.name} holds another number of vectors than it says")
+        if len(reach) != (0 if note.kind == "exact" else index.nlist):
+            raise DamagedIndexError(f"{note.name} holds another number of lists than it says")
         masks = {role: np.packbits(alive & (foreground == role), bitorder="little") for role in (True, False)}
-        return cls(note, index, ids, owner, generations, masks)
+        return cls(note, index, ids, owner, generations, masks, reach)
 
     def narrowed(self, among: Among, ids: NDArray[np.int64] | None) -> Segment:
         """The same, with fewer vectors that may be found.
@@ -374,11 +385,18 @@ class Segment:
         return replace(self, masks=masks)
 
     def search(
-        self, queries: NDArray[np.float32], k: int, *, foreground: bool
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        foreground: bool,
+        floors: NDArray[np.float32] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """See `VectorIndex.search`."""
         if len(queries) >= MANY_QUERIES and (self.note.kind == "exact" or gpu_count()):
             return self._compare(queries, k, foreground=foreground)
+        if floors is not None and self.note.kind == "lists":
+            return self._look(queries, k, floors, foreground=foreground)
         faiss = import_faiss()
         chosen = {"sel": faiss.IDSelectorBitmap(self.masks[foreground])}
         params = (
@@ -403,6 +421,65 @@ class Segment:
             scores, places = best_products(queries, self.index.reconstruct_batch(some), k)
             best = best_of([best, (scores, self.ids[some[places]])], k)
         return best
+
+    def _look(
+        self, queries: NDArray[np.float32], k: int, floors: NDArray[np.float32], *, foreground: bool
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Look at the nearest lists, then at those that can hold something better; each with all its queries at once.
+
+        The angle between a query and a vector is no smaller than that between the query and the centroid of its list,
+        less the largest between this centroid and a vector of the list. That says what a list can hold at best.
+        """
+        lists, best = _InvertedLists(self.index), nothing(len(queries), k)
+        bits = np.unpackbits(self.masks[foreground], count=len(self.ids), bitorder="little").astype(bool)
+        held = [np.flatnonzero(bits[lists.places(number)]) for number in range(self.index.nlist)]
+        holding = np.array([number for number, rows in enumerate(held) if len(rows)], np.int64)
+        if not len(holding):
+            return best
+        cosines = queries @ self.index.quantizer.reconstruct_n(0, self.index.nlist)[holding].T
+        wanted = _largest(cosines, LOOKED_AT)
+        at_best = np.arccos(np.clip(cosines, -1, 1)) - np.arccos(np.clip(self.reach[holding], -1, 1))
+        at_best = np.cos(np.maximum(at_best, 0)) + _ROUNDED
+        for _pass in range(2):
+            for column in np.flatnonzero(wanted.any(axis=0)).tolist():
+                number, mine = int(holding[column]), np.flatnonzero(wanted[:, column])
+                rows = held[number]
+                scores, places = best_products(queries[mine], lists.vectors(number, rows), k)
+                found = (scores, self.ids[lists.places(number)[rows][places]])
+                best[0][mine], best[1][mine] = best_of([(best[0][mine], best[1][mine]), found], k)
+            at_best[wanted] = -np.inf  # these are known
+            most = max(1, round(MOST_LOOKED_AT * len(holding)))
+            wanted = (at_best > np.maximum(best[0][:, -1], floors)[:, None]) & _largest(at_best, most)
+        return best
+
+
+class _InvertedLists:
+    """The vectors of an index, list by list."""
+
+    def __init__(self, index: Any) -> None:
+        self._faiss, self._index, self._lists = import_faiss(), index, index.invlists
+
+    def places(self, number: int) -> NDArray[np.int64]:
+        """The places in the index of the vectors of a list."""
+        size = self._lists.list_size(number)
+        if not size:
+            return np.empty(0, np.int64)
+        places: NDArray[np.int64] = self._faiss.rev_swig_ptr(self._lists.get_ids(number), size)
+        return places
+
+    def vectors(self, number: int, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """Some vectors of a list that is not empty, float32 (N, D), by their places in it."""
+        size, width = self._lists.list_size(number), self._index.code_size
+        codes = self._faiss.rev_swig_ptr(self._lists.get_codes(number), size * width).reshape(size, width)
+        vectors: NDArray[np.float32] = self._index.sq.decode(np.ascontiguousarray(codes[rows]))
+        return vectors
+
+
+def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
+    """Which values are the `count` largest of their row, and what equals the least of these."""
+    if count >= values.shape[1]:
+        return np.ones(values.shape, np.bool_)
+    return values >= np.partition(values, -count, axis=1)[:, -count, None]
 
 
 def _checked_bytes(store: Path, note: SegmentNote, ending: str) -> bytes:
@@ -452,7 +529,12 @@ class VectorIndex:
         return cls(catalogue.stamp, [Segment.open(store, note, catalogue.gone) for note in catalogue.segments])
 
     def search(
-        self, queries: NDArray[np.float32], k: int, *, foreground: bool
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        foreground: bool,
+        floors: NDArray[np.float32] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the vectors with the largest inner product, up to the rounding of the segments.
 
@@ -460,13 +542,20 @@ class VectorIndex:
             queries: float32 (Q, D).
             k: How many to find for each query.
             foreground: Whether to look among foreground or background prototypes.
+            floors: float32 (Q,), for many queries of length 1: what scores more is found for certain, as far as
+                `MOST_LOOKED_AT` allows, and what scores less in the nearest lists; None for what the recall that was
+                measured promises.
 
         Returns:
             Scores float32 (Q, k), falling, and database ids int64 (Q, k); where fewer than k are found, the rest is
             -inf and -1.
         """
-        found = [nothing(len(queries), k), *(s.search(queries, k, foreground=foreground) for s in self._segments)]
-        return best_of(found, k)
+        best = nothing(len(queries), k)
+        for segment in self._segments:
+            # What is not among the best so far need not be found in the next segment.
+            least = None if floors is None else np.maximum(floors, best[0][:, -1])
+            best = best_of([best, segment.search(queries, k, foreground=foreground, floors=least)], k)
+        return best
 
 
 def nothing(count: int, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -574,7 +663,8 @@ def prepare(
     kept = list(before.segments) if before is not None else []
     gone = set(before.gone if before is not None else ()) | set(went)
     fresh, update = dict(came), Update(Catalogue(stamp=stamp))
-    if gone or len(kept) >= _MERGED_AT_ONCE:
+    grown = before is not None and before.wants_lists and lists
+    if gone or grown or len(kept) >= _MERGED_AT_ONCE:
         members = {note.name: _members(store, note) for note in kept}
         for note in _to_rewrite(kept, members, gone, lists=lists):
             kept.remove(note)
@@ -666,12 +756,14 @@ def _write_segment(
         owner.append(np.searchsorted(categories, block.category).astype(np.int32))
         foreground.append(block.foreground)
     index, probes, recall = made.finish()
+    reach = np.empty(0, np.float32) if isinstance(made, _Exact) else _reach_of(index)
     every = np.concatenate([np.empty(0, np.int32), *owner])
     arrays = {
         "rows": {
             "ids": np.concatenate([np.empty(0, np.int64), *ids]),
             "owner": every,
             "foreground": np.concatenate([np.empty(0, bool), *foreground]),
+            "reach": reach,
         },
         "classes": {
             "generations": np.array([by_row[row] for row in categories.tolist()], "S32"),
@@ -703,6 +795,16 @@ def _write_segment(
     )
     update.pending.update({path: note.path(store, ending) for ending, path in temporary.items()})
     return note
+
+
+def _reach_of(index: Any) -> NDArray[np.float32]:
+    """See `Segment.reach`; 1 for an empty list."""
+    lists, reach = _InvertedLists(index), np.ones(index.nlist, np.float32)
+    for number, centroid in enumerate(index.quantizer.reconstruct_n(0, index.nlist)):
+        if len(lists.places(number)):
+            vectors = lists.vectors(number, slice(None))
+            reach[number] = (vectors @ centroid / np.linalg.norm(vectors, axis=1)).min()
+    return reach
 
 
 def _write_faiss(faiss: Any, index: Any, path: Path) -> None:

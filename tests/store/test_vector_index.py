@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -221,6 +222,47 @@ def test_many_vectors_get_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     scores, ids = VectorIndex.open(tmp_path, catalogue).search(queries, 1, foreground=True)
     assert ids[0, 0] == classes.ids[101][0]
     assert scores[0, 0] == pytest.approx(1, abs=1e-2)
+
+
+def test_nothing_above_a_floor_is_missed_in_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few lists are looked at first; and lists that can hold nothing better are not read."""
+    monkeypatch.setattr(vector_index, "EXACT_ROWS", 2_000)
+    monkeypatch.setattr(vector_index, "SEGMENT_ROWS", 4_000)
+    monkeypatch.setattr(vector_index, "LOOKED_AT", 1)
+    monkeypatch.setattr(vector_index, "MOST_LOOKED_AT", 1.0)
+    classes = Classes(32, 7)
+    for _ in range(100):
+        classes.add(50, scale=3.0)
+    index = VectorIndex.open(tmp_path, brought(tmp_path, classes, None, lists=True))
+    read: list[int] = []
+    vectors = vector_index._InvertedLists.vectors
+
+    def counted(self: Any, number: int, rows: Any) -> np.ndarray:
+        found = vectors(self, number, rows)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(vector_index._InvertedLists, "vectors", counted)
+    noise = np.random.default_rng(3).standard_normal((100, 32)) / np.sqrt(32)
+    near = np.stack([classes.vectors[number][0] for number in range(1, 101)]) + 0.8 * noise
+    queries = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
+    exact = classes.exact(queries, 4)
+
+    scores, ids = index.search(queries, 4, foreground=True, floors=np.full(100, -1, np.float32))
+    np.testing.assert_allclose(scores, exact, atol=0.01)
+    assert all(len(set(row)) == 4 for row in ids.tolist())
+
+    floors, everything = np.full(100, np.median(exact), np.float32), sum(read)
+    read.clear()
+    scores, _ = index.search(queries, 4, foreground=True, floors=floors)
+    sure = exact > floors[:, None] + 0.01
+    assert 0.05 < sure.mean() < 0.95
+    np.testing.assert_allclose(scores[sure], exact[sure], atol=0.01)
+    assert sum(read) < everything
+
+    monkeypatch.setattr(vector_index, "MOST_LOOKED_AT", 0.0)
+    scores, _ = index.search(queries, 4, foreground=True, floors=floors)
+    assert (scores < exact - 0.01).any()  # there was something to miss
 
 
 def files(store: Store) -> dict[str, bytes]:
