@@ -478,10 +478,14 @@ def _notes(recipe: Recipe) -> Iterator[str]:
     """What people may not expect, besides what the vocabulary says."""
     classes, options, words, method = recipe.classes, recipe.options, recipe.words, METHODS[recipe.method]
     if recipe.prototypes is not None and recipe.prototypes.shortlist is not None:
-        filtered = " that the pre-filter leaves, where these are many," if recipe.prefilter is not None else ""
+        found = (
+            "finds those that the picture can show"
+            if recipe.prefilter is None
+            else ("finds those that the picture can show, where the pre-filter leaves many")
+        )
         yield (
-            f"Of {len(recipe.prototypes.classes):,} classes with prototypes, those{filtered} that a picture can show "
-            "are found by the store's search index, and only they are compared exactly. --exact compares all."
+            f"{len(recipe.prototypes.classes):,} classes have prototypes: for each picture the store's search index "
+            f"{found}, and only these are compared exactly. --exact compares all."
         )
     told = words is not None and 0 not in words.vocabulary.owner  # by the vocabulary
     if len(classes) == 1 and not options.background and not told:
