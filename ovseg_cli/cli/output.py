@@ -33,7 +33,6 @@ from ovseg_cli.errors import UsageError
 Mode = Literal["human", "json", "quiet"]
 Align = Literal["left", "right"]
 
-_FIRST_LINE = 1.0  # second before which nothing is said of how far the work is
 _LINE_EVERY = 60.0  # seconds between lines about progress in a log, at most
 _DATA_EVERY = 10.0  # and between those for programs
 
@@ -285,7 +284,7 @@ class Milestones:
         tenths = 10 * done // max(self.total, 1)
         as_data = self.out.mode == "json"
         due = now - self._said >= (_DATA_EVERY if as_data else _LINE_EVERY) or (tenths > self._tenths and not as_data)
-        if not due or done >= self.total or now - self._started < _FIRST_LINE:
+        if not due or done >= self.total:
             return
         self._tenths, self._said = tenths, now
         if as_data:

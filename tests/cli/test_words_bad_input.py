@@ -186,7 +186,7 @@ class TestManyClasses:
             patch.setattr(ClipBackbone, "embed_names", interrupted)
             result = segment(*arguments, names=names)
         assert result.exit_code == 130
-        assert f"{len(read)} of 20 words after" in result.stderr
+        assert f"{len(read)} of 20 words (60.0 %) after" in result.stderr
         assert "run the same command to go on" in result.stderr
         monkeypatch.setattr(mini_models().clip, "_text_cache", {})  # as in another process
 
