@@ -128,6 +128,7 @@ def store(world, tmp_path):
 # ---------------------------------------------------------------------- the answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [768, 1024, 7680])
 @pytest.mark.parametrize("look", ["clustered", "random"])
 def test_pixels_are_those_of_the_exact_answer_at_the_length_of_large_networks(tmp_path, look, dim):
@@ -136,6 +137,7 @@ def test_pixels_are_those_of_the_exact_answer_at_the_length_of_large_networks(tm
         assert agreement(world, store) >= 0.995
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -154,6 +156,7 @@ def test_pixels_are_those_of_the_exact_answer_whatever_is_asked_for(world, store
     assert agreement(world, store, **options) >= 0.995
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"background": False}, {"stuff_filter": False}], ids=str)
 def test_pixels_are_those_of_the_exact_answer_where_the_index_has_lists(world, store, tmp_path, monkeypatch, options):
     monkeypatch.setattr(vector_index, "EXACT_ROWS", 64)
@@ -177,6 +180,7 @@ def test_a_class_of_many_prototypes_alike_does_not_hide_the_others(world, store,
     assert len(segmenter_of(world, store).score(PICTURES[0]).classes) > 6
 
 
+@pytest.mark.slow
 def test_what_looks_like_stuff_is_left_out_of_the_background(world, tmp_path):
     """A thing whose surroundings are a stuff class that is asked for."""
     with Store.open(tmp_path / "store", profile=made_up_profile(world.extractors, short_side=48)) as store:
@@ -349,6 +353,7 @@ def of_mini(store, method, classes, **options):
     return Segmenter(mini_models(), store, classes, method=method, options=SegmentOptions(**quick, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "classes"),
     [("prototype", ["dog", "cat", "soccer ball", "apple"]), ("hybrid", ["dog", "cat", "car", "soccer ball", "apple"])],
@@ -376,6 +381,7 @@ def test_the_pre_filter_leaves_what_is_read(real, monkeypatch):
     np.testing.assert_array_equal(own.ids, exact.ids)
 
 
+@pytest.mark.slow
 def test_pixels_are_explained(real, monkeypatch):
     from ovseg_cli.explanations import Explainer
 

@@ -134,7 +134,11 @@ function fill(card) {
 }
 function empty(card) {
   const {image} = filled.get(card) || {};
-  if (image) URL.revokeObjectURL(image.src);
+  if (image) {
+    const old = image.src;
+    image.removeAttribute('src');  // it may be loading still
+    URL.revokeObjectURL(old);
+  }
   card.querySelector('.picture').replaceChildren();
   filled.delete(card);
 }

@@ -259,6 +259,7 @@ def test_where_the_files_are(cli, here, own):
     assert cli("config", "path", "-q").stdout.splitlines()[1] == str(user_file())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--user"]])
 def test_a_new_file_is_sound_with_and_without_its_marks(cli, here, flags):
     file = Path(cli("config", "new", *flags, "-q").stdout.strip())

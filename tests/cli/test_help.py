@@ -156,6 +156,7 @@ def test_help_is_quick_and_loads_nothing_heavy():
     assert best < 1.0  # what must not be loaded is named above; this catches what nobody thought of
 
 
+@pytest.mark.slow
 def test_naming_with_clip_loads_no_diffusion_library(here):
     code = (
         "import sys\nfrom ovseg_cli.models import load_models\nfrom ovseg_cli.profiles import get_profile\n"

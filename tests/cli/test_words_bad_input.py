@@ -244,6 +244,7 @@ class TestClassFileLines:
         assert result.exit_code == 0
         assert "note: The class file's words for the background are not used" in result.stderr
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", ["gem", "hybrid"])
     def test_those_that_are_used_are_not(self, segment, out, method):
         assert segment("--method", method, names=self.FILE).stderr == ""

@@ -78,6 +78,7 @@ def loaded(photos: Path) -> list[str]:
     return sorted(path.name.partition("-")[2] for path in (photos.parent / "marks").glob("loaded-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_files_and_journal_are_those_of_one_process(run, photos, batch):
     (photos / "4.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
@@ -101,6 +102,7 @@ def test_what_is_done_is_not_done_again_whoever_did_it(run, photos):
     assert (summary.done, summary.skipped) == (1, 8)
 
 
+@pytest.mark.slow
 def test_the_manifest_says_what_the_workers_segment_with(run, photos, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     run(2)
@@ -124,6 +126,7 @@ class TestADeathOfAWorker:
         assert [entry["status"] for entry in journal(photos.parent / "out")] == ["done"] * 9
         assert "a worker has died (killed by SIGKILL)" in caplog.text
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 4])
     def test_twice_over_one_picture_makes_that_one_fail(self, run, photos, batch):
         spoil(photos / "3.png", DEADLY)
@@ -154,6 +157,7 @@ class TestErrors:
         summary = run(2)
         assert [failure.reason for failure in summary.failed] == ["the picture has too many classes"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("colour", "kind"), [pytest.param(FULL, DiskFullError, marks=pytest.mark.slow), (BUGGY, ZeroDivisionError)]
     )
@@ -177,6 +181,7 @@ class TestErrors:
         assert summary.remaining > 0
 
 
+@pytest.mark.slow
 def test_an_interruption_keeps_what_is_done_out_of_turn(run, photos):
     """The first picture is slow; those behind it are done meanwhile, and stay so."""
     spoil(photos / "1.png", SLOW)
@@ -263,6 +268,7 @@ class TestOptions:
             with pytest.raises(UsageError, match="This computer has no CUDA device"):
                 EngineOptions(devices=devices).devices_for("auto")
 
+    @pytest.mark.slow
     def test_each_worker_has_its_device(self, run, photos, monkeypatch):
         monkeypatch.setattr("torch.cuda.is_available", lambda: True)
         monkeypatch.setattr("torch.cuda.device_count", lambda: 2)

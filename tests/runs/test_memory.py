@@ -89,6 +89,7 @@ def maps(folder):
     return {path.name: path.read_bytes() for path in (folder / "SegmentationClass").iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ON_A_GPU, ON_A_CPU, MemoryError(), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")])
 def test_fewer_pictures_go_together(run, photos, tight, error, caplog):
     run(out="alone")
@@ -103,6 +104,7 @@ def test_fewer_pictures_go_together(run, photos, tight, error, caplog):
     assert read_manifest(photos.parent / "out").eased == ({"size": [8, 8], "images": 2, "crops": None},)
 
 
+@pytest.mark.slow
 def test_then_fewer_crops(run, photos, tight):
     factory = tight(crops=2)
     summary = run(factory, batch=4)
@@ -112,6 +114,7 @@ def test_then_fewer_crops(run, photos, tight):
     assert json.loads((photos.parent / "out" / "run.json").read_text())["eased"][-1]["crops"] == 2
 
 
+@pytest.mark.slow
 def test_a_picture_for_which_there_is_no_room_at_all_fails_by_itself(run, photos, tight):
     factory = tight(crops=0, large=64)
     summary = run(factory)
@@ -123,6 +126,7 @@ def test_a_picture_for_which_there_is_no_room_at_all_fails_by_itself(run, photos
     assert summary.done == 8
 
 
+@pytest.mark.slow
 def test_smaller_pictures_are_not_concerned(run, photos, tight):
     paint(photos / "0.png", 1, 2)
     factory = tight(crops=4, large=64)
@@ -163,6 +167,7 @@ def test_room_is_that_of_the_largest_picture_that_was_no_larger():
     assert room.told() is None
 
 
+@pytest.mark.slow
 def test_with_the_networks_label_maps_stay_within_rounding(tmp_path, store, monkeypatch):
     """The memory that a batch of crops takes is counted, and refused beyond four of them."""
     options = SegmentOptions(short_side=96, windows=((48, 24),), prefilter=False)

@@ -250,6 +250,7 @@ def segment(store, scenes, output, classes, method, **more):
     return run_plan(planned, store, mini_models, recorded=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "classes", "threshold"),
     [
@@ -274,6 +275,7 @@ def test_a_threshold_later_is_the_threshold_at_once(models_store, scenes, tmp_pa
     assert found[8] <= 5e-3  # measured: 0.0014 at most, of prototypes, whose cosines lie near each other
 
 
+@pytest.mark.slow
 def test_keeping_scores_changes_no_label_map(models_store, scenes, tmp_path):
     for bits in (0, 16):
         segment(models_store, scenes, tmp_path / str(bits), ("cat", "dog"), "hybrid", probabilities=bits)

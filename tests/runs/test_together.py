@@ -150,6 +150,7 @@ def test_a_method_that_breaks_is_told_and_the_others_go_on(contest, error, caplo
     assert read_manifest(contest.folder / "out" / "gem").status == "interrupted"
 
 
+@pytest.mark.slow
 def test_want_of_memory_costs_a_method_its_pictures_and_the_others_nothing(contest):
     contest.failing["gem"] = MemoryError()
     came = contest.run()

@@ -86,6 +86,7 @@ def test_every_row_of_a_class_counts(store: Store, change: str) -> None:
     assert any("not what was stored" in problem for problem in store.health().problems)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3310, pytest.param(331, marks=pytest.mark.slow)])
 def test_bits_of_the_database_file(store: Store, step: int) -> None:
     """Wherever a bit of the file turns: either it says nothing of the store, or doctor finds it."""
