@@ -493,7 +493,7 @@ def export_run(
 
     Example:
         >>> export_run("ovseg-out", "coco").output
-        PosixPath('/work/ovseg-out/export/coco.json')
+        PosixPath('/home/me/ovseg-out/export/coco.json')
 
     Args:
         run: An output folder of `segment_folder`, or a folder of label maps with a ``labelmap.txt``.
