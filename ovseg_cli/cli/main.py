@@ -13,6 +13,9 @@ def run() -> None:
     from ovseg_cli.cli import surroundings
 
     surroundings.prepare()
+    # No process that is begun imports modules from the current folder, which may have been downloaded: `python -c` and
+    # `-m` would look there first.
+    os.environ["PYTHONSAFEPATH"] = "1"
     # GNU OpenMP's threads spin for long at every barrier, which makes inference with small networks 20 times slower as
     # soon as another process keeps a core busy. So measured: 2-3 times slower then, and a tenth slower when alone.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")

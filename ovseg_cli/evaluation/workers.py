@@ -88,7 +88,7 @@ def counted_by_processes(pairs: Sequence[Item], counter: PairCounter[Item], work
 
 def _started(counter: Any, chunks: Sequence[Any]) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(  # noqa: S603  # this interpreter, and a command line of ours
-        [sys.executable, "-c", _CHILD, json.dumps(sys.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-P", "-c", _CHILD, json.dumps(sys.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     if process.stdin is None:
         raise RuntimeError("the process has no input")

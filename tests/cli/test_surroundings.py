@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -168,3 +169,66 @@ def test_remarks_that_do_not_fit_on_the_disk_are_dropped():
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "done\n")
+
+
+@pytest.fixture
+def hostile(here):
+    """A folder with pictures, that somebody else has packed."""
+    paint(here / "pictures" / "a.png", 1, size=32)
+    paint(here / "pictures" / "b.png", 2, size=32)
+    for name in ("json", "pickle", "logging", "subprocess", "multiprocessing", "ctypes", "numpy", "torch", "ray"):
+        (here / f"{name}.py").write_text(f"open('code-of-{name}', 'w').close()\nraise SystemExit('not this one')\n")
+
+    def run(*args):
+        script = Path(sys.executable).with_name("ovseg")  # with `-m`, the command itself would look into the folder
+        env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        done = subprocess.run([script, *map(str, args)], capture_output=True, text=True, env=env)
+        assert sorted(path.name for path in here.glob("code-of-*")) == []
+        return done
+
+    return run
+
+
+SEGMENT = ("--profile", "mini", "segment", "pictures", "-c", "cat,dog", "--method", "gem", "-o", "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [("--workers", "2"), ("--engine", "ray", "--workers", "1")], ids=["own", "ray"])
+def test_workers_take_no_code_from_the_current_folder(hostile, here, workers):
+    done = hostile(*SEGMENT, *workers)
+    assert done.returncode == 0, done.stderr
+    assert len(list((here / "out" / "SegmentationClass").glob("*.png"))) == 2
+
+
+@pytest.mark.slow
+def test_processes_that_time_a_method_take_no_code_from_the_current_folder(hostile, here):
+    paint(here / "labels" / "a.png", 1, size=32)
+    (here / "labels" / "labelmap.txt").write_text("background:0,0,0::\ncat:128,0,0::\n")
+    done = hostile(
+        *(
+            "--profile",
+            "mini",
+            "benchmark",
+            "--images",
+            "pictures",
+            "--gt",
+            "labels",
+            "--methods",
+            "gem",
+            "--timed",
+            "1",
+        )
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_processes_that_count_take_no_code_from_the_current_folder(hostile, here):
+    code = (
+        "from tests.evaluation.test_workers import Numbers\n"
+        "from ovseg_cli.evaluation.workers import counted_by_processes\n"
+        "print(len(list(counted_by_processes([1, 2, 3], Numbers(), 2))))\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
+    assert list(here.glob("code-of-*")) == []

@@ -8,11 +8,13 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import chdir, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ovseg_cli
 from ovseg_cli.errors import EngineError, UsageError
 from ovseg_cli.runs.engines.crew import Event, Lost
 from ovseg_cli.runs.engines.remote import Remote
@@ -66,7 +68,9 @@ def connect(address: str | None, *, workers: int | None) -> bool:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     small = {} if where else {"num_cpus": max(_cores(), workers or 1), "include_dashboard": False}
     try:
-        ray.init(address=where or "local", **quiet, **small)
+        # Workers look for modules in the folder that is current now, before all others: the user's may hold a numpy.py.
+        with chdir(Path(ovseg_cli.__file__).parents[1]):
+            ray.init(address=where or "local", **quiet, **small)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         if where is None:

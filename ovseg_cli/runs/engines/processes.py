@@ -62,7 +62,7 @@ class Processes(Remote):
             environment |= dict.fromkeys(_THREADS, str(self._threads))
         try:
             process = subprocess.Popen(  # noqa: S603  # ourselves
-                [sys.executable, "-m", "ovseg_cli.runs.engines.process", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "ovseg_cli.runs.engines.process", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 process_group=0,  # Ctrl-C is for the owner of the run
