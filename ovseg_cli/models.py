@@ -61,6 +61,11 @@ class Models:
         self._loaded: dict[tuple[type, Weights], ClipBackbone | DiffusionBackbone | SamBackbone | VitBackbone] = {}
 
     @property
+    def computes_in(self) -> str:
+        """What `precision` comes to on the device, for records: "float16" or "float32"."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
     def generator(self) -> DiffusionBackbone:
         """The profile's text-to-image model."""
         return self._get(DiffusionBackbone, self.profile.generator.weights)

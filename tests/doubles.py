@@ -27,7 +27,7 @@ class FakeModels:
     """Models that are none; counts how often they are asked for."""
 
     device = "cpu"
-    dtype = "torch.float32"
+    computes_in = "float32"
     precision = "auto"
     clip = None
     domain = None

@@ -205,8 +205,7 @@ class ClassMaker:
         """Have the networks; each is loaded when it is first needed."""
         if self._models is None:
             self._models = self._load()
-            precision = str(self._models.dtype).removeprefix("torch.")
-            self._told(Equipment({}, str(self._models.device), precision, 1))
+            self._told(Equipment({}, str(self._models.device), self._models.computes_in, 1))
 
     def do(self, job: ClassJob) -> Iterator[ClassOutcome]:
         """Make the classes of a job."""

@@ -198,13 +198,8 @@ def run_plan(
     listener.begin(planned.plan)
 
     def load() -> ReadySegmenter:
-        from ovseg_cli.segmentation.segmenter import Segmenter
-
         listener.load()
-        models = load_models()
-        segmenter = Segmenter.by_recipe(models, recipe, texts=store, progress=listener.read)
-        segmenter.keep_scores = planned.plan.request.probabilities
-        return ReadySegmenter(segmenter, models.device, str(models.dtype).removeprefix("torch."))
+        return loader.ready(load_models(), texts=store, progress=listener.read)
 
     summary = run_folder(
         planned.plan,

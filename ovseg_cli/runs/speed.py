@@ -118,7 +118,7 @@ def measure_here(recipe: Recipe, pictures: Sequence[Path], device: str, store: P
         seconds=tuple(seconds),
         memory=peak_memory(models.device) if seconds else None,
         device=models.device,
-        precision=str(models.dtype).removeprefix("torch."),
+        precision=models.computes_in,
         threads=torch.get_num_threads(),
     )
 

@@ -207,7 +207,7 @@ def run_bench(
     return Report(
         profile=profile.name,
         weights=weights,
-        precision=str(models.dtype).removeprefix("torch."),
+        precision=models.computes_in,
         device=models.device,
         machine=machine(models.device),
         versions=_versions(),
@@ -340,8 +340,7 @@ class _Bench:
         recipe = self._recipe("prototype")
         plan = plan_run([str(folder / "pictures")], folder / "labels", Request.by(recipe))
         segmenter = self._segmenter(recipe)
-        precision = str(self._models.dtype).removeprefix("torch.")
-        ready = ReadySegmenter(segmenter, self._models.device, precision)
+        ready = ReadySegmenter(segmenter, self._models.device, self._models.computes_in)
         store, profile = self._store, self._models.profile
         return lambda: run_folder(plan, lambda: ready, store, profile, recorded=False, batch=together)
 

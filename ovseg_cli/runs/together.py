@@ -166,8 +166,7 @@ class _Crew:
 
         def load() -> ReadySegmenter:
             segmenter = self._segmenters[method]
-            precision = str(segmenter.models.dtype).removeprefix("torch.")
-            return ReadySegmenter(_Member(self, method, segmenter), self._device, precision)
+            return ReadySegmenter(_Member(self, method, segmenter), self._device, segmenter.models.computes_in)
 
         return load
 

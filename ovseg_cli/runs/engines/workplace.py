@@ -18,8 +18,10 @@ from ovseg_cli.runs.jobs import Labeller, Order
 from ovseg_cli.runs.worker import Equipment, ReadySegmenter, Worker
 
 if TYPE_CHECKING:
+    from ovseg_cli.models import Models
     from ovseg_cli.segmentation.recipe import Recipe
     from ovseg_cli.store import Store
+    from ovseg_cli.text.embedding import TextCache
 
 Message = tuple[Literal["ready", "made", "free", "log", "error"], Any]
 """What a worker says: its equipment; an outcome; that it waits; a (level, text) for the log; or what ended its job."""
@@ -43,12 +45,24 @@ class ByRecipe:
     def __call__(self, device: str) -> ReadySegmenter:
         """See `Loader`."""
         from ovseg_cli.models import load_models
+
+        return self.ready(load_models(self.recipe.profile, device=device, precision=self.recipe.precision))
+
+    def ready(
+        self, models: Models, *, texts: TextCache | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> ReadySegmenter:
+        """The same with models that are there.
+
+        Args:
+            models: The models of the recipe's profile.
+            texts: Where embeddings of words are kept; None for nowhere.
+            progress: Told how many of how many words are read.
+        """
         from ovseg_cli.segmentation.segmenter import Segmenter
 
-        models = load_models(self.recipe.profile, device=device, precision=self.recipe.precision)
-        segmenter = Segmenter.by_recipe(models, self.recipe)
+        segmenter = Segmenter.by_recipe(models, self.recipe, texts=texts, progress=progress)
         segmenter.keep_scores = self.scores
-        return ReadySegmenter(segmenter, models.device, str(models.dtype).removeprefix("torch."))
+        return ReadySegmenter(segmenter, models.device, models.computes_in)
 
 
 class Craft(Protocol):
