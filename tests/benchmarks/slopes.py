@@ -1,8 +1,8 @@
 """How the work grows: with the size of a picture, prototypes of a class, words, and pictures of a folder.
 
 `growth` and `many` have what grows with the classes of a store. ``python -m tests.benchmarks slopes --json FILE``
-measures, ``python -m tests.benchmarks.slopes FILE`` makes a table of it in Markdown. A figure that is twice as much for
-twice the size grows with exponent 1; one with exponent 2 would be an accidental square.
+measures, ``python -m tests.benchmarks.slopes FILE ...`` makes a table of it in Markdown. A figure that is twice as much
+for twice the size grows with exponent 1; one with exponent 2 would be an accidental square.
 """
 
 from __future__ import annotations
@@ -109,11 +109,13 @@ def prototypes(per_class: int, device: str) -> Job:
 def words(count: int, device: str) -> Job:
     """One picture by GEM, and so many words, which are read already."""
     from ovseg_cli.segmentation.segmenter import Segmenter
-    from tests.benchmarks.stores import RandomPrototypes
+    from tests.benchmarks.stores import ReadWords
     from tests.mini import example_scene
 
+    models = _mini(device)
+    length = models.clip.embed_names(["cat"], ["a {}"])[0].shape[1]
     names = [f"thing {number}" for number in range(count)]
-    segmenter = Segmenter(_mini(device), RandomPrototypes((), {}), names, method="gem")
+    segmenter = Segmenter(models, ReadWords(length), names, method="gem")
     scene = example_scene(0)
     return lambda: segmenter.segment(scene).ids
 
@@ -187,10 +189,10 @@ def exponent(sizes: Sequence[float], figures: Sequence[float]) -> float:
     return math.log(figures[-1] / figures[-2]) / math.log(sizes[-1] / sizes[-2])
 
 
-def as_markdown(report: dict[str, Any]) -> str:
-    """The table of a report: CPU seconds and memory above models and inputs, by size, and how they grew at the end."""
-    (found,) = (entry for entry in report["benchmarks"] if entry["benchmark"] == "slopes")
-    seen = {case["case"]: case["measurement"] for case in found["cases"] if case["measurement"]}
+def as_markdown(reports: Sequence[dict[str, Any]]) -> str:
+    """The table of reports: CPU seconds and memory above models and inputs, by size, and how they grew at the end."""
+    found = [entry for report in reports for entry in report["benchmarks"] if entry["benchmark"] == "slopes"]
+    seen = {case["case"]: case["measurement"] for entry in found for case in entry["cases"] if case["measurement"]}
     lines = ["| what grows | size: CPU s, MB | exponent of CPU s | of MB | allowed |", "|---|---|---|---|---|"]
     for name, axis in AXES.items():
         sizes = [size for size in axis.sizes if f"{name}-{size}" in seen]
@@ -206,4 +208,4 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    print(as_markdown(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+    print(as_markdown([json.loads(Path(name).read_text(encoding="utf-8")) for name in sys.argv[1:]]))

@@ -59,6 +59,22 @@ class RandomPrototypes:
         )
 
 
+class ReadWords(RandomPrototypes):
+    """A store without classes that has read every word, at random.
+
+    Args:
+        length: Of the embedding of a word.
+    """
+
+    def __init__(self, length: int) -> None:
+        super().__init__((), {})
+        self._length = length
+
+    def cached_texts(self, _key: str, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        vectors = np.random.default_rng(0).standard_normal((len(texts), self._length), dtype=np.float32)
+        return dict(zip(texts, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), strict=True))
+
+
 class RandomClass:
     """What `Segmenter` asks of a class."""
 
