@@ -10,17 +10,20 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
 import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
 from ovseg_cli.errors import UsageError
+from ovseg_cli.names import listed
 
 if TYPE_CHECKING:
     from typing import IO
@@ -42,12 +45,16 @@ __all__ = [
     "way",
 ]
 
+log = logging.getLogger("ovseg_cli")
+
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)  # two letters at least: C:// is a drive
 _SECRETS = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]+)://([^\s/@'\"]*@)?([^\s'\"]*)")
 _LOCAL = ("file", "local")
 _WEB = ("http", "https")
 _PACKAGES = {"http": "aiohttp", "https": "aiohttp"}
 _MOST_OF_A_REASON = 300
+_ASKS_FIRST = ("s3", "s3a")
+"""Where the library asks how long an object is before it gets it, which costs as much again, unless told from where."""
 _PATTERN = frozenset("*?[]")
 
 _CHECKSUMS = ("md5Hash", "Content-MD5", "ETag", "etag")
@@ -186,15 +193,16 @@ class Url:
                 bucket = system._strip_protocol(f"{self.scheme}://{self.path.partition('/')[0]}")
                 if not how and not system.exists(bucket):
                     raise
-            prefix = path.rstrip("/")
+            prefix = f"{path.rstrip('/')}/"
             for name, about in found.items():
                 if about.get("type", "file") != "file" or name.endswith("/"):
                     continue  # what stands for an empty folder
-                below = name.removeprefix(prefix).lstrip("/")
-                files[below] = _facts(about)
+                files["" if f"{name}/" == prefix else name.removeprefix(prefix)] = _facts(about)
         odd = [name for name in files if name and {"", ".", ".."} & set(name.split("/"))]
         for name in odd:
             del files[name]
+        if odd:
+            log.warning("passed over %s/%s: no file can have such a name", self, listed(odd, most=1))
         for name in files:
             folder, kind = name, "file"
             while folder:
@@ -267,8 +275,14 @@ class Url:
             OSError: It is not there, or cannot be read.
         """
         with self._asked(anew=False) as (system, path):
-            content: bytes = system.cat_file(path)
-            return content
+            if self.scheme in _ASKS_FIRST:
+                try:
+                    return bytes(system.cat_file(path, start=0))
+                except FileNotFoundError:
+                    raise
+                except OSError:  # an empty object has no range; what else it is shows without one
+                    pass
+            return bytes(system.cat_file(path))
 
     def read_all(self, names: Sequence[str]) -> list[bytes]:
         """The contents of objects below it, several read at a time where the store's library can.
@@ -460,6 +474,7 @@ def _facts(about: Mapping[str, Any]) -> Facts:
     size = about.get("size")
     checksum = next((about[name] for name in _CHECKSUMS if about.get(name)), None)
     time = next((about[name] for name in _TIMES if about.get(name)), None)
+    time = time.timestamp() if isinstance(time, datetime) else time  # listings and questions differ in the form
     return Facts(size, json.dumps([size, str(time if checksum is None else checksum)]))
 
 
