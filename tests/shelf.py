@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from typing import ClassVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -23,8 +24,8 @@ class Shelf(LocalFileSystem):
     """
 
     protocol = "shelf"
-    asked: Counter[str] = Counter()
-    faults: dict[tuple[str, int], Exception] = {}
+    asked: ClassVar[Counter[str]] = Counter()
+    faults: ClassVar[dict[tuple[str, int], Exception]] = {}
 
     def __init__(self, **options):
         super().__init__(auto_mkdir=True, **options)

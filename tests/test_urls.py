@@ -32,7 +32,11 @@ class TestNames:
         url = place("s3://bucket/photos/sub/a.b.jpg")
         assert (url.name, url.stem, url.suffix) == ("a.b.jpg", "a.b", ".jpg")
         assert str(url.parent) == "s3://bucket/photos/sub"
-        assert [str(folder) for folder in url.parents] == ["s3://bucket/photos/sub", "s3://bucket/photos", "s3://bucket"]
+        assert [str(folder) for folder in url.parents] == [
+            "s3://bucket/photos/sub",
+            "s3://bucket/photos",
+            "s3://bucket",
+        ]
         assert str(place("s3://bucket/").parent) == "s3://bucket"
         assert str(url.with_name("c")) == "s3://bucket/photos/sub/c"
         assert str(place("S3://bucket/x//") / "a" / "b") == "s3://bucket/x/a/b"

@@ -295,7 +295,7 @@ def _take_globals(values: dict[str, Any]) -> Globals:
     """Move the global options out of `values` (a command's keyword arguments)."""
     taken = {name: values.pop(name) for name in _GLOBAL_NAMES}
     del taken["version"]  # eager: it has printed and left
-    taken["store"] = taken["store"] and _local(taken["store"])
+    taken["store"] = taken["store"] and expanded(taken["store"])
     return Globals(**taken)
 
 
@@ -490,6 +490,8 @@ def _run(ctx: typer.Context, function: Callable[..., None], values: dict[str, An
     common.configured = {setting.name: {"value": setting.value, "from": setting.where} for setting in used}
     with signals.working(), _endings(common.out), _blaming(used):
         _require_current_folder()
+        if options.store is not None:
+            common.options = replace(options, store=_local(options.store))
         if not tolerant:
             if defaults.problem is not None:
                 raise defaults.problem

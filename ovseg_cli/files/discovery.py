@@ -220,7 +220,7 @@ class _Search:
 
     def _add_url(self, url: Url, text: str) -> None:
         if url.scheme in _WEB:
-            if text.endswith("/") or _MAGIC.search(str(url)):
+            if text.partition("?")[0].endswith("/") or _MAGIC.search(str(url)):
                 raise NoInputError(
                     f"Folders at {url.scheme}:// cannot be listed, as {url} would have to be. Name each picture, or a "
                     "list of them."

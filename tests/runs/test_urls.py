@@ -336,7 +336,11 @@ class TestOneOwner:
         return place(f"shelf://{tmp_path}/out")
 
     def test_a_second_one_is_kept_out(self, out):
-        with only_writer(out), pytest.raises(OutputError, match="Another ovseg process is writing to"), only_writer(out):
+        with (
+            only_writer(out),
+            pytest.raises(OutputError, match="Another ovseg process is writing to"),
+            only_writer(out),
+        ):
             pass
         with only_writer(out):
             pass
