@@ -16,6 +16,8 @@ LIST_NAME: Final = "ImageSets/Segmentation/default.txt"
 
 MANIFEST_NAME: Final = "run.json"
 JOURNAL_NAME: Final = "predictions.jsonl"
+JOURNAL_PARTS: Final = "predictions.parts"
+"""Folder of what a run at a URL has noted since it began; a run on a disk appends to the journal itself."""
 REPORT_NAME: Final = "report.html"
 
 LOCK_NAME: Final = ".ovseg.lock"

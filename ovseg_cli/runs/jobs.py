@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ovseg_cli.atomic import staged
 from ovseg_cli.errors import ImageError, OutputError
 from ovseg_cli.files.discovery import picture_id
 from ovseg_cli.files.images import size_in_header
@@ -23,6 +23,7 @@ from ovseg_cli.runs.artefacts import ARTEFACTS, EXPLANATIONS, OVERLAYS, Answer
 from ovseg_cli.runs.journal import Entry, written
 from ovseg_cli.runs.worker import Labels, OpenImage, Worker
 from ovseg_cli.stages import stage
+from ovseg_cli.urls import Place, Url
 
 if TYPE_CHECKING:
     from ovseg_cli.runs.memory import Easing
@@ -39,7 +40,7 @@ class Order:
         request: What is to be made; without the file of image classes, as each image knows its own.
     """
 
-    output: Path
+    output: Place
     request: Request
 
     @classmethod
@@ -98,7 +99,8 @@ def jobs_of(items: Sequence[PlanItem], batch: int) -> Iterator[Job]:
     for place, item in enumerate(items):
         found = None
         if batch > 1 and item.action == "segment" and item.explain is None:
-            found = size_in_header(item.image.path)
+            # What lies at a URL is not read here; who reads it sees the sizes, and takes each for itself.
+            found = (0, 0) if isinstance(item.image.path, Url) else size_in_header(item.image.path)
         if together and (found is None or found != size or len(together) == batch):
             yield Job(place - len(together), tuple(together))
             together = []
@@ -187,14 +189,16 @@ def _take(order: Order, worker: Worker, item: PlanItem) -> Entry:
     if item.action == "explain" and item.explain is not None:
         labels = worker.explain(image)
         answer = Answer(image.image, labels.result.ids, labels.explanations)
-        EXPLANATIONS.write(order.output / item.explain, answer, meaning)
+        with staged(order.output) as folder:
+            EXPLANATIONS.write(folder / item.explain, answer, meaning)
         entry = replace(entry, explain=item.explain)
         if item.overlay is None or OVERLAYS.fits(entry, item.overlay, order.output):
             return entry
     if item.overlay is None:
         raise ValueError(f"nothing to draw for {item.image.path}")
     ids = read_label(order.output / item.output, meaning)
-    OVERLAYS.write(order.output / item.overlay, Answer(image.image, ids.astype(np.uint16)), meaning)
+    with staged(order.output) as folder:
+        OVERLAYS.write(folder / item.overlay, Answer(image.image, ids.astype(np.uint16)), meaning)
     return replace(entry, overlay=item.overlay)
 
 
@@ -204,12 +208,12 @@ def _write_labels(order: Order, one: OpenImage, label: Callable[[], Labels]) -> 
     item, image, result = one.item, one.image, labels.result
     meaning = order.labels
     answer = Answer(image, result.ids, labels.explanations, result.scores)
-    with stage("writing"):
+    with stage("writing"), staged(order.output) as folder:
         for artefact in ARTEFACTS:
             path: str | None = getattr(item, artefact.field)
             if path is not None and artefact.wanted(order.request):
-                artefact.write(order.output / path, answer, meaning)
-        nbytes, digest = written(order.output / item.output)
+                artefact.write(folder / path, answer, meaning)
+        nbytes, digest = written(folder / item.output)
     return Entry(
         path=picture_id(item.image.path),
         output=item.output,

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovseg_cli.errors import ImageError, UsageError
@@ -20,6 +19,7 @@ from ovseg_cli.runs.ledger import Ledger, RunSummary, only_writer
 from ovseg_cli.runs.plan import Plan, current
 from ovseg_cli.runs.worker import Equipment, ReadySegmenter, Worker
 from ovseg_cli.stages import stage
+from ovseg_cli.urls import Place
 
 if TYPE_CHECKING:
     from ovseg_cli.profiles import Profile
@@ -52,7 +52,7 @@ class Step:
 
     done: int
     total: int
-    path: Path
+    path: Place
     error: str | None = None
     failed: int = 0
     rate: float | None = None

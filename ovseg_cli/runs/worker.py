@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 from ovseg_cli.errors import ImageError
@@ -16,6 +15,7 @@ from ovseg_cli.files.images import open_image
 from ovseg_cli.runs.memory import Easing, Room, is_out_of_memory, release
 from ovseg_cli.runs.plan import PlanItem
 from ovseg_cli.stages import stage
+from ovseg_cli.urls import Place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,7 +150,7 @@ class Worker:
         batch: int | None,
         loaded: Callable[[Equipment], None],
         *,
-        opened: Callable[[Path], Image.Image] | None = None,
+        opened: Callable[[Place], Image.Image] | None = None,
         timed: bool = True,
     ) -> None:
         self._load = load
