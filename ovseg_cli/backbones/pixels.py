@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ovseg_cli.devices import constant
 from ovseg_cli.profiles.geometry import Resampling
 
 BAND_PIXELS = 2**20
@@ -213,4 +214,5 @@ def squash(images: Tensor, size: int | tuple[int, int], mean: Sequence[float], s
     """
     images = resize(images, (size, size) if isinstance(size, int) else size)
     shape = (1, 3, 1, 1)
-    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
+    middle, spread = (constant(tuple(each), images.device, images.dtype).view(shape) for each in (mean, std))
+    return (images - middle) / spread

@@ -193,14 +193,10 @@ def deciding(
     enlargement: Enlargement = "bilinear",
     keep: npt.NDArray[np.unsignedinteger] | None = None,
 ) -> Callable[[], Decision]:
-    """What `decide` does, up to the moment when a GPU is asked for what it found.
+    """What `decide` does, whose arguments these are, up to the moment when a GPU is asked for what it found.
 
-    Args:
-        values: As for `decide`; likewise all others.
-
-    Returns:
-        What waits for the device and reads everything in one copy: the label map, of 1 byte a pixel where no id is
-        above 255, and all figures.
+    What is returned waits for the device and reads everything in one copy: the label map, of 1 byte a pixel where no id
+    is above 255, and all figures.
     """
     channels = values.shape[0] if head is None else head.channels
     height, width = size
@@ -246,6 +242,15 @@ def deciding(
         return Decision(pixels, counts / (height * width), means, margin)
 
     return read
+
+
+def count_labels(labels: Tensor, channels: int) -> Tensor:
+    """How often each of the numbers below `channels` is among labels, int64 (channels,), of int64 of any shape."""
+    if labels.device.type == "cpu":
+        return labels.flatten().bincount(minlength=channels)
+    # On a GPU that would wait for the largest label.
+    ones = torch.ones_like(labels).flatten()
+    return torch.zeros(channels, dtype=labels.dtype, device=labels.device).scatter_add_(0, labels.flatten(), ones)
 
 
 class _Tally:

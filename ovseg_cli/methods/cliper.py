@@ -229,8 +229,9 @@ def cliper_scores(
     if settings.stretch:
         weighted = (weighted - low * weight) / ((high - low) * weight + 1e-6)
     passes = scores > settings.score_threshold
-    if background or passes.any():
-        weighted = weighted * passes
+    if not background:
+        passes = passes | ~passes.any()
+    weighted = weighted * passes
     if settings.threshold != 0:
         rest = torch.zeros_like(weighted[:1])
     else:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ovseg_cli.labeling.windows import Crop, ScoreCanvas, all_crops
+from ovseg_cli.labeling.windows import Crop, ScoreCanvas, all_crops, enlarge_crops
 from ovseg_cli.profiles.geometry import Geometry
 from ovseg_cli.scorers.scorer import Crops, Features, Scorer
 from ovseg_cli.stages import stage
@@ -201,6 +201,10 @@ def _add(
         part = slice(members[0][0], members[-1][0] + 1)
         with stage("scoring"):
             scores = scorer.compare([layer[part] for layer in features])
+        place, box = batch[part.start]
+        if canvases[place].enlarges:
+            with stage("fusion"):
+                scores = enlarge_crops(scores, (box.height, box.width))
         for (row, (place, box)), fresh in zip(members, scores, strict=True):
             with stage("fusion"):
                 canvases[place].add(box, fresh)
