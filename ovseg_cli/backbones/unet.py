@@ -36,6 +36,7 @@ from ovseg_cli.backbones.phrases import (
 )
 from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
+from ovseg_cli.devices import constant, put
 from ovseg_cli.errors import WeightsError
 from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, Sampler
 from ovseg_cli.stages import stage
@@ -554,7 +555,7 @@ class DiffusionBackbone:
 
         Not the scheduler's add_noise: a multistep scheduler knows only the timesteps of its last sampling run.
         """
-        alpha = self.pipeline.scheduler.alphas_cumprod[timestep].to(latents)
+        alpha = self.pipeline.scheduler.alphas_cumprod[timestep].to("cpu", latents.dtype)  # a number, on every device
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * _draw_noise(latents, generator)
 
     def _denoise(self, noisy: Tensor, timestep: int, text: PromptEmbedding) -> Tensor:
@@ -564,7 +565,7 @@ class DiffusionBackbone:
         more: dict[str, Any] = {}
         if text.pooled is not None:  # of XL, which was told the size of the picture and what was cut off of it
             size = [length * self.latent_scale for length in noisy.shape[2:]]
-            sizes = torch.tensor([[*size, 0, 0, *size]], dtype=text.pooled.dtype, device=noisy.device)
+            sizes = constant((*size, 0, 0, *size), noisy.device, text.pooled.dtype)[None]
             more["added_cond_kwargs"] = {
                 "text_embeds": text.pooled.expand(count, -1),
                 "time_ids": sizes.expand(count, -1),
@@ -625,4 +626,4 @@ class DiffusionBackbone:
 
 def _draw_noise(latents: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normal noise (1, C, h, w) like latents, drawn on the CPU: a seed means one noise on every device."""
-    return torch.randn((1, *latents.shape[1:]), generator=generator).to(latents)
+    return put(torch.randn((1, *latents.shape[1:]), generator=generator).to(latents.dtype), latents.device)

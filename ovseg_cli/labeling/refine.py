@@ -47,8 +47,8 @@ def affinities(picture: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
         dilations: Distances of the neighbours in pixels, each at least 1.
 
     Returns:
-        float32 (8 * len(dilations), h, w), non-negative, of sum 1 over the neighbours; dilation by dilation, of each first
-        the neighbours above and below.
+        float32 (8 * len(dilations), h, w), non-negative, of sum 1 over the neighbours: dilation by dilation, first those
+        above and below.
     """
     centre = picture[0].float()
     groups = _neighbours(centre, dilations)
@@ -83,9 +83,9 @@ def pamr(
     softmax, with the background as one channel among the others. What comes out is of the same kind: a weighted mean
     of what went in, so that no channel leaves the range that it had, and equal channels stay equal.
 
-    On a CPU this holds at its peak, besides what goes in, about ``4 h w (C + 8 d + 20) + 4 k ((h + 2 D) (w + 2 D) + h w)``
+    At its peak this holds, besides what goes in, about ``4 h w (C + 8 d + 20) + 4 k ((h + 2 D) (w + 2 D) + h w)``
     bytes, where d is the number of dilations, D the largest of them, and k = min(C, `CLASSES_AT_ONCE`): 115 MB for 22
-    classes at 448 x 597 pixels. On a GPU there are the products of as many rows and classes as have room (`portion`).
+    classes at 448 x 597 pixels. On a GPU k is C, and there are the products of as many rows as have room (`portion`).
 
     Args:
         picture: float (1, 3, h, w), the picture at the size of the scores, in any range of values.

@@ -144,7 +144,7 @@ def fuse_early_layers(blocks: Sequence[BlockTrace], attention: Tensor | None = N
             fused, sums = state.step()
             # In place: these heads' values are not needed again.
             values[some] = ((fused @ values[some].float()) / sums).to(values.dtype)
-        mean[some[0]] += (fused / sums)[:, 1:, 1:].sum(dim=0)
+        mean[some[0]] += (fused / sums)[..., 1:, 1:].sum(dim=1)
     return EarlyFusion([last.project(each) for each in mixed], mean.div_(heads))
 
 
