@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg_cli.devices import constant, portion, put
+from ovseg_cli.devices import constant, portion
 
 MAX_CELLS = 1_000_000
 """Scores enlarged at once on a CPU (classes x rows x columns): 4 MB in float32, whatever the size of the image."""
@@ -204,7 +204,8 @@ def deciding(
     names = np.arange(channels, dtype=np.uint16) if ids is None else np.array(ids, dtype=np.uint16)
     # A GPU's label map is as narrow as it can be. Few of torch's kernels know uint16, whose bits int16 holds as well.
     narrow = device.type != "cpu" and names.max() <= np.iinfo(np.uint8).max
-    table = put(torch.from_numpy(names.astype(np.uint8) if narrow else names.view(np.int16)), device)
+    bits = names if narrow else names.view(np.int16)
+    table = constant(tuple(bits.tolist()), device, torch.uint8 if narrow else torch.int16)
     label_map = torch.empty(height, width, dtype=table.dtype, device=device)
     tally = _Tally(channels, device)
     choice = channels - (not background) > 1

@@ -47,8 +47,8 @@ def affinities(picture: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
         dilations: Distances of the neighbours in pixels, each at least 1.
 
     Returns:
-        float32 (8 * len(dilations), h, w), non-negative, of sum 1 over the neighbours: dilation by dilation, first those
-        above and below.
+        float32 (8 * len(dilations), h, w), non-negative, of sum 1 over the neighbours: dilation by dilation, first
+        those above and below.
     """
     centre = picture[0].float()
     groups = _neighbours(centre, dilations)
