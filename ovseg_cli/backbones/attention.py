@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovseg_cli.devices import portion
+
 AttentionSink = Callable[[Tensor, Tensor, int, float], None]
 """Takes one attention block's queries (B, N, heads * d), keys (B, T, heads * d), number of heads and scale."""
 
@@ -133,17 +135,23 @@ class RunningCrossAttention:
 
 
 def mean_self_attention(queries: Tensor, keys: Tensor, heads: int, scale: float) -> Tensor:
-    """Self-attention averaged over the heads, one head at a time: all at once would take `heads` times the memory.
+    """Self-attention averaged over the heads, on a CPU one head at a time: all at once take `heads` times the memory.
 
     See `attention_probabilities` for the arguments.
 
     Returns:
         float32 (B, N, N); each row sums to 1.
     """
-    each = (queries.chunk(heads, dim=-1), keys.chunk(heads, dim=-1))
-    total = queries.new_zeros((len(queries), queries.shape[1], keys.shape[1]), dtype=torch.float32)
-    for q, k in zip(*each, strict=True):
-        total += attention_probabilities(q, k, 1, scale)[:, 0]
+    batch, count, width = queries.shape
+    cells = batch * count * keys.shape[1]
+    together = max(1, portion(queries.device, cells) // cells)
+    total = queries.new_zeros((batch, count, keys.shape[1]), dtype=torch.float32)
+    each = width // heads
+    for some in range(0, heads, together):
+        number = min(together, heads - some)
+        q, k = (x[..., some * each : (some + number) * each] for x in (queries, keys))
+        found = attention_probabilities(q, k, number, scale)
+        total += found[:, 0] if number == 1 else found.sum(dim=1)
     return total / heads
 
 
@@ -187,8 +195,12 @@ class RunningSelfAttention:
             # The sum holds several layers' rows; each row of the mean has to sum to the layers' share of the weight.
             wide *= attention.sum(-1, keepdim=True) / wide.sum(-1, keepdim=True) * (side / self._weight)
             place = row_of * side // finest
-            for y in range(finest):  # line by line: all rows at once would be one more whole matrix
-                fused[:, y * finest : (y + 1) * finest] += wide[:, place[y] * side + place]
+            # On a CPU line by line: all rows at once would be one more whole matrix.
+            cells = batch * finest**3
+            lines = max(1, portion(fused.device, cells) // cells)
+            for y in range(0, finest, lines):
+                some = (place[y : y + lines, None] * side + place).flatten()
+                fused[:, y * finest : y * finest + len(some)] += wide[:, some]
         return fused
 
 

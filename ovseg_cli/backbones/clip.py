@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ovseg_cli.backbones.kinds import cannot_be_loaded
 from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
+from ovseg_cli.devices import portion
 from ovseg_cli.errors import WeightsError
 from ovseg_cli.profiles.prompts import fill_prompts
 from ovseg_cli.profiles.specs import PositionMode
@@ -28,10 +29,7 @@ TEXTS_AT_ONCE = 64
 """Texts that go through a text transformer together."""
 
 CELLS_PER_CORE = 2**19
-"""Of attention matrices, held at once: what stays in a CPU core's cache."""
-
-CELLS_ON_DEVICE = 2**26
-"""The same on a GPU, where fewer and larger steps are faster."""
+"""Of attention matrices, held at once on a CPU: what stays in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -117,23 +115,22 @@ def attention_matrices(queries: Tensor, keys: Tensor) -> Tensor:
     return torch.softmax(products, dim=-1)
 
 
-def some_heads(like: Tensor) -> Iterator[tuple[int, slice]]:
+def some_heads(like: Tensor) -> Iterator[tuple[slice, slice]]:
     """Which heads to go through together, so that their attention matrices stay where they are fast.
 
     Args:
         like: Queries of a block, (B, heads, N, d).
 
     Yields:
-        (image, heads): the first two indices of such a tensor.
+        (images, heads): the first two indices of such a tensor; several images only with all their heads.
     """
     images, heads, count, _ = like.shape
-    if like.device.type == "cpu":
-        step = torch.get_num_threads() * max(1, CELLS_PER_CORE // count**2)
-    else:
-        step = max(1, CELLS_ON_DEVICE // count**2)
-    for image in range(images):
+    cells = count**2
+    step = max(1, portion(like.device, torch.get_num_threads() * max(cells, CELLS_PER_CORE // cells * cells)) // cells)
+    together = 1 if like.device.type == "cpu" else max(1, step // heads)
+    for image in range(0, images, together):
         for head in range(0, heads, step):
-            yield image, slice(head, head + step)
+            yield slice(image, image + together), slice(head, head + step)
 
 
 def resize_position_embedding(embedding: Tensor, grid: tuple[int, int], mode: PositionMode = "bicubic") -> Tensor:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -36,6 +36,7 @@ from ovseg_cli.backbones.phrases import (
 )
 from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
+from ovseg_cli.devices import constant, portion, put
 from ovseg_cli.errors import WeightsError
 from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, Sampler
 from ovseg_cli.stages import stage
@@ -325,11 +326,11 @@ class DiffusionBackbone:
         positions = phrase_token_positions(self.pipeline.tokenizer, prompt, phrase)
         latents = self._encode(squash(images, size, VAE_MEAN, VAE_STD))
         text = self.prompts.encode(prompt)
-        generator = torch.Generator().manual_seed(seed)
+        draws = FixedNoise(seed)
         running = RunningAttribution(len(latents), latents.shape[-1], positions, min_grid=min_attention_grid)
         with self._tap("attn2", running.add):
             for timestep in timesteps:
-                self._denoise(self._add_noise(latents, timestep, generator), timestep, text)
+                self._denoise(self._add_noise(latents, timestep, draws), timestep, text)
         return running.mean().cpu()
 
     # ------------------------------------------------------------------ features
@@ -523,23 +524,31 @@ class DiffusionBackbone:
 
     def _noised(self, images: Tensor, noising: Noising, *, sampled: bool = False) -> Tensor:
         """Noisy latents (B, C, h, w) of pictures, of the VAE's mean or of its sample; one seed is for both draws."""
-        generator = torch.Generator().manual_seed(noising.seed)
+        draws = FixedNoise(noising.seed)
         pixels = squash(images, noising.size, noising.mean, noising.std)
-        latents = self._encode(pixels, generator if sampled else None)
-        return self._add_noise(latents, noising.timestep, generator)
+        latents = self._encode(pixels, draws if sampled else None)
+        return self._add_noise(latents, noising.timestep, draws)
 
-    def _encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Scaled latents of pictures: the VAE's mean, or with a generator its sample, the same draw for every picture.
+    def _encode(self, pixels: Tensor, draws: FixedNoise | None = None) -> Tensor:
+        """Scaled latents of pictures: the VAE's mean, or with noise its sample, the same draw for every picture.
 
         Args:
             pixels: float (B, 3, H, W), normalised for the VAE, on any device.
-            generator: Where the sample's noise is drawn from.
+            draws: The sample's noise.
         """
         vae = self.pipeline.vae
-        distribution = vae.encode(pixels.to(self.device, torch.float32)).latent_dist
-        latents = distribution.mean
-        if generator is not None:
-            latents = latents + distribution.std * _draw_noise(latents, generator)
+        pixels = pixels.to(self.device, torch.float32)
+        values = vae.config.block_out_channels[0] * pixels[0, 0].numel()  # of the widest layer, for each picture
+        together = max(1, portion(pixels.device, len(pixels) * values) // values)
+        sliced = vae.use_slicing
+        vae.use_slicing = sliced and pixels.device.type == "cpu"  # where it takes pictures one by one
+        try:
+            found = [vae.encode(part).latent_dist for part in pixels.split(together)]
+        finally:
+            vae.use_slicing = sliced
+        latents = torch.cat([each.mean for each in found])
+        if draws is not None:
+            latents = latents + torch.cat([each.std for each in found]) * draws(latents)
         return latents * vae.config.scaling_factor
 
     def _decode(self, latents: Tensor) -> Tensor:
@@ -549,13 +558,13 @@ class DiffusionBackbone:
         pixels = vae.decode((latents / vae.config.scaling_factor).to(decoder.dtype), return_dict=False)[0]
         return (pixels * 0.5 + 0.5).clamp(0, 1).float()
 
-    def _add_noise(self, latents: Tensor, timestep: int, generator: torch.Generator) -> Tensor:
+    def _add_noise(self, latents: Tensor, timestep: int, draws: FixedNoise) -> Tensor:
         """The forward process of DDPM, equation 4, with one draw of noise for all pictures.
 
         Not the scheduler's add_noise: a multistep scheduler knows only the timesteps of its last sampling run.
         """
-        alpha = self.pipeline.scheduler.alphas_cumprod[timestep].to(latents)
-        return alpha.sqrt() * latents + (1 - alpha).sqrt() * _draw_noise(latents, generator)
+        alpha = self.pipeline.scheduler.alphas_cumprod[timestep].to("cpu", latents.dtype)  # a number, on every device
+        return alpha.sqrt() * latents + (1 - alpha).sqrt() * draws(latents)
 
     def _denoise(self, noisy: Tensor, timestep: int, text: PromptEmbedding) -> Tensor:
         """One forward pass of the UNet: what it predicts, (B, C, h, w)."""
@@ -564,7 +573,7 @@ class DiffusionBackbone:
         more: dict[str, Any] = {}
         if text.pooled is not None:  # of XL, which was told the size of the picture and what was cut off of it
             size = [length * self.latent_scale for length in noisy.shape[2:]]
-            sizes = torch.tensor([[*size, 0, 0, *size]], dtype=text.pooled.dtype, device=noisy.device)
+            sizes = constant((*size, 0, 0, *size), noisy.device, text.pooled.dtype)[None]
             more["added_cond_kwargs"] = {
                 "text_embeds": text.pooled.expand(count, -1),
                 "time_ids": sizes.expand(count, -1),
@@ -623,6 +632,30 @@ class DiffusionBackbone:
             raise WeightsError(f"The UNet has no attention block {layer!r}; correct the profile.") from error
 
 
-def _draw_noise(latents: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise (1, C, h, w) like latents, drawn on the CPU: a seed means one noise on every device."""
-    return torch.randn((1, *latents.shape[1:]), generator=generator).to(latents)
+class FixedNoise:
+    """Standard normal noise of a seed, draw after draw: the same on every device, as it is drawn on the CPU.
+
+    Pictures are noised alike, so a device is given each draw once.
+
+    Args:
+        seed: Of all draws.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._drawn: tuple[tuple[int, ...], ...] = ()
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """The next draw, (1, C, h, w) like latents."""
+        self._drawn = (*self._drawn, tuple(latents.shape[1:]))
+        return _last_draw(self._seed, self._drawn, latents.dtype, latents.device)
+
+
+@lru_cache(maxsize=16)
+def _last_draw(seed: int, shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The last of several draws from a generator."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.inference_mode(mode=False):
+        for shape in shapes:
+            noise = torch.randn((1, *shape), generator=generator)
+        return put(noise.to(dtype), device)

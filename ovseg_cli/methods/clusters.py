@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ovseg_cli.clustering.kmeans import kmeans
 from ovseg_cli.clustering.regions import merge_attention, settle_regions
+from ovseg_cli.labeling.decide import count_labels
 
 ANCHORS = 16
 """Side of DiffSeg's grid of anchors, at most: one in four of 64 x 64 tokens (`exp_utils.diffseg`). The smallest object
@@ -127,7 +128,7 @@ def region_means(strips: Iterable[tuple[Tensor, Tensor]], regions: int) -> Tenso
         places = owner.flatten()
         fresh = scores.new_zeros(len(scores), regions).index_add_(1, places, scores.flatten(1))
         sums = fresh if sums is None else sums + fresh
-        number = places.bincount(minlength=regions)
+        number = count_labels(places, regions)
         counts = number if counts is None else counts + number
     if sums is None or counts is None:
         raise ValueError("a picture has at least one row")

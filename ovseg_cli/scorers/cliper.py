@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ovseg_cli.backbones.unet import Noising
+from ovseg_cli.devices import constant
 from ovseg_cli.labeling.decide import Head, extremes
 from ovseg_cli.methods import cliper
 from ovseg_cli.methods.attention_refine import refine_maps
@@ -117,7 +118,7 @@ class Cliper(CoarseCliper):
 def _best_words(words: Tensor, owner: Sequence[int]) -> Tensor:
     """Scores of words that stand for classes, (1 + W, h, w) with the background's first, as scores of classes."""
     classes = max(owner)
-    numbers = torch.tensor(owner, device=words.device)
+    numbers = constant(tuple(owner), words.device, torch.int64)
     scores = torch.full((classes + 1, *words.shape[1:]), -torch.inf, device=words.device)
     scores[0] = words[0]
     return scores.scatter_reduce_(0, numbers.view(-1, 1, 1).expand_as(words[1:]), words[1:], "amax")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ovseg_cli.backbones.clip import ClipTrace
 from ovseg_cli.backbones.pixels import picture_size, to_working_tensor
+from ovseg_cli.devices import constant
 from ovseg_cli.labeling.windows import Crop
 from ovseg_cli.profiles.geometry import Resampling
 from ovseg_cli.profiles.specs import PositionMode
@@ -68,7 +69,8 @@ class Walk:
         if self.patches == "floor":
             return images[..., :height, :width]
         if self.patches == "pad":
-            padded = images.new_tensor(self.mean).view(1, 3, 1, 1).repeat(len(images), 1, height, width)
+            mean = constant(self.mean, images.device, images.dtype)
+            padded = mean.view(1, 3, 1, 1).repeat(len(images), 1, height, width)
             padded[..., : images.shape[2], : images.shape[3]] = images
             return padded
         return images
