@@ -645,14 +645,15 @@ def _pool(
         batch = supports[start : start + plan.batch_size]
         # Pictures of one's own differ in size; the extractor squashes them to this square in any case.
         with stage("pooling"):
-            features = models.features(extractor, torch.cat([resize(to_tensor(s.image), side) for s in batch]))
+            pictures = [resize(to_tensor(support.image, models.device), side) for support in batch]
+            features = models.features(extractor, torch.cat(pictures))
             for support, image_features in zip(batch, features, strict=True):
                 if not support.foreground.any():
                     continue  # the object was not found, so what is called background may show it
                 for role in roles:
                     mask = support.foreground if role == "fg" else support.background
                     cells = _cells(mask, (features.shape[2], features.shape[3]), extractor.mask_threshold)
-                    pools[role].add(image_features, cells.to(image_features.device), support.position)
+                    pools[role].add(image_features, cells, support.position)
         tell(Progress("features", min(start + plan.batch_size, count), count, rejected))
     with stage("clustering"):
         found = {role: pool.prototypes() for role, pool in pools.items()}
