@@ -94,8 +94,8 @@ def test_from_the_same_start_the_answer_is_faiss():
 
 
 def test_the_start_does_not_hang_on_rounding():
-    """A thousandth, as half precision changes features, alike in neighbouring cells: drawn on a line, nearly every start
-    was another one.
+    """A thousandth, as half precision changes features, alike in neighbouring cells: draws on a line nearly all started
+    elsewhere.
     """
     walk = torch.randn(1000, 16, generator=torch.Generator().manual_seed(0)).cumsum(dim=0)
     near = walk * (1 + 1e-3 * torch.sin(torch.arange(1000) / 100)[:, None])
