@@ -50,7 +50,7 @@ def running_mean(device: str) -> Job:
 
     @torch.inference_mode()
     def job() -> np.ndarray:
-        attribution = RunningAttribution(BATCH, GRID, POSITIONS, min_grid=8)
+        attribution = RunningAttribution(BATCH * [POSITIONS], GRID, min_grid=8)
         for call in attention_calls(layers):
             attribution.add(*call)
         return attribution.mean().cpu().numpy()
