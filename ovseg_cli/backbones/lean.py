@@ -47,7 +47,7 @@ def import_open_clip(folder: Path | None = None) -> Any:
 def load_tokenizer(folder: Path) -> Callable[..., Tensor]:
     """The tokenizer of a model's folder in open_clip's hub layout."""
     if _names(folder, "hf_tokenizer_name"):
-        import transformers.utils.logging  # noqa: F401  # so that it can be told to be quiet
+        importlib.import_module("transformers.utils.logging")  # so that it can be told to be quiet
     with quiet_libraries():
         tokenizer: Callable[..., Tensor] = import_open_clip().get_tokenizer(f"local-dir:{folder}")
     return tokenizer

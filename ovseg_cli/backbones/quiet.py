@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 
@@ -17,7 +18,7 @@ def quiet_libraries() -> Iterator[None]:
     transformers must be imported by who needs them: doing so here would cost seconds where only CLIP is loaded.
     """
     if "diffusers" in sys.modules:
-        import transformers.utils.logging  # its pipelines are going to
+        import_module("transformers.utils.logging")  # its pipelines are going to import it
     names = ("transformers.utils.logging", "diffusers.utils.logging")
     libraries: list[Any] = [sys.modules[name] for name in names if name in sys.modules]
     root = logging.getLogger()
