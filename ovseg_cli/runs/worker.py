@@ -162,10 +162,24 @@ class Worker:
         self._explainer: Explainer | None = None
         self._device = ""
         self._room = Room()
+        self._first: OpenImage | None = None
         self.batch = batch
+
+    def can_open(self, item: PlanItem) -> bool:
+        """Whether a picture can be read, before models are loaded for it; it is kept until it is opened."""
+        found = self._read(item)
+        self._first = found if isinstance(found, OpenImage) else None
+        return self._first is not None
 
     def open(self, item: PlanItem) -> OpenImage | ImageError:
         """A picture, or why it cannot be read: those before it come first."""
+        first = self._first
+        if first is None or first.item is not item:
+            return self._read(item)
+        self._first = None
+        return first
+
+    def _read(self, item: PlanItem) -> OpenImage | ImageError:
         begun = time.perf_counter()
         try:
             with stage("reading"):
