@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable
 from functools import lru_cache
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ def put(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def fetch(tensor: Tensor) -> npt.NDArray[np.generic]:
+def fetch(tensor: Tensor) -> npt.NDArray[Any]:
     """What a tensor holds, for the CPU: waits until its device has done all that it was given before."""
     return tensor.cpu().numpy()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -297,7 +297,7 @@ def _read(label_map: Tensor, figures: Tensor) -> tuple[npt.NDArray[np.uint16], n
     packed = fetch(torch.cat([figures.view(torch.uint8), label_map.view(torch.uint8).flatten()]))
     first = figures.numel() * figures.element_size()
     pixels = packed[first:].view(np.uint8 if label_map.dtype == torch.uint8 else np.uint16)
-    numbers = packed[:first].view(np.float32 if figures.dtype == torch.float32 else np.float64)
+    numbers: npt.NDArray[Any] = packed[:first].view(np.float32 if figures.dtype == torch.float32 else np.float64)
     return pixels.reshape(label_map.shape).astype(np.uint16), numbers
 
 
