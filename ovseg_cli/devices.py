@@ -10,7 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable
 from functools import lru_cache
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -27,6 +29,15 @@ UNKNOWN = 2**26
 """Values of a portion on a device that does not say how much memory is free."""
 
 
+SMALL_STEPS = frozenset(("cpu",))
+"""Kinds of devices that are fast where little is worked on at once, and that can be asked for a number at any time."""
+
+
+def small_steps(device: torch.device) -> bool:
+    """Whether a device is of `SMALL_STEPS`."""
+    return device.type in SMALL_STEPS
+
+
 def portion(device: torch.device, on_cpu: int) -> int:
     """How many float32 values of a kind are worked on together.
 
@@ -34,7 +45,7 @@ def portion(device: torch.device, on_cpu: int) -> int:
         device: Where.
         on_cpu: How many on a CPU.
     """
-    if device.type == "cpu":
+    if small_steps(device):
         return on_cpu
     free = free_memory(device)
     return UNKNOWN if free is None else min(max(free // (4 * SHARE), LEAST), MOST)
@@ -61,6 +72,11 @@ def put(tensor: Tensor, device: torch.device | str) -> Tensor:
         return tensor.to(device)
     # From memory that is pinned the copy goes on by itself; from other memory it waits for all work before it.
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def fetch(tensor: Tensor) -> npt.NDArray[Any]:
+    """What a tensor holds, for the CPU: waits until its device has done all that it was given before."""
+    return tensor.cpu().numpy()
 
 
 def constant(values: Hashable, device: torch.device | str, dtype: torch.dtype) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ovseg_cli.labeling.refine import pamr
 from ovseg_cli.methods.catalogue import naming_methods
 from ovseg_cli.models import load_models
 from ovseg_cli.profiles import get_profile
@@ -74,6 +75,30 @@ def label_maps(store):
     return of
 
 
+@pytest.fixture(scope="module")
+def scores(store):
+    """By method, what the labels of one picture are made of, on the CPU; made once for each set of models."""
+    made = {}
+
+    def of(models):
+        if id(models) not in made:
+            segmenters = [
+                Segmenter(
+                    models,
+                    store,
+                    NAMES[:2] if method == "prototype" else NAMES,
+                    method=method,
+                    options=SegmentOptions(**QUICK),
+                )
+                for method in naming_methods()
+            ]
+            scored = score_together(segmenters, [example_scene(8)])
+            made[id(models)] = {s.method: one.values.cpu() for s, (one,) in zip(segmenters, scored, strict=True)}
+        return made[id(models)]
+
+    return of
+
+
 @pytest.mark.parametrize("method", naming_methods())
 def test_label_maps_agree_with_the_cpu(label_maps, on_gpu, method):
     assert on_gpu.dtype == torch.float16
@@ -83,6 +108,42 @@ def test_label_maps_agree_with_the_cpu(label_maps, on_gpu, method):
 @pytest.mark.parametrize("method", naming_methods())
 def test_label_maps_in_float32_agree_with_the_cpu(label_maps, exact_on_gpu, method):
     assert (label_maps(exact_on_gpu)[method] == label_maps(mini_models())[method]).mean() > 0.99
+
+
+@pytest.mark.parametrize("method", naming_methods())
+def test_scores_in_float32_agree_with_the_cpu(scores, exact_on_gpu, method):
+    """Where no clustering is in between, whose regions may differ by a token."""
+    ours, exact = scores(exact_on_gpu)[method], scores(mini_models())[method]
+    if method not in ("specclust", "diffsegclust"):
+        assert (ours - exact).abs().max() <= 1e-3 * exact.abs().max()
+
+
+def test_a_label_map_of_few_classes_comes_as_bytes_in_one_copy_with_all_its_figures(store, on_gpu):
+    segmenter = Segmenter(on_gpu, store, NAMES, method="gem", options=SegmentOptions(**QUICK))
+    scored = segmenter.score(example_scene(8))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        result = segmenter.label(scored)
+    copies = [event for event in profiler.events() if "DtoH" in event.name]
+    assert result.ids.dtype == np.uint16
+    assert len(copies) <= 2  # the other one says whether the picture is familiar
+
+
+def test_nothing_waits_between_the_picture_and_the_label_map(store, on_gpu):
+    segmenter = Segmenter(on_gpu, store, NAMES, method="gem", options=SegmentOptions(**QUICK, refine="pamr"))
+    segmenter.segment(example_scene(8))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        read = segmenter.labelling(segmenter.score(example_scene(8)))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert read().ids.shape == example_scene(8).shape[:2]
+
+
+def test_refinement_is_that_of_the_cpu(on_gpu):
+    picture = random_pictures(1, 60, 80)
+    values = torch.rand(22, 60, 80, generator=torch.Generator().manual_seed(0))
+    ours = pamr(picture.to(on_gpu.device), values.to(on_gpu.device)).cpu()
+    torch.testing.assert_close(ours, pamr(picture, values), atol=1e-4, rtol=0)
 
 
 def test_pictures_in_a_batch_are_labelled_as_each_alone(store, on_gpu):

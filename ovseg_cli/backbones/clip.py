@@ -21,7 +21,7 @@ from ovseg_cli.backbones.kinds import cannot_be_loaded
 from ovseg_cli.backbones.lean import import_open_clip, load_tokenizer
 from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
-from ovseg_cli.devices import portion
+from ovseg_cli.devices import portion, small_steps
 from ovseg_cli.errors import WeightsError
 from ovseg_cli.profiles.prompts import fill_prompts
 from ovseg_cli.profiles.specs import PositionMode
@@ -128,7 +128,7 @@ def some_heads(like: Tensor) -> Iterator[tuple[slice, slice]]:
     images, heads, count, _ = like.shape
     cells = count**2
     step = max(1, portion(like.device, torch.get_num_threads() * max(cells, CELLS_PER_CORE // cells * cells)) // cells)
-    together = 1 if like.device.type == "cpu" else max(1, step // heads)
+    together = 1 if small_steps(like.device) else max(1, step // heads)
     for image in range(0, images, together):
         for head in range(0, heads, step):
             yield slice(image, image + together), slice(head, head + step)

@@ -36,7 +36,7 @@ from ovseg_cli.backbones.phrases import (
 )
 from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
-from ovseg_cli.devices import constant, portion, put
+from ovseg_cli.devices import constant, portion, put, small_steps
 from ovseg_cli.errors import WeightsError
 from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, Sampler
 from ovseg_cli.stages import stage
@@ -569,7 +569,7 @@ class DiffusionBackbone:
         values = vae.config.block_out_channels[0] * pixels[0, 0].numel()  # of the widest layer, for each picture
         together = max(1, portion(pixels.device, len(pixels) * values) // values)
         sliced = vae.use_slicing
-        vae.use_slicing = sliced and pixels.device.type == "cpu"  # where it takes pictures one by one
+        vae.use_slicing = sliced and small_steps(pixels.device)  # where it takes pictures one by one
         try:
             found = [vae.encode(part).latent_dist for part in pixels.split(together)]
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg_cli.devices import constant, portion
+from ovseg_cli.devices import constant, fetch, portion, small_steps
 
 MAX_CELLS = 1_000_000
 """Scores enlarged at once on a CPU (classes x rows x columns): 4 MB in float32, whatever the size of the image."""
@@ -203,7 +203,7 @@ def deciding(
     device = values.device
     names = np.arange(channels, dtype=np.uint16) if ids is None else np.array(ids, dtype=np.uint16)
     # A GPU's label map is as narrow as it can be. Few of torch's kernels know uint16, whose bits int16 holds as well.
-    narrow = device.type != "cpu" and names.max() <= np.iinfo(np.uint8).max
+    narrow = not small_steps(device) and names.max() <= np.iinfo(np.uint8).max
     bits = names if narrow else names.view(np.int16)
     table = constant(tuple(bits.tolist()), device, torch.uint8 if narrow else torch.int16)
     label_map = torch.empty(height, width, dtype=table.dtype, device=device)
@@ -247,7 +247,7 @@ def deciding(
 
 def count_labels(labels: Tensor, channels: int) -> Tensor:
     """How often each of the numbers below `channels` is among labels, int64 (channels,), of int64 of any shape."""
-    if labels.device.type == "cpu":
+    if small_steps(labels.device):
         return labels.flatten().bincount(minlength=channels)
     # On a GPU that would wait for the largest label.
     ones = torch.ones_like(labels).flatten()
@@ -270,7 +270,7 @@ class _Tally:
     def add(self, labels: Tensor, best: Tensor) -> None:
         """Count the pixels of some rows, int64 and float (rows, W), and add up their scores."""
         channels = len(self._counts)
-        if labels.device.type == "cpu":
+        if small_steps(labels.device):
             flat = labels.flatten()
             self._counts += flat.bincount(minlength=channels)
             self._sums += flat.bincount(weights=best.flatten().double(), minlength=channels)
@@ -292,12 +292,12 @@ class _Tally:
 
 def _read(label_map: Tensor, figures: Tensor) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.floating]]:
     """A label map, uint8 or the bits of uint16, and figures, both in one copy from their device."""
-    if label_map.device.type == "cpu":
+    if small_steps(label_map.device):
         return label_map.numpy().view(np.uint16), figures.numpy()
-    packed = torch.cat([figures.view(torch.uint8), label_map.view(torch.uint8).flatten()]).cpu().numpy()
+    packed = fetch(torch.cat([figures.view(torch.uint8), label_map.view(torch.uint8).flatten()]))
     first = figures.numel() * figures.element_size()
     pixels = packed[first:].view(np.uint8 if label_map.dtype == torch.uint8 else np.uint16)
-    numbers = packed[:first].view(np.float32 if figures.dtype == torch.float32 else np.float64)
+    numbers: npt.NDArray[Any] = packed[:first].view(np.float32 if figures.dtype == torch.float32 else np.float64)
     return pixels.reshape(label_map.shape).astype(np.uint16), numbers
 
 
@@ -323,4 +323,4 @@ def _whole_numbers(scores: Tensor, kind: np.dtype[np.unsignedinteger]) -> npt.ND
     shares = scores.float().nan_to_num(0.0).clamp(0, 1)
     whole = (shares * np.iinfo(kind).max).round().to(torch.int32)
     narrow = whole.to(torch.uint8 if kind == np.uint8 else torch.int16)  # of uint16 the bits
-    return narrow.cpu().numpy().view(kind)
+    return fetch(narrow).view(kind)

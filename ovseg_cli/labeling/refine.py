@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg_cli.devices import portion
+from ovseg_cli.devices import portion, small_steps
 
 ITERATIONS = 10
 DILATIONS = (1, 2, 4, 8, 12, 24)
@@ -130,7 +130,7 @@ def _neighbours(values: Tensor, dilations: Sequence[int]) -> list[Tensor]:
     plane, line, _ = padded.stride()
     middle = reach * line + reach
     shape, steps = (channels, height, width), (plane, line, 1)
-    if values.device.type == "cpu":
+    if small_steps(values.device):
         return [
             padded.as_strided(shape, steps, middle + down * line + across)
             for d in dilations

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.attention import AttentionLayer
-from ovseg_cli.devices import portion
+from ovseg_cli.devices import portion, small_steps
 
 CELLS_ON_CPU = 2**17
 """Of an attention matrix, made at once on a CPU: half a megabyte, which stays in a core's cache from the product to the
@@ -116,7 +116,7 @@ def _apply_sparse(queries: Tensor, keys: Tensor, values: Tensor, threshold: floa
     values = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
     products = values.new_empty(len(queries), values.shape[1])
     some: Iterable[Tensor | slice] = [slice(None)] * len(blocks)
-    if queries.device.type == "cpu":  # a GPU would have to say which, and wait for that
+    if small_steps(queries.device):  # a GPU would have to say which, and wait for that
         # Only columns that have an entry above the threshold in a block are computed there again. With a margin: which
         # entries these are is decided below.
         needed = (log_maxima - column_terms).exp_() >= 0.999 * threshold

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import BlockTrace
-from ovseg_cli.devices import portion
+from ovseg_cli.devices import portion, small_steps
 from ovseg_cli.profiles.specs import PositionMode
 
 BETA = 1.2
@@ -61,7 +61,7 @@ def proxyclip_tokens(
     tokens = values.flatten(2).mT
     count = units.shape[1]
     rows = max(1, portion(units.device, ROWS_AT_ONCE * count) // count)
-    images = 1 if units.device.type == "cpu" else max(1, rows // count)
+    images = 1 if small_steps(units.device) else max(1, rows // count)
     mixed = torch.cat(
         [_mix(*some, beta, gamma, rows) for some in zip(units.split(images), tokens.split(images), strict=True)]
     )

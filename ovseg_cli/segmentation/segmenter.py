@@ -104,7 +104,7 @@ class ScoreMaps:
         enlargement: How they are enlarged.
         features: For each extractor by its name, if they were to be kept: the crops, each with its feature maps as
             `Models.feature_maps` gives them, on the CPU.
-        unfamiliar: As `Segmentation` has it.
+        unfamiliar: Asks the device for what `Segmentation` has.
     """
 
     size: tuple[int, int]
@@ -116,7 +116,7 @@ class ScoreMaps:
     head: Head | None
     enlargement: Enlargement
     features: Features
-    unfamiliar: bool | None = None
+    unfamiliar: Callable[[], bool | None] = lambda: None
 
 
 class Segmenter:
@@ -441,7 +441,7 @@ class Segmenter:
                 shares={labels[i]: float(decision.shares[i]) for i in present},
                 mean_scores={labels[i]: float(decision.mean_scores[i]) for i in present},
                 kept=took_part,
-                unfamiliar=scored.unfamiliar,
+                unfamiliar=scored.unfamiliar(),
                 margin=decision.margin,
                 scores=kept_scores,
             )
