@@ -126,7 +126,7 @@ class RunningAttribution:
     def _tokens(self, keys: Tensor, width: int) -> Tensor:
         """The tokens of the phrases as `token_probabilities` wants them for heads of a width.
 
-        They go to the device once: for places that the CPU holds it would wait at every layer.
+        They go to the device once, and not at every layer.
         """
         if width not in self._chosen:
             chosen = torch.zeros(len(self._positions), keys.shape[1], max(width, self._longest))

@@ -70,7 +70,7 @@ def lloyd(
 
 def cluster_sums(points: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Sum of the points of each label (count, D), and their number (count,)."""
-    members = F.one_hot(labels, count).to(points)
+    members = points.new_zeros(len(points), count).scatter_(1, labels[:, None], 1)
     return members.T @ points, members.sum(dim=0)
 
 
@@ -109,8 +109,8 @@ def _greedy_start(points: Tensor, clusters: int, random: np.random.Generator) ->
     def distances(chosen: list[int]) -> Tensor:
         """Squared distances of all points from the chosen ones, (len(chosen), N); of equal points exactly 0."""
         scale = squares[chosen][:, None] + squares
-        found = scale - 2 * points[chosen] @ points.T
-        return torch.where(found > rounding * scale, found, 0)
+        found = torch.addmm(scale, points[chosen], points.T, alpha=-2)
+        return found.masked_fill_(found <= rounding * scale, 0)
 
     start = [int(random.integers(len(points)))]
     nearest = distances(start)[0]

@@ -20,12 +20,12 @@ from ovseg_cli.models import Models
 from ovseg_cli.names import unknown_choice
 from ovseg_cli.profiles import ExtractorSpec, Profile
 from ovseg_cli.profiles.prompts import fill_prompt
+from ovseg_cli.prototypes.batches import Batches
 from ovseg_cli.prototypes.kinds import listed_kind, resolve_kind
 from ovseg_cli.prototypes.masks import Mask, MaskMethod, cut_out
 from ovseg_cli.prototypes.pooling import PrototypePool, masks_to_grid
 from ovseg_cli.prototypes.proposals import make_proposer
 from ovseg_cli.prototypes.quality import find_degenerate
-from ovseg_cli.prototypes.room import Room
 from ovseg_cli.prototypes.support import ClassItem, OwnPicture
 from ovseg_cli.stages import stage
 from ovseg_cli.store.records import (
@@ -249,14 +249,14 @@ def build_classes(
         As each class is finished, its place among the items and its record, or why it cannot be made.
     """
     tell = progress or (lambda _name, _progress: None)
-    room = Room(settings.batch_size or models.profile.generator.batch_size)
+    batches = Batches(max(1, settings.batch_size or models.profile.generator.batch_size))  # checked by `_plan`
     waiting = (
-        _Making(place, _make(models, item, settings, room, partial(tell, item.name), texts))
+        _Making(place, _make(models, item, settings, batches, partial(tell, item.name), texts))
         for place, item in enumerate(items)
     )
     drawing: list[_Making] = []
     while True:
-        while sum(making.left for making in drawing) < room.size and (fresh := next(waiting, None)):
+        while sum(making.left for making in drawing) < batches.size and (fresh := next(waiting, None)):
             made = fresh.go_on()
             if made is None:
                 drawing.append(fresh)
@@ -264,7 +264,7 @@ def build_classes(
                 yield fresh.place, made
         if not drawing:
             return
-        _draw_batch(models, drawing, room)
+        _draw_batch(models, drawing, batches)
         for making in [making for making in drawing if not making.left]:
             made = making.go_on()
             if made is not None:
@@ -318,10 +318,10 @@ class _Making:
         return None
 
 
-def _draw_batch(models: Models, makings: Sequence[_Making], room: Room) -> None:
+def _draw_batch(models: Models, makings: Sequence[_Making], batches: Batches) -> None:
     """Draw the next images that classes want, as many as go together, and give each its own."""
     shares: list[tuple[_Making, list[int]]] = []
-    free = room.size
+    free = batches.size
     for making in makings:
         seeds = making.order.seeds[making.drawn :][:free]
         free -= len(seeds)
@@ -347,7 +347,7 @@ def _draw_batch(models: Models, makings: Sequence[_Making], room: Room) -> None:
             on_step=lambda step: order.tell(done + len(own) * step / order.steps),
         )
 
-    batch = room.fit(draw)
+    batch = batches.fit(draw)
     if batch is None:
         return
     numbers = [len(seeds) for _, seeds in shares]
@@ -360,7 +360,7 @@ def _make(
     models: Models,
     item: ClassItem,
     settings: SupportSettings,
-    room: Room,
+    batches: Batches,
     tell: Callable[[Progress], None],
     texts: TextCache | None,
 ) -> Generator[_Order, _Drawn | None, ClassRecord]:
@@ -371,15 +371,15 @@ def _make(
         _check_whole(existing)
     kind, kind_source = _kind(models, plan, existing, texts)
     if item.pictures is None:
-        made = yield from _generate(models, plan, kind, room, tell)
+        made = yield from _generate(models, plan, kind, batches, tell)
     else:
-        made = _from_pictures(models, plan, kind, item.pictures, room, tell)
+        made = _from_pictures(models, plan, kind, item.pictures, batches, tell)
     before = existing.supports if existing is not None else ()
     first = 1 + max((support.position for support in before), default=-1)
     supports = (*before, *(replace(s, position=first + i) for i, s in enumerate(made.supports)))
 
     remedy = "Try another --prompt or --seed." if item.pictures is None else "Give pictures that show it, or --masks."
-    prototypes = _pool_all(models, plan, kind, supports, made.rejected, room, tell, remedy)
+    prototypes = _pool_all(models, plan, kind, supports, made.rejected, batches, tell, remedy)
     return ClassRecord(
         name=item.name,
         kind=kind,
@@ -420,7 +420,7 @@ def repool_class(
     plan = replace(_plan(models.profile, record.name, settings, record), seed=record.seed)
     tell = progress or (lambda _progress: None)
     remedy = "Keep an image that shows it."
-    prototypes = _pool_all(models, plan, record.kind, record.supports, 0, Room(plan.batch_size), tell, remedy)
+    prototypes = _pool_all(models, plan, record.kind, record.supports, 0, Batches(plan.batch_size), tell, remedy)
     return replace(record, extractors=_extractor_records(plan, prototypes), prototypes=prototypes)
 
 
@@ -430,7 +430,7 @@ def _pool_all(
     kind: ClassKind,
     supports: Sequence[SupportRecord],
     rejected: int,
-    room: Room,
+    batches: Batches,
     tell: Callable[[Progress], None],
     remedy: str,
 ) -> tuple[PrototypeRecord, ...]:
@@ -441,7 +441,7 @@ def _pool_all(
     """
     prototypes: list[PrototypeRecord] = []
     for extractor in plan.extractors:
-        prototypes += _pool(models, extractor, plan, kind, supports, rejected, room, tell)
+        prototypes += _pool(models, extractor, plan, kind, supports, rejected, batches, tell)
     tell(Progress("cluster", len(plan.extractors), len(plan.extractors), rejected))
     with_foreground = {p.extractor for p in prototypes if p.role == "fg"}
     if any(extractor.digest not in with_foreground for extractor in plan.extractors):
@@ -558,7 +558,7 @@ def _check_whole(existing: ClassRecord) -> None:
 
 
 def _generate(
-    models: Models, plan: _Plan, kind: ClassKind, room: Room, tell: Callable[[Progress], None]
+    models: Models, plan: _Plan, kind: ClassKind, batches: Batches, tell: Callable[[Progress], None]
 ) -> Generator[_Order, _Drawn | None, _SupportSet]:
     """Generated images with the object cut out."""
     generator = models.profile.generator
@@ -587,7 +587,7 @@ def _generate(
         "guidance": generator.guidance,
         "sampler": generator.sampler,
         "image_size": generator.image_size,
-        "batch_size": room.size,
+        "batch_size": batches.size,
         **_mask_facts(cutouts.record),
         "rejected": {reason: drawn.rejected.count(reason) for reason in dict.fromkeys(drawn.rejected)},
     }
@@ -677,7 +677,7 @@ def _from_pictures(
     plan: _Plan,
     kind: ClassKind,
     pictures: Sequence[OwnPicture],
-    room: Room,
+    batches: Batches,
     tell: Callable[[Progress], None],
 ) -> _SupportSet:
     """The user's pictures with the object cut out: by their masks, else by the attention that the name draws."""
@@ -687,7 +687,7 @@ def _from_pictures(
     if not 1 <= len(pictures) <= MAX_COUNT:
         raise UsageError(f"A class takes 1 to {MAX_COUNT} pictures of yours, got {len(pictures)}.")
     tell(Progress("generate", 0, len(pictures), 0))
-    found = _by_masks(pictures) if masked else _by_attention(models, plan, kind, pictures, room, tell)
+    found = _by_masks(pictures) if masked else _by_attention(models, plan, kind, pictures, batches, tell)
     tell(Progress("generate", len(pictures), len(pictures), found.rejected))
     return found
 
@@ -715,7 +715,7 @@ def _by_attention(
     plan: _Plan,
     kind: ClassKind,
     pictures: Sequence[OwnPicture],
-    room: Room,
+    batches: Batches,
     tell: Callable[[Progress], None],
 ) -> _SupportSet:
     """Pictures in which the name draws no attention to one place are left out, and told."""
@@ -727,7 +727,7 @@ def _by_attention(
     def read() -> npt.NDArray[np.float32]:
         batch = [
             resize(to_tensor(picture.image, models.device), (generator.image_size, generator.image_size))
-            for picture in pictures[done : done + room.size]
+            for picture in pictures[done : done + batches.size]
         ]
         found = models.generator.attribution(
             torch.cat(batch),
@@ -741,7 +741,7 @@ def _by_attention(
         return found.numpy()
 
     while done < len(pictures):
-        found = room.fit(read)
+        found = batches.fit(read)
         if found is not None:
             maps.append(found)
             done += len(found)
@@ -798,7 +798,7 @@ def _pool(
     kind: ClassKind,
     supports: Sequence[SupportRecord],
     rejected: int,
-    room: Room,
+    batches: Batches,
     tell: Callable[[Progress], None],
 ) -> list[PrototypeRecord]:
     """Prototypes of one extractor, batch by batch so that only one batch of features is in memory."""
@@ -810,14 +810,14 @@ def _pool(
     done = 0
 
     def seen() -> tuple[Sequence[SupportRecord], torch.Tensor]:
-        batch = supports[done : done + room.size]
+        batch = supports[done : done + batches.size]
         # Pictures of one's own differ in size; the extractor squashes them to this square in any case.
         pictures = [resize(to_tensor(support.image, models.device), side) for support in batch]
         return batch, models.features(extractor, torch.cat(pictures))
 
     while done < count:
         with stage("pooling"):
-            found = room.fit(seen)
+            found = batches.fit(seen)
             if found is None:
                 continue
             batch, features = found

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 from ovseg_cli.errors import ImageError
 from ovseg_cli.files.images import open_image
-from ovseg_cli.runs.memory import Easing, Room, is_out_of_memory, release
+from ovseg_cli.memory import is_out_of_memory, release
+from ovseg_cli.runs.memory import Easing, Room
 from ovseg_cli.runs.plan import PlanItem
 from ovseg_cli.stages import stage
 from ovseg_cli.urls import Place

@@ -338,8 +338,8 @@ def test_where_memory_is_short_fewer_images_go_at_once_and_the_class_is_the_same
     models = SmallDevice(room=3, seeing=1)
     record = build(models, count=5, batch_size=5)
     assert models.batches == [[42, 43, 44], [45, 46]]
-    assert [text for text in caplog.messages if "too little memory" in text] == [
-        f"The device has too little memory for so many images at once: from here on {size}." for size in (3, 2, 1)
+    assert [text for text in caplog.messages if "memory" in text] == [
+        f"out of memory: at most {size} images go together from now on" for size in (3, 2, 1)
     ]
     assert record.settings["batch_size"] == 3
     same_class(record, build(count=5, batch_size=5))

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
-
 from ovseg_cli.errors import GenerationError
+from ovseg_cli.memory import is_out_of_memory, release
 
 log = logging.getLogger("ovseg_cli")
 
 T = TypeVar("T")
 
 
-class Room:
-    """As many images as were asked for, and half as many whenever a device had no memory for them.
+class Batches:
+    """As many images at once as were asked for, and half as many whenever there was no memory for them.
 
     Nothing is predicted: what is free changes while others use the device. Never more than were asked for either, so
     that the same command makes the same bytes wherever there is room for it.
@@ -37,17 +35,16 @@ class Room:
         """
         try:
             return work()
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             short = str(error).partition(".")[0]
-        # Out here nothing holds what the work had made.
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release()  # out here nothing holds any more what the work had made
         if self.size == 1:
             raise GenerationError(
-                f"The device has too little memory for one image at a time ({short}). Let other programs free some, or "
-                "take another --device."
+                f"There is too little memory for one image at a time ({short}). Let other programs free some, or take "
+                "another --device."
             )
         self.size = -(-self.size // 2)
-        log.warning("The device has too little memory for so many images at once: from here on %d.", self.size)
+        log.warning("out of memory: at most %d images go together from now on", self.size)
         return None
