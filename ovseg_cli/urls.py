@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 from urllib.parse import unquote
 
 from ovseg_cli.errors import UsageError
@@ -175,29 +175,24 @@ class Url:
 
     # ------------------------------------------------------------------ what is there
 
-    def listed(self) -> Url:
+    def listed(self, folders: Sequence[str] = ("",)) -> Url:
         """The same, with all that lies below it, listed at once.
+
+        Args:
+            folders: Below which of its folders; others count as empty.
 
         Raises:
             OSError: The store cannot be asked. That nothing lies there is no error.
             UsageError: There is no such store, or no package for it.
         """
         files: dict[str, Facts] = {}
-        folders: dict[str, dict[str, set[Literal["folder", "file"]]]] = {}
+        below: dict[str, dict[str, set[Literal["folder", "file"]]]] = {}
         with self._asked() as (system, path):
-            found: Mapping[str, Mapping[str, Any]] = {}
-            how = _strictly(system)
-            try:
-                found = system.find(path, detail=True, **how)
-            except (FileNotFoundError, NotADirectoryError):
-                bucket = system._strip_protocol(f"{self.scheme}://{self.path.partition('/')[0]}")
-                if not how and not system.exists(bucket):
-                    raise
             prefix = f"{path.rstrip('/')}/"
-            for name, about in found.items():
-                if about.get("type", "file") != "file" or name.endswith("/"):
-                    continue  # what stands for an empty folder
-                files["" if f"{name}/" == prefix else name.removeprefix(prefix)] = _facts(about)
+            for folder in folders:
+                for name, about in self._found(system, f"{prefix}{folder}".rstrip("/")).items():
+                    if about.get("type", "file") == "file" and not name.endswith("/"):  # else an empty folder's object
+                        files["" if f"{name}/" == prefix else name.removeprefix(prefix)] = _facts(about)
         odd = [name for name in files if name and {"", ".", ".."} & set(name.split("/"))]
         for name in odd:
             del files[name]
@@ -207,13 +202,24 @@ class Url:
             folder, kind = name, "file"
             while folder:
                 parent, _, last = folder.rpartition("/")
-                inside = folders.setdefault(parent, {})
+                inside = below.setdefault(parent, {})
                 known = kind in inside.setdefault(last, set())
                 inside[last].add(kind)  # type: ignore[arg-type]
                 if known:
                     break
                 folder, kind = parent, "folder"
-        return replace(self, tree=_Tree(self.path, files, folders))
+        return replace(self, tree=_Tree(self.path, files, below))
+
+    def _found(self, system: Any, path: str) -> Mapping[str, Mapping[str, Any]]:
+        """What a listing gives; nothing for a folder that is not there."""
+        how = _strictly(system)
+        try:
+            return cast("Mapping[str, Mapping[str, Any]]", system.find(path, detail=True, **how))
+        except (FileNotFoundError, NotADirectoryError):
+            bucket = system._strip_protocol(f"{self.scheme}://{self.path.partition('/')[0]}")
+            if not how and not system.exists(bucket):
+                raise
+            return {}
 
     def _below(self) -> str | None:
         """The way to it in the tree; None where nothing was listed."""
@@ -565,9 +571,9 @@ def is_there(given: Place) -> bool:
     return given.exists() if isinstance(given, Url) else os.path.exists(given)
 
 
-def listed_below(folder: Place) -> Place:
-    """A folder that is to be asked much: what lies at a URL is listed once."""
-    return folder.listed() if isinstance(folder, Url) else folder
+def listed_below(folder: Place, *folders: str) -> Place:
+    """A folder that is to be asked much, about some of its folders or all: what lies at a URL is listed once."""
+    return folder.listed(folders or ("",)) if isinstance(folder, Url) else folder
 
 
 def way(folder: Place, to: Place) -> str:

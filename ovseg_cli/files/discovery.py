@@ -157,8 +157,7 @@ def discover(inputs: Sequence[str | Place], *, exclude: Place | None = None) -> 
         NoInputError: A named path is not there, a pattern matches nothing, or no image was found at all.
         UsageError: A URL names nothing that can be reached.
     """
-    real = exclude if exclude is None or isinstance(exclude, Url) else Path(os.path.realpath(exclude))
-    search = _Search(exclude=real)
+    search = _Search(exclude=None if exclude is None else real(exclude))
     for item in inputs:
         search.add(item)
     if search.results and search.found:
@@ -203,7 +202,10 @@ class _Search:
                 raise NoInputError(f"Cannot read the list {path}: {error.strerror}.") from error
             self._add_list(data, str(path), path.parent)
             return
-        self._add_named(path, item)
+        if isinstance(path, Url):
+            self._add_url(path, str(item))
+        else:
+            self._add_path(path, str(path))
 
     @staticmethod
     def _is_list(path: Place) -> bool:
@@ -211,14 +213,8 @@ class _Search:
             return path.scheme in _WEB or _asked(path.is_file, path)
         return os.path.isfile(path) and not is_image_content(path)
 
-    def _add_named(self, path: Place, item: str | Place) -> None:
-        """Take a file, a folder or a pattern; what lies at a URL is listed."""
-        if isinstance(path, Url):
-            self._add_url(path, str(item))
-        else:
-            self._add_path(path, str(path))
-
     def _add_url(self, url: Url, text: str) -> None:
+        """Take a file, a folder or a pattern at a URL, which is listed."""
         if url.scheme in _WEB:
             if text.partition("?")[0].endswith("/") or _MAGIC.search(str(url)):
                 raise NoInputError(
@@ -271,15 +267,15 @@ class _Search:
         lines = [*_list_lines(data, name)]
         self._list_folders(url for _, line in lines if isinstance(url := _of_line(line, folder), Url))
         for number, line in lines:
-            url = _of_line(line, folder)
-            if isinstance(url, Url):
+            beside = _of_line(line, folder)
+            if isinstance(beside, Url):
                 try:
-                    self._add_url(url, line)
+                    self._add_url(beside, line)
                 except NoInputError as error:
                     raise NoInputError(f"{name}, line {number}: {error}") from error
                 continue
-            beside = url
-            tried = (beside, Path(expanded(Path(line))), *(map(_as_spelled_there, (beside, expanded(Path(line))))))
+            spelled = expanded(Path(line))
+            tried = (beside, spelled, *(map(_as_spelled_there, (beside, spelled))))
             path = next((p for p in tried if os.path.exists(p)), beside)
             if not os.path.lexists(path) and not _MAGIC.search(line):
                 raise NoInputError(f"{name}, line {number}: {line!r} {_why_absent(path)}.")
@@ -359,8 +355,7 @@ class _Search:
         if self._is_excluded(folder) if link else _identity(folder) == self._excluded_identity:
             return True
         if is_file(folder / MANIFEST_NAME) and is_folder(folder / MASK_FOLDER):
-            real = str(folder) if isinstance(folder, Url) else os.path.realpath(folder)
-            self.results.setdefault(real, folder)
+            self.results.setdefault(str(real(folder)), folder)
             return True
         return False
 
@@ -374,9 +369,11 @@ class _Search:
 def _of_line(line: str, folder: Place) -> Place:
     """What a line of a list names, before it is looked for: a URL, or a path beside the list."""
     found = place(line) if is_url(line) else Path(line)
-    if isinstance(found, Url) or found.is_absolute() or isinstance(folder, Path):
-        return found if isinstance(found, Url) else folder / found if isinstance(folder, Path) else found
-    return place(f"{folder.scheme}://{folder.user}{folder.path}/{line}")
+    if isinstance(found, Url):
+        return found
+    if isinstance(folder, Path):
+        return folder / found
+    return found if found.is_absolute() else folder / line
 
 
 def _asked(question: Callable[[], _Answer], url: Url) -> _Answer:

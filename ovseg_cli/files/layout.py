@@ -10,6 +10,9 @@ MASK_FOLDER: Final = "SegmentationClass"
 OVERLAY_FOLDER: Final = "overlay"
 EXPLAIN_FOLDER: Final = "explain"
 PROBABILITY_FOLDER: Final = "probabilities"
+SMALL_PROBABILITY_FOLDER: Final = "probabilities-8"
+PICTURE_FOLDERS: Final = (MASK_FOLDER, OVERLAY_FOLDER, EXPLAIN_FOLDER, PROBABILITY_FOLDER, SMALL_PROBABILITY_FOLDER)
+"""All folders with files of single pictures."""
 
 LIST_NAME: Final = "ImageSets/Segmentation/default.txt"
 """VOC's list of the images that have a label map."""

@@ -16,7 +16,13 @@ from ovseg_cli.atomic import write_image
 from ovseg_cli.drawing.overlay import overlay as draw_overlay
 from ovseg_cli.drawing.palettes import for_display
 from ovseg_cli.files.labels import LabelMap, write_label
-from ovseg_cli.files.layout import EXPLAIN_FOLDER, MASK_FOLDER, OVERLAY_FOLDER, PROBABILITY_FOLDER
+from ovseg_cli.files.layout import (
+    EXPLAIN_FOLDER,
+    MASK_FOLDER,
+    OVERLAY_FOLDER,
+    PROBABILITY_FOLDER,
+    SMALL_PROBABILITY_FOLDER,
+)
 from ovseg_cli.files.probabilities import Bits, Scores, write_scores
 from ovseg_cli.runs.journal import Entry, is_intact
 from ovseg_cli.urls import Place, is_file
@@ -153,7 +159,7 @@ class _Probabilities(Artefact):
 class _Probabilities8(_Probabilities):
     """The same in half the space, with ``--format probabilities-8``."""
 
-    folder = f"{PROBABILITY_FOLDER}-8"
+    folder = SMALL_PROBABILITY_FOLDER
     bits = 8
 
 

@@ -22,7 +22,7 @@ from typing import IO, Any, Literal, Protocol
 from ovseg_cli.atomic import write_text
 from ovseg_cli.errors import DiskFullError, OutputError, OvsegError
 from ovseg_cli.files.discovery import known_as
-from ovseg_cli.files.layout import JOURNAL_NAME, JOURNAL_PARTS
+from ovseg_cli.files.layout import JOURNAL_NAME, JOURNAL_PARTS, PICTURE_FOLDERS
 from ovseg_cli.names import listed
 from ovseg_cli.runs.lease import check_held
 from ovseg_cli.urls import Place, Url, listed_below
@@ -206,13 +206,13 @@ def is_intact(entry: Entry, output: Place) -> bool:
 
 
 def standing_in(output: Place) -> Place:
-    """An output folder that is asked about all of its files: one at a URL is listed once.
+    """An output folder that is asked about the files of all pictures: at a URL these are listed once.
 
     Raises:
         OutputError: the store does not answer.
     """
     try:
-        return listed_below(output)
+        return listed_below(output, *PICTURE_FOLDERS)
     except OSError as error:
         raise OutputError(f"Cannot read {output}: {error.strerror}.") from error
 

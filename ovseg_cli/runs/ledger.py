@@ -145,7 +145,7 @@ class Ledger:
             given=sum(item.classes is not None for item in plan.items),
         )
         made = _manifest(plan, store, profile, argv, self.labels, self._record.id)
-        self._manifest = replace(made, configured=dict(configured))
+        self._manifest = replace(made, configured={name: _without_secrets(one) for name, one in configured.items()})
         self._entries = {entry.path: entry for entry in plan.kept}
         self._begun = False
 
@@ -370,6 +370,13 @@ def _manifest(
         libraries=known.libraries if known else library_versions(),
         store={"path": str(store.path), "vector_revision": store.vector_revision},
     )
+
+
+def _without_secrets(setting: Any) -> Any:
+    """An option of a file with defaults, as it may be written down."""
+    if not isinstance(setting, Mapping):
+        return setting
+    return {name: redacted(value) if isinstance(value, str) else value for name, value in setting.items()}
 
 
 def _image_classes(plan: Plan) -> dict[str, Any]:
