@@ -230,6 +230,13 @@ class ClassMaker:
                 fault = error
             yield ClassOutcome(place, time.perf_counter() - started, record, fault)
 
+    def rest(self) -> Iterator[ClassOutcome]:
+        """Nothing: each class is told of when it is made."""
+        return iter(())
+
+    def stop(self) -> None:
+        """Nothing is under way."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClassCraft:
