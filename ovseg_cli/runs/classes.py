@@ -212,6 +212,13 @@ class ClassMaker:
             yield ClassOutcome(job.first + place, now - began, record, fault)
             began = time.perf_counter()
 
+    def rest(self) -> Iterator[ClassOutcome]:
+        """Nothing: each class is told of when it is made."""
+        return iter(())
+
+    def stop(self) -> None:
+        """Nothing is under way."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClassCraft:

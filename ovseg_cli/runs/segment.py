@@ -131,8 +131,8 @@ def run_folder(
         progress: told after each image.
         fail_fast: stop at the first picture that cannot be read.
         recorded: whether the store remembers the run.
-        batch: how many pictures may go together, which is also how many are in memory at most; None for
-            `BATCH_ON_GPU` on a GPU and 1 on a CPU.
+        batch: how many pictures may go together, which is also how many are in memory at most; on a GPU three times as
+            many are, as others are read and written meanwhile. None for `BATCH_ON_GPU` on a GPU and 1 on a CPU.
         crew: makes those who do the work; None for this process, by the segmenter of `segmenter_factory`.
 
     Returns:
@@ -153,7 +153,7 @@ def run_folder(
         order, left = Order.of(plan), len(plan.items) - plan.count("skip")
         if crew is None or not left:
             worker = Worker(segmenter_factory, lambda: store, batch, ledger.note_models)
-            workers: Crew = Single(Labeller(worker, order))
+            workers: Crew = Single(Labeller(worker, order, plan.items))
             can_open = worker.can_open
         else:
             workers = crew(order, ledger.note_models, batch, left)

@@ -142,6 +142,10 @@ class Worker:
         loaded: Is told of the segmenter and of the batch, once.
         opened: Opens a picture; None for `open_image`.
         timed: Whether its pictures' time is its own.
+
+    Attributes:
+        batch: How many pictures may go together; None before that is known.
+        device: Where the segmenter computes; empty before it is loaded.
     """
 
     def __init__(
@@ -161,7 +165,7 @@ class Worker:
         self._timed = timed
         self._segmenter: SegmenterLike | None = None
         self._explainer: Explainer | None = None
-        self._device = ""
+        self.device = ""
         self._room = Room()
         self._first: OpenImage | None = None
         self.batch = batch
@@ -193,7 +197,7 @@ class Worker:
         if self._segmenter is None:
             loaded = self._load()
             self._segmenter = loaded.segmenter
-            self._device = loaded.device
+            self.device = loaded.device
             if self.batch is None:
                 self.batch = 1 if loaded.device == "cpu" else BATCH_ON_GPU
             self._tell(Equipment(loaded.segmenter.settings, loaded.device, loaded.precision, self.batch))
@@ -289,7 +293,7 @@ class Worker:
             if crops == 1:
                 raise ImageError(
                     f"{one.item.image.path} ({size[0]} x {size[1]} pixels) does not fit into the memory of "
-                    f"{self._device or 'this computer'}, not even one crop of it at a time. Free memory that other "
+                    f"{self.device or 'this computer'}, not even one crop of it at a time. Free memory that other "
                     "programs hold, look for fewer classes, work at a smaller --short-side or with smaller --windows, "
                     "or use --device cpu."
                 )
