@@ -1,4 +1,4 @@
-"""Reading and writing beside the computing: on a GPU, pictures would take longer to read and to write than to label."""
+"""Reading and writing beside the computing, where that would have to wait: for a GPU, and for a store far away."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ovseg_cli.files.images import size_in_header
 from ovseg_cli.runs.plan import PlanItem
 from ovseg_cli.runs.worker import OpenImage
 from ovseg_cli.stages import stage
+from ovseg_cli.urls import Url
 
 MOST_THREADS = 8
 
@@ -119,6 +120,8 @@ class Beside(Generic[Written]):
             self._reading[id(item)] = self._threads.submit(self._read_unless_large, item)
 
     def _read_unless_large(self, item: PlanItem) -> Opened | None:
+        if isinstance(item.image.path, Url):  # nobody knows its size before all of it is here
+            return self._read(item)
         size = size_in_header(item.image.path)
         return None if size is None or size[0] * size[1] > MOST_PIXELS else self._read(item)
 

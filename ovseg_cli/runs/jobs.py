@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 
+FAR_AWAY = 4
+"""Pictures at URLs that are read ahead, and written behind, at least: each waits for its store several times."""
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -127,8 +130,8 @@ class Labeller:
     Args:
         worker: Opens and labels pictures.
         order: What all jobs have in common.
-        coming: On a GPU, pictures are read and written in threads beside the computing: those of the next jobs too, if
-            these are their images. None to do one thing after the other everywhere.
+        coming: On a GPU, and where files are far away, pictures are read and written in threads beside the computing:
+            those of the next jobs too, if these are their images. None to do one thing after the other everywhere.
     """
 
     def __init__(self, worker: Worker, order: Order, coming: Sequence[PlanItem] | None = None) -> None:
@@ -162,10 +165,14 @@ class Labeller:
             self._files.stop()
 
     def _reads_and_writes(self) -> Files[Outcome]:
-        worker, batch = self._worker, self._worker.batch or 1
-        if self._coming is None or worker.device in ("", "cpu"):
+        worker, coming, count = self._worker, self._coming, self._worker.batch or 1
+        if coming is None:
             return Between(worker.open)
-        return Beside(worker.open, filter(_is_plain, self._coming), ahead=batch, behind=batch)
+        if isinstance(self._order.output, Url) or any(isinstance(item.image.path, Url) for item in coming[:1]):
+            count = max(count, FAR_AWAY)
+        elif worker.device in ("", "cpu"):
+            return Between(worker.open)
+        return Beside(worker.open, filter(_is_plain, coming), ahead=count, behind=count)
 
 
 def outcomes(job: Job, order: Order, worker: Worker, files: Files[Outcome]) -> Iterator[Outcome]:
