@@ -218,6 +218,14 @@ class DiffusionBackbone:
 
     # ------------------------------------------------------------------ generation
 
+    def locate(self, prompt: str, phrase: str) -> list[int]:
+        """Token positions of a class name in its prompt; see `phrase_token_positions`.
+
+        Raises:
+            UsageError: The prompt cuts off the phrase.
+        """
+        return phrase_token_positions(self.pipeline.tokenizer, prompt, phrase)
+
     @torch.inference_mode()
     def generate(
         self,
@@ -256,7 +264,7 @@ class DiffusionBackbone:
             UsageError: The prompt cuts off the phrase.
         """
         pairs = zip(_one_each(prompt, seeds), _one_each(phrase, seeds), strict=True)
-        positions = [self._positions(*pair) for pair in pairs]
+        positions = [self.locate(*pair) for pair in pairs]
         attribution = RunningAttribution(positions, image_size // self.latent_scale, min_grid=min_attention_grid)
         with self._tap("attn2", attribution.add):
             images = self.draw(
@@ -351,7 +359,7 @@ class DiffusionBackbone:
         Raises:
             UsageError: The prompt cuts off the phrase.
         """
-        positions = self._positions(prompt, phrase)
+        positions = self.locate(prompt, phrase)
         latents = self._encode(squash(images, size, VAE_MEAN, VAE_STD))
         text = self.prompts.encode(prompt)
         draws = FixedNoise(seed)
@@ -619,10 +627,6 @@ class DiffusionBackbone:
             made = unrounded(getattr(diffusers, kind)).from_config(self._schedule, **settings)
         made.network_dtype = self.unet.dtype
         self.pipeline.scheduler = made
-
-    def _positions(self, prompt: str, phrase: str) -> list[int]:
-        """Token positions of a class name in its prompt."""
-        return phrase_token_positions(self.pipeline.tokenizer, prompt, phrase)
 
     def _tap(self, kind: AttentionKind, sink: AttentionSink) -> AbstractContextManager[None]:
         """Give `sink` what every layer of a kind sees at every forward pass."""

@@ -13,7 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 ROUNDS = 50
-"""Rounds of Lloyd's algorithm, at most: faiss's number in the published code of OVDiff."""
+"""Rounds of Lloyd's algorithm, at most."""
+
+START = "race"
+"""How starting centroids are drawn (`_race`), for records: other draws end in other clusters, as good as these."""
 
 
 def kmeans(points: Tensor, clusters: int, *, seed: int, spherical: bool = False) -> tuple[Tensor, Tensor]:

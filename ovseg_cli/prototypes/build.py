@@ -15,6 +15,7 @@ import torch
 
 from ovseg_cli.backbones.pixels import resize, to_tensor
 from ovseg_cli.backbones.unet import Samples
+from ovseg_cli.clustering.kmeans import START
 from ovseg_cli.errors import GenerationError, OvsegError, ProfileMismatchError, UsageError
 from ovseg_cli.models import Models
 from ovseg_cli.names import unknown_choice
@@ -421,7 +422,9 @@ def repool_class(
     tell = progress or (lambda _progress: None)
     remedy = "Keep an image that shows it."
     prototypes = _pool_all(models, plan, record.kind, record.supports, 0, Batches(plan.batch_size), tell, remedy)
-    return replace(record, extractors=_extractor_records(plan, prototypes), prototypes=prototypes)
+    settings_now = {**record.settings, **_clustered(models.profile)}
+    extractors = _extractor_records(plan, prototypes)
+    return replace(record, extractors=extractors, prototypes=prototypes, settings=settings_now)
 
 
 def _pool_all(
@@ -563,6 +566,7 @@ def _generate(
     """Generated images with the object cut out."""
     generator = models.profile.generator
     proposer = make_proposer(models, plan.mask_method)  # before minutes of drawing: it may have to be fetched
+    models.generator.locate(plan.prompt, plan.name)  # a name that the prompt cuts off, likewise, and alone
     drawn = yield from _draw(plan, kind, tell)
     with stage("masks"):
         cutouts = cut_out(list(drawn.images), drawn.attention, method=plan.mask_method, proposer=proposer)
@@ -850,6 +854,11 @@ def _cells(mask: Mask, grid: tuple[int, int], threshold: float) -> torch.Tensor:
     return masks_to_grid(torch.from_numpy(mask)[None], grid, threshold)[0]
 
 
+def _clustered(profile: Profile) -> dict[str, str]:
+    """How parts are found, for records."""
+    return {"kmeans": profile.generator.kmeans, "kmeans_start": START}
+
+
 def _settings_record(profile: Profile, plan: _Plan, made: _SupportSet, existing: ClassRecord | None) -> dict[str, Any]:
     """Everything that would be needed to make this class again."""
     record: dict[str, Any] = {
@@ -857,12 +866,12 @@ def _settings_record(profile: Profile, plan: _Plan, made: _SupportSet, existing:
         "profile_digest": profile.digest,
         **made.facts,
         "parts": plan.parts,
-        "kmeans": profile.generator.kmeans,
+        **_clustered(profile),
         "versions": {package: version(package) for package in ("ovseg", "torch", "diffusers", "transformers")},
     }
     if existing is None:
         return record
     # The first support set stays in front; each later one follows with what was its own.
     addition = {"seed": plan.seed, **record} if made.facts["source"] == "generated" else record
-    changed = {"parts": plan.parts, "kmeans": profile.generator.kmeans}
+    changed = {"parts": plan.parts, **_clustered(profile)}
     return existing.settings | changed | {"extended": [*existing.settings.get("extended", []), addition]}

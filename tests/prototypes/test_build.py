@@ -75,7 +75,11 @@ class ChosenModels(Models):
 
     @property
     def generator(self):
-        return SimpleNamespace(generate=self._generate)
+        return SimpleNamespace(generate=self._generate, locate=self._locate)
+
+    def _locate(self, prompt, phrase):
+        if phrase == "far too long":
+            raise UsageError("cut off")
 
     def _generate(self, prompt, phrase, seeds, *, steps, on_step, **settings):
         self.batches.append(list(seeds))
@@ -309,9 +313,11 @@ def test_a_class_that_cannot_be_made_leaves_those_beside_it():
             made.images[torch.tensor([name == "dog" for name in names])] = 0
             return made
 
-    made = dict(build_together(Picky(), ["cat", "dog", "do", "car"]))
-    assert isinstance(made[1], GenerationError)
-    assert [made[place].name for place in (0, 2, 3)] == ["cat", "do", "car"]
+    models = Picky()
+    made = dict(build_together(models, ["cat", "dog", "far too long", "car"]))
+    assert [type(made[place]) for place in (1, 2)] == [GenerationError, UsageError]
+    assert [made[place].name for place in (0, 3)] == ["cat", "car"]
+    assert "far too long" not in {name for call in models.calls for name in call["phrase"]}
     with pytest.raises(GenerationError, match="Only 0 of 3"):
         build(Picky(), "dog", count=3)
 
