@@ -25,6 +25,9 @@ LEAST = 2**20
 SHARE = 8
 """A portion takes one part in so many of the memory that is free: several such lie beside each other."""
 
+VALUES_PER_PIXEL = 128
+"""By these, pixels that networks are shown together are counted as a portion: eight pictures of 512x512 at most."""
+
 UNKNOWN = 2**26
 """Values of a portion on a device that does not say how much memory is free."""
 

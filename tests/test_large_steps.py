@@ -115,3 +115,16 @@ def test_every_method(large_steps, answers, refine):
         for (values, ids), (others, labels) in zip(own, small[method], strict=True):
             assert (values - others).abs().max() <= 1e-4 * max(1.0, float(others.abs().max())), method
             assert (ids == labels).mean() > 0.9995, method
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["cliper", "agggem"])
+def test_pictures_that_the_diffusion_model_sees_together(large_steps, store, method):
+    options = SegmentOptions(short_side=64, windows=((0, 0),))
+    segmenter = Segmenter(mini_models(), store, NAMES[:4], method=method, options=options)
+    pictures = [example_scene(8), example_scene(8)[:, ::-1], example_scene(8)[::-1]]
+    alone = [segmenter.score(picture) for picture in pictures]
+    large_steps()
+    (together,) = score_together([segmenter], pictures)
+    for one, other in zip(together, alone, strict=True):
+        assert (one.values - other.values).abs().max() <= 1e-4 * float(other.values.abs().max())

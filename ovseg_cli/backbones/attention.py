@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,10 @@ class AttentionLayer:
     keys: Tensor
     heads: int
     scale: float
+
+    def of(self, image: int) -> AttentionLayer:
+        """What there is of one image."""
+        return replace(self, queries=self.queries[image : image + 1], keys=self.keys[image : image + 1])
 
 
 def attention_probabilities(queries: Tensor, keys: Tensor, heads: int, scale: float) -> Tensor:

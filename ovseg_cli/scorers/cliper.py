@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ovseg_cli.backbones.attention import AttentionLayer
 from ovseg_cli.backbones.unet import Noising
 from ovseg_cli.devices import constant
 from ovseg_cli.labeling.decide import Head, extremes
@@ -102,16 +103,21 @@ class Cliper(CoarseCliper):
     def _sharpened(self, maps: Tensor, picture: Picture) -> Tensor:
         generator = self._models.profile.generator
         side = generator.reading_side
-        with stage("diffusion model"):
-            layers = self._models.generator.attention_layers(
-                picture.at((side, side), "nearest"),
-                Noising(cliper.TIMESTEP, generator.seed, side),
-                layers=generator.refine_layers,
-            )
+
+        def attend(pictures: Sequence[Picture]) -> Sequence[list[AttentionLayer]]:
+            with stage("diffusion model"):
+                layers = self._models.generator.attention_layers(
+                    torch.cat([each.at((side, side), "nearest") for each in pictures]),
+                    Noising(cliper.TIMESTEP, generator.seed, side),
+                    layers=generator.refine_layers,
+                )
+            return [[layer.of(place) for layer in layers.values()] for place in range(len(pictures))]
+
+        layers = picture.once("refining layers", side**2, attend)
         threshold = generator.refine_threshold
         if threshold is None:
             threshold = self._cliper.attention_threshold
-        (sharp,) = refine_maps(maps[None], list(layers.values()), threshold=threshold)
+        (sharp,) = refine_maps(maps[None], layers, threshold=threshold)
         return sharp
 
 

@@ -37,6 +37,8 @@ class Images:
     def __init__(self, images: Sequence[Image], models: Models) -> None:
         self.size = common_size(images)
         self._pictures = [Picture(image, models.device) for image in images]
+        for place, picture in enumerate(self._pictures):
+            picture.followed_by(self._pictures[place + 1 :])
         self._models = models
         self._resized: dict[tuple[tuple[int, int], Resampling], Tensor] = {}
         self._kept: dict[tuple[tuple[int, int], Resampling], Kept] = {}

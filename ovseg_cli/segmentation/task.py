@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ovseg_cli.devices import portion
+from ovseg_cli.devices import VALUES_PER_PIXEL, portion
 from ovseg_cli.labeling.windows import Crop, ScoreCanvas, all_crops, enlarge_crops
 from ovseg_cli.profiles.geometry import Geometry
 from ovseg_cli.scorers.scorer import Crops, Features, Scorer
@@ -27,9 +27,6 @@ MAX_CROPS_AT_ONCE = 16
 
 MAX_INPUT_PIXELS_AT_ONCE = 4 * 512**2
 """Of network input in one batch of crops on a CPU: features of Stable Diffusion take 126 MB for each 512x512 crop."""
-
-VALUES_PER_PIXEL = 128
-"""By these, input pixels are counted as a portion of a GPU's memory: eight 512x512 crops of a full one."""
 
 _limit: ContextVar[int | None] = ContextVar("crops at once, where memory is short", default=None)
 
