@@ -17,6 +17,7 @@ from ovseg_cli.profiles import Profile, profile_of
 from ovseg_cli.runs.classes import IfExists
 from ovseg_cli.store import ClassInfo, Store
 from ovseg_cli.store.records import ClassKind, PrototypeKind
+from ovseg_cli.urls import Place, Url, place
 
 if TYPE_CHECKING:
     from ovseg_cli.evaluation.oracles import Match, OracleName
@@ -378,8 +379,8 @@ def train_head(
 
 def segment_folder(
     store: Store,
-    inputs: str | Path | Sequence[str | Path],
-    output: str | Path = "ovseg-out",
+    inputs: str | Place | Sequence[str | Place],
+    output: str | Place = "ovseg-out",
     classes: Sequence[str] | None = None,
     *,
     method: str = "auto",
@@ -406,8 +407,8 @@ def segment_folder(
 
     Args:
         store: An open store, which also remembers the run.
-        inputs: Files, folders, patterns, or ``.txt`` lists; one or several.
-        output: The output folder.
+        inputs: Files, folders, patterns, or ``.txt`` lists, on this computer or at URLs; one or several.
+        output: The output folder, or its URL.
         classes: Class names in any case (default: those of `image_classes`, or every class in the store).
         method: "auto", or one of those that `ovseg methods` lists.
         options: What else decides the label maps.
@@ -446,11 +447,11 @@ def segment_folder(
     check_names("classes", classes)
     if classes is not None and not classes:
         raise UsageError("classes names no class. Name some, or leave it out for all classes of the store.")
-    several = [inputs] if isinstance(inputs, str | Path) else inputs
+    several = [inputs] if isinstance(inputs, str | Path | Url) else inputs
     planned = plan_folder(
         store,
         [str(each) for each in several],
-        Path(output),
+        place(output),
         classes=() if classes is None else tuple(classes),
         method=method,
         options=options,
@@ -479,11 +480,11 @@ def segment_folder(
 
 
 def export_run(
-    run: str | Path,
+    run: str | Place,
     to: str,
-    output: str | Path | None = None,
+    output: str | Place | None = None,
     *,
-    images: str | Path | None = None,
+    images: str | Place | None = None,
     parts: bool = False,
     copy: bool = False,
     empty: bool = False,
@@ -514,18 +515,18 @@ def export_run(
     from ovseg_cli.exports.run import export_run as export
 
     return export(
-        Path(run),
+        place(run),
         to,
-        None if output is None else Path(output),
-        images=None if images is None else Path(images),
+        None if output is None else place(output),
+        images=None if images is None else place(images),
         options=Options(parts=parts, copy=copy, empty=empty),
         overwrite=overwrite,
     )
 
 
 def relabel_run(
-    run: str | Path,
-    output: str | Path,
+    run: str | Place,
+    output: str | Place,
     *,
     threshold: float | None = None,
     classes: Sequence[str] | None = None,
@@ -549,13 +550,13 @@ def relabel_run(
 
     check_names("classes", classes)
     return relabel_folder(
-        Path(run), Path(output), threshold=threshold, classes=tuple(classes or ()), overwrite=overwrite
+        place(run), place(output), threshold=threshold, classes=tuple(classes or ()), overwrite=overwrite
     )
 
 
 def evaluate_folder(
-    gt: str | Path,
-    pred: str | Path,
+    gt: str | Place,
+    pred: str | Place,
     classes: Sequence[str] | None = None,
     *,
     label_map: str | Path | None = None,
@@ -592,8 +593,8 @@ def evaluate_folder(
     check_names("classes", classes)
     check_names("oracles", oracles)
     return score_folder(
-        Path(pred),
-        Path(gt),
+        place(pred),
+        place(gt),
         classes=tuple(classes or ()),
         label_map=None if label_map is None else Path(label_map),
         ignore=ignore,
@@ -606,7 +607,7 @@ def evaluate_folder(
     )
 
 
-def report_folder(run: str | Path, output: str | Path | None = None) -> Path:
+def report_folder(run: str | Place, output: str | Place | None = None) -> Place:
     """Write one page to look through a run, as ``ovseg report`` does.
 
     Example:
@@ -626,7 +627,7 @@ def report_folder(run: str | Path, output: str | Path | None = None) -> Path:
     """
     from ovseg_cli.runs.report import write_report
 
-    return write_report(Path(run), None if output is None else Path(output)).path
+    return write_report(place(run), None if output is None else place(output)).path
 
 
 def explain(

@@ -3,6 +3,8 @@
 Everything is written to a hidden temporary file in the target's own folder, flushed to the disk and
 then renamed over the target. An exception, Ctrl-C included, removes the temporary file; that of a process
 that was killed is removed by the next one that writes into the folder.
+
+What goes to a URL is written to a temporary file of this computer, and put there as a whole.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovseg_cli.errors import DiskFullError, OutputError, OvsegError
+from ovseg_cli.urls import Place, Url, place
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,6 +33,7 @@ __all__ = [
     "atomic_folder",
     "atomic_path",
     "make_folder",
+    "staged",
     "sweep_folders",
     "write_image",
     "write_json",
@@ -60,43 +65,61 @@ _ADVICE = {
 }
 
 
-def _as_ovseg_error(error: OSError, target: Path) -> OvsegError:
+_ADVICE_AT_URLS = {
+    errno.EACCES: "Check the rights there, and which credentials this computer has for it.",
+    errno.ENOENT: "Check its spelling, or make it first.",
+    errno.EROFS: "Name a store such as s3://, or a folder.",
+}
+
+
+def _as_ovseg_error(error: OSError, target: Place) -> OvsegError:
     """Say what a failed write of `target` means for the person who asked for it."""
+    if error.errno in _FULL and isinstance(target, Url) and error.filename != str(target):
+        return DiskFullError(
+            f"No space left for temporary files on this computer while writing {target}. Free some, or name another "
+            "folder for them in TMPDIR, then run the same command again."
+        )
     if error.errno in _FULL:
         return DiskFullError(
             f"No space left on the disk while writing {target}. "
             "Free some space or choose another place, then run the same command again."
         )
-    advice = _ADVICE.get(error.errno or 0, "Check the disk, or choose another place.")
+    if isinstance(target, Url):
+        goes_on = "Check the network, then run the same command again: what is done stays done."
+        advice = _ADVICE_AT_URLS.get(error.errno or 0, goes_on)
+    else:
+        advice = _ADVICE.get(error.errno or 0, "Check the disk, or choose another place.")
     return OutputError(f"Cannot write {target}: {error.strerror or error}. {advice}")
 
 
 @contextlib.contextmanager
-def _translated(target: Path, *own: Path) -> Iterator[None]:
+def _translated(target: Place, *own: Place) -> Iterator[None]:
     """Turn the OSErrors of writing `target` into ours, and let those about other files pass."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        foreign = error.filename is not None and Path(os.fsdecode(error.filename)) not in (target, *own)
+        foreign = error.filename is not None and not _is_about(os.fsdecode(error.filename), target, *own)
         # Without a number it is not the system that speaks (an image encoder, say).
         if error.errno is None or foreign:
             raise
         raise _as_ovseg_error(error, target) from error
 
 
-def make_folder(folder: str | Path) -> Path:
-    """Create `folder` and its parents where they are missing.
+def _is_about(name: str, *places: Place) -> bool:
+    return any(name == str(one) if isinstance(one, Url) else Path(name) == one for one in places)
 
-    Returns:
-        The folder as a `Path`.
+
+def make_folder(folder: Place) -> None:
+    """Create `folder` and its parents where they are missing; at a URL none is needed.
 
     Raises:
         OutputError: It cannot be created (permissions, a file in the way).
         DiskFullError: No space is left.
     """
-    folder = Path(folder)
+    if isinstance(folder, Url):
+        return
     with _translated(folder, *folder.parents):
         missing = [folder]
         # One by one: pathlib goes up by recursion, which ends at some thousand folders.
@@ -104,17 +127,44 @@ def make_folder(folder: str | Path) -> Path:
             missing.append(missing[-1].parent)
         for path in reversed(missing):
             path.mkdir(exist_ok=True)
-    return folder
 
 
 @contextlib.contextmanager
-def atomic_path(target: str | Path) -> Iterator[Path]:
+def staged(folder: Place) -> Iterator[Path]:
+    """Give a folder to write files into that belong into `folder`: itself, or a temporary one for what lies at a URL.
+
+    What is in the latter when the block ends without an error is put there, several files at a time.
+
+    Raises:
+        OutputError: It cannot be put there.
+    """
+    if isinstance(folder, Path):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="ovseg-") as temporary:
+        yield Path(temporary)
+        _put_all(Path(temporary), folder)
+
+
+def _put_all(temporary: Path, folder: Url) -> list[str]:
+    """Put the files of a folder below a URL, those at its top last; gives their names there."""
+    names = [path.relative_to(temporary).as_posix() for path in temporary.rglob("*") if path.is_file()]
+    names.sort(key=lambda name: ("/" not in name, name))
+    with _translated(folder):
+        for part in ([name for name in names if "/" in name], [name for name in names if "/" not in name]):
+            if part:
+                folder.put([(temporary / name, name) for name in part])
+    return names
+
+
+@contextlib.contextmanager
+def atomic_path(target: str | Place) -> Iterator[Path]:
     """Give a temporary path to write to; it becomes `target` when the block ends without an error.
 
     The parent folder is created when it is missing. The temporary file lies in the same folder (a
     rename is atomic only within one file system), keeps the suffix of the target, and has the
     permissions that the umask asks for. A symbolic link is followed, so it stays a link. A target that
-    is not a file or folder (a pipe, `/dev/stdout`) is written directly.
+    is not a file or folder (a pipe, `/dev/stdout`) is written directly. What is to stand at a URL is put there whole.
 
     Args:
         target: Where the content shall stand.
@@ -126,7 +176,15 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         DiskFullError: No space is left on the disk.
         OutputError: The folder cannot be written, or something stands in the way.
     """
-    target = Path(target)
+    target = place(target)
+    if isinstance(target, Url):
+        with tempfile.TemporaryDirectory(prefix="ovseg-") as folder:
+            local = Path(folder, f"file{target.suffix}")
+            local.touch()
+            with _translated(target, local):
+                yield local
+                target.put([(local, "")])
+        return
     # os.path, unlike pathlib, answers False also for a name that is too long.
     if os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target):
         with _translated(target):
@@ -150,11 +208,12 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(target: str | Path) -> Iterator[Path]:
+def atomic_folder(target: str | Place) -> Iterator[Path]:
     """Give a temporary folder to fill; it becomes `target` when the block ends without an error.
 
     A folder that stands there is taken away then. For the instant between there is none; if it ends there, both are
-    left under hidden names.
+    left under hidden names. At a URL its files are put one after another, those at its top last, and then what else
+    stood there is removed.
 
     Args:
         target: Where the folder shall stand.
@@ -166,10 +225,18 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
         DiskFullError: No space is left on the disk.
         OutputError: It cannot be written, or a file stands in the way.
     """
+    target = place(target)
+    if isinstance(target, Url):
+        with tempfile.TemporaryDirectory(prefix="ovseg-") as folder, _translated(target):
+            yield Path(folder)
+            standing = [str(path.relative_to(target)) for path in target.listed().files()]
+            put = set(_put_all(Path(folder), target))
+            target.remove(name for name in standing if name not in put)
+        return
     final = Path(os.path.realpath(target))
     make_folder(final.parent)
     temporary, old = (final.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{part}") for part in _FOLDER_PARTS)
-    with _translated(Path(target), final, temporary, old):
+    with _translated(target, final, temporary, old):
         try:
             temporary.mkdir()
             yield temporary
@@ -184,12 +251,14 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def sweep_folders(folder: Path) -> None:
+def sweep_folders(folder: Place) -> None:
     """Remove what killed writers of `atomic_folder` have left in a folder; to be asked by its only writer.
 
     Args:
         folder: Where to look; it need not be there.
     """
+    if isinstance(folder, Url):
+        return  # they are on the computer of the writer
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         if _TEMPORARY.fullmatch(path.name) and path.suffix in _FOLDER_PARTS and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -253,7 +322,7 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(target: str | Path, text: str) -> None:
+def write_text(target: str | Place, text: str) -> None:
     r"""Write `text` as UTF-8 with its line ends as they are.
 
     File names that are not valid Unicode (Python's surrogate escapes) appear as ``\udcXX``, which in
@@ -267,7 +336,7 @@ def write_text(target: str | Path, text: str) -> None:
         path.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
-def write_json(target: str | Path, data: Any) -> None:
+def write_json(target: str | Place, data: Any) -> None:
     """Write `data` as indented JSON with a final newline, in the order of its keys.
 
     Raises:
@@ -279,7 +348,7 @@ def write_json(target: str | Path, data: Any) -> None:
     write_text(target, json.dumps(data, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
 
 
-def write_image(target: str | Path, image: Image.Image, **options: Any) -> None:
+def write_image(target: str | Place, image: Image.Image, **options: Any) -> None:
     """Save `image` in the format that the suffix of `target` names.
 
     Args:

@@ -14,6 +14,7 @@ import numpy as np
 from ovseg_cli.errors import DiskFullError, ImageError
 from ovseg_cli.files.labels import voc_colour
 from ovseg_cli.runs.worker import ReadySegmenter
+from tests import shelf  # noqa: F401  # known in workers too
 
 DEADLY, UNLUCKY, FORBIDDEN, FULL, BUGGY, SLOW, LENGTHY = ((9, 9, n) for n in range(7))
 """Colours of the first pixel: what the painter does when it sees one."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.kinds import cannot_be_loaded
+from ovseg_cli.backbones.lean import import_open_clip, load_tokenizer
 from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
 from ovseg_cli.devices import portion, put, small_steps
@@ -164,21 +165,22 @@ class ClipBackbone:
 
     Args:
         model: `open_clip.CLIP` with a `VisionTransformer`.
-        tokenizer: open_clip tokenizer of the model.
+        tokenizer: open_clip tokenizer of the model; or the model's folder, of which it is read when it is first needed:
+            embeddings of words are kept, and some tokenizers take a second to load.
         device: Where the model runs.
 
     Raises:
         WeightsError: The vision tower is not a plain vision transformer.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Callable[..., Tensor], device: str) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Callable[..., Tensor] | Path, device: str) -> None:
         visual = model.visual
         if not hasattr(visual, "transformer") or not hasattr(visual, "conv1") or visual.attn_pool is not None:
             raise WeightsError(
                 f"The CLIP model's vision tower is a {type(visual).__name__}; a plain open_clip ViT is needed."
             )
         self.model = model.to(device).eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self.device = device
         self._causal_text = _CausalText.find(self.model)
         self._text_cache: dict[tuple[str, tuple[str, ...]], list[Tensor]] = {}
@@ -196,17 +198,30 @@ class ClipBackbone:
         Raises:
             WeightsError: It cannot be loaded, or is no plain vision transformer.
         """
-        import open_clip
-
         try:
+            open_clip = import_open_clip(folder)
             with quiet_libraries():
                 # Without this, a folder that lacks its weights would be a model of random numbers.
                 model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
-                tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         except Exception as error:  # open_clip raises whatever its parts raise
             raise cannot_be_loaded("CLIP model", folder, error) from error
         model.visual.to(dtype)
-        return cls(model, tokenizer, device)
+        return cls(model, folder, device)
+
+    @property
+    def tokenizer(self) -> Callable[..., Tensor]:
+        """Cuts texts into tokens, int64 (T, `longest_text`).
+
+        Raises:
+            WeightsError: It cannot be loaded.
+        """
+        if isinstance(self._tokenizer, Path):
+            folder = self._tokenizer
+            try:
+                self._tokenizer = load_tokenizer(folder)
+            except Exception as error:  # as above
+                raise cannot_be_loaded("CLIP model's tokenizer", folder, error) from error
+        return self._tokenizer
 
     @property
     def depth(self) -> int:
@@ -221,8 +236,7 @@ class ClipBackbone:
     @property
     def quick_gelu(self) -> bool:
         """Whether the vision tower's activation is OpenAI's approximation, x sigmoid(1.702 x), instead of GELU."""
-        import open_clip
-
+        open_clip = import_open_clip()
         activations = (open_clip.transformer.QuickGELU, torch.nn.GELU)
         found = next(m for m in self.model.visual.transformer.modules() if isinstance(m, activations))
         return isinstance(found, open_clip.transformer.QuickGELU)
@@ -345,7 +359,8 @@ class ClipBackbone:
     @property
     def longest_text(self) -> int:
         """How many tokens of a text the model reads, start and end token included."""
-        return int(self.tokenizer([""]).shape[1])
+        known = getattr(self.model, "context_length", None)
+        return int(self.tokenizer([""]).shape[1]) if known is None else int(known)
 
     def embed_text(self, names: Sequence[str], prompts: Sequence[str]) -> Tensor:
         """Class names into the space shared with images: the vectors of `embed_names`."""
@@ -392,8 +407,7 @@ class _CausalText:
     @classmethod
     def find(cls, model: Any) -> _CausalText | None:
         """The text transformer of a model; None for one that looks at what stands behind a text's end token."""
-        import open_clip  # takes seconds
-
+        open_clip = import_open_clip()
         if isinstance(model, open_clip.CLIP):
             tower, pool, end = model, model.text_pool_type, model.text_eos_id
         elif isinstance(getattr(model, "text", None), open_clip.transformer.TextTransformer):

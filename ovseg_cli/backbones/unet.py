@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial, wraps
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -110,6 +110,30 @@ class PromptAttention:
     tokens: tuple[int, ...]
 
 
+@cache
+def unrounded(kind: type[Any]) -> type[Any]:
+    """A sampler of diffusers that keeps latents, and draws noise between steps, in float32, whatever the UNet is in.
+
+    Samplers give latents, and draw, in the precision of what the network predicts: a half-precision run would have
+    noise of its own. Only what the UNet is shown is rounded to `network_dtype`.
+    """
+
+    class Unrounded(kind):
+        network_dtype = torch.float32
+
+        @wraps(kind.scale_model_input)
+        def scale_model_input(self, *args: Any, **settings: Any) -> Tensor:
+            shown: Tensor = super().scale_model_input(*args, **settings)
+            return shown.to(self.network_dtype)
+
+        @wraps(kind.step)  # the pipeline looks whether it takes a generator
+        def step(self, model_output: Tensor, *args: Any, **settings: Any) -> Any:
+            return super().step(model_output.float(), *args, **settings)
+
+    Unrounded.__name__ = Unrounded.__qualname__ = kind.__name__
+    return Unrounded
+
+
 class _StopWalkError(Exception):
     """Raised by a hook when everything asked for has been seen; never leaves this module."""
 
@@ -194,11 +218,19 @@ class DiffusionBackbone:
 
     # ------------------------------------------------------------------ generation
 
+    def locate(self, prompt: str, phrase: str) -> list[int]:
+        """Token positions of a class name in its prompt; see `phrase_token_positions`.
+
+        Raises:
+            UsageError: The prompt cuts off the phrase.
+        """
+        return phrase_token_positions(self.pipeline.tokenizer, prompt, phrase)
+
     @torch.inference_mode()
     def generate(
         self,
-        prompt: str,
-        phrase: str,
+        prompt: str | Sequence[str],
+        phrase: str | Sequence[str],
         seeds: Sequence[int],
         *,
         image_size: int,
@@ -213,9 +245,9 @@ class DiffusionBackbone:
         """Support images and the attribution maps of the class phrase (OVDiff, supplement C.5; DAAM).
 
         Args:
-            prompt: The whole prompt.
-            phrase: The class name inside it.
-            seeds: One per image; an image depends on its own seed only, not on its batch.
+            prompt: The whole prompt, of all images or one for each.
+            phrase: The class name inside it, likewise.
+            seeds: One per image; an image depends on its own prompt and seed only, not on its batch.
             image_size: Side of the square images in pixels.
             steps: Steps of the sampler.
             guidance: Classifier-free guidance scale; up to 1 there is no unconditional half.
@@ -231,9 +263,9 @@ class DiffusionBackbone:
         Raises:
             UsageError: The prompt cuts off the phrase.
         """
-        positions = phrase_token_positions(self.pipeline.tokenizer, prompt, phrase)
-        grid = image_size // self.latent_scale
-        attribution = RunningAttribution(len(seeds), grid, positions, min_grid=min_attention_grid)
+        pairs = zip(_one_each(prompt, seeds), _one_each(phrase, seeds), strict=True)
+        positions = [self.locate(*pair) for pair in pairs]
+        attribution = RunningAttribution(positions, image_size // self.latent_scale, min_grid=min_attention_grid)
         with self._tap("attn2", attribution.add):
             images = self.draw(
                 prompt,
@@ -251,7 +283,7 @@ class DiffusionBackbone:
     @torch.inference_mode()
     def draw(
         self,
-        prompt: str,
+        prompt: str | Sequence[str],
         seeds: Sequence[int],
         *,
         image_size: int,
@@ -274,16 +306,20 @@ class DiffusionBackbone:
             return tensors
 
         self._use_sampler(sampler, spacing)
+        # All noise is drawn on the CPU in float32, so that a seed means the same picture on every device and in every
+        # precision: in half precision other numbers are drawn. A sampler that draws more goes on with the generators.
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        shape = (1, self.unet.config.in_channels, *2 * (image_size // self.latent_scale,))
         with stage("drawing"):
             output = self.pipeline(
-                [prompt] * len(seeds),
+                list(_one_each(prompt, seeds)),
                 negative_prompt=[negative_prompt] * len(seeds),
                 height=image_size,
                 width=image_size,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
-                # Noise is drawn on the CPU, so a seed gives the same picture on every device.
-                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                latents=torch.cat([torch.randn(shape, generator=generator) for generator in generators]),
+                generator=generators,
                 output_type="latent",
                 callback_on_step_end=step_done,
             )
@@ -323,11 +359,11 @@ class DiffusionBackbone:
         Raises:
             UsageError: The prompt cuts off the phrase.
         """
-        positions = phrase_token_positions(self.pipeline.tokenizer, prompt, phrase)
+        positions = self.locate(prompt, phrase)
         latents = self._encode(squash(images, size, VAE_MEAN, VAE_STD))
         text = self.prompts.encode(prompt)
         draws = FixedNoise(seed)
-        running = RunningAttribution(len(latents), latents.shape[-1], positions, min_grid=min_attention_grid)
+        running = RunningAttribution(len(latents) * [positions], latents.shape[-1], min_grid=min_attention_grid)
         with self._tap("attn2", running.add):
             for timestep in timesteps:
                 self._denoise(self._add_noise(latents, timestep, draws), timestep, text)
@@ -588,7 +624,9 @@ class DiffusionBackbone:
         if spacing is not None:
             settings = {**settings, "timestep_spacing": spacing}
         with quiet_libraries():  # each sampler warns of what is another one's
-            self.pipeline.scheduler = getattr(diffusers, kind).from_config(self._schedule, **settings)
+            made = unrounded(getattr(diffusers, kind)).from_config(self._schedule, **settings)
+        made.network_dtype = self.unet.dtype
+        self.pipeline.scheduler = made
 
     def _tap(self, kind: AttentionKind, sink: AttentionSink) -> AbstractContextManager[None]:
         """Give `sink` what every layer of a kind sees at every forward pass."""
@@ -659,3 +697,8 @@ def _last_draw(seed: int, shapes: tuple[tuple[int, ...], ...], dtype: torch.dtyp
         for shape in shapes:
             noise = torch.randn((1, *shape), generator=generator)
         return put(noise.to(dtype), device)
+
+
+def _one_each(text: str | Sequence[str], seeds: Sequence[int]) -> Sequence[str]:
+    """A text for each image."""
+    return [text] * len(seeds) if isinstance(text, str) else text

@@ -248,7 +248,7 @@ def _measure(common: Common, store: Store, plan: BenchmarkPlan, timed: int) -> N
     write_record(plan, speeds)
     if not wanted:
         return
-    pictures = [image.path for image in plan.contest.images[:timed]]
+    pictures = [image.file for image in plan.contest.images[:timed]]
     with common.out.progress() as bars:
         bar = bars.start("timing each method alone", total=len(wanted))
         for done, method in enumerate(wanted):

@@ -35,6 +35,7 @@ from ovseg_cli.cli.visible import visible
 from ovseg_cli.errors import OvsegError, StoreNotFoundError, UsageError
 from ovseg_cli.files.discovery import expanded
 from ovseg_cli.precision import PRECISIONS, Precision
+from ovseg_cli.urls import is_url, redacted
 
 if TYPE_CHECKING:
     from ovseg_cli.models import Models
@@ -489,13 +490,32 @@ def _run(ctx: typer.Context, function: Callable[..., None], values: dict[str, An
     common.configured = {setting.name: {"value": setting.value, "from": setting.where} for setting in used}
     with signals.working(), _endings(common.out), _blaming(used):
         _require_current_folder()
+        if options.store is not None:
+            common.options = replace(options, store=_local(options.store))
         if not tolerant:
             if defaults.problem is not None:
                 raise defaults.problem
             _tell(common.out, defaults, used)
         # A shell leaves the ~ of '~/x' and of --gt=~/x alone.
-        given = {name: expanded(value) if isinstance(value, Path) else value for name, value in values.items()}
+        given = {name: _local(value) if isinstance(value, Path) else value for name, value in values.items()}
         function(common, **given)
+
+
+def _local(path: Path) -> Path:
+    """A path that is typed where no URL can be.
+
+    Raises:
+        UsageError: It is one, which pathlib has made a path of.
+    """
+    scheme, colon, rest = str(path).partition(":/")
+    if colon and is_url(f"{scheme}://{rest}") and not os.path.lexists(path):
+        if scheme in ("file", "local"):
+            return Path(f"/{rest}")
+        raise UsageError(
+            f"{redacted(f'{scheme}://{rest}')} is a URL, and a path on this computer is wanted here. Pictures, output "
+            "folders and runs may be URLs; stores of classes, heads, lists of classes and reports of figures may not."
+        )
+    return expanded(path)
 
 
 def _tell(out: Output, defaults: Defaults, used: Sequence[Setting]) -> None:

@@ -21,6 +21,7 @@ import typer
 from ovseg_cli.errors import UsageError
 from ovseg_cli.files.toml import TomlFile, read_toml, shown
 from ovseg_cli.names import did_you_mean
+from ovseg_cli.urls import is_url, redacted
 
 PROJECT_FILE = "ovseg.toml"
 USER_FILE = "config.toml"
@@ -252,7 +253,9 @@ def _setting(
     if parameter is None:
         raise UsageError(f"{where}: {_unknown(root, command, key, value, known)}")
     plain = _typed(parameter, value, f"{where}: {'.'.join(keys)}")
-    if parameter.type_descriptor.annotation is Path or (key == "profile" and _is_path(plain)):
+    from ovseg_cli.cli.options import PlaceText
+
+    if parameter.type_descriptor.annotation in (Path, PlaceText) or (key == "profile" and _is_path(plain)):
         plain = _path(plain, file.path, scope, f"{where}: {'.'.join(keys)}")
     try:
         parameter.process_value(None, plain)
@@ -314,6 +317,13 @@ def _path(value: str, file: Path, scope: Scope, where: str) -> str:
     """
     if not value:
         return value  # the option says what is wrong with it
+    if is_url(value):
+        if scope == "project":
+            raise UsageError(
+                f"{where} leads out of the project's folder, to {redacted(value)}. Such a place belongs in your own "
+                f"file, {user_file()}, or on the command line."
+            )
+        return value
     folder = Path(os.path.abspath(file)).parent
     path = os.path.normpath(folder / os.path.expanduser(value))
     if scope == "project":

@@ -23,6 +23,7 @@ from ovseg_cli.cli.options import (
     IgnoreOpt,
     ImageClassesOpt,
     LabelMapOpt,
+    PlaceText,
     Query,
     RootOpt,
     SplitOpt,
@@ -35,6 +36,7 @@ from ovseg_cli.cli.truth import ground_truth
 from ovseg_cli.errors import NoDefaultStoreError, NoInputError, OvsegError, UsageError
 from ovseg_cli.evaluation.draws import DRAWS, SEED
 from ovseg_cli.figures import figure_beside
+from ovseg_cli.urls import Place
 
 if TYPE_CHECKING:
     from ovseg_cli.evaluation.datasets import OpenDataset
@@ -71,22 +73,31 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     common: Common,
     gt: Annotated[
-        Path | None,
+        PlaceText | None,
         typer.Option(
-            "--gt", metavar="DIR", help="Folder of ground-truth labels, or a COCO JSON file.", show_default=False
+            "--gt",
+            metavar="DIR",
+            parser=PlaceText,
+            help="Folder of ground-truth labels, or a COCO JSON file.",
+            show_default=False,
         ),
     ] = None,
     pred: Annotated[
-        Path | None,
+        PlaceText | None,
         typer.Option(
-            "--pred", metavar="DIR", help="Label maps to score. (default: those of the last run)", show_default=False
+            "--pred",
+            metavar="DIR",
+            parser=PlaceText,
+            help="Label maps to score. (default: those of the last run)",
+            show_default=False,
         ),
     ] = None,
     images: Annotated[
-        Path | None,
+        PlaceText | None,
         typer.Option(
             "--images",
             metavar="DIR",
+            parser=PlaceText,
             help="Pictures to segment first; their label maps are not kept.",
             show_default=False,
         ),
@@ -193,14 +204,15 @@ def evaluate(
     Ground truth and label maps are paired by file name and their ids by class name.
     Exit code 3: some labelled pictures have no prediction; 4: --fail-under.
     """
-    from ovseg_cli.files.discovery import discover
+    from ovseg_cli.files.discovery import discover, expanded
     from ovseg_cli.runs.engines.options import EngineOptions
     from ovseg_cli.runs.evaluate import default_match, in_dataset
 
     who = EngineOptions(workers=workers, devices=devices)
     shared = workers is not None or devices is not None
     files = _Files(output, report_page, per_picture, confusion, worst)
-    files.check(query, [gt, split, label_map, image_classes])
+    labels, maps = (None if typed is None else expanded(typed) for typed in (gt, pred))
+    files.check(query, [labels, split, label_map, image_classes])
     if pred is not None and images is not None:
         raise UsageError("--pred and --images exclude each other: name label maps, or pictures to segment.")
     if images is not None and pred_suffix:
@@ -212,8 +224,8 @@ def evaluate(
         )
     if images is None and len(query.methods) > 1:
         raise UsageError("Several methods are for pictures to segment: name these with --images.")
-    pictures = () if images is None else discover([str(images)])  # complains before the labels are read
-    truth, opened = ground_truth(gt, dataset, root, split, gt_suffix, label_map, ignore)
+    pictures = () if images is None else discover([images])  # complains before the labels are read
+    truth, opened = ground_truth(labels, dataset, root, split, gt_suffix, label_map, ignore)
     how: dict[str, Any] = {"boundary": boundary, "oracles": _oracles(oracle), "draws": draws, "seed": seed}
     if images is not None and len(query.methods) > 1:
         if match or oracle or boundary:
@@ -230,7 +242,7 @@ def evaluate(
             found = _segment_images(common, images, pictures, truth, query, image_classes, target, batch, who)
         else:
             some = () if match else query.classes  # what regions are called is the ground truth's matter
-            found = _label_maps(common, pred, label_map, opened, query, image_classes, some, pred_suffix)
+            found = _label_maps(common, maps, label_map, opened, query, image_classes, some, pred_suffix)
         if opened is not None:
             found = in_dataset(found, opened, background=query.background)
         matching = match or default_match(found)
@@ -261,7 +273,7 @@ class _Files:
         """Those that are wanted."""
         return [file for file in (self.output, self.page, self.per_picture, self.confusion) if file is not None]
 
-    def check(self, query: Query, inputs: Sequence[Path | str | None]) -> None:
+    def check(self, query: Query, inputs: Sequence[Place | str | None]) -> None:
         """Refuse names whose ending says no form, what there is of one method alone, and to write over what is read."""
         from ovseg_cli.methods.catalogue import METHODS
 
@@ -333,7 +345,7 @@ def _check_missing(common: Common, report: Report) -> None:
 
 def _label_maps(
     common: Common,
-    pred: Path | None,
+    pred: Place | None,
     label_map: Path | None,
     opened: OpenDataset | None,
     query: Query,
@@ -364,7 +376,7 @@ def _label_maps(
 
 def _score_methods(
     common: Common,
-    images: Path,
+    images: str,
     pictures: Sequence[InputImage],
     truth: GroundTruth,
     opened: OpenDataset | None,
@@ -387,7 +399,7 @@ def _score_methods(
         folder = Path(scratch) / "methods"
         with common.store_for_planning() as store:
             contest = contest_of_folders(
-                str(images),
+                images,
                 pictures,
                 truth,
                 wanted_classes(store, query.classes, shown),
@@ -484,7 +496,7 @@ def _score(
 
 def _segment_images(
     common: Common,
-    images: Path,
+    images: str,
     pictures: Sequence[InputImage],
     truth: GroundTruth,
     query: Query,
@@ -504,7 +516,7 @@ def _segment_images(
     with common.store_for_planning() as store:
         planned = plan_folder(
             store,
-            [str(images)],
+            [images],
             output,
             images=pictures,
             classes=() if regions else query.classes,

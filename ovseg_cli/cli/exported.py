@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovseg_cli.cli.common import Common
 from ovseg_cli.cli.output import Part, amount, short_path
+from ovseg_cli.urls import Place
 
 if TYPE_CHECKING:
     from ovseg_cli.exports.run import Exported
 
 
-def export_after_run(common: Common, run: Path, formats: Sequence[str]) -> list[Exported]:
+def export_after_run(common: Common, run: Place, formats: Sequence[str]) -> list[Exported]:
     """Make the exports that `segment --format` asks for; they take the place of older ones."""
     from ovseg_cli.exports.run import export_run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,12 +9,15 @@ import typer
 from ovseg_cli.cli.common import Common, command
 from ovseg_cli.cli.exported import export_data, show_export
 from ovseg_cli.cli.folder import EXIT_SOME_FAILED, MOST_NAMED, show_summary, summary_data
-from ovseg_cli.cli.options import ClassesOpt, split_names
+from ovseg_cli.cli.options import ClassesOpt, PlaceText, split_names
 from ovseg_cli.cli.output import Part
 from ovseg_cli.exports.registry import FORMATS
 
 RunArg = Annotated[
-    Path, typer.Argument(metavar="RUN", help="An output folder of ovseg segment, or label maps with a labelmap.txt.")
+    PlaceText,
+    typer.Argument(
+        metavar="RUN", parser=PlaceText, help="An output folder of ovseg segment, or label maps with a labelmap.txt."
+    ),
 ]
 
 
@@ -48,16 +50,22 @@ def export(
         typer.Option("--to", metavar="FORMAT", help=f"{', '.join(FORMATS)}: see docs/outputs.md.", show_default=False),
     ],
     output: Annotated[
-        Path | None,
+        PlaceText | None,
         typer.Option(
-            "--output", "-o", metavar="PATH", help="The file or folder. (default: in RUN/export)", show_default=False
+            "--output",
+            "-o",
+            metavar="PATH",
+            parser=PlaceText,
+            help="The file or folder. (default: in RUN/export)",
+            show_default=False,
         ),
     ] = None,
     images: Annotated[
-        Path | None,
+        PlaceText | None,
         typer.Option(
             "--images",
             metavar="DIR",
+            parser=PlaceText,
             help="Where the pictures are. (default: where the run found them)",
             show_default=False,
         ),
@@ -80,13 +88,14 @@ def export(
     """
     from ovseg_cli.exports.base import Options
     from ovseg_cli.exports.run import export_run
+    from ovseg_cli.files.discovery import expanded
 
     with common.out.progress() as bars:
         result = export_run(
-            run,
+            expanded(run),
             to,
-            output,
-            images=images,
+            None if output is None else expanded(output),
+            images=None if images is None else expanded(images),
             options=Options(parts=parts, copy=copy, empty=empty),
             overwrite=overwrite,
             progress=Part(common.out, bars, f"writing {to}", "label maps"),
@@ -98,7 +107,10 @@ def export(
 
 def relabel(
     common: Common,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder of ovseg segment --format probabilities.")],
+    run: Annotated[
+        PlaceText,
+        typer.Argument(metavar="RUN", parser=PlaceText, help="A folder of ovseg segment --format probabilities."),
+    ],
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -112,9 +124,14 @@ def relabel(
     ] = None,
     classes: ClassesOpt = None,
     output: Annotated[
-        Path | None,
+        PlaceText | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="Where they go. (default: RUN-relabelled)", show_default=False
+            "--output",
+            "-o",
+            metavar="DIR",
+            parser=PlaceText,
+            help="Where they go. (default: RUN-relabelled)",
+            show_default=False,
         ),
     ] = None,
     overwrite: Annotated[
@@ -126,14 +143,17 @@ def relabel(
     The scores are those that the run has kept. Exit code 3: finished, but some scores could not be read.
     """
     from ovseg_cli.errors import UsageError
+    from ovseg_cli.files.discovery import expanded
     from ovseg_cli.runs.relabel import relabel_folder
 
     if threshold is None and not classes:
         raise UsageError("Say what is to be different: --threshold X, or some of the classes with -c NAMES.")
+    folder = expanded(run)
+    beside = folder.with_name(f"{folder.absolute().name}-relabelled")
     with common.out.progress() as bars:
         summary = relabel_folder(
-            run,
-            output or run.with_name(f"{run.absolute().name}-relabelled"),
+            folder,
+            beside if output is None else expanded(output),
             threshold=threshold,
             classes=split_names(classes),
             overwrite=overwrite,

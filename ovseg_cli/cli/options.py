@@ -23,6 +23,13 @@ WITH_WORDS = "With words"
 PICTURES = "How pictures are worked at"
 RUNNING = "Running"
 
+
+class PlaceText(str):
+    """What is typed for a file or folder that may be a URL: `expanded` says what it names."""
+
+    __slots__ = ()
+
+
 ClassesOpt = Annotated[
     list[str] | None,
     typer.Option(

@@ -29,6 +29,7 @@ from rich.text import Text
 from ovseg_cli.cli.surroundings import silence
 from ovseg_cli.cli.visible import escaped, visible
 from ovseg_cli.errors import UsageError
+from ovseg_cli.urls import Place, Url
 
 Mode = Literal["human", "json", "quiet"]
 Align = Literal["left", "right"]
@@ -244,8 +245,10 @@ class Output:
                 self._live = None
 
 
-def short_path(path: Path) -> str:
+def short_path(path: Place) -> str:
     """A path as one would type it here."""
+    if isinstance(path, Url):
+        return str(path)
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:

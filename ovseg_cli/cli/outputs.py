@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from ovseg_cli.errors import UsageError
+from ovseg_cli.urls import Place, is_file, real
+from ovseg_cli.urls import place as named
 
 
-def check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path | str | None] = ()) -> None:
+def check_outputs(outputs: Mapping[str, Place | None], inputs: Sequence[Place | str | None] = ()) -> None:
     """Refuse to write two things into one file, or over what is read.
 
     Args:
@@ -19,15 +19,14 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path | st
     Raises:
         UsageError: Two of them are one file.
     """
-    taken: dict[str, str] = {}
+    taken: dict[Place, str] = {}
     for option, file in outputs.items():
         if file is None:
             continue
-        place = os.path.realpath(file)
+        place = real(file)
         if place in taken:
             raise UsageError(f"{taken[place]} and {option} both name {file}, which can hold only one. Name two files.")
         taken[place] = option
     for read in inputs:
-        if read is not None and os.path.isfile(read) and os.path.realpath(read) in taken:
-            option = taken[os.path.realpath(read)]
-            raise UsageError(f"{option} would write over {read}, which is read. Name another file.")
+        if read is not None and real(named(read)) in taken and is_file(named(read)):
+            raise UsageError(f"{taken[real(named(read))]} would write over {read}, which is read. Name another file.")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovseg_cli.cli.common import Common
 from ovseg_cli.cli.output import short_path
+from ovseg_cli.urls import Place
 
 if TYPE_CHECKING:
     from ovseg_cli.runs.report import WrittenReport
 
 
-def write_with_bar(common: Common, run: Path, output: Path | None = None) -> WrittenReport:
+def write_with_bar(common: Common, run: Place, output: Place | None = None) -> WrittenReport:
     """Write the page, with a progress bar."""
     from ovseg_cli.runs.report import write_report
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ovseg_cli.cli.common import Common, command
+from ovseg_cli.cli.options import PlaceText
 from ovseg_cli.cli.output import amount
 from ovseg_cli.cli.outputs import check_outputs
 from ovseg_cli.cli.pages import report_data, show_where, write_with_bar
@@ -21,11 +21,18 @@ def register(app: typer.Typer) -> None:
 
 def report(
     common: Common,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The output folder of ovseg segment.")],
+    run: Annotated[
+        PlaceText, typer.Argument(metavar="RUN", parser=PlaceText, help="The output folder of ovseg segment.")
+    ],
     output: Annotated[
-        Path | None,
+        PlaceText | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="The page. (default: report.html in that folder)", show_default=False
+            "--output",
+            "-o",
+            metavar="FILE",
+            parser=PlaceText,
+            help="The page. (default: report.html in that folder)",
+            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -34,8 +41,11 @@ def report(
     Classes are switched on and off, pictures sorted by certainty or by the share of a class, and found by name.
     The page needs no network and no other file: small copies of the pictures are in it.
     """
-    check_outputs({"--output": output}, [run / MANIFEST_NAME, run / JOURNAL_NAME])
-    written = write_with_bar(common, run, output)
+    from ovseg_cli.files.discovery import expanded
+
+    folder, target = expanded(run), None if output is None else expanded(output)
+    check_outputs({"--output": target}, [folder / MANIFEST_NAME, folder / JOURNAL_NAME])
+    written = write_with_bar(common, folder, target)
 
     def human() -> None:
         parts = [amount(written.pictures, "picture")]

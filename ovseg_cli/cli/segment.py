@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +16,7 @@ from ovseg_cli.cli.options import (
     DryRunOpt,
     EngineOpt,
     ImageClassesOpt,
+    PlaceText,
     Query,
     RayAddressOpt,
     WorkersOpt,
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from ovseg_cli.runs.plan import Plan
 
 
+_OUTPUT = PlaceText("ovseg-out")
+
+
 def register(app: typer.Typer) -> None:
     """Add this command to the application."""
     command(
@@ -40,6 +43,7 @@ def register(app: typer.Typer) -> None:
             "ovseg segment photos/ --classes cat,dog",
             "ovseg segment 'photos/**/*.jpg' -c cat -c dog --overlay -o result",
             "ovseg segment photos/ -c cat,dog --devices 0,1",
+            "ovseg segment s3://bucket/photos -c cat,dog -o s3://bucket/labels",
             "find photos -name '*.png' | ovseg segment - --method gem -c cat",
         ),
     )(segment)
@@ -50,13 +54,14 @@ def segment(
     common: Common,
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT", help="Pictures, folders, patterns, a .txt list, or - for stdin."),
+        typer.Argument(metavar="INPUT", help="Pictures, folders, patterns, URLs, a .txt list, or - for stdin."),
     ],
     query: Query,
     image_classes: ImageClassesOpt = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")] = Path(
-        "ovseg-out"
-    ),
+    output: Annotated[
+        PlaceText,
+        typer.Option("--output", "-o", metavar="DIR", parser=PlaceText, help="Where the results go; also a URL."),
+    ] = _OUTPUT,
     overlay: Annotated[
         bool, typer.Option("--overlay/--no-overlay", help="Also draw the labels on the pictures.")
     ] = False,
@@ -126,6 +131,7 @@ def segment(
     Pictures that cannot be read are told, and tried again the next time; none of them stops the run.
     Exit code 3: finished, but some pictures could not be read.
     """
+    from ovseg_cli.files.discovery import expanded
     from ovseg_cli.files.image_classes import read_image_classes
     from ovseg_cli.runs.engines.options import EngineOptions
     from ovseg_cli.runs.folder import plan_folder
@@ -134,13 +140,14 @@ def segment(
     who = EngineOptions(engine=engine, workers=workers, devices=devices, ray_address=ray_address)
     # What is wrong with the request itself is told before a store is made for it.
     wanted = wanted_formats(split_names(formats))
-    images = find_images(inputs, output)
+    target = expanded(output)
+    images = find_images(inputs, target)
     shown = None if image_classes is None else read_image_classes(image_classes)
     with common.store_for_planning() as store:
         planned = plan_folder(
             store,
             inputs,
-            output,
+            target,
             images=images,
             classes=query.classes,
             method=query.method,

@@ -86,7 +86,7 @@ def backup(
     """
     out = common.out
     with common.open_store(create=False) as store:
-        target = store.backup(expanded(folder))
+        target = store.backup(expanded(Path(folder)))
         names = store.class_names()
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     data = {"path": str(target), "classes": len(names), "bytes": size}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovseg_cli.errors import LabelError, UsageError
+from ovseg_cli.urls import Place, is_there
 
 if TYPE_CHECKING:
     from ovseg_cli.evaluation.datasets import OpenDataset
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def ground_truth(
-    gt: Path | None,
+    gt: Place | None,
     dataset: str | None,
     root: Path | None,
     split: str | None,
@@ -37,7 +37,7 @@ def ground_truth(
         raise UsageError("--root is the folder of a data set, so name that with --dataset.")
     if gt is None:
         raise UsageError("Name the ground truth: a folder with --gt DIR, or a data set with --dataset NAME --root DIR.")
-    if not os.path.exists(gt):
+    if not is_there(gt):
         raise LabelError(f"There is no folder {gt} with ground truth. Name it with --gt.")
     listing = None if split is None else Path(split)
     return open_truth(gt, label_map=label_map, ignore=ignore, ending=gt_suffix, split=listing), None

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -42,6 +41,7 @@ from ovseg_cli.files.labels import (
 )
 from ovseg_cli.files.tally import tally_pairs
 from ovseg_cli.names import ClassList, class_key, listed, listed_names
+from ovseg_cli.urls import Place
 
 __all__ = ["LEFT_OUT", "GroundTruth", "evaluate_folders", "evaluate_truth", "index_maps", "read_ground_truth"]
 
@@ -54,8 +54,8 @@ Indices = npt.NDArray[np.int32]
 
 
 def evaluate_folders(
-    gt: Path,
-    prediction: Path,
+    gt: Place,
+    prediction: Place,
     *,
     prediction_labels: LabelMap,
     gt_labels: LabelMap | None = None,
@@ -119,7 +119,7 @@ def evaluate_folders(
 
 def evaluate_truth(
     truth: GroundTruth,
-    prediction: Path,
+    prediction: Place,
     *,
     prediction_labels: LabelMap,
     requested: Sequence[str] = (),
@@ -206,7 +206,7 @@ def evaluate_truth(
 def index_maps(
     truth: GroundTruth,
     key: str,
-    prediction: Path,
+    prediction: Place,
     *,
     prediction_labels: LabelMap,
     requested: Sequence[str] = (),
@@ -267,7 +267,7 @@ class _FolderCounter:
     predicted: _PredictedIds | _Regions
     boundary: bool = False
 
-    def count(self, pair: tuple[str, Path, Path]) -> PictureCounts:
+    def count(self, pair: tuple[str, Place, Place]) -> PictureCounts:
         """Count the label maps of one picture: (key, ground truth, prediction)."""
         true, predicted = self._read(pair)
         rows, columns, pixels = tally_pairs(true, predicted)
@@ -277,13 +277,13 @@ class _FolderCounter:
             picture = replace(picture, boundary=boundary_counts(true_table[true], predicted_table[predicted]))
         return picture
 
-    def maps(self, pair: tuple[str, Path, Path]) -> tuple[Indices, Indices]:
+    def maps(self, pair: tuple[str, Place, Place]) -> tuple[Indices, Indices]:
         """The matrix indices of every pixel of one picture, true and predicted."""
         true, predicted = self._read(pair)
         true_table, predicted_table = self._tables(pair, true, predicted, tally_pairs(true, predicted))
         return true_table[true], predicted_table[predicted]
 
-    def _read(self, pair: tuple[str, Path, Path]) -> tuple[Ids, Ids]:
+    def _read(self, pair: tuple[str, Place, Place]) -> tuple[Ids, Ids]:
         key, gt_path, prediction_path = pair
         true = self.true.truth.read(key)
         predicted = read_compact_label(prediction_path, self.predicted.labels)
@@ -295,7 +295,7 @@ class _FolderCounter:
         return true, predicted
 
     def _tables(
-        self, pair: tuple[str, Path, Path], true: Ids, predicted: Ids, tally: tuple[Pixels, Pixels, Pixels]
+        self, pair: tuple[str, Place, Place], true: Ids, predicted: Ids, tally: tuple[Pixels, Pixels, Pixels]
     ) -> tuple[Indices, Indices]:
         """The matrix index of each true and of each predicted id."""
         _, gt_path, prediction_path = pair
@@ -320,7 +320,7 @@ class _FolderCounter:
 class _Side(Protocol):
     """One side of the comparison: gives every id its matrix index and keeps count of the oddities."""
 
-    def index(self, label: int, pixels: int, path: Path) -> int: ...
+    def index(self, label: int, pixels: int, path: Place) -> int: ...
 
 
 @dataclass
@@ -338,7 +338,7 @@ class _TrueIds:
     def __post_init__(self) -> None:
         self._places = _places_of_meanings(self.truth, self.names)
 
-    def index(self, label: int, pixels: int, path: Path) -> int:
+    def index(self, label: int, pixels: int, path: Place) -> int:
         """The matrix index of a true id that `pixels` pixels of the image `path` have."""
         labels = self.truth.labels
         name = labels.name_of(label)
@@ -392,7 +392,7 @@ class _PredictedIds:
     def __post_init__(self) -> None:
         self._places = _places_of_meanings(self.truth, self.names)
 
-    def index(self, label: int, pixels: int, path: Path) -> int:
+    def index(self, label: int, pixels: int, path: Place) -> int:
         """The matrix index of a predicted id that `pixels` pixels of the image `path` have."""
         name = self.labels.name_of(label)
         if name is None and label == IGNORE:
@@ -444,7 +444,7 @@ class _Regions:
 
     labels: LabelMap
 
-    def index(self, label: int, pixels: int, path: Path) -> int:
+    def index(self, label: int, pixels: int, path: Place) -> int:
         """The number of the region itself."""
         return label
 
@@ -454,7 +454,7 @@ def _background_elsewhere(label: int, labels: LabelMap) -> str:
     return f" (the background is {labels.background_id})" if label == 0 else ""
 
 
-def _indices(ids: Pixels, pixels: Pixels, path: Path, side: _Side) -> Indices:
+def _indices(ids: Pixels, pixels: Pixels, path: Place, side: _Side) -> Indices:
     """A table of the matrix index of each id that occurs in an image.
 
     Args:
@@ -515,7 +515,7 @@ def _warnings(pairs: Pairs, names: ClassList, counter: _FolderCounter, pictures:
 
 
 def _suspicions(
-    truth: GroundTruth, prediction: Path, pairs: Pairs, labels: LabelMap | None, pictures: Pictures
+    truth: GroundTruth, prediction: Place, pairs: Pairs, labels: LabelMap | None, pictures: Pictures
 ) -> tuple[str, ...]:
     """What seems to be a mistake with the folders, one sentence each."""
     found = (

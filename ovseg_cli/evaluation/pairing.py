@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import overload
 
 from ovseg_cli.errors import LabelError
 from ovseg_cli.files.discovery import walk_files, without_picture_suffix
 from ovseg_cli.files.labels import LABELMAP_NAME
 from ovseg_cli.files.layout import MASK_FOLDER
 from ovseg_cli.names import listed
+from ovseg_cli.urls import Place, absolute, is_file, is_folder, is_there, listed_below, way
 
 __all__ = ["Pairs", "find_labelmap", "find_labels", "label_folder", "pair", "partners"]
 
@@ -30,12 +31,16 @@ class Pairs:
         extra: Keys that have a prediction only.
     """
 
-    matched: tuple[tuple[str, Path, Path], ...]
+    matched: tuple[tuple[str, Place, Place], ...]
     missing: tuple[str, ...]
     extra: tuple[str, ...]
 
 
-def label_folder(path: Path) -> Path:
+@overload
+def label_folder(path: Path) -> Path: ...
+@overload
+def label_folder(path: Place) -> Place: ...
+def label_folder(path: Place) -> Place:
     """The folder that holds the label images of `path`.
 
     An output folder of ours and a VOC or CVAT export hold them in ``SegmentationClass``; any other folder
@@ -44,21 +49,29 @@ def label_folder(path: Path) -> Path:
     Raises:
         LabelError: There is no such folder.
     """
-    if not os.path.isdir(path):
-        what = "is not a folder" if os.path.exists(path) else "does not exist"
+    if not is_folder(path):
+        what = "is not a folder" if is_there(path) else "does not exist"
         raise LabelError(f"The label folder {path} {what}.")
     masks = path / MASK_FOLDER
-    return masks if os.path.isdir(masks) else path
+    return masks if is_folder(masks) else path
 
 
-def find_labelmap(path: Path) -> Path | None:
+@overload
+def find_labelmap(path: Path) -> Path | None: ...
+@overload
+def find_labelmap(path: Place) -> Place | None: ...
+def find_labelmap(path: Place) -> Place | None:
     """The ``labelmap.txt`` in the folder `path`, else in its parent; None when neither holds one."""
-    folder = Path(os.path.abspath(path))
+    folder = absolute(path)
     candidates = (folder / LABELMAP_NAME, folder.parent / LABELMAP_NAME)
-    return next((file for file in candidates if os.path.isfile(file)), None)
+    return next((file for file in candidates if is_file(file)), None)
 
 
-def find_labels(folder: Path, ending: str = "") -> dict[str, Path]:
+@overload
+def find_labels(folder: Path, ending: str = "") -> dict[str, Path]: ...
+@overload
+def find_labels(folder: Place, ending: str = "") -> dict[str, Place]: ...
+def find_labels(folder: Place, ending: str = "") -> dict[str, Path] | dict[str, Place]:
     """The label images of a folder and its subfolders by key (relative path without suffix).
 
     Hidden files and folders are passed over.
@@ -71,10 +84,10 @@ def find_labels(folder: Path, ending: str = "") -> dict[str, Path]:
     Raises:
         LabelError: Two files have the same key, or there is no label image.
     """
-    found: dict[str, Path] = {}
-    others: list[Path] = []
-    for path in walk_files(folder):
-        key = _key_of(path.relative_to(folder), ending)
+    found: dict[str, Place] = {}
+    others: list[Place] = []
+    for path in walk_files(_listed(folder)):
+        key = _key_of(Path(way(folder, path)), ending)
         if key is None:
             others.append(path)
             continue
@@ -84,6 +97,13 @@ def find_labels(folder: Path, ending: str = "") -> dict[str, Path]:
     if not found:
         raise LabelError(f"No label image in {folder} {_why_none(others, ending)}")
     return found
+
+
+def _listed(folder: Place) -> Place:
+    try:
+        return listed_below(folder)
+    except OSError as error:
+        raise LabelError(f"The label folder {folder} cannot be read: {error.strerror}.") from error
 
 
 def _key_of(path: Path, ending: str) -> str | None:
@@ -101,7 +121,7 @@ def _key_of(path: Path, ending: str) -> str | None:
     return stem.removesuffix(ending) if stem.endswith(ending) else None
 
 
-def _why_none(others: Sequence[Path], ending: str) -> str:
+def _why_none(others: Sequence[Place], ending: str) -> str:
     """Why a folder has no label image, for the message, and what to do."""
     names = [path.name for path in others]
     suffixes = ", ".join(sorted(LABEL_SUFFIXES))
@@ -175,7 +195,7 @@ def _last_part(key: str) -> str:
     return PurePosixPath(_bare(key)).name
 
 
-def pair(gt: Mapping[str, Path], prediction: Mapping[str, Path], *, by_last_part: bool = False) -> Pairs:
+def pair(gt: Mapping[str, Place], prediction: Mapping[str, Place], *, by_last_part: bool = False) -> Pairs:
     """Match ground truth and predictions by key (see `partners`).
 
     Raises:
@@ -196,5 +216,5 @@ def pair(gt: Mapping[str, Path], prediction: Mapping[str, Path], *, by_last_part
     )
 
 
-def _examples(keys: Mapping[str, Path]) -> str:
+def _examples(keys: Mapping[str, Place]) -> str:
     return listed([repr(key) for key in keys], most=3)

@@ -8,12 +8,13 @@ from pathlib import Path
 from ovseg_cli.evaluation.coco import coco_ground_truth, is_coco_file
 from ovseg_cli.evaluation.truth import GroundTruth, read_ground_truth
 from ovseg_cli.files.labels import read_labelmap
+from ovseg_cli.urls import Place
 
 __all__ = ["open_truth"]
 
 
 def open_truth(
-    gt: Path,
+    gt: Place,
     *,
     label_map: Path | None = None,
     ignore: int | Sequence[int] | None = None,
@@ -32,7 +33,7 @@ def open_truth(
     Raises:
         LabelError: there is none, or nothing says what it means.
     """
-    if is_coco_file(gt):
+    if isinstance(gt, Path) and is_coco_file(gt):
         return coco_ground_truth(gt, ignore=ignore, split=split)
     labels = None if label_map is None else read_labelmap(label_map)
     return read_ground_truth(gt, labels, ignore=ignore, source=str(label_map or ""), ending=ending, split=split)

@@ -10,6 +10,7 @@ from ovseg_cli.errors import LabelError
 from ovseg_cli.files.discovery import without_picture_suffix
 from ovseg_cli.files.text import read_text
 from ovseg_cli.names import listed
+from ovseg_cli.urls import Place
 
 __all__ = ["is_list_file", "missing_labels", "read_split"]
 
@@ -71,7 +72,7 @@ def _forms(column: str, without: Iterable[str]) -> list[str]:
     ]
 
 
-def missing_labels(path: Path, kept: Sequence[str], missing: Sequence[str], folder: Path) -> LabelError:
+def missing_labels(path: Path, kept: Sequence[str], missing: Sequence[str], folder: Place) -> LabelError:
     """The error about a list that names pictures without labels."""
     count = len(missing) + len(kept)
     return LabelError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +19,12 @@ from ovseg_cli.files.labels import IGNORE, LabelMap, is_background, is_void, rea
 from ovseg_cli.files.layout import MANIFEST_NAME, MASK_FOLDER
 from ovseg_cli.files.tally import tally_pairs
 from ovseg_cli.names import class_key, listed, short_name
+from ovseg_cli.urls import Place
 
 __all__ = ["exchanged_folders", "size_hint", "smoothed_labels", "unnamed_id_hint", "wrong_names"]
 
 Ids = npt.NDArray[np.integer]
-Pair = tuple[str, Path, Path]
+Pair = tuple[str, Place, Place]
 
 _MOST_READ = 24  # pictures that are looked at again where names are suspected
 _MOST_LOOKED_AT = 5  # pictures whose labels are looked at
@@ -104,7 +104,7 @@ def size_hint(true: tuple[int, ...], predicted: tuple[int, ...]) -> str:
 # --------------------------------------------------------------------------- folders
 
 
-def exchanged_folders(truth: Path, prediction: Path) -> str | None:
+def exchanged_folders(truth: Place, prediction: Place) -> str | None:
     """Whether ground truth and prediction seem exchanged, or are one folder; None where they do not."""
     if truth.resolve() == prediction.resolve():
         return f"ground truth and predictions are the same folder, {truth}: every figure is that of a thing with itself"
@@ -116,7 +116,7 @@ def exchanged_folders(truth: Path, prediction: Path) -> str | None:
     return None
 
 
-def _is_output(folder: Path) -> bool:
+def _is_output(folder: Place) -> bool:
     return ((folder.parent if folder.name == MASK_FOLDER else folder) / MANIFEST_NAME).is_file()
 
 

@@ -23,6 +23,7 @@ from ovseg_cli.files.labels import (
     read_labelmap,
 )
 from ovseg_cli.names import class_key, listed_names
+from ovseg_cli.urls import Place
 
 __all__ = ["GroundTruth", "ignored_values", "only_listed", "read_ground_truth"]
 
@@ -47,8 +48,8 @@ class GroundTruth:
         listed: Whether a list says which pictures count, so that predictions of others are no oddity.
     """
 
-    folder: Path
-    files: Mapping[str, Path]
+    folder: Place
+    files: Mapping[str, Place]
     labels: LabelMap
     source: str
     ignore: tuple[int, ...]
@@ -79,7 +80,7 @@ class GroundTruth:
         """
         return read_compact_label(self.files[key], self.labels) if self.reader is None else self.reader(key)
 
-    def pair(self, prediction: Mapping[str, Path]) -> Pairs:
+    def pair(self, prediction: Mapping[str, Place]) -> Pairs:
         """Match the pictures with predictions by key.
 
         Raises:
@@ -153,7 +154,7 @@ def ignored_values(ignore: int | Sequence[int] | None) -> tuple[int, ...] | None
 
 
 def read_ground_truth(
-    gt: Path,
+    gt: Place,
     labels: LabelMap | None = None,
     *,
     ignore: int | Sequence[int] | None = None,
@@ -188,7 +189,7 @@ def read_ground_truth(
     return GroundTruth(folder, files, labels, source, left_out, aliases=aliases, listed=split is not None)
 
 
-def only_listed(files: Mapping[str, Path], split: Path, folder: Path) -> dict[str, Path]:
+def only_listed(files: Mapping[str, Place], split: Path, folder: Place) -> dict[str, Place]:
     """The files of the pictures that a list names, in its order.
 
     Raises:
@@ -206,7 +207,7 @@ def _listed_synonyms(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return {name: parts for name, parts in words.items() if len(parts) > 1}
 
 
-def _labelmap_beside(folder: Path, example: Path) -> tuple[LabelMap, str]:
+def _labelmap_beside(folder: Place, example: Place) -> tuple[LabelMap, str]:
     """The label map of a folder and where it lies; `example` is one of its labels, for the advice without one."""
     path = find_labelmap(folder)
     if path is None and is_colour_label(example):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from ovseg_cli.exports.base import Add, Exporter, Options
 from ovseg_cli.exports.source import Ids, Picture, Source
 from ovseg_cli.files.images import decoding
 from ovseg_cli.files.labels import IGNORE, MAX_ID
+from ovseg_cli.urls import Place
 
 _TILE = 256
 _TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -72,7 +74,8 @@ class GeoTiff(Exporter):
             with warnings.catch_warnings():  # that a picture is nowhere on earth is counted, and told once
                 warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
                 try:
-                    placeless += not _write(rasterio, picture.path, target, values, source, nodata)
+                    with _on_disk(picture.path) as path:
+                        placeless += not _write(rasterio, path, target, values, source, nodata)
                 except rasterio.errors.RasterioError as error:
                     raise ImageError(f"{picture.path} cannot be read as a map: {error}.") from error
 
@@ -94,6 +97,27 @@ def _rasterio() -> Any:
     except ImportError as error:
         raise UsageError('GeoTIFFs need rasterio: pip install "ovseg[geo]"') from error
     return rasterio
+
+
+@contextmanager
+def _on_disk(picture: Place) -> Iterator[Path]:
+    """A picture as a file of this computer.
+
+    Raises:
+        ImageError: One at a URL cannot be read.
+    """
+    if isinstance(picture, Path):
+        yield picture
+        return
+    with tempfile.TemporaryDirectory(prefix="ovseg-") as folder:
+        path = Path(folder, f"picture{picture.suffix}")
+        try:
+            path.write_bytes(picture.read_bytes())
+        except OSError as error:
+            if error.filename != str(picture):
+                raise
+            raise ImageError(f"{picture} cannot be read: {error.strerror}.") from error
+        yield path
 
 
 def _write(rasterio: Any, picture: Path, target: Path, values: Ids, source: Source, nodata: int | None) -> bool:

@@ -19,6 +19,7 @@ from ovseg_cli.exports.source import Source, open_source
 from ovseg_cli.files.discovery import expanded
 from ovseg_cli.files.layout import JOURNAL_NAME, MANIFEST_NAME, MASK_FOLDER
 from ovseg_cli.runs.ledger import Failure, only_writer
+from ovseg_cli.urls import Place, Url, absolute, is_folder, is_there, real
 
 __all__ = ["Exported", "export_run"]
 
@@ -41,18 +42,18 @@ class Exported:
     """
 
     format: str
-    output: Path
+    output: Place
     pictures: int = 0
     written: bool = True
     failed: list[Failure] = field(default_factory=list)
 
 
 def export_run(
-    run: Path,
+    run: Place,
     to: str,
-    output: Path | None = None,
+    output: Place | None = None,
     *,
-    images: Path | None = None,
+    images: Place | None = None,
     options: Options | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -84,10 +85,10 @@ def export_run(
     source = open_source(run, images=images)
     exporter.check(source)
     within = source.folder / EXPORT_FOLDER
-    if output is None and not (source.folder / MASK_FOLDER).is_dir():
+    if output is None and not is_folder(source.folder / MASK_FOLDER):
         raise UsageError(f"{run} is no output folder of ovseg segment, so say where the export goes: -o PATH.")
     # As it was given: what a link leads to is decided by whoever made the link.
-    target = Path(os.path.abspath(expanded(output))) if output is not None else within / exporter.target
+    target = absolute(expanded(output)) if output is not None else within / exporter.target
     _check_target(target, source, exporter)
     digest = source.digest(to, exporter.version, {name: getattr(options, name) for name in exporter.takes})
     result = Exported(to, target, len(source.pictures))
@@ -98,7 +99,7 @@ def export_run(
         if standing == digest:
             result.written = False
             return result
-        if os.path.lexists(target) and not overwrite:
+        if (target.exists() if isinstance(target, Url) else os.path.lexists(target)) and not overwrite:
             raise UsageError(
                 f"{target} is there already, made of other label maps or in another way. Add --overwrite to replace "
                 "it, or name another place with -o."
@@ -106,6 +107,8 @@ def export_run(
         _check_replaced(target, exporter, standing)
         about: dict[str, Any] = {"format": to, "ovseg": version("ovseg"), "run": str(source.folder), "digest": digest}
         about |= {"options": asdict(options)}
+        if exporter.folder and isinstance(target, Url):  # so that what a kill leaves there is known for an export
+            write_json(target / _MARK, {**about, "digest": ""})
         with _place(target, exporter) as place:
             result.failed = _fill(exporter, place, source, options, progress)
             if len(result.failed) == len(source.pictures):
@@ -153,50 +156,55 @@ def _fill(
     return failed
 
 
-def _check_target(target: Path, source: Source, exporter: Exporter) -> None:
+def _check_target(target: Place, source: Source, exporter: Exporter) -> None:
     """Refuse to write over what is read.
 
     Raises:
         UsageError: It would be; or a file has another suffix than the format's, so that it may be anything.
     """
-    real = Path(os.path.realpath(target))
+    there = real(target)
     read = [source.folder, *([] if source.root is None else [source.root])]
-    places = {Path(os.path.realpath(path)) for path in read}
-    labels = {Path(os.path.realpath(picture.label.parent)) for picture in source.pictures}
-    pictures = {Path(os.path.realpath(picture.path)) for picture in source.pictures if picture.path is not None}
-    inside = any(real == folder or folder in real.parents for folder in labels)
-    if real in places or any(real in path.parents for path in (*places, *labels)) or real in pictures or inside:
+    places = {real(path) for path in read}
+    labels = {real(picture.label.parent) for picture in source.pictures}
+    pictures = {real(picture.path) for picture in source.pictures if picture.path is not None}
+    inside = any(there == folder or folder in there.parents for folder in labels)
+    if there in places or any(there in path.parents for path in (*places, *labels)) or there in pictures or inside:
         raise UsageError(f"The export {target} would be written over what is read. Name another place with -o.")
-    if real.parent == Path(os.path.realpath(source.folder)) and real.name in _names_of_run(source.folder):
+    if there.parent == real(source.folder) and there.name in _names_of_run(source.folder):
         raise UsageError(f"The export {target} would be written over a file of the run. Name another place with -o.")
-    if not exporter.folder and real.suffix.lower() != Path(exporter.target).suffix:
+    if not exporter.folder and there.suffix.lower() != Path(exporter.target).suffix:
         suffix = Path(exporter.target).suffix
         raise UsageError(f"The export is a {suffix} file, and {target} is none. Name another one with -o.")
-    if exporter.folder != real.is_dir() and real.exists():
+    if exporter.folder != there.is_dir() and there.exists():
         kind = "a folder" if exporter.folder else "a file"
         raise UsageError(f"{target} is to be {kind}, and is none. Name another place with -o.")
 
 
-def _names_of_run(folder: Path) -> set[str]:
+def _names_of_run(folder: Place) -> set[str]:
     """What an output folder holds beside exports."""
     if not any((folder / name).exists() for name in (MANIFEST_NAME, JOURNAL_NAME)):
         return set()
-    return {name for name in os.listdir(folder) if name != EXPORT_FOLDER}
+    names = [path.name for path, _ in folder.listed().entries()] if isinstance(folder, Url) else os.listdir(folder)
+    return {name for name in names if name != EXPORT_FOLDER}
 
 
-def _check_replaced(target: Path, exporter: Exporter, standing: str | None) -> None:
+def _check_replaced(target: Place, exporter: Exporter, standing: str | None) -> None:
     """Take away no folder that is not an export.
 
     Raises:
         UsageError: It is none, and not empty.
     """
-    if exporter.folder and standing is None and target.is_dir() and any(target.iterdir()):
+    if exporter.folder and standing is None and target.is_dir() and _holds_something(target):
         raise UsageError(f"{target} holds other things than an export, so it is not replaced. Name another place.")
 
 
-def _digest_of(target: Path, exporter: Exporter, within: Path) -> str | None:
+def _holds_something(folder: Place) -> bool:
+    return isinstance(folder, Url) or any(folder.iterdir())
+
+
+def _digest_of(target: Place, exporter: Exporter, within: Place) -> str | None:
     """What the export that stands there is of; None where nothing says so."""
-    if not os.path.exists(target):
+    if not is_there(target):
         return None
     if exporter.folder:
         about = _read(target / _MARK)
@@ -206,7 +214,7 @@ def _digest_of(target: Path, exporter: Exporter, within: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Place) -> dict[str, Any]:
     """A note about exports; nothing where there is none that can be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -215,13 +223,13 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _note(within: Path, name: str, about: dict[str, Any]) -> None:
+def _note(within: Place, name: str, about: dict[str, Any]) -> None:
     """Note what a file is of, beside it."""
     write_json(within / _NOTES, {**_read(within / _NOTES), name: about})
 
 
 @contextmanager
-def _place(target: Path, exporter: Exporter) -> Iterator[Path]:
+def _place(target: Place, exporter: Exporter) -> Iterator[Path]:
     """Where to write; what is there when the block ends becomes the target.
 
     Raises:

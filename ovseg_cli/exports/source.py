@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from ovseg_cli.files.layout import MASK_FOLDER
 from ovseg_cli.names import listed
 from ovseg_cli.runs.journal import Entry, read_journal
 from ovseg_cli.runs.manifest import read_manifest
+from ovseg_cli.urls import Place, Url, absolute, folder_of_all, place, way
 
 __all__ = ["Ids", "Picture", "Source", "open_source"]
 
@@ -42,11 +43,11 @@ class Picture:
     """
 
     key: str
-    label: Path
-    path: Path | None
+    label: Place
+    path: Place | None
     name: str
     stamp: str
-    probabilities: Path | None = None
+    probabilities: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,10 @@ class Source:
         method: What made the label maps, where that is known.
     """
 
-    folder: Path
+    folder: Place
     labels: LabelMap
     pictures: tuple[Picture, ...]
-    root: Path | None = None
+    root: Place | None = None
     method: str | None = None
 
     @property
@@ -104,7 +105,7 @@ class Source:
         return hashlib.sha256(json.dumps(about, default=str).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def open_source(folder: Path, *, images: Path | None = None) -> Source:
+def open_source(folder: Place, *, images: Place | None = None) -> Source:
     """The label maps of a folder.
 
     Args:
@@ -116,7 +117,7 @@ def open_source(folder: Path, *, images: Path | None = None) -> Source:
         NoInputError: There is no label map.
         OutputError: The run's journal cannot be read.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = absolute(folder)
     masks = label_folder(folder)
     found = find_labelmap(masks)
     if found is None:
@@ -147,13 +148,13 @@ class _Named(NamedTuple):
     """A label map before its picture has a name; the fields are those of `Picture`."""
 
     key: str
-    label: Path
-    path: Path | None
+    label: Place
+    path: Place | None
     stamp: str
-    probabilities: Path | None
+    probabilities: Place | None
 
 
-def _of_run(folder: Path, entries: Iterable[Entry]) -> list[_Named]:
+def _of_run(folder: Place, entries: Iterable[Entry]) -> list[_Named]:
     """What a run's journal names."""
     named: list[_Named] = []
     for entry in entries:
@@ -162,10 +163,15 @@ def _of_run(folder: Path, entries: Iterable[Entry]) -> list[_Named]:
         key = str(PurePosixPath(entry.output).relative_to(MASK_FOLDER).with_suffix("")) if _inside(entry.output) else ""
         if key:
             scores = None if entry.probabilities is None else folder / entry.probabilities
-            picture = Path(entry.path) if os.path.isfile(entry.path) else None
+            picture = _known(place(entry.path))
             stamp = f"{entry.nbytes} {entry.digest} {entry.probabilities}"
             named.append(_Named(key, folder / entry.output, picture, stamp, scores))
     return named
+
+
+def _known(picture: Place) -> Place | None:
+    """A picture, if it is there; whether one at a URL is shows when it is read."""
+    return picture if isinstance(picture, Url) or os.path.isfile(picture) else None
 
 
 def _inside(output: str) -> bool:
@@ -174,16 +180,23 @@ def _inside(output: str) -> bool:
     return path.is_relative_to(MASK_FOLDER) and ".." not in path.parts
 
 
-def _of_folder(masks: Path) -> list[_Named]:
+def _of_folder(masks: Place) -> list[_Named]:
     """What a folder of label maps holds."""
     named: list[_Named] = []
     for key, label in find_labels(masks).items():
-        status = label.stat()
-        named.append(_Named(key, label, None, f"{status.st_size} {status.st_mtime_ns}", None))
+        named.append(_Named(key, label, None, _stamp(label), None))
     return named
 
 
-def _with_images(named: Sequence[_Named], folder: Path) -> list[_Named]:
+def _stamp(label: Place) -> str:
+    """What changes with a file."""
+    if isinstance(label, Url):
+        return str(label.facts())
+    status = label.stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _with_images(named: Sequence[_Named], folder: Place) -> list[_Named]:
     """The same, with the pictures of a folder.
 
     Raises:
@@ -197,19 +210,13 @@ def _with_images(named: Sequence[_Named], folder: Path) -> list[_Named]:
     return [one._replace(path=there[pairs[one.key]]) for one in named]
 
 
-def _root(paths: Sequence[Path], images: Path | None) -> Path | None:
+def _root(paths: Sequence[Place], images: Place | None) -> Place | None:
     """The deepest folder that holds all pictures."""
-    if images is not None:
-        return Path(os.path.abspath(images))
-    folders = {os.path.dirname(os.path.abspath(path)) for path in paths}
-    try:
-        return Path(os.path.commonpath(folders)) if folders else None
-    except ValueError:  # on two drives
-        return None
+    return absolute(images) if images is not None else folder_of_all([absolute(path).parent for path in paths])
 
 
-def _name(one: _Named, masks: Path, root: Path | None) -> str:
+def _name(one: _Named, masks: Place, root: Place | None) -> str:
     """See `Picture.name`."""
     if one.path is None or root is None:
-        return one.label.relative_to(masks).as_posix()
-    return Path(os.path.relpath(os.path.abspath(one.path), root)).as_posix()
+        return way(masks, one.label)
+    return way(root, absolute(one.path))

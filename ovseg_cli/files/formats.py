@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from ovseg_cli.urls import Place, Url
 
 __all__ = ["FORMATS", "FORMAT_NAMES", "IMAGE_SUFFIXES", "OTHER_PICTURES", "is_image_content", "is_image_file"]
 
@@ -27,7 +27,7 @@ OTHER_PICTURES = frozenset(
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def is_image_content(path: Path) -> bool:
+def is_image_content(path: Place) -> bool:
     """Whether the first bytes of `path` are those of a format in `FORMATS`; False when it is unreadable."""
     try:
         with path.open("rb") as file:
@@ -44,6 +44,6 @@ def is_image_content(path: Path) -> bool:
     return head[4:12] in (b"ftypavif", b"ftypavis")
 
 
-def is_image_file(path: Path) -> bool:
-    """Whether `path` is to be taken as an image: by its suffix, else by its content."""
-    return path.suffix.lower() in IMAGE_SUFFIXES or is_image_content(path)
+def is_image_file(path: Place) -> bool:
+    """Whether `path` is to be taken as an image: by its suffix, else by its content, which at a URL is not read."""
+    return path.suffix.lower() in IMAGE_SUFFIXES or (not isinstance(path, Url) and is_image_content(path))

@@ -15,7 +15,6 @@ separated by semicolons or commas. A picture without any shows none of them.
 from __future__ import annotations
 
 import hashlib
-import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from ovseg_cli.errors import ClassNameError, UsageError
 from ovseg_cli.files.discovery import InputImage, natural_key
 from ovseg_cli.files.text import read_text
 from ovseg_cli.names import ClassList, did_you_mean, listed, normalise_class_name, shown_name
+from ovseg_cli.urls import absolute
 
 _MOST_NAMED = 3
 
@@ -182,7 +182,7 @@ class _Names:
     """Pictures by what they may be called."""
 
     def __init__(self, images: Sequence[InputImage]) -> None:
-        self._whole = [_parts(os.path.abspath(image.path)) for image in images]
+        self._whole = [_parts(str(absolute(image.path))) for image in images]
         relative = [_parts(str(_relative(image))) for image in images]
         self._relative: dict[tuple[str, ...], list[int]] = {}
         self._stems: dict[tuple[str, ...], list[int]] = {}

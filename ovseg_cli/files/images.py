@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from ovseg_cli.errors import ImageError
 from ovseg_cli.files.discovery import InputImage, discover
 from ovseg_cli.files.formats import FORMAT_NAMES, FORMATS, IMAGE_SUFFIXES
 from ovseg_cli.files.text import special_kind
+from ovseg_cli.urls import Place, Url, place
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -78,7 +79,7 @@ _TRANSPOSE = {
 _warnings_lock = threading.Lock()
 
 
-def open_image(path: str | Path, *, least: int | None = None) -> Image.Image:
+def open_image(path: str | Place, *, least: int | None = None) -> Image.Image:
     """Read an image as upright 8-bit RGB.
 
     - The EXIF orientation is applied, so that width and height are those that a viewer shows.
@@ -95,7 +96,7 @@ def open_image(path: str | Path, *, least: int | None = None) -> Image.Image:
     (at its peak three for a picture that is turned and also converted from a mode with four channels).
 
     Args:
-        path: The file. Its content decides about the format, not its name.
+        path: The file; one at a URL is read as a whole. Its content decides about the format, not its name.
         least: A JPEG may come at a half, a quarter or an eighth of its size, which is read much faster, as long as its
             sides keep so many pixels. None for pictures as they are.
 
@@ -106,7 +107,7 @@ def open_image(path: str | Path, *, least: int | None = None) -> Image.Image:
         ImageError: The file is missing, no regular file, empty, damaged, truncated, of another format, or larger than
             Pillow's limit against decompression bombs or `MAX_SIDE`.
     """
-    path = Path(path)
+    path = place(path)
     with decoding(path) as image:
         if least is not None:
             image.draft(None, (least, least))
@@ -131,7 +132,7 @@ def size_in_header(path: str | Path) -> tuple[int, int] | None:
 
 
 @contextmanager
-def decoding(path: Path) -> Iterator[Image.Image]:
+def decoding(path: Place) -> Iterator[Image.Image]:
     """Open an image for decoding in the block; whatever damage shows up there becomes an `ImageError`.
 
     Args:
@@ -146,15 +147,21 @@ def decoding(path: Path) -> Iterator[Image.Image]:
     try:
         if (kind := special_kind(path)) is not None:
             raise ImageError(f"{path} is {kind}, not a file; save the picture as a file.")
+        content = None
+        source: Path | io.BytesIO
+        if isinstance(path, Url):
+            source = content = io.BytesIO(path.read_bytes())
+        else:
+            source = path
         with _pillow_warnings(path):
-            image = Image.open(_without_faults(path) or path, formats=FORMATS)
+            image = Image.open(_without_faults(path, content) or source, formats=FORMATS)
         with image:
-            _check_size(image, path)
+            _check_size(image, path, content)
             yield image
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large to be opened safely: {error}") from error
     except UnidentifiedImageError as error:
-        raise ImageError(_why_unidentified(path)) from error
+        raise ImageError(_why_unidentified(path, content)) from error
     except FileNotFoundError as error:
         raise ImageError(f"{path} does not exist.") from error
     except MemoryError as error:
@@ -166,7 +173,7 @@ def decoding(path: Path) -> Iterator[Image.Image]:
         raise ImageError(f"{path} is damaged or incomplete: {reason}.") from error
 
 
-def _check_size(image: Image.Image, path: Path) -> None:
+def _check_size(image: Image.Image, path: Place, content: io.BytesIO | None) -> None:
     """Refuse a size that is no picture's before memory is taken for it.
 
     Raises:
@@ -175,14 +182,25 @@ def _check_size(image: Image.Image, path: Path) -> None:
     if max(image.size) > MAX_SIDE:
         raise ImageError(f"{path} has {image.width} x {image.height} pixels; a side may have {MAX_SIDE} at most.")
     bits = image.width * image.height  # one for each pixel, the fewest there are
-    if image.format == "PNG" and path.stat().st_size * _MOST_DEFLATED < bits / 8:
+    if image.format == "PNG" and _nbytes(path, content) * _MOST_DEFLATED < bits / 8:
         raise ImageError(
             f"{path} is damaged or incomplete: it is too short for the {image.width} x {image.height} pixels that it "
             "declares."
         )
 
 
-def _without_faults(path: Path) -> io.BytesIO | None:
+def _nbytes(path: Place, content: io.BytesIO | None) -> int:
+    if content is not None:
+        return content.getbuffer().nbytes
+    return path.stat().st_size if isinstance(path, Path) else 0
+
+
+def _opened(path: Place, content: io.BytesIO | None) -> IO[bytes]:
+    """A file from its beginning: from the disk, or as it was read from a URL."""
+    return path.open("rb") if content is None else io.BytesIO(content.getbuffer())
+
+
+def _without_faults(path: Place, content: io.BytesIO | None) -> io.BytesIO | None:
     """A PNG without those of its chunks that would keep Pillow from decoding it and that are no pixels.
 
     Texts and profiles beyond Pillow's limits, and whatever is not needed and has a wrong checksum, are left out, as
@@ -191,7 +209,7 @@ def _without_faults(path: Path) -> io.BytesIO | None:
     Returns:
         None if it has no such chunk, or is no PNG; it can be opened as it is.
     """
-    with path.open("rb") as file:
+    with _opened(path, content) as file:
         if file.read(len(_PNG_SIGNATURE)) != _PNG_SIGNATURE:
             return None
         end = file.seek(0, io.SEEK_END)
@@ -214,12 +232,12 @@ def _without_faults(path: Path) -> io.BytesIO | None:
         if not faulty:
             return None
         _logger.info("%s: passed over damaged or very large data that are not pixels", path)
-        content = io.BytesIO()
+        sound_content = io.BytesIO()
         for start, size in good:
             file.seek(start)
-            content.write(file.read(size))
-    content.seek(0)
-    return content
+            sound_content.write(file.read(size))
+    sound_content.seek(0)
+    return sound_content
 
 
 def _text_size(kind: bytes, data: bytes) -> int:
@@ -238,7 +256,7 @@ def _text_size(kind: bytes, data: bytes) -> int:
 
 
 @contextmanager
-def _pillow_warnings(path: Path, *, told: bool = True) -> Iterator[None]:
+def _pillow_warnings(path: Place, *, told: bool = True) -> Iterator[None]:
     """Log what Pillow warns about in the block, with the name of the file, instead of Python's way; or nothing."""
     with _warnings_lock, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -249,8 +267,8 @@ def _pillow_warnings(path: Path, *, told: bool = True) -> Iterator[None]:
         _logger.warning("%s: %s", path, warning.message)
 
 
-def _why_unidentified(path: Path) -> str:
-    with path.open("rb") as file:
+def _why_unidentified(path: Place, content: io.BytesIO | None) -> str:
+    with _opened(path, content) as file:
         head = file.read(16)
     if not head:
         return f"{path} is empty (0 bytes)."
@@ -259,7 +277,7 @@ def _why_unidentified(path: Path) -> str:
     return f"{path} is damaged or not an image that can be read (its content is none of {FORMAT_NAMES})."
 
 
-def to_rgb(image: Image.Image, path: Path = Path("the image")) -> Image.Image:
+def to_rgb(image: Image.Image, path: Place = Path("the image")) -> Image.Image:
     """Convert any mode that Pillow decodes to upright RGB, as `open_image` does.
 
     Args:
@@ -297,7 +315,7 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, image.width, min(top + height, image.height)))
 
 
-def upright(image: Image.Image, path: Path) -> Image.Image:
+def upright(image: Image.Image, path: Place) -> Image.Image:
     """Load an image and apply its EXIF orientation.
 
     `PIL.ImageOps.exif_transpose` would do, but it also rewrites the EXIF data, which fails on data that
@@ -340,7 +358,7 @@ def _black_is_zero(band: Image.Image, turn: bool) -> npt.NDArray[Any]:
     return np.uint16(MOST_OF_16_BITS) - values if turn and band.mode != "F" else values
 
 
-def _deep_grey_factor(grey: Image.Image, path: Path, turn: bool) -> np.float64:
+def _deep_grey_factor(grey: Image.Image, path: Place, turn: bool) -> np.float64:
     """What takes grey values of more than 8 bits to 0..255, by a fixed rule (see `open_image`).
 
     Args:

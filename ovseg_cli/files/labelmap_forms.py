@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import yaml
 
@@ -19,13 +18,14 @@ from ovseg_cli.errors import LabelError
 from ovseg_cli.files.label_names import HASH_NOTE, IGNORE, MAX_ID, Colour, LabelMap, is_void, voc_colour
 from ovseg_cli.files.text import read_text
 from ovseg_cli.names import repeated
+from ovseg_cli.urls import Place, place
 
 __all__ = ["read_labelmap"]
 
 _FORMS = "name:R,G,B:: (the first line has id 0), id: name, or a table with the columns id,name or name,r,g,b"
 
 
-def read_labelmap(path: str | Path) -> LabelMap:
+def read_labelmap(path: str | Place) -> LabelMap:
     """Read the names of label ids. Blank lines and comments (``#``) are skipped.
 
     Known forms:
@@ -52,7 +52,7 @@ def read_labelmap(path: str | Path) -> LabelMap:
     Raises:
         LabelError: The file is missing, not text, empty, contradictory, or of no known form (with the line).
     """
-    path = Path(path)
+    path = place(path)
     text = read_text(path, "label map", LabelError)
     lines = _significant(text)
     named = path.suffix.lower() in (".yaml", ".yml", ".json")
@@ -78,7 +78,7 @@ class _Entry:
     colour: Colour | None
 
 
-def _labelmap(path: Path, entries: Sequence[_Entry]) -> LabelMap:
+def _labelmap(path: Place, entries: Sequence[_Entry]) -> LabelMap:
     """Put the entries of a file together."""
     for entry in entries:
         if max(entry.colour or (0,)) > 255 or not 0 <= entry.index <= MAX_ID:
@@ -93,7 +93,7 @@ def _labelmap(path: Path, entries: Sequence[_Entry]) -> LabelMap:
         raise LabelError(f"The label map {path} is contradictory. {error}") from error
 
 
-def _wrong(path: Path, line: int, text: str, why: str) -> LabelError:
+def _wrong(path: Place, line: int, text: str, why: str) -> LabelError:
     return LabelError(f"The label map {path}, line {line}: {text!r} {why}")
 
 
@@ -133,7 +133,7 @@ def _has_colour(row: _Row | None) -> bool:
     return row is not None and row.colour is not None
 
 
-def _line_entries(path: Path, lines: Sequence[_Line]) -> list[_Entry]:
+def _line_entries(path: Place, lines: Sequence[_Line]) -> list[_Entry]:
     """Read a file of one label per line, in the first form that fits all of its lines."""
     if (columns := _named_columns(lines)) is not None:
         return _numbered([(n, line, _table_row(path, n, line, columns)) for n, line in lines[1:]])
@@ -181,7 +181,7 @@ def _numbered(rows: Sequence[_Parsed]) -> list[_Entry]:
     ]
 
 
-def _plain_names(path: Path, lines: Sequence[_Line]) -> list[_Entry]:
+def _plain_names(path: Place, lines: Sequence[_Line]) -> list[_Entry]:
     """One name per line."""
     if twice := repeated(name for _, name in lines):
         raise LabelError(
@@ -328,7 +328,7 @@ def _columns(words: Sequence[str], rows: Sequence[Sequence[str]], separator: str
     return _Columns(separator, len(words), index, name, colour)
 
 
-def _table_row(path: Path, number: int, line: str, columns: _Columns) -> _Row:
+def _table_row(path: Place, number: int, line: str, columns: _Columns) -> _Row:
     fields = _fields(line, columns.separator)
     if len(fields) > columns.count and columns.name == columns.count - 1:
         # The last column holds names, which may have separators in them.
@@ -350,7 +350,7 @@ _YAML_HEAD = re.compile(rf"({'|'.join(_NAME_KEYS)})\s*:\s*([\[{{].*)?|---|- .*|\
 _YAML_NAMES = re.compile(r"^names\s*:\s*([\[{].*)?$", re.MULTILINE)
 
 
-def _yaml_entries(path: Path, text: str) -> list[_Entry]:
+def _yaml_entries(path: Place, text: str) -> list[_Entry]:
     """The names of a YAML or JSON file: a list, or by id; alone, or under one of the keys in use."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)  # nodes: numbers and "no" stay the text that they are
@@ -386,7 +386,7 @@ def _fields_of(node: yaml.Node) -> dict[str, yaml.Node]:
     return {key.value: value for key, value in pairs if isinstance(key, yaml.ScalarNode)}
 
 
-def _yaml_object(path: Path, node: yaml.Node, position: int) -> _Entry:
+def _yaml_object(path: Place, node: yaml.Node, position: int) -> _Entry:
     """A label as an object, as in Mapillary's and COCO's files: its name, its colour, and its id or its place."""
     fields = _fields_of(node)
     name = fields.get("readable") or fields.get("name")
@@ -396,14 +396,14 @@ def _yaml_object(path: Path, node: yaml.Node, position: int) -> _Entry:
     return entry if colour is None else replace(entry, colour=_yaml_colour(path, colour))
 
 
-def _with_colours(path: Path, entries: list[_Entry], colours: Sequence[yaml.Node]) -> list[_Entry]:
+def _with_colours(path: Place, entries: list[_Entry], colours: Sequence[yaml.Node]) -> list[_Entry]:
     """Entries with the colours of a list that stands beside them, as in Datumaro's `dataset_meta.json`."""
     if len(colours) != len(entries):
         return entries
     return [replace(entry, colour=_yaml_colour(path, node)) for entry, node in zip(entries, colours, strict=True)]
 
 
-def _yaml_colour(path: Path, node: yaml.Node) -> Colour:
+def _yaml_colour(path: Place, node: yaml.Node) -> Colour:
     values = [value.value for value in node.value] if isinstance(node, yaml.SequenceNode) else [node.value]
     colour = _colour_of(values) if all(isinstance(value, str) for value in values) else None
     if colour is None:
@@ -415,7 +415,7 @@ def _yaml_colour(path: Path, node: yaml.Node) -> Colour:
 _YAML_ADVICE = "write names: [background, cat], or names: with lines such as 1: cat below it."
 
 
-def _yaml_entry(path: Path, node: yaml.Node, index: object, name: object) -> _Entry:
+def _yaml_entry(path: Place, node: yaml.Node, index: object, name: object) -> _Entry:
     line = node.start_mark.line + 1
     if not isinstance(name, str) or not isinstance(index, str) or not _is_number(index) or not _is_scalar(node):
         raise LabelError(f"The label map {path}, line {line} gives no name to an id; {_YAML_ADVICE}")
@@ -436,7 +436,7 @@ _ITEM = re.compile(rf"item\s*\{{((?:[^{{}}\"'#]|#.*|{_QUOTED})*)\}}")
 _FIELD = re.compile(rf"(\w+)\s*:\s*({_QUOTED}|[^\s,;\"']+)")
 
 
-def _pbtxt_entries(path: Path, text: str) -> list[_Entry]:
+def _pbtxt_entries(path: Place, text: str) -> list[_Entry]:
     """The items of TensorFlow's label maps."""
     entries = []
     rest = _ITEM.sub(lambda match: "\n" * match[0].count("\n"), text)

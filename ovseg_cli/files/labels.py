@@ -33,6 +33,7 @@ from ovseg_cli.files.label_names import (
 from ovseg_cli.files.labelmap_forms import read_labelmap
 from ovseg_cli.files.tally import tally
 from ovseg_cli.names import ClassList
+from ovseg_cli.urls import Place, place
 
 __all__ = [
     "BACKGROUND",
@@ -63,7 +64,7 @@ _MOST_COLOURS = 500  # more are no colours of classes
 _MAX_PALETTE_ID = 254  # 255 is the ignore value of 8-bit labels
 
 
-def write_labelmap(path: str | Path, labelmap: LabelMap) -> None:
+def write_labelmap(path: str | Place, labelmap: LabelMap) -> None:
     """Write a label map as ``name:R,G,B::``, line i naming id i.
 
     Raises:
@@ -95,7 +96,7 @@ class _Pixels:
     pixels: Mapping[int, int]
 
 
-def read_label(path: str | Path, labelmap: LabelMap | None = None) -> npt.NDArray[np.int32]:
+def read_label(path: str | Place, labelmap: LabelMap | None = None) -> npt.NDArray[np.int32]:
     """Read the ids of a label image; see `read_compact_label`.
 
     Returns:
@@ -104,7 +105,7 @@ def read_label(path: str | Path, labelmap: LabelMap | None = None) -> npt.NDArra
     return read_compact_label(path, labelmap).astype(np.int32)
 
 
-def read_compact_label(path: str | Path, labelmap: LabelMap | None = None) -> npt.NDArray[np.integer]:
+def read_compact_label(path: str | Place, labelmap: LabelMap | None = None) -> npt.NDArray[np.integer]:
     """Read the ids of a label image, in as many bytes as it has for them.
 
     - Colour images are looked up in `labelmap`; VOC's colour of id 255 (224, 224, 192) means ignore there unless the
@@ -129,7 +130,7 @@ def read_compact_label(path: str | Path, labelmap: LabelMap | None = None) -> np
             the map, or holds other numbers.
         ImageError: The file is missing or damaged.
     """
-    path = Path(path)
+    path = place(path)
     found = _pixels(path)
     if found.kind == "colour":
         ids = _ids_of_colours(found, labelmap, path)
@@ -142,7 +143,7 @@ def read_compact_label(path: str | Path, labelmap: LabelMap | None = None) -> np
     return ids
 
 
-def read_red_green(path: str | Path) -> npt.NDArray[np.int32]:
+def read_red_green(path: str | Place) -> npt.NDArray[np.int32]:
     """Read the ids of a label image of ADE20K's full set: red / 10 * 256 + green, where red is a multiple of ten.
 
     Returns:
@@ -152,7 +153,7 @@ def read_red_green(path: str | Path) -> npt.NDArray[np.int32]:
         LabelError: It is no image in colours.
         ImageError: The file is missing or damaged.
     """
-    path = Path(path)
+    path = place(path)
     with decoding(path) as image:
         if image.mode not in ("RGB", "RGBA"):
             raise LabelError(f"{path} is a {image.mode} image; the labels of ADE20K's full set (*_seg.png) are RGB.")
@@ -187,7 +188,7 @@ def read_mat(path: str | Path, variable: str = "LabelMap") -> npt.NDArray[np.int
     return ids
 
 
-def read_mask(path: str | Path) -> npt.NDArray[np.int32]:
+def read_mask(path: str | Place) -> npt.NDArray[np.int32]:
     """Read a mask that no label map explains: 0 is the background.
 
     Of a picture in colours, and of a palette image in which black is not the first colour, black is the background
@@ -203,7 +204,7 @@ def read_mask(path: str | Path) -> npt.NDArray[np.int32]:
         LabelError: As `read_label`, or a mask has more than one colour beside black, or two without it.
         ImageError: The file is missing or damaged.
     """
-    path = Path(path)
+    path = place(path)
     found = _pixels(path)
     black = [value for value, colour in found.colours.items() if colour == (0, 0, 0)]
     if found.kind == "colour" or (found.kind == "palette" and black and 0 not in black):
@@ -218,7 +219,7 @@ def read_mask(path: str | Path) -> npt.NDArray[np.int32]:
     return read_label(path)
 
 
-def _pixels(path: Path) -> _Pixels:
+def _pixels(path: Place) -> _Pixels:
     """Decode a label image.
 
     Raises:
@@ -264,7 +265,7 @@ def _triple(values: Sequence[int]) -> Colour:
     return red, green, blue
 
 
-def is_colour_label(path: Path) -> bool:
+def is_colour_label(path: Place) -> bool:
     """Whether a label image holds colours, which only a label map with colours can turn into ids.
 
     Raises:
@@ -282,7 +283,7 @@ def _grey_divisor(image: Image.Image) -> int:
     return {"L;2": 85, "L;4": 17}.get(raw_mode[:3], 1) if image.mode == "L" else 1
 
 
-def _ids_of_palette(found: _Pixels, labelmap: LabelMap | None, path: Path) -> npt.NDArray[np.integer]:
+def _ids_of_palette(found: _Pixels, labelmap: LabelMap | None, path: Place) -> npt.NDArray[np.integer]:
     """Indices, unless the colours say that the palette was put into another order (see `read_label`)."""
     if labelmap is None or not (astray := _astray(found.colours, labelmap)):
         return found.values
@@ -336,7 +337,7 @@ def _all_known(found: _Pixels, labelmap: LabelMap) -> bool:
     return all(colour in _meanings(labelmap) for colour in found.colours.values())
 
 
-def _ids_of_greys(found: _Pixels, labelmap: LabelMap | None, path: Path) -> npt.NDArray[np.integer]:
+def _ids_of_greys(found: _Pixels, labelmap: LabelMap | None, path: Place) -> npt.NDArray[np.integer]:
     """Grey values, unless these are the grey colours of classes: optimisers make such images of palettes and of RGB."""
     if labelmap is None or not found.colours or not all(c in labelmap.given_colours for c in found.colours.values()):
         return found.values
@@ -352,7 +353,7 @@ def _ids_of_greys(found: _Pixels, labelmap: LabelMap | None, path: Path) -> npt.
     return found.values
 
 
-def _ids_of_colours(found: _Pixels, labelmap: LabelMap | None, path: Path) -> npt.NDArray[np.integer]:
+def _ids_of_colours(found: _Pixels, labelmap: LabelMap | None, path: Place) -> npt.NDArray[np.integer]:
     """Look up the colours of an image; returns `(H, W)` int32 ids."""
     if labelmap is None:
         raise LabelError(
@@ -391,7 +392,7 @@ def _why_unknown(found: _Pixels, unknown: Sequence[int]) -> str:
     return ""
 
 
-def write_label(path: str | Path, ids: npt.NDArray[np.integer], labelmap: LabelMap) -> None:
+def write_label(path: str | Place, ids: npt.NDArray[np.integer], labelmap: LabelMap) -> None:
     """Write ids as a PNG: 8-bit with the map's palette, or 16-bit grey when the map goes beyond id 254.
 
     Args:

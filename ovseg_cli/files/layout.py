@@ -10,12 +10,17 @@ MASK_FOLDER: Final = "SegmentationClass"
 OVERLAY_FOLDER: Final = "overlay"
 EXPLAIN_FOLDER: Final = "explain"
 PROBABILITY_FOLDER: Final = "probabilities"
+SMALL_PROBABILITY_FOLDER: Final = "probabilities-8"
+PICTURE_FOLDERS: Final = (MASK_FOLDER, OVERLAY_FOLDER, EXPLAIN_FOLDER, PROBABILITY_FOLDER, SMALL_PROBABILITY_FOLDER)
+"""All folders with files of single pictures."""
 
 LIST_NAME: Final = "ImageSets/Segmentation/default.txt"
 """VOC's list of the images that have a label map."""
 
 MANIFEST_NAME: Final = "run.json"
 JOURNAL_NAME: Final = "predictions.jsonl"
+JOURNAL_PARTS: Final = "predictions.parts"
+"""Folder of what a run at a URL has noted since it began; a run on a disk appends to the journal itself."""
 REPORT_NAME: Final = "report.html"
 
 LOCK_NAME: Final = ".ovseg.lock"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zipfile
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from ovseg_cli.atomic import atomic_path
 from ovseg_cli.errors import ImageError
+from ovseg_cli.urls import Place, Url
 
 __all__ = ["Bits", "Scores", "read_scores", "write_scores"]
 
@@ -41,7 +41,7 @@ class Scores:
         return int(np.iinfo(self.values.dtype).max)
 
 
-def write_scores(path: Path, scores: Scores) -> None:
+def write_scores(path: Place, scores: Scores) -> None:
     """Write scores as an NPZ: ``scores``, ``ids``, and ``top``, by which `scores` is divided.
 
     Raises:
@@ -54,14 +54,14 @@ def write_scores(path: Path, scores: Scores) -> None:
                 np.lib.format.write_array(part, np.ascontiguousarray(array), allow_pickle=False)
 
 
-def read_scores(path: Path) -> Scores:
+def read_scores(path: Place) -> Scores:
     """Read what `write_scores` wrote.
 
     Raises:
         ImageError: The file is missing, damaged, or of another kind.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(path.open() if isinstance(path, Url) else path, allow_pickle=False) as file:
             scores = Scores(file["scores"], file["ids"])
     except FileNotFoundError as error:
         raise ImageError(f"{path} is gone; {_REMEDY}") from error

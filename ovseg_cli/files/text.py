@@ -5,9 +5,9 @@ from __future__ import annotations
 import codecs
 import os
 import stat
-from pathlib import Path
 
 from ovseg_cli.errors import OvsegError
+from ovseg_cli.urls import Place, Url
 
 _SPECIAL = {
     stat.S_IFIFO: "a pipe",
@@ -17,15 +17,17 @@ _SPECIAL = {
 }
 
 
-def special_kind(path: Path) -> str | None:
+def special_kind(path: Place) -> str | None:
     """What `path` is if it is neither file nor folder nor absent: to open it may take forever, so nobody should."""
+    if isinstance(path, Url):
+        return None
     try:
         return _SPECIAL.get(stat.S_IFMT(os.stat(path).st_mode))
     except (OSError, ValueError):
         return None
 
 
-def read_text(path: Path, what: str, error: type[OvsegError]) -> str:
+def read_text(path: Place, what: str, error: type[OvsegError]) -> str:
     """The text of a file in UTF-8, or UTF-16 with a byte order mark; its lines end in line feeds, whatever ended them.
 
     Args:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -110,9 +110,9 @@ def read_data(
     """
     truth = open_truth(labels, label_map=label_map, ignore=ignore)
     names, novel_names = _names(truth, classes, novel)
-    found = {str(image.key): image.path for image in discover([images])}
+    found = {str(image.key): image.file for image in discover([images])}
     pairs = truth.pair(found)
-    samples = tuple(Sample(key, image, label) for key, label, image in pairs.matched)
+    samples = tuple(Sample(key, cast(Path, image), cast(Path, label)) for key, label, image in pairs.matched)
     counts: Counter[int] = Counter()
     digest = hashlib.sha256(repr((names, novel_names)).encode())
     table = place_table(truth, names, unknown=_UNKNOWN)

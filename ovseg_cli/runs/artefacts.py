@@ -16,9 +16,16 @@ from ovseg_cli.atomic import write_image
 from ovseg_cli.drawing.overlay import overlay as draw_overlay
 from ovseg_cli.drawing.palettes import for_display
 from ovseg_cli.files.labels import LabelMap, write_label
-from ovseg_cli.files.layout import EXPLAIN_FOLDER, MASK_FOLDER, OVERLAY_FOLDER, PROBABILITY_FOLDER
+from ovseg_cli.files.layout import (
+    EXPLAIN_FOLDER,
+    MASK_FOLDER,
+    OVERLAY_FOLDER,
+    PROBABILITY_FOLDER,
+    SMALL_PROBABILITY_FOLDER,
+)
 from ovseg_cli.files.probabilities import Bits, Scores, write_scores
 from ovseg_cli.runs.journal import Entry, is_intact
+from ovseg_cli.urls import Place, is_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,9 +72,9 @@ class Artefact(ABC):
     def wanted(self, request: Request) -> bool:
         """Whether a run is asked for it."""
 
-    def fits(self, entry: Entry, path: str, output: Path) -> bool:
+    def fits(self, entry: Entry, path: str, output: Place) -> bool:
         """Whether the file of an image whose label map still holds is there, under the name that it is to have."""
-        return getattr(entry, self.field) == path and (output / path).is_file()
+        return getattr(entry, self.field) == path and is_file(output / path)
 
     @abstractmethod
     def write(self, target: Path, answer: Answer, labels: LabelMap) -> None:
@@ -84,7 +91,7 @@ class _LabelMaps(Artefact):
         """Always."""
         return True
 
-    def fits(self, entry: Entry, path: str, output: Path) -> bool:
+    def fits(self, entry: Entry, path: str, output: Place) -> bool:
         """Whether its bytes are those that were written."""
         return entry.output == path and is_intact(entry, output)
 
@@ -152,7 +159,7 @@ class _Probabilities(Artefact):
 class _Probabilities8(_Probabilities):
     """The same in half the space, with ``--format probabilities-8``."""
 
-    folder = f"{PROBABILITY_FOLDER}-8"
+    folder = SMALL_PROBABILITY_FOLDER
     bits = 8
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ovseg_cli.errors import LabelError, NoInputError, UsageError
 from ovseg_cli.evaluation.draws import DRAWS, SEED
+from ovseg_cli.evaluation.pairing import label_folder
 from ovseg_cli.evaluation.sources import open_truth
 from ovseg_cli.files.labels import LABELMAP_NAME, LabelMap, is_background, read_labelmap
 from ovseg_cli.files.layout import MASK_FOLDER
@@ -27,6 +27,7 @@ from ovseg_cli.names import (
     unknown_choice,
 )
 from ovseg_cli.runs.manifest import Manifest, read_manifest
+from ovseg_cli.urls import Place, Url, is_folder, is_there
 
 if TYPE_CHECKING:
     from ovseg_cli.evaluation.datasets import OpenDataset
@@ -54,7 +55,7 @@ class Predictions:
         notes: what the reader of the figures should know of these label maps.
     """
 
-    folder: Path
+    folder: Place
     labels: LabelMap
     requested: tuple[str, ...]
     background: bool
@@ -95,7 +96,7 @@ def in_dataset(found: Predictions, opened: OpenDataset, *, background: bool | No
 
 
 def predictions_in(
-    folder: Path,
+    folder: Place,
     *,
     label_map: Path | None = None,
     classes: Sequence[str] = (),
@@ -118,9 +119,9 @@ def predictions_in(
         LabelError: the folder is absent, or nothing says what its ids mean.
         UsageError: a class is named that the label maps cannot hold.
     """
-    if not os.path.isdir(folder):
+    if not is_folder(folder):
         raise LabelError(f"There is no folder {folder} with predictions. Name it with --pred.")
-    folder = folder / MASK_FOLDER if (folder / MASK_FOLDER).is_dir() else folder
+    folder = label_folder(folder)
     manifest = _manifest_near(folder)
     labels = _labels_near(folder, label_map, usual)
     notes: tuple[str, ...] = ()
@@ -159,7 +160,7 @@ def last_predictions(
         raise NoInputError(
             "There is no recorded run to score. Name label maps with --pred DIR, or pictures with --images DIR."
         )
-    if not (run.output / MASK_FOLDER).is_dir():
+    if not is_folder(run.output / MASK_FOLDER):
         raise NoInputError(
             f"The last run wrote to {run.output}, which is gone. "
             "Segment again, or name label maps with --pred DIR or pictures with --images DIR."
@@ -170,7 +171,7 @@ def last_predictions(
 
 def evaluate(
     predictions: Predictions,
-    gt: Path | GroundTruth,
+    gt: Place | GroundTruth,
     *,
     label_map: Path | None = None,
     ignore: int | Sequence[int] | None = None,
@@ -209,7 +210,7 @@ def evaluate(
     from ovseg_cli.evaluation.bootstrap import with_intervals
     from ovseg_cli.evaluation.folder import evaluate_truth
 
-    truth = open_truth(gt, label_map=label_map, ignore=ignore) if isinstance(gt, Path) else gt
+    truth = open_truth(gt, label_map=label_map, ignore=ignore) if isinstance(gt, Path | Url) else gt
     report = evaluate_truth(
         truth.also_called(predictions.synonyms),
         predictions.folder,
@@ -237,8 +238,8 @@ def _finds_regions(manifest: Manifest | None) -> bool:
 
 
 def score_folder(
-    folder: Path,
-    gt: Path | GroundTruth,
+    folder: Place,
+    gt: Place | GroundTruth,
     *,
     classes: Sequence[str] = (),
     background: bool | None = None,
@@ -274,8 +275,8 @@ def score_folder(
 
 
 def records_of(
-    run: Path,
-    gt: Path | GroundTruth | None,
+    run: Place,
+    gt: Place | GroundTruth | None,
     *,
     classes: Sequence[str] = (),
     background: bool | None = None,
@@ -300,7 +301,7 @@ def records_of(
     """
     from ovseg_cli.evaluation.pictures import Pictures
 
-    if not os.path.lexists(run):
+    if not is_there(run):
         raise UsageError(f"{run} does not exist. Name an output folder, or a report that ovseg eval -o wrote.")
     if not run.is_file():
         if gt is None:
@@ -337,12 +338,12 @@ def check_ground_truth(truth: GroundTruth, keys: Iterable[str], classes: Sequenc
     truth.pair({key: Path(key) for key in keys})
 
 
-def _manifest_near(folder: Path) -> Manifest | None:
+def _manifest_near(folder: Place) -> Manifest | None:
     """The `run.json` of an output folder, seen from its label maps."""
     return read_manifest(folder.parent) if folder.name == MASK_FOLDER else read_manifest(folder)
 
 
-def _other_names(manifest: Manifest, labels: LabelMap, folder: Path) -> tuple[str, ...]:
+def _other_names(manifest: Manifest, labels: LabelMap, folder: Place) -> tuple[str, ...]:
     """What to say where the label map of an output folder is not that of its run."""
     for entry in manifest.classes:
         index, name = int(entry["id"]), str(entry["name"])
@@ -356,7 +357,7 @@ def _other_names(manifest: Manifest, labels: LabelMap, folder: Path) -> tuple[st
     return ()
 
 
-def _labels_near(folder: Path, label_map: Path | None, usual: LabelMap | None) -> LabelMap:
+def _labels_near(folder: Place, label_map: Path | None, usual: LabelMap | None) -> LabelMap:
     for place in (folder, folder.parent):
         if (place / LABELMAP_NAME).is_file():
             return read_labelmap(place / LABELMAP_NAME)
@@ -370,7 +371,7 @@ def _labels_near(folder: Path, label_map: Path | None, usual: LabelMap | None) -
     return read_labelmap(label_map)
 
 
-def _chosen(classes: Sequence[str], available: Sequence[str], folder: Path) -> tuple[str, ...]:
+def _chosen(classes: Sequence[str], available: Sequence[str], folder: Place) -> tuple[str, ...]:
     """The classes that count: those named, in the spelling of the label maps, or all."""
     if not classes:
         return tuple(available)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ovseg_cli.errors import UnknownClassError, UsageError
@@ -26,6 +25,7 @@ from ovseg_cli.runs.segment import CrewMaker, Step, run_folder
 from ovseg_cli.runs.worker import Equipment, ReadySegmenter
 from ovseg_cli.segmentation.options import SegmentOptions
 from ovseg_cli.segmentation.recipe import Choice, Recipe, choose_method, make_recipe
+from ovseg_cli.urls import Place
 
 if TYPE_CHECKING:
     from ovseg_cli.files.discovery import InputImage
@@ -79,7 +79,7 @@ class _Nobody:
 def plan_folder(
     store: Store,
     inputs: Sequence[str],
-    output: Path,
+    output: Place,
     *,
     images: Sequence[InputImage] | None = None,
     classes: Sequence[str] = (),

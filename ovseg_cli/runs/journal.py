@@ -1,4 +1,8 @@
-"""`predictions.jsonl`: one line per image, written as the run goes on, readable after a kill at any instant."""
+"""`predictions.jsonl`: one line per image, written as the run goes on, readable after a kill at any instant.
+
+At a URL nothing can be appended. What a run notes there goes into parts of some hundred lines, each put whole again and
+again until it is full; they are read together with the journal, and become part of it at the end.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +12,26 @@ import json
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, Protocol
 
 from ovseg_cli.atomic import write_text
 from ovseg_cli.errors import DiskFullError, OutputError, OvsegError
-from ovseg_cli.files.discovery import picture_id
-from ovseg_cli.files.layout import JOURNAL_NAME
+from ovseg_cli.files.discovery import known_as
+from ovseg_cli.files.layout import JOURNAL_NAME, JOURNAL_PARTS, PICTURE_FOLDERS
 from ovseg_cli.names import listed
+from ovseg_cli.runs.lease import check_held
+from ovseg_cli.urls import Place, Url, listed_below
+
+PART_SECONDS = 5.0
+"""What was noted at a URL waits no longer than so, as long as pictures go on."""
+
+PART_LINES = 256
+"""A part has so many lines at most."""
 
 log = logging.getLogger("ovseg_cli")
 
@@ -173,11 +186,17 @@ def written(path: Path) -> tuple[int, str]:
         return file.tell(), digest
 
 
-def is_intact(entry: Entry, output: Path) -> bool:
-    """Whether the label map of an entry is there, as it was written as far as the entry says."""
+def is_intact(entry: Entry, output: Place) -> bool:
+    """Whether the label map of an entry is there, as it was written as far as the entry says.
+
+    At a URL its size has to do: to read all that is there takes as long as to make it again.
+    """
     if entry.output is None:
         return False
     path = output / entry.output
+    if isinstance(path, Url):
+        facts = path.facts()
+        return facts is not None and entry.nbytes in (None, facts.size)
     try:
         if not path.is_file() or entry.nbytes not in (None, path.stat().st_size):
             return False
@@ -186,7 +205,19 @@ def is_intact(entry: Entry, output: Path) -> bool:
         return False
 
 
-def read_journal(output: Path) -> dict[str, Entry]:
+def standing_in(output: Place) -> Place:
+    """An output folder that is asked about the files of all pictures: at a URL these are listed once.
+
+    Raises:
+        OutputError: the store does not answer.
+    """
+    try:
+        return listed_below(output, *PICTURE_FOLDERS)
+    except OSError as error:
+        raise OutputError(f"Cannot read {output}: {error.strerror}.") from error
+
+
+def read_journal(output: Place) -> dict[str, Entry]:
     """The entries of an output folder by the picture's `picture_id`; later lines win.
 
     A last line without its end is what a kill leaves behind: that picture counts as not done. So does that of a line
@@ -197,11 +228,12 @@ def read_journal(output: Path) -> dict[str, Entry]:
     """
     path = output / JOURNAL_NAME
     try:
-        lines = path.read_bytes().split(b"\n")
+        content = path.read_bytes() if isinstance(path, Path) else _at_url(path)
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise OutputError(f"Cannot read {path}: {error.strerror}.") from error
+    lines = content.split(b"\n")
     entries: dict[str, Entry] = {}
     damaged: list[str] = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break is torn, or nothing
@@ -209,7 +241,7 @@ def read_journal(output: Path) -> dict[str, Entry]:
             continue
         try:
             entry = Entry.from_line(line.decode())
-            path_now = picture_id(Path(entry.path))
+            path_now = known_as(entry.path)
         except (ValueError, RecursionError) as error:
             damaged.append(f"line {number}: {str(error)[:200]}")
             continue
@@ -220,8 +252,38 @@ def read_journal(output: Path) -> dict[str, Entry]:
     return entries
 
 
+def _at_url(path: Url) -> bytes:
+    """A journal with its parts, in their order; nothing where there is none.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    folder = path.parent.plain()
+    for last in (False, True):
+        parts = sorted(part.name for part in (folder / JOURNAL_PARTS).listed().files())
+        whole = [JOURNAL_NAME] if (folder / JOURNAL_NAME).is_file() else []
+        try:
+            return b"".join(folder.read_all([*whole, *(f"{JOURNAL_PARTS}/{name}" for name in parts)]))
+        except FileNotFoundError:
+            if last:  # else its run has ended in this moment, and the parts are in the journal now
+                raise
+    return b""
+
+
+class _Lines(Protocol):
+    """Takes lines of a journal."""
+
+    def add(self, line: str) -> None:
+        """Append one."""
+
+    def close(self) -> None:
+        """See to it that all are kept."""
+
+
 class Journal:
     """Appends entries to `predictions.jsonl`; each is on its way to the disk before `add` returns.
+
+    At a URL that takes some seconds more: see `PART_SECONDS`.
 
     Args:
         output: the output folder.
@@ -232,25 +294,18 @@ class Journal:
         DiskFullError: there is no space left.
     """
 
-    def __init__(self, output: Path, kept: Iterable[Entry]) -> None:
-        self.path = output / JOURNAL_NAME
+    def __init__(self, output: Place, kept: Iterable[Entry]) -> None:
         write_journal(output, kept)
-        try:
-            self._file: IO[str] = self.path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
-        except OSError as error:
-            raise _cannot_append(self.path, error) from error
+        self._lines: _Lines = _Parts(output) if isinstance(output, Url) else _File(output / JOURNAL_NAME)
 
     def add(self, entry: Entry) -> None:
         """Append one entry.
 
         Raises:
             DiskFullError: there is no space left.
+            OutputError: it cannot be put where it belongs.
         """
-        try:
-            self._file.write(entry.to_line() + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise _cannot_append(self.path, error) from error
+        self._lines.add(entry.to_line() + "\n")
 
     def __enter__(self) -> Journal:
         return self
@@ -258,15 +313,72 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._lines.close()
+
+
+class _File:
+    """The file of a journal on a disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file: IO[str] = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
+        except OSError as error:
+            raise _cannot_append(path, error) from error
+
+    def add(self, line: str) -> None:
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            raise _cannot_append(self._path, error) from error
+
+    def close(self) -> None:
         try:
             os.fsync(self._file.fileno())
         finally:
             self._file.close()
 
 
-def write_journal(output: Path, entries: Iterable[Entry]) -> None:
-    """Replace the journal by `entries` in one step."""
+class _Parts:
+    """The parts of a journal at a URL."""
+
+    def __init__(self, output: Url) -> None:
+        self._output = output
+        self._number = 1
+        self._lines: list[str] = []
+        self._waiting = 0
+        self._put_at = time.monotonic()
+
+    def add(self, line: str) -> None:
+        self._lines.append(line)
+        self._waiting += 1
+        if len(self._lines) >= PART_LINES or time.monotonic() - self._put_at >= PART_SECONDS:
+            self._put()
+
+    def close(self) -> None:
+        if self._waiting:
+            self._put()
+
+    def _put(self) -> None:
+        check_held(self._output)
+        write_text(self._output / JOURNAL_PARTS / f"{self._number:06}.jsonl", "".join(self._lines))
+        self._waiting, self._put_at = 0, time.monotonic()
+        if len(self._lines) >= PART_LINES:
+            self._number, self._lines = self._number + 1, []
+
+
+def write_journal(output: Place, entries: Iterable[Entry]) -> None:
+    """Replace the journal by `entries` in one step; parts that there were are in it, or hold no more."""
+    if isinstance(output, Url):
+        check_held(output)
     write_text(output / JOURNAL_NAME, "".join(entry.to_line() + "\n" for entry in entries))
+    if isinstance(output, Url):
+        parts = output / JOURNAL_PARTS
+        try:
+            parts.remove([part.name for part in parts.listed().files()])
+        except OSError as error:
+            raise OutputError(f"Cannot write {parts}: {error.strerror}.") from error
 
 
 def _cannot_append(path: Path, error: OSError) -> OvsegError:

@@ -6,12 +6,12 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from ovseg_cli.atomic import make_folder, write_text
@@ -27,11 +27,13 @@ from ovseg_cli.files.discovery import picture_id
 from ovseg_cli.files.labels import LABELMAP_NAME, LabelMap, write_labelmap
 from ovseg_cli.files.layout import LIST_NAME, LOCK_NAME, MASK_FOLDER
 from ovseg_cli.runs.journal import Entry, Journal, write_journal
+from ovseg_cli.runs.lease import leased
 from ovseg_cli.runs.manifest import Manifest, library_versions
 from ovseg_cli.runs.memory import Easing
 from ovseg_cli.runs.plan import Plan, PlanItem
 from ovseg_cli.runs.worker import Equipment
 from ovseg_cli.store.records import RunItem, RunRecord
+from ovseg_cli.urls import Place, Url, redacted
 
 if TYPE_CHECKING:
     from ovseg_cli.profiles import Profile
@@ -74,7 +76,7 @@ class RunSummary:
         notes: sentences for people about what they may not expect.
     """
 
-    output: Path
+    output: Place
     method: str
     classes: tuple[str, ...]
     images: int
@@ -131,6 +133,7 @@ class Ledger:
         self._plan = plan
         self._told = told
         self._profile = profile
+        argv = tuple(map(redacted, argv))
         self._record = _StoreRecord(store if recorded else None, plan, argv)
         self.labels = LabelMap.from_classes(plan.request.classes)
         self.summary = RunSummary(
@@ -142,7 +145,7 @@ class Ledger:
             given=sum(item.classes is not None for item in plan.items),
         )
         made = _manifest(plan, store, profile, argv, self.labels, self._record.id)
-        self._manifest = replace(made, configured=dict(configured))
+        self._manifest = replace(made, configured={name: _without_secrets(one) for name, one in configured.items()})
         self._entries = {entry.path: entry for entry in plan.kept}
         self._begun = False
 
@@ -150,8 +153,7 @@ class Ledger:
     def open(self) -> Iterator[Journal]:
         """Write what gives the label maps their meaning before the first of them is there, and begin the journal."""
         output = self._plan.output
-        for name in self._plan.stale:
-            remove_inside(output, name)
+        remove_inside(output, self._plan.stale)
         make_folder(output / MASK_FOLDER)
         # Entries of planned images that still hold stay in the journal from the start: a kill loses nothing.
         for item in self._plan.items:
@@ -207,8 +209,7 @@ class Ledger:
         self.summary.failed.append(Failure(str(item.image.path), reason))
         entry = Entry(path=picture_id(item.image.path), status="failed", error=reason, key=item.key)
         # A label map of what used to be under this name describes it no more.
-        for name in item.files:
-            remove_inside(self._plan.output, name)
+        remove_inside(self._plan.output, item.files)
         self._record.add("failed", entry)
         return entry
 
@@ -371,6 +372,13 @@ def _manifest(
     )
 
 
+def _without_secrets(setting: Any) -> Any:
+    """An option of a file with defaults, as it may be written down."""
+    if not isinstance(setting, Mapping):
+        return setting
+    return {name: redacted(value) if isinstance(value, str) else value for name, value in setting.items()}
+
+
 def _image_classes(plan: Plan) -> dict[str, Any]:
     """The file of image classes, for the record."""
     if plan.request.image_classes is None:
@@ -394,7 +402,7 @@ def add_shares(summary: RunSummary, entries: Sequence[Entry | None]) -> None:
                 summary.images_with[name] = summary.images_with.get(name, 0) + 1
 
 
-def write_list(output: Path, entries: list[Entry]) -> None:
+def write_list(output: Place, entries: list[Entry]) -> None:
     """The VOC list of the pictures that have a label map: one name per line, without its suffix."""
     names = [
         entry.output.removeprefix(f"{MASK_FOLDER}/").removesuffix(".png")
@@ -407,16 +415,31 @@ def write_list(output: Path, entries: list[Entry]) -> None:
     write_text(output / LIST_NAME, "".join(f"{name}\n" for name in names if name not in broken))
 
 
-def remove_inside(output: Path, name: str) -> None:
-    """Remove a file that the journal names; never one outside the output folder, whatever the journal says."""
-    path = (output / name).resolve()
-    if output.resolve() in path.parents and os.path.lexists(path):  # False also for names that are too long
-        path.unlink(missing_ok=True)
+def remove_inside(output: Place, names: Iterable[str]) -> None:
+    """Remove files that the journal names; never one outside the output folder, whatever the journal says.
+
+    Raises:
+        OutputError: one at a URL cannot be removed.
+    """
+    if isinstance(output, Url):
+        try:
+            output.remove([name for name in names if ".." not in PurePosixPath(name).parts])
+        except OSError as error:
+            raise OutputError(f"Cannot write {output}: {error.strerror}.") from error
+        return
+    for name in names:
+        path = (output / name).resolve()
+        if output.resolve() in path.parents and os.path.lexists(path):  # False also for names that are too long
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
-def only_writer(output: Path) -> Iterator[None]:
+def only_writer(output: Place) -> Iterator[None]:
     """Keep a second process out of the folder: two journals in one file would be none."""
+    if isinstance(output, Url):
+        with leased(output):
+            yield
+        return
     from filelock import FileLock, Timeout
 
     make_folder(output)

@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Literal
 
 from ovseg_cli.atomic import write_json
 from ovseg_cli.errors import OutputError
 from ovseg_cli.files.layout import MANIFEST_NAME
+from ovseg_cli.urls import Place
 
 FORMAT = 1
 
@@ -29,9 +29,9 @@ class Manifest:
         status: `running`, `finished` or `interrupted`.
         started_at: ISO 8601 time with zone.
         finished_at: likewise, None while running.
-        argv: the command line.
+        argv: the command line, without secrets in URLs.
         configured: the options that come from a file with defaults, each with its `value` and `from` where.
-        inputs: the inputs as typed.
+        inputs: the inputs as typed, likewise.
         classes: one mapping per class with `id`, `name` and `colour` `[r, g, b]`; the ids are those in the masks.
         background: whether id 0 is background (otherwise each pixel has a class).
         threshold: the score below which a pixel is background, None for the method's own.
@@ -94,12 +94,12 @@ class Manifest:
         """The classes in the order of their ids."""
         return tuple(str(entry["name"]) for entry in self.classes)
 
-    def write(self, output: Path) -> None:
+    def write(self, output: Place) -> None:
         """Put the manifest into `output`, in one step."""
         write_json(output / MANIFEST_NAME, asdict(self))
 
 
-def read_manifest(output: Path) -> Manifest | None:
+def read_manifest(output: Place) -> Manifest | None:
     """The manifest of an output folder, None when it has none.
 
     Raises:

@@ -18,6 +18,7 @@ from ovseg_cli.files.layout import MASK_FOLDER
 from ovseg_cli.names import listed_names
 from ovseg_cli.runs.journal import Entry, read_journal
 from ovseg_cli.runs.manifest import Manifest, read_manifest
+from ovseg_cli.urls import Place, place, way
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,7 +69,7 @@ def write_page(
         )
 
     def image_of(key: str) -> Image.Image | str:
-        path = Path(by_key[key].path) if key in by_key else (pictures or {}).get(key)
+        path = place(by_key[key].path) if key in by_key else (pictures or {}).get(key)
         if path is None:
             return "Nothing says where the picture lies."
         try:
@@ -108,7 +109,7 @@ def write_confusion(target: Path, report: Report) -> None:
         write_text(target, render(report.pictures.names, report.pictures.matrix()))
 
 
-def _made_by(folder: Path) -> tuple[dict[str, Entry], Manifest | None]:
+def _made_by(folder: Place) -> tuple[dict[str, Entry], Manifest | None]:
     """The journal, by label map below the folder of label maps, and the manifest of the run that made them."""
     output = folder.parent if folder.name == MASK_FOLDER else folder
     try:
@@ -123,8 +124,8 @@ def _made_by(folder: Path) -> tuple[dict[str, Entry], Manifest | None]:
     return found, manifest
 
 
-def _name(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).as_posix()
+def _name(file: Place, folder: Place) -> str:
+    return way(folder, file)
 
 
 def _facts(report: Report, manifest: Manifest | None) -> dict[str, str]:

@@ -18,9 +18,10 @@ from ovseg_cli.files.layout import JOURNAL_NAME, MANIFEST_NAME, MASK_FOLDER
 from ovseg_cli.files.text import special_kind
 from ovseg_cli.names import listed_names
 from ovseg_cli.runs.artefacts import ARTEFACTS, EXPLANATIONS, LABEL_MAPS, OVERLAYS, PROBABILITIES
-from ovseg_cli.runs.journal import Entry, read_journal
+from ovseg_cli.runs.journal import Entry, read_journal, standing_in
 from ovseg_cli.runs.manifest import Manifest, read_manifest
 from ovseg_cli.runs.request import Request
+from ovseg_cli.urls import Place, Url, is_file, is_folder, is_there, place, redacted, same_or_inside
 
 if TYPE_CHECKING:
     pass
@@ -70,7 +71,7 @@ class Plan:
 
     Attributes:
         output: the output folder, absolute.
-        inputs: the inputs as typed.
+        inputs: the inputs as typed, without secrets in URLs.
         request: what is to be made.
         items: the images, in the order in which they will be taken.
         kept: journal entries of images that this run does not touch.
@@ -82,7 +83,7 @@ class Plan:
         strays: lines of the file of image classes that name no picture of the inputs.
     """
 
-    output: Path
+    output: Place
     inputs: tuple[str, ...]
     request: Request
     items: tuple[PlanItem, ...]
@@ -106,7 +107,7 @@ class Plan:
 
 def plan_run(
     inputs: Sequence[str],
-    output: Path,
+    output: Place,
     request: Request,
     *,
     images: Sequence[InputImage] | None = None,
@@ -139,10 +140,11 @@ def plan_run(
         )
     if images is None:
         images = find_images(inputs, output)
-    folder = expanded(output).absolute()
+    folder = _absolute(output)
     seen = _stamps(folder)
-    previous, entries = _state_of(folder, overwrite=overwrite)
-    _check_kind(previous, request, output, overwrite=overwrite)
+    standing = standing_in(folder)
+    previous, entries = _state_of(standing, overwrite=overwrite)
+    _check_kind(previous, request, output, standing, overwrite=overwrite)
     # Before the limit: which picture a line means does not depend on how many are taken.
     matched = _match(images, request)
     pictures = [
@@ -152,7 +154,7 @@ def plan_run(
     ][:limit]
     plan = Plan(
         output=folder,
-        inputs=tuple(str(given) for given in inputs),
+        inputs=tuple(redacted(str(given)) for given in inputs),
         request=request,
         items=(),
         previous=previous,
@@ -160,17 +162,17 @@ def plan_run(
         seen=seen,
         strays=matched.strays,
     )
-    return _filled(plan, pictures, entries)
+    return _filled(plan, pictures, entries, standing)
 
 
-def find_images(inputs: Sequence[str], output: Path) -> list[InputImage]:
+def find_images(inputs: Sequence[str], output: Place) -> list[InputImage]:
     """The images that inputs name, without those in the output folder.
 
     Raises:
         UsageError: the output folder is, or contains, an input.
         NoInputError: there is no image.
     """
-    folder = expanded(output).absolute()
+    folder = _absolute(output)
     check_output(inputs, folder)
     return discover(inputs, exclude=folder)
 
@@ -188,18 +190,28 @@ def current(plan: Plan) -> Plan:
     seen = _stamps(plan.output)
     if seen == plan.seen:
         return plan
-    previous, entries = _state_of(plan.output, overwrite=plan.overwrite)
-    _check_kind(previous, plan.request, plan.output, overwrite=plan.overwrite)
+    standing = standing_in(plan.output)
+    previous, entries = _state_of(standing, overwrite=plan.overwrite)
+    _check_kind(previous, plan.request, plan.output, standing, overwrite=plan.overwrite)
     pictures = [(item.image, item.classes) for item in plan.items]
-    return _filled(replace(plan, previous=previous, seen=seen), pictures, entries)
+    return _filled(replace(plan, previous=previous, seen=seen), pictures, entries, standing)
 
 
-def _stamps(folder: Path) -> tuple[Any, ...]:
+def _absolute(output: Place) -> Place:
+    found = expanded(output)
+    return found.absolute() if isinstance(found, Path) else found
+
+
+def _stamps(folder: Place) -> tuple[Any, ...]:
     """What changes when the journal or the manifest of a folder is written: each is replaced by a new file."""
     stamps: list[Any] = []
     for name in (JOURNAL_NAME, MANIFEST_NAME):
+        path = folder / name
         try:
-            status = (folder / name).stat()
+            if isinstance(path, Url):
+                stamps.append(path.facts())
+                continue
+            status = path.stat()
         except OSError:
             stamps.append(None)
         else:
@@ -211,10 +223,12 @@ def _has_failed(entry: Entry | None) -> bool:
     return entry is not None and entry.status == "failed"
 
 
-def _check_kind(previous: Manifest | None, request: Request, output: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds another kind of label maps, except to those who overwrite."""
+def _check_kind(
+    previous: Manifest | None, request: Request, output: Place, standing: Place, *, overwrite: bool
+) -> None:
+    """Refuse a folder, as typed and as it stands, of another kind of label maps, except to those who overwrite."""
     difference = None if previous is None or overwrite else _difference(previous, request)
-    if previous is None or difference is None or not _has_label_maps(expanded(output).absolute()):
+    if previous is None or difference is None or not _has_label_maps(standing):
         return
     hint = ""
     if request.image_classes is not None and previous.class_names != request.classes:
@@ -225,13 +239,15 @@ def _check_kind(previous: Manifest | None, request: Request, output: Path, *, ov
     )
 
 
-def _has_label_maps(folder: Path) -> bool:
+def _has_label_maps(folder: Place) -> bool:
     """Whether an output folder holds a label map: a run that ended before its first one leaves none."""
+    if isinstance(folder, Url):
+        return is_folder(folder / MASK_FOLDER)
     return any(files for _, _, files in os.walk(folder / MASK_FOLDER))
 
 
 def _filled(
-    plan: Plan, pictures: Sequence[tuple[InputImage, tuple[str, ...] | None]], entries: dict[str, Entry]
+    plan: Plan, pictures: Sequence[tuple[InputImage, tuple[str, ...] | None]], entries: dict[str, Entry], folder: Place
 ) -> Plan:
     """A plan with all that depends on what is in its folder.
 
@@ -239,8 +255,9 @@ def _filled(
         plan: what is asked for.
         pictures: the images in their order, each with the classes that may be in it.
         entries: the folder's journal.
+        folder: the output folder; at a URL it is listed.
     """
-    folder, request, overwrite = plan.output, plan.request, plan.overwrite
+    request, overwrite = plan.request, plan.overwrite
     changed = plan.previous is not None and _difference(plan.previous, request) is not None
     items = tuple(
         _plan_image(image, folder, request, classes, entries, overwrite=overwrite) for image, classes in pictures
@@ -252,7 +269,7 @@ def _filled(
         # Their ids mean other classes now: leaving them beside the new ones would mislabel them.
         stale = _files_of(entries.values())
     else:
-        _check_collisions(items, others, folder, overwrite=overwrite)
+        _check_collisions(items, others, plan.output, overwrite=overwrite)
         taken = {item.output for item in items}
         kept = tuple(entry for entry in others if entry.output not in taken and _is_there(entry, folder))
         replaced = [name for entry in others if entry.output in taken for name in entry.drawings]
@@ -261,7 +278,7 @@ def _filled(
     finished = {entry.output for entry in entries.values() if entry.status == "done"}
     # A label map that the journal does not know is one whose run was killed in between: unfinished, not changed.
     redone = sum(
-        i.action == "segment" and not i.again and i.output in finished and (folder / i.output).exists() for i in items
+        i.action == "segment" and not i.again and i.output in finished and is_there(folder / i.output) for i in items
     )
     return replace(plan, items=items, kept=kept, stale=tuple(stale), redone=redone)
 
@@ -280,26 +297,20 @@ def _match(images: Sequence[InputImage], request: Request) -> ImageMatches:
     return matched
 
 
-def resume_key(path: Path, request: Request, classes: Sequence[str] | None = None) -> str:
+def resume_key(path: Place, request: Request, classes: Sequence[str] | None = None, *, stamp: str | None = None) -> str:
     """A digest that changes with the picture, byte for byte, and with what decides its label map.
 
     Args:
         path: the picture.
         request: what is to be made.
         classes: the classes that may be in this picture, None when nobody says.
+        stamp: what changes with its bytes, of one at a URL, which is not read for that.
 
     Raises:
         ImageError: the file cannot be read.
     """
-    if special_kind(path) is not None:
-        raise ImageError("is no file")
-    try:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from error
     parts: list[Any] = [
-        content,
+        _content_of(path, stamp),
         request.classes,
         request.method,
         request.options.background,
@@ -310,25 +321,48 @@ def resume_key(path: Path, request: Request, classes: Sequence[str] | None = Non
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def check_output(inputs: Sequence[str], output: Path) -> None:
+def _content_of(path: Place, stamp: str | None) -> str:
+    """What changes with a picture's bytes.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    if isinstance(path, Url):
+        return stamp or ""
+    if special_kind(path) is not None:
+        raise ImageError("is no file")
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
+
+
+def check_output(inputs: Sequence[str], output: Place) -> None:
     """Refuse an output folder that is an input, or that contains one: pictures and results would mix.
 
     Raises:
-        UsageError: it is so.
+        UsageError: it is so, or nothing can be written there.
     """
-    target = Path(os.path.realpath(output))
+    if isinstance(output, Url) and output.scheme in ("http", "https"):
+        raise UsageError(f"Nothing can be written to {output}: -o takes a folder, or a store such as s3://.")
+    target = output if isinstance(output, Url) else Path(os.path.realpath(output))
     for given in inputs:
         if given == "-":
             continue
         source = _fixed_part(given)
-        if source == target or target in source.parents:
+        if same_or_inside(source, target):
             relation = "is the input folder" if source == target else f"contains the input {given}"
             raise UsageError(f"The output folder {output} {relation}. Choose another one with -o.")
 
 
-def _fixed_part(given: str) -> Path:
+def _fixed_part(given: str) -> Place:
     """The path of an input, up to its first wildcard."""
     path = expanded(given)
+    if isinstance(path, Url):
+        parts = path.path.split("/")
+        first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+        return replace(path, path="/".join(parts[:first])) if path.scheme not in ("http", "https") else path
     if not os.path.exists(path) and glob.has_magic(given):
         fixed: list[str] = []
         for part in path.parts:
@@ -339,9 +373,9 @@ def _fixed_part(given: str) -> Path:
     return Path(os.path.realpath(path))  # unlike `Path.resolve`, this bears links in circles
 
 
-def _state_of(folder: Path, *, overwrite: bool) -> tuple[Manifest | None, dict[str, Entry]]:
+def _state_of(folder: Place, *, overwrite: bool) -> tuple[Manifest | None, dict[str, Entry]]:
     """What earlier runs left in `folder`; damage is forgiven only to those who overwrite."""
-    if folder.exists() and not folder.is_dir():
+    if folder.exists() and not is_folder(folder):
         raise UsageError(f"The output {folder} is a file. Choose a folder with -o.")
     try:
         return read_manifest(folder), read_journal(folder)
@@ -374,7 +408,7 @@ def _changed(before: Sequence[str], now: Sequence[str]) -> str:
 
 def _plan_image(
     image: InputImage,
-    folder: Path,
+    folder: Place,
     request: Request,
     classes: tuple[str, ...] | None,
     entries: dict[str, Entry],
@@ -385,7 +419,7 @@ def _plan_image(
     mask, overlay, explain = LABEL_MAPS.path(image.key), paths.get("overlay"), paths.get("explain")
     scores = paths.get("probabilities")
     try:
-        key = resume_key(image.path, request, classes)
+        key = resume_key(image.path, request, classes, stamp=image.stamp)
     except ImageError:
         key = ""  # opening it will fail in a moment, and say why
     entry = entries.get(picture_id(image.path))
@@ -417,20 +451,20 @@ def _plan_image(
     return replace(item, action="explain" if not explained else "skip" if drawn else "draw", entry=entry)
 
 
-def _check_collisions(items: Iterable[PlanItem], others: Iterable[Entry], output: Path, *, overwrite: bool) -> None:
+def _check_collisions(items: Iterable[PlanItem], others: Iterable[Entry], output: Place, *, overwrite: bool) -> None:
     """Refuse to replace the label map of another picture that still exists (`a/x.jpg` after `b/x.jpg`)."""
     owners = {entry.output: entry.path for entry in others if entry.output is not None}
     for item in items:
         owner = owners.get(item.output)
-        if owner is not None and not overwrite and os.path.exists(owner):
+        if owner is not None and not overwrite and is_there(place(owner)):
             raise UsageError(
                 f"{output / item.output} belongs to {owner} and would be replaced by that of {item.image.path}. "
                 "Choose another folder with -o, or add --overwrite."
             )
 
 
-def _is_there(entry: Entry, folder: Path) -> bool:
-    return entry.output is None or (folder / entry.output).is_file()
+def _is_there(entry: Entry, folder: Place) -> bool:
+    return entry.output is None or is_file(folder / entry.output)
 
 
 def _files_of(entries: Iterable[Entry]) -> list[str]:

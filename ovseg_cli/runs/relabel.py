@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ovseg_cli.atomic import make_folder
+from ovseg_cli.atomic import make_folder, staged
 from ovseg_cli.errors import ImageError, NoInputError, OutputError, UnknownClassError, UsageError
 from ovseg_cli.files.discovery import expanded
 from ovseg_cli.files.labels import BACKGROUND, LABELMAP_NAME, LabelMap, write_label, write_labelmap
 from ovseg_cli.files.layout import MASK_FOLDER
 from ovseg_cli.files.probabilities import Scores, read_scores
 from ovseg_cli.names import ClassList, listed, shown_name
-from ovseg_cli.runs.journal import Entry, Journal, is_intact, read_journal, write_journal, written
+from ovseg_cli.runs.journal import Entry, Journal, is_intact, read_journal, standing_in, write_journal, written
 from ovseg_cli.runs.ledger import Failure, RunSummary, add_shares, only_writer, remove_inside, write_list
 from ovseg_cli.runs.manifest import Manifest, read_manifest
 from ovseg_cli.runs.plan import check_output
+from ovseg_cli.urls import Place, absolute, is_folder, is_there, place, redacted, same_or_inside
 
 __all__ = ["relabel_folder"]
 
@@ -34,8 +33,8 @@ _CELLS_AT_ONCE = 2**22
 
 
 def relabel_folder(
-    run: Path,
-    output: Path,
+    run: Place,
+    output: Place,
     *,
     threshold: float | None = None,
     classes: Sequence[str] = (),
@@ -66,7 +65,7 @@ def relabel_folder(
         OutputError: A folder cannot be read or written.
         DiskFullError: There is no space left.
     """
-    source, target = Path(os.path.abspath(expanded(run))), Path(os.path.abspath(expanded(output)))
+    source, target = absolute(expanded(run)), absolute(expanded(output))
     manifest, entries = _read_run(source)
     kept = _wanted(manifest, classes)
     if threshold is not None and not math.isfinite(threshold):
@@ -78,7 +77,9 @@ def relabel_folder(
         before = _standing(target, made, output, overwrite=overwrite)
         names = made.class_names
         summary = RunSummary(output=target, method=str(made.method.get("used")), classes=names, images=len(entries))
-        painter = _Painter(source, target, made, threshold, frozenset(names.index(name) + 1 for name in kept))
+        painter = _Painter(
+            source, target, standing_in(target), made, threshold, frozenset(names.index(name) + 1 for name in kept)
+        )
         make_folder(target / MASK_FOLDER)
         write_labelmap(target / LABELMAP_NAME, painter.labels)
         made.write(target)
@@ -109,9 +110,9 @@ def relabel_folder(
     return summary
 
 
-def _read_run(folder: Path) -> tuple[Manifest, list[Entry]]:
+def _read_run(folder: Place) -> tuple[Manifest, list[Entry]]:
     """The run, and its pictures that have scores."""
-    manifest = read_manifest(folder) if folder.is_dir() else None
+    manifest = read_manifest(folder) if is_folder(folder) else None
     if manifest is None:
         raise UsageError(f"{folder} is no output folder of ovseg segment: it has no run.json.")
     done = [entry for entry in read_journal(folder).values() if entry.status == "done" and entry.output is not None]
@@ -142,18 +143,17 @@ def _wanted(manifest: Manifest, classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for place, name in enumerate(known) if not classes or place in places)
 
 
-def _check_place(source: Path, target: Path, entries: Sequence[Entry]) -> None:
+def _check_place(source: Place, target: Place, entries: Sequence[Entry]) -> None:
     """Refuse to write over what is read, or beside the pictures."""
-    read, write = Path(os.path.realpath(source)), Path(os.path.realpath(target))
-    if read == write or write in read.parents:
+    if same_or_inside(source, target):
         raise UsageError(f"{target} is, or holds, the run whose scores are read. Choose another folder with -o.")
-    if os.path.exists(target) and not os.path.isdir(target):
+    if is_there(target) and not is_folder(target):
         raise UsageError(f"The output {target} is a file. Choose a folder with -o.")
-    check_output(sorted({str(Path(entry.path).parent) for entry in entries}), target)
+    check_output(sorted({str(place(entry.path).parent) for entry in entries}), target)
 
 
 def _manifest(
-    run: Manifest, source: Path, kept: tuple[str, ...], threshold: float | None, argv: tuple[str, ...]
+    run: Manifest, source: Place, kept: tuple[str, ...], threshold: float | None, argv: tuple[str, ...]
 ) -> Manifest:
     """The record of the new label maps: the run's, with what is different now."""
     digest = hashlib.sha256(repr((run.digest, kept, threshold)).encode()).hexdigest()
@@ -165,7 +165,7 @@ def _manifest(
         status="running",
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         finished_at=None,
-        argv=argv,
+        argv=tuple(map(redacted, argv)),
         configured={},
         threshold=threshold,
         digest=digest,
@@ -176,7 +176,7 @@ def _manifest(
     )
 
 
-def _standing(target: Path, made: Manifest, output: Path, *, overwrite: bool) -> dict[str, Entry]:
+def _standing(target: Place, made: Manifest, output: Place, *, overwrite: bool) -> dict[str, Entry]:
     """The journal of what stands there; other label maps are refused, or taken away from those who overwrite."""
     try:
         previous, entries = read_manifest(target), read_journal(target)
@@ -191,10 +191,8 @@ def _standing(target: Path, made: Manifest, output: Path, *, overwrite: bool) ->
             f"{output} holds label maps that were made in another way. Add --overwrite to replace them, or choose "
             "another folder with -o."
         )
-    for entry in entries.values():
-        for name in (entry.output, *entry.drawings):
-            if name is not None:
-                remove_inside(target, name)
+    names = [name for entry in entries.values() for name in (entry.output, *entry.drawings) if name is not None]
+    remove_inside(target, names)
     return {}
 
 
@@ -205,13 +203,15 @@ class _Painter:
     Attributes:
         source: The run.
         target: The new one.
+        standing: The same as it stood before, with what was listed of a URL.
         made: Its record.
         threshold: A class whose score is below this gives way to the background.
         allowed: Ids of classes that may win.
     """
 
-    source: Path
-    target: Path
+    source: Place
+    target: Place
+    standing: Place
     made: Manifest
     threshold: float | None
     allowed: frozenset[int]
@@ -229,9 +229,9 @@ class _Painter:
             before: What the new one has noted, which is the answer where it still holds.
         """
         key = hashlib.sha256(f"{entry.key} {self.made.digest}".encode()).hexdigest()
-        if before is not None and before.status == "done" and before.key == key and is_intact(before, self.target):
+        if before is not None and before.status == "done" and before.key == key and is_intact(before, self.standing):
             return before
-        path, label = self.source / str(entry.probabilities), self.target / str(entry.output)
+        path = self.source / str(entry.probabilities)
         titles = (BACKGROUND, *self.made.class_names)
         try:
             scores = read_scores(path)
@@ -240,8 +240,9 @@ class _Painter:
             ids, shares, means = decide_again(scores, self.threshold, self.allowed)
         except ImageError as error:
             return Entry(path=entry.path, status="failed", error=str(error), key=key)
-        write_label(label, ids, self.labels)
-        nbytes, digest = written(label)
+        with staged(self.target) as folder:
+            write_label(folder / str(entry.output), ids, self.labels)
+            nbytes, digest = written(folder / str(entry.output))
         return replace(
             entry,
             overlay=None,

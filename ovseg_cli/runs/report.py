@@ -25,6 +25,7 @@ from ovseg_cli.pages.thumbnails import small_labels, small_picture
 from ovseg_cli.runs.journal import Entry, read_journal
 from ovseg_cli.runs.manifest import Manifest, read_manifest
 from ovseg_cli.runs.pages import made_with
+from ovseg_cli.urls import Place, Url, absolute, folder_of_all, place, way
 
 MOST_PICTURES: Final = 10_000
 """Pictures that a page shows; its totals are those of all."""
@@ -54,7 +55,7 @@ class WrittenReport:
         nbytes: The file's size.
     """
 
-    path: Path
+    path: Place
     pictures: int
     left_out: int
     failed: int
@@ -62,7 +63,7 @@ class WrittenReport:
 
 
 def write_report(
-    run: Path, target: Path | None = None, *, progress: Callable[[int, int], None] | None = None
+    run: Place, target: Place | None = None, *, progress: Callable[[int, int], None] | None = None
 ) -> WrittenReport:
     """Write the page of a run, in one step; no more than one picture is in memory at once.
 
@@ -76,14 +77,15 @@ def write_report(
         OutputError: Its manifest or journal cannot be read, or the page cannot be written.
         DiskFullError: No space is left.
     """
-    folder = expanded(run).absolute()
+    folder = absolute(expanded(run))
     manifest = read_manifest(folder)
     if manifest is None:
         raise UsageError(f"{run} holds no run ({MANIFEST_NAME} is missing). Name the output folder of ovseg segment.")
     target = folder / REPORT_NAME if target is None else target
     if target.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"A report is written as .html, and {str(target)!r} is not.")
-    page, left_out = _page_of(folder, manifest, Path(os.path.realpath(target)).parent, progress)
+    beside = target.parent if isinstance(target, Url) else Path(os.path.realpath(target)).parent
+    page, left_out = _page_of(folder, manifest, beside, progress)
     with atomic_path(target) as path, path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         for piece in as_html(page):
             file.write(piece + "\n")
@@ -94,7 +96,7 @@ def write_report(
 
 
 def _page_of(
-    folder: Path, manifest: Manifest, beside: Path, progress: Callable[[int, int], None] | None
+    folder: Place, manifest: Manifest, beside: Place, progress: Callable[[int, int], None] | None
 ) -> tuple[RunPage, int]:
     """The page, and how many pictures it leaves out; `beside` is the folder that it is going to lie in."""
     entries = list(read_journal(folder).values())
@@ -195,26 +197,24 @@ class _Addresses:
         beside: The folder that the page is going to lie in.
     """
 
-    def __init__(self, entries: Sequence[Entry], folder: Path, beside: Path) -> None:
-        try:
-            self._shared = os.path.commonpath([os.path.dirname(entry.path) for entry in entries]) if entries else ""
-        except ValueError:  # on several drives
-            self._shared = ""
+    def __init__(self, entries: Sequence[Entry], folder: Place, beside: Place) -> None:
+        self._shared = folder_of_all([place(entry.path).parent for entry in entries])
         self.bases: list[str] = []
-        if self._shared:
-            near, far = _relative(self._shared, beside), Path(self._shared).as_uri().rstrip("/") + "/"
+        if self._shared is not None:
+            near, far = _relative(self._shared, beside), _address(self._shared).rstrip("/") + "/"
             self.bases = [*([] if near is None else [near]), far]
         elif entries:
             self.bases = [""]
-        self._files = _relative(str(folder), beside)
+        self._files = _relative(folder, beside)
         if self._files is None:
-            self._files = folder.as_uri() + "/"
+            self._files = _address(folder) + "/"
 
     def of(self, entry: Entry) -> tuple[str, str]:
         """A picture's name and address, below the bases."""
-        if not self._shared:
-            return entry.path, Path(entry.path).as_uri()
-        name = Path(os.path.relpath(entry.path, self._shared)).as_posix()
+        path = place(entry.path)
+        if self._shared is None:
+            return entry.path, _address(path)
+        name = way(self._shared, path)
         return name, _quoted(name)
 
     def file(self, name: str | None) -> str | None:
@@ -222,12 +222,17 @@ class _Addresses:
         return None if name is None else f"{self._files}{_quoted(name)}"
 
 
-def _relative(folder: str, beside: Path) -> str | None:
-    """The way from a folder to another as the beginning of a URL; None where there is none (other drives)."""
+def _relative(folder: Place, beside: Place) -> str | None:
+    """The way from a folder to another as the beginning of a URL; None where there is none."""
     try:
-        return _quoted(Path(os.path.relpath(folder, beside)).as_posix()) + "/"
+        return _quoted(way(beside, folder)) + "/"
     except ValueError:
         return None
+
+
+def _address(given: Place) -> str:
+    """A place as a browser takes it."""
+    return given.as_uri() if isinstance(given, Path) else f"{given.scheme}://{_quoted(given.path)}"
 
 
 def _quoted(path: str) -> str:
@@ -236,7 +241,7 @@ def _quoted(path: str) -> str:
 
 
 def _copies(
-    shown: Sequence[Entry], folder: Path, manifest: Manifest, progress: Callable[[int, int], None] | None
+    shown: Sequence[Entry], folder: Place, manifest: Manifest, progress: Callable[[int, int], None] | None
 ) -> Iterator[SmallCopy]:
     """What is seen of each picture, one after another."""
     side = SIDES[len(shown) > MANY_PICTURES]
@@ -247,7 +252,7 @@ def _copies(
             progress(number, len(shown))
 
 
-def _copy(entry: Entry, folder: Path, labels: LabelMap, side: int) -> SmallCopy:
+def _copy(entry: Entry, folder: Place, labels: LabelMap, side: int) -> SmallCopy:
     missing = []
     jpeg = png = None
     classes: tuple[int, ...] = ()
@@ -260,7 +265,7 @@ def _copy(entry: Entry, folder: Path, labels: LabelMap, side: int) -> SmallCopy:
         size = (ids.shape[1], ids.shape[0])
         png, classes = small_labels(ids, [class_colour(name) for name in labels.names[1:]], 2 * side, MOST_BYTES)
     try:
-        image = open_image(Path(entry.path), least=2 * side)
+        image = open_image(entry.path, least=2 * side)
     except ImageError as error:
         missing.append(f"The picture cannot be shown: {error}")
     else:

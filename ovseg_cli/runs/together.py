@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovseg_cli.errors import ImageError, MethodError
@@ -23,6 +22,7 @@ from ovseg_cli.runs.ledger import Ledger, RunSummary, only_writer
 from ovseg_cli.runs.plan import Plan, current
 from ovseg_cli.runs.segment import Step, steps_of
 from ovseg_cli.runs.worker import BATCH_ON_GPU, ReadySegmenter, Worker
+from ovseg_cli.urls import Place
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -97,7 +97,7 @@ def run_together(
             )
             ledgers[method] = ledger
             runs[method] = stack.enter_context(
-                closing(steps_of(plan, Single(Labeller(worker, Order.of(plan))), ledger))
+                closing(steps_of(plan, Single(Labeller(worker, Order.of(plan))), ledger, worker.can_open))
             )
         broken = dict(_in_turns(runs, progress))
     return TogetherRun(
@@ -152,14 +152,14 @@ class _Crew:
         device = next((segmenter.models.device for segmenter in segmenters.values()), "cpu")
         self.batch = batch or (1 if device == "cpu" else BATCH_ON_GPU)
         self._device = device
-        self._wanted: dict[Path, set[str]] = {}
+        self._wanted: dict[Place, set[str]] = {}
         for method, plan in plans.items():
             for item in plan.items:
                 if item.action == "segment":
                     self._wanted.setdefault(item.image.path, set()).add(method)
         self._alone: set[str] = set()  # those that could not do with a picture, or with the others, once
-        self._open: OrderedDict[Path, _Picture] = OrderedDict()
-        self._faults: OrderedDict[Path, ImageError] = OrderedDict()
+        self._open: OrderedDict[Place, _Picture] = OrderedDict()
+        self._faults: OrderedDict[Place, ImageError] = OrderedDict()
 
     def loader(self, method: str) -> Callable[[], ReadySegmenter]:
         """What makes ready one of them."""
@@ -170,7 +170,7 @@ class _Crew:
 
         return load
 
-    def open(self, path: Path) -> Image.Image:
+    def open(self, path: Place) -> Image.Image:
         """A picture, read once for all methods while they are at it.
 
         Raises:

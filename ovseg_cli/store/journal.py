@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, cast
 
 from sqlalchemy import func, insert, select
@@ -13,6 +12,7 @@ from sqlalchemy.orm import Session
 from ovseg_cli.store.classes import printable
 from ovseg_cli.store.records import RunInfo, RunItem, RunRecord, RunStatus
 from ovseg_cli.store.tables import Evaluation, Run, RunItemRow
+from ovseg_cli.urls import place
 
 
 def note(session: Session, record: RunRecord, items: Sequence[RunItem]) -> None:
@@ -108,7 +108,7 @@ def infos(session: Session, *, last: int | None = None) -> list[RunInfo]:
             method=row.method,
             classes=tuple(row.classes),
             background=row.background,
-            output=Path(row.output),
+            output=place(row.output),
             inputs=tuple(row.inputs),
             started_at=row.started_at,
             settings=row.settings,

@@ -18,6 +18,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ovseg_cli.urls import Place
+
 Role: TypeAlias = Literal["fg", "bg"]
 """Whether a prototype describes the object ("fg") or what surrounds it ("bg")."""
 
@@ -381,7 +383,7 @@ class RunRecord:
     method: str
     classes: tuple[str, ...]
     background: bool
-    output: Path
+    output: Place
     inputs: tuple[str, ...]
     command: str = "segment"
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))

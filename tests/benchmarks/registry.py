@@ -16,6 +16,7 @@ from tests.benchmarks import (
     refine,
     scoring,
     sd15_size,
+    slopes,
     texts,
     together,
     words,
@@ -40,5 +41,6 @@ BENCHMARKS = {
         evaluating.BENCHMARK,
         growth.BENCHMARK,
         many.BENCHMARK,
+        slopes.BENCHMARK,
     )
 }

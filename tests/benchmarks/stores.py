@@ -17,13 +17,15 @@ class RandomPrototypes:
     Args:
         names: The classes.
         dims: Length of a vector per extractor digest.
+        per_role: Prototypes of the object that a class has, and as many of what surrounds it.
     """
 
     path = None
 
-    def __init__(self, names: Sequence[str], dims: Mapping[str, int]) -> None:
+    def __init__(self, names: Sequence[str], dims: Mapping[str, int], per_role: int = PER_ROLE) -> None:
         self._names = tuple(names)
         self._dims = dims
+        self._per_role = per_role
 
     def snapshot(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -45,16 +47,32 @@ class RandomPrototypes:
 
     def prototypes(self, names: Sequence[str] | None, extractor: str) -> PrototypeBlock:
         chosen = self._names if names is None else tuple(names)
-        count = 2 * PER_ROLE * len(chosen)
+        count = 2 * self._per_role * len(chosen)
         vectors = np.random.default_rng(0).standard_normal((count, self._dims[extractor]), dtype=np.float32)
         return PrototypeBlock(
             classes=chosen,
             vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
-            class_index=np.repeat(np.arange(len(chosen)), 2 * PER_ROLE),
-            role_is_fg=np.tile(np.repeat([True, False], PER_ROLE), len(chosen)),
+            class_index=np.repeat(np.arange(len(chosen)), 2 * self._per_role),
+            role_is_fg=np.tile(np.repeat([True, False], self._per_role), len(chosen)),
             kind=("part",) * count,
             ids=np.arange(count),
         )
+
+
+class ReadWords(RandomPrototypes):
+    """A store without classes that has read every word, at random.
+
+    Args:
+        length: Of the embedding of a word.
+    """
+
+    def __init__(self, length: int) -> None:
+        super().__init__((), {})
+        self._length = length
+
+    def cached_texts(self, _key: str, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        vectors = np.random.default_rng(0).standard_normal((len(texts), self._length), dtype=np.float32)
+        return dict(zip(texts, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), strict=True))
 
 
 class RandomClass:

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.benchmarks import slopes
 from tests.benchmarks.__main__ import COLUMNS, Outcome, _compare, listing, main, select, table
 from tests.benchmarks.harness import (
     Case,
@@ -147,3 +148,14 @@ def test_a_case_is_chosen_with_its_baseline():
 def test_a_table_is_aligned():
     lines = table([("a", "long heading", "z"), ("longer", "b", "c")]).splitlines()
     assert [line.rstrip().rfind(last) for line, last in zip((lines[0], lines[2]), "zc", strict=True)] == [22, 22]
+
+
+def test_how_figures_grow_is_said_by_the_last_two_sizes():
+    def seen(name, seconds, work):
+        figures = {"cpu_seconds": seconds, "work_bytes": work}
+        return {"case": name, "measurement": figures}
+
+    cases = [seen("words-1", [2, 1, 9], 5e6), seen("words-10", [3], 5e6), seen("words-100", [30], 50e6)]
+    reports = [{"benchmarks": [{"benchmark": "slopes", "cases": [case]}]} for case in cases]
+    *_, row = slopes.as_markdown(reports).splitlines()
+    assert row == "| words, GEM | 1: 2, 5; 10: 3, 5; 100: 30, 50 | 1.00 | 1.00 | 1 |"

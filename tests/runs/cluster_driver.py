@@ -21,6 +21,7 @@ from ovseg_cli.runs.folder import crew_for
 from ovseg_cli.runs.plan import plan_run
 from ovseg_cli.runs.segment import run_folder
 from ovseg_cli.store import Store
+from ovseg_cli.urls import place
 from tests.painting import DEADLY, LENGTHY, UNLUCKY, LoadPainter
 from tests.runs.conftest import paint, request
 from tests.runs.test_engines import CLASSES, bytes_of, journal, spoil
@@ -33,13 +34,15 @@ class Listening(logging.Handler):
         remarks.append(record.getMessage())
 
 
-def run(folder: Path, out: str, *, workers: int = 2, address: str | None = None, together: int = 1, progress=None):
-    """A run on Ray; with what it came to."""
+def run(
+    folder: Path, out: str, *, workers: int = 2, address: str | None = None, together: int = 1, progress=None, at=""
+):
+    """A run on Ray, of pictures and to a folder that are named with `at` before their paths; with what it came to."""
     photos, marks = folder / "photos", folder / "marks"
     shutil.rmtree(marks, ignore_errors=True)
     marks.mkdir()
     remarks.clear()
-    plan = plan_run([str(photos)], folder / out, request(*CLASSES, overlay=True))
+    plan = plan_run([f"{at}{photos}"], place(f"{at}{folder / out}"), request(*CLASSES, overlay=True))
     load = LoadPainter(CLASSES, marks, together=together)
     options = EngineOptions(engine="ray", workers=workers, ray_address=address)
     begun = time.monotonic()
@@ -72,6 +75,8 @@ def main(folder: Path) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     came["same"] = run(folder, "same", together=2)
     came["same bytes"] = bytes_of(folder / "same") == bytes_of(folder / "alone")
+    came["at a url"] = run(folder, "url", together=2, at="shelf://")
+    came["same bytes at a url"] = bytes_of(folder / "url") == bytes_of(folder / "alone")
     came["alone"] = {"journal": journal(folder / "alone")}
     came["left"] = not ray.is_initialized()
     came["handler"] = signal.getsignal(signal.SIGTERM) is handler

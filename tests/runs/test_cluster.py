@@ -53,6 +53,11 @@ class TestOnACluster:
         assert came["same bytes"]
         assert came["same"]["journal"] == came["alone"]["journal"]
 
+    def test_at_a_url_too(self, came):
+        assert came["at a url"]["counts"] == ALL_DONE
+        assert came["at a url"]["workers"] == 2
+        assert came["same bytes at a url"]
+
     def test_ray_leaves_no_trace_in_this_process(self, came):
         assert came["left"], "a cluster that was begun for the run ends with it"
         assert came["handler"], "SIGTERM ends a run as before"
