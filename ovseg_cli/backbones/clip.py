@@ -21,7 +21,7 @@ from ovseg_cli.backbones.kinds import cannot_be_loaded
 from ovseg_cli.backbones.lean import import_open_clip, load_tokenizer
 from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
-from ovseg_cli.devices import portion, small_steps
+from ovseg_cli.devices import portion, put, small_steps
 from ovseg_cli.errors import WeightsError
 from ovseg_cli.profiles.prompts import fill_prompts
 from ovseg_cli.profiles.specs import PositionMode
@@ -339,10 +339,13 @@ class ClipBackbone:
         order = lengths.argsort(stable=True)  # texts of about one length go together
         vectors: list[Tensor] = []
         for places in order.split(TEXTS_AT_ONCE):
-            batch = tokens[places].to(self.device)
-            encoded = self.model.encode_text(batch) if tower is None else tower.encode(batch)
+            batch = tokens[places]
+            if tower is None:
+                encoded = self.model.encode_text(put(batch, self.device))
+            else:
+                encoded = tower.encode(batch, self.device)
             vectors.append(F.normalize(encoded.float(), dim=-1))
-        return torch.cat(vectors)[order.argsort().to(self.device)], self._cut(texts, tokens)
+        return torch.cat(vectors)[put(order.argsort(), self.device)], self._cut(texts, tokens)
 
     def cuts(self, texts: Sequence[str]) -> Tensor:
         """Which of T texts are longer than the model can read: bool (T,) on the CPU."""
@@ -426,12 +429,13 @@ class _CausalText:
         """Place of each text's end token, int64 (T,), for tokens (T, N)."""
         return (tokens if self._end is None else (tokens == self._end).int()).argmax(dim=1)
 
-    def encode(self, tokens: Tensor) -> Tensor:
-        """What ``encode_text`` gives for tokens (T, N): (T, E), of any norm."""
+    def encode(self, tokens: Tensor, device: str) -> Tensor:
+        """What ``encode_text`` gives for tokens (T, N) of the CPU: (T, E) on the tower's device, of any norm."""
         tower, ends = self._tower, self.ends(tokens)
         length = int(ends.max()) + 1
+        tokens, ends = put(tokens[:, :length].contiguous(), device), put(ends, device)
         dtype = tower.transformer.get_cast_dtype()
-        x = tower.token_embedding(tokens[:, :length]).to(dtype) + tower.positional_embedding[:length].to(dtype)
+        x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
         x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
         x = tower.ln_final(x[torch.arange(len(x), device=x.device), ends])
         if tower.text_projection is None:

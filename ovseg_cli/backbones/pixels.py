@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -98,15 +99,80 @@ def to_working_tensor(
     return to_tensor(_nearest(image, size) if resample == "nearest" else _bilinear(image, size), device)
 
 
+def resize_there(pixels: Tensor, size: tuple[int, int], resample: Resampling) -> Tensor:
+    """An RGB picture that lies on a device, resized there: to the last digit what `to_working_tensor` makes of it.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        size: (height, width) in pixels.
+        resample: How it is resized; none of the ways that are Pillow's, which rounds between rows and columns and takes
+            these in an order of its own.
+
+    Returns:
+        float32 (1, 3, height, width) in [0, 1].
+    """
+    planes = pixels.permute(2, 0, 1)
+    lines = ((planes.shape[1], size[0]), (planes.shape[2], size[1]))
+    if resample == "nearest":
+        (down,), (across,) = (_there(_places, *line, pixels.device) for line in lines)
+        planes = planes[:, down][:, :, across]
+    elif resample == "bilinear":
+        (upper, lower, down), (left, right, across) = (_there(_fixed_sources, *line, pixels.device) for line in lines)
+        down = down[:, None]
+        above, below = (
+            (some[..., left].to(torch.int32) * (2048 - across) + some[..., right].to(torch.int32) * across) >> 4
+            for some in (planes[:, upper], planes[:, lower])
+        )
+        planes = ((((2048 - down) * above) >> 16) + ((down * below) >> 16) + 2) >> 2
+    else:
+        (upper, lower, down), (left, right, across) = (_there(_sources, *line, pixels.device) for line in lines)
+        down = down[:, None]
+        first, second = (
+            some[..., left].float() * (1 - across) + some[..., right].float() * across
+            for some in (planes[:, upper], planes[:, lower])
+        )
+        planes = first * (1 - down) + second * down
+    return planes.to(torch.float32, memory_format=torch.contiguous_format).contiguous()[None] / 255
+
+
+@lru_cache(maxsize=32)
+def _there(
+    make: Callable[[int, int], tuple[npt.NDArray[Any], ...]], length: int, wanted: int, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Arrays for resizing lines of a length to another one, on a device: most pictures of a run are of few sizes."""
+    with torch.inference_mode(mode=False):
+        return tuple(put(torch.from_numpy(array), device) for array in make(length, wanted))
+
+
+def _places(length: int, wanted: int) -> tuple[npt.NDArray[np.int64]]:
+    """The pixels of a line that torch's interpolation in mode "nearest" takes."""
+    found = (np.arange(wanted, dtype=np.float32) * np.float32(length / wanted)).astype(np.int64)
+    return (np.minimum(found, length - 1),)
+
+
+def _fixed_sources(
+    length: int, wanted: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """The two pixels of a line that make each pixel of another one, and the second one's share of 2048, as OpenCV."""
+    place = ((np.arange(wanted) + 0.5) * (length / wanted) - 0.5).astype(np.float32)
+    first = np.floor(place)
+    share = place - first
+    share[(first < 0) | (first >= length - 1)] = 0
+    first = np.clip(first, 0, length - 1).astype(np.int64)
+    return first, np.minimum(first + 1, length - 1), np.rint(share * 2048).astype(np.int32)
+
+
+def _sources(length: int, wanted: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The same as torch has it, and the share of 1."""
+    place = ((np.arange(wanted) + 0.5) * (length / wanted) - 0.5).clip(0).astype(np.float32)
+    first = np.minimum(place.astype(np.int64), length - 1)
+    return first, np.minimum(first + 1, length - 1), (place - first).astype(np.float32)
+
+
 def _nearest(image: Any, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """The pixels that torch's interpolation in mode "nearest" takes, uint8 (height, width, 3)."""
-
-    def places(length: int, wanted: int) -> npt.NDArray[np.int64]:
-        found = (np.arange(wanted, dtype=np.float32) * np.float32(length / wanted)).astype(np.int64)
-        return np.minimum(found, length - 1)
-
     rows, columns = picture_size(image)
-    down, across = places(rows, size[0]), places(columns, size[1])
+    (down,), (across,) = _places(rows, size[0]), _places(columns, size[1])
     smaller = np.empty((*size, 3), np.uint8)
     for start, stop in _bands(size[0], columns):
         top, bottom = int(down[start]), int(down[stop - 1]) + 1
@@ -116,18 +182,9 @@ def _nearest(image: Any, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
 
 def _bilinear(image: Any, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """A picture resized as OpenCV resizes with INTER_LINEAR, in its fixed-point numbers; uint8 (height, width, 3)."""
-
-    def sources(length: int, wanted: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-        place = ((np.arange(wanted) + 0.5) * (length / wanted) - 0.5).astype(np.float32)
-        first = np.floor(place)
-        share = place - first
-        share[(first < 0) | (first >= length - 1)] = 0
-        first = np.clip(first, 0, length - 1).astype(np.int64)
-        return first, np.minimum(first + 1, length - 1), np.rint(share * 2048).astype(np.int32)
-
     rows, columns = picture_size(image)
-    upper, lower, down = sources(rows, size[0])
-    left, right, across = sources(columns, size[1])
+    upper, lower, down = _fixed_sources(rows, size[0])
+    left, right, across = _fixed_sources(columns, size[1])
     across = across[:, None]
 
     def narrow(band: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
@@ -145,17 +202,9 @@ def _bilinear(image: Any, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
 
 def _bilinear_float(image: Any, size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """A picture resized as torch resizes in mode "bilinear", float32 (height, width, 3) in [0, 255]."""
-
-    def sources(
-        length: int, wanted: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        place = ((np.arange(wanted) + 0.5) * (length / wanted) - 0.5).clip(0).astype(np.float32)
-        first = np.minimum(place.astype(np.int64), length - 1)
-        return first, np.minimum(first + 1, length - 1), (place - first).astype(np.float32)
-
     rows, columns = picture_size(image)
-    upper, lower, down = sources(rows, size[0])
-    left, right, across = sources(columns, size[1])
+    upper, lower, down = _sources(rows, size[0])
+    left, right, across = _sources(columns, size[1])
     across = across[:, None]
     resized = np.empty((*size, 3), np.float32)
     for start, stop in _bands(size[0], columns):

@@ -12,12 +12,13 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ovseg_cli.backbones.clip import ClipTrace
-from ovseg_cli.backbones.pixels import picture_size, to_working_tensor
-from ovseg_cli.devices import VALUES_PER_PIXEL, constant, portion
+from ovseg_cli.backbones.pixels import PILLOW, picture_size, resize_there, to_working_tensor
+from ovseg_cli.devices import VALUES_PER_PIXEL, constant, portion, put, small_steps
 from ovseg_cli.labeling.windows import Crop
 from ovseg_cli.profiles.geometry import Resampling
 from ovseg_cli.profiles.specs import PositionMode
@@ -137,14 +138,26 @@ class Picture:
         self._resized: dict[tuple[tuple[int, int], Resampling], Tensor] = {}
         self._known: dict[Hashable, Any] = {}
         self._following: Sequence[Picture] = ()
+        self._pixels: Tensor | None = None
 
     def at(self, size: tuple[int, int], resample: Resampling) -> Tensor:
         """All of it at another size, resized at once: float (1, 3, h, w) in [0, 1]."""
         key = (size, resample)
         if key not in self._resized:
             with stage("resizing"):
-                self._resized[key] = to_working_tensor(self._image, size, self._device, resample)
+                if small_steps(torch.device(self._device)) or resample in PILLOW or size == self.size:
+                    self._resized[key] = to_working_tensor(self._image, size, self._device, resample)
+                else:
+                    self._resized[key] = resize_there(self._there, size, resample)
         return self._resized[key]
+
+    @property
+    def _there(self) -> Tensor:
+        """The picture as it came on the device, where it goes once: uint8 (H, W, 3)."""
+        if self._pixels is None:
+            # Copied, because torch takes neither read-only arrays nor negative strides.
+            self._pixels = put(torch.from_numpy(np.array(self._image, order="C")), self._device)
+        return self._pixels
 
     def followed_by(self, pictures: Sequence[Picture]) -> None:
         """Say which pictures will be asked for the same later: a network may see them together with this one."""
@@ -169,6 +182,7 @@ class Picture:
         """Let go of everything but the picture as it came."""
         self._resized.clear()
         self._known.clear()
+        self._pixels = None
 
 
 class Scorer(ABC):

@@ -15,7 +15,7 @@ class too many: with a margin, the fewest classes that fit nearly as well are ke
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
 
@@ -186,7 +186,7 @@ class ClassPrefilter:
             crops = self._embed_crops(picture)
             cosines = _cosines(crops, self._vectors)
             likely = [likely_classes(row, self._spec.limit) for row in cosines]
-            stay = {place for crop, words in zip(crops, likely, strict=True) for place in self._needed(crop, words)}
+            stay = {place for some in self._needed(crops, likely) for place in some}
             best = cosines.max(axis=0)
             if not stay and not scores:
                 stay = {max(self._places, key=lambda index: best[index])}
@@ -194,13 +194,17 @@ class ClassPrefilter:
         classes = tuple(sorted(scores))
         return Shortlist(classes, tuple(scores[place] for place in classes))
 
-    def _needed(self, crop: Tensor, words: Sequence[int]) -> tuple[int, ...]:
-        """Stage 2 for one crop (E,): which of some words stay."""
-        candidates = subsets(words)
-        texts = dict(zip(candidates, self._embed_joint(candidates), strict=True))
-        told = {subset: text for subset, text in texts.items() if text is not None}
-        fits = _cosines(crop[None], torch.stack(list(told.values())))[0]
-        return needed(dict(zip(told, fits.tolist(), strict=True)), self._spec.margin, self._free)
+    def _needed(self, crops: Tensor, likely: Sequence[Sequence[int]]) -> Iterator[tuple[int, ...]]:
+        """Stage 2 for crops (B, E): which of some words stay in each. All crops are asked about at once."""
+        candidates = [subsets(words) for words in likely]
+        tried = list(dict.fromkeys(subset for own in candidates for subset in own))
+        texts = dict(zip(tried, self._embed_joint(tried), strict=True))
+        told = [(subset, text) for subset, text in texts.items() if text is not None]
+        places = {subset: place for place, (subset, _) in enumerate(told)}
+        cosines = _cosines(crops, torch.stack([text for _, text in told]))
+        for own, row in zip(candidates, cosines, strict=True):
+            fits = {subset: float(row[places[subset]]) for subset in own if subset in places}
+            yield needed(fits, self._spec.margin, self._free)
 
     def _embed_crops(self, picture: Tensor) -> Tensor:
         """Embeddings of the crops of a picture, float32 (crops, E), each of norm 1."""

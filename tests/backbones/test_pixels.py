@@ -3,11 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
 from ovseg_cli.backbones import pixels
-from ovseg_cli.backbones.pixels import picture_size, resize, squash, to_tensor, to_working_tensor
+from ovseg_cli.backbones.pixels import picture_size, resize, resize_there, squash, to_tensor, to_working_tensor
 
 
 def test_picture_to_tensor_keeps_every_value_and_its_place():
@@ -152,3 +154,28 @@ def test_squash_normalises_each_channel():
     out = squash(picture, 8, (0.25, 0.4, 0.5), (0.5, 0.1, 0.25))
     assert out.shape == (1, 3, 8, 8)
     torch.testing.assert_close(out[0, :, 3, 3], torch.tensor([0.0, 1.0, 1.0]))
+
+
+WAYS = ("nearest", "bilinear", "bilinear-float")
+
+
+@pytest.mark.parametrize("resample", WAYS)
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    wanted=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    seed=st.integers(0, 99),
+)
+def test_resizing_on_a_device_gives_the_same_to_the_last_digit(resample, size, wanted, seed):
+    image = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    there = resize_there(torch.from_numpy(image), wanted, resample)
+    assert there.is_contiguous()
+    assert torch.equal(there, to_working_tensor(image, wanted, resample=resample))
+
+
+@pytest.mark.parametrize("resample", WAYS)
+@pytest.mark.parametrize("wanted", [(448, 597), (336, 448), (512, 512), (375, 224)])
+def test_photographs_of_usual_sizes_too(resample, wanted):
+    image = np.random.default_rng(0).integers(0, 256, (375, 500, 3), np.uint8)
+    there = resize_there(torch.from_numpy(image), wanted, resample)
+    assert torch.equal(there, to_working_tensor(image, wanted, resample=resample))

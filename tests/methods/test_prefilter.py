@@ -581,3 +581,13 @@ def test_the_bundled_filter_runs_at_its_own_size():
     kept = ClassPrefilter(mini_models().clip, mini.clip, mini.prefilter, NAMES)(random_pictures(1, 90, 130))
     assert kept.classes
     assert all(-1 <= score <= 1 for score in kept.scores)
+
+
+def test_a_device_is_asked_twice_for_a_picture_however_many_crops_it_has(monkeypatch):
+    mini, asked = get_profile("mini"), []
+    spec = dataclasses.replace(mini.prefilter, crops=(1, 2, 3))
+    filtered = ClassPrefilter(mini_models().clip, mini.clip, spec, NAMES)
+    cosines = module._cosines
+    monkeypatch.setattr(module, "_cosines", lambda *both: asked.append(len(both[0])) or cosines(*both))
+    filtered(random_pictures(1, 90, 130))
+    assert asked == [14, 14]  # single words, then joint prompts
