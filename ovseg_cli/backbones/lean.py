@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ovseg_cli import process
 from ovseg_cli.backbones.quiet import quiet_libraries
 
 _COMPILER = "torch._dynamo.utils"
@@ -26,7 +27,9 @@ _OPTIONAL = {"timm": "timm_model", "transformers": "hf_model"}
 
 
 def import_open_clip(folder: Path | None = None) -> Any:
-    """open_clip, with timm and transformers only where a model needs them.
+    """open_clip, in a process of our own with timm and transformers only where a model needs them.
+
+    Who uses open_clip beside ovseg, in a program of their own, has all of it.
 
     Args:
         folder: A model's folder in open_clip's hub layout; None for everything but loading a model.
@@ -35,7 +38,8 @@ def import_open_clip(folder: Path | None = None) -> Any:
     if "open_clip" in sys.modules:
         open_clip = importlib.import_module("open_clip")
     else:
-        with _compiler_on_demand(), _hidden([name for name in _OPTIONAL if name not in wanted]):
+        unwanted = [name for name in _OPTIONAL if name not in wanted] if process.OWN else []
+        with _compiler_on_demand(), _hidden(unwanted):
             open_clip = importlib.import_module("open_clip")
     for name in wanted:
         part = importlib.import_module(f"open_clip.{_OPTIONAL[name]}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 
+from ovseg_cli import process
 from ovseg_cli.cli import signals
 
 
 def run() -> None:
     """Run the command line and leave the process with its exit code."""
     signals.install()
+    process.OWN = True
     from ovseg_cli.cli import surroundings
 
     surroundings.prepare()

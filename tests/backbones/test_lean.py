@@ -28,6 +28,9 @@ def test_a_clip_of_open_clip_is_loaded_without_what_it_does_not_need_and_the_res
 
         import torch
 
+        from ovseg_cli import process
+
+        process.OWN = True
         from ovseg_cli.backbones.clip import ClipBackbone
         from ovseg_cli.backbones.lean import import_open_clip
 
@@ -63,3 +66,13 @@ def test_a_clip_of_open_clip_is_loaded_without_what_it_does_not_need_and_the_res
         "pooled": [1.0] * 4,
         "compiler": True,
     }
+
+
+def test_whoever_uses_open_clip_beside_it_has_all_of_it():
+    code = """
+        import json
+        from ovseg_cli.backbones.lean import import_open_clip
+
+        print(json.dumps({"transformers": import_open_clip().hf_model.transformers is not None}))
+    """
+    assert run(code) == {"transformers": True}

@@ -9,6 +9,8 @@ import sys
 from multiprocessing.connection import Connection
 from types import FrameType
 
+from ovseg_cli import process
+
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(143)  # so that nothing half-written stays
@@ -22,6 +24,7 @@ def main(number: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the run's owner decides
     signal.signal(signal.SIGTERM, _leave)
+    process.OWN = True
     from ovseg_cli.runs.engines.workplace import Workplace
 
     pipe = Connection(number)
