@@ -10,11 +10,13 @@ import sys
 import time
 import types
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ovseg_cli.cli.common import Common
+from ovseg_cli.errors import OvsegError
 from ovseg_cli.files.labels import voc_colour
 from ovseg_cli.files.probabilities import Scores
 from ovseg_cli.segmentation import segmenter
@@ -169,6 +171,17 @@ def build_class(models, name, settings, progress=None, *, pictures=None, existin
     )
 
 
+def build_classes(models, items, settings, progress=None, *, texts=None):
+    """One by one, by whatever makes one."""
+    build = sys.modules["ovseg_cli.prototypes.build"].build_class
+    for place, item in enumerate(items):
+        own = {"pictures": item.pictures, "existing": item.existing, "texts": texts}
+        try:
+            yield place, build(models, item.name, settings, progress and partial(progress, item.name), **own)
+        except OvsegError as error:
+            yield place, error
+
+
 def pause(where, what):
     """Say in a file that this point is reached, and wait there for a signal, if the environment asks for it."""
     wanted = os.environ.get("OVSEG_TEST_PAUSE_AT")
@@ -193,6 +206,7 @@ def install(setattr_, setitem):
     build.Progress = Progress
     build.plan_class = plan_class
     build.build_class = build_class
+    build.build_classes = build_classes
     build.repool_class = repool_class
     setitem(sys.modules, "ovseg_cli.prototypes.build", build)
     setattr_(segmenter, "Segmenter", PaintSegmenter)

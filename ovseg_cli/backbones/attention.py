@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ovseg_cli.devices import portion
 
 AttentionSink = Callable[[Tensor, Tensor, int, float], None]
 """Takes one attention block's queries (B, N, heads * d), keys (B, T, heads * d), number of heads and scale."""
@@ -38,6 +40,10 @@ class AttentionLayer:
     heads: int
     scale: float
 
+    def of(self, image: int) -> AttentionLayer:
+        """What there is of one image."""
+        return replace(self, queries=self.queries[image : image + 1], keys=self.keys[image : image + 1])
+
 
 def attention_probabilities(queries: Tensor, keys: Tensor, heads: int, scale: float) -> Tensor:
     """Softmaxed attention of every head.
@@ -58,42 +64,80 @@ def attention_probabilities(queries: Tensor, keys: Tensor, heads: int, scale: fl
     return torch.softmax((q.float() * scale) @ k.float().transpose(-1, -2), dim=-1)
 
 
+def token_probabilities(queries: Tensor, keys: Tensor, heads: int, scale: float, chosen: Tensor) -> Tensor:
+    """Softmaxed attention of every head to a few tokens alone.
+
+    By the kernels that the network's own attention runs in, with a 1 at each chosen token in the place of its value: no
+    probabilities of all tokens are ever in memory, and products are summed in float32, which half precision does not
+    overflow. What it rounds of a probability is a thousandth of it at most (2^-11 where the exponential is rounded, and
+    as much at the end), and less than 1e-7.
+
+    Args:
+        queries: (B, N, heads * d), as the projection layer gives them.
+        keys: (B, T, heads * d).
+        heads: Number of heads.
+        scale: Factor on the dot products, d ** -0.5.
+        chosen: (B, T, P), as the queries are: 1 where token t is the p-th one wanted of an image. Kernels want P to be
+            d, with 0 beyond the tokens.
+
+    Returns:
+        (B, heads, N, P), as precise as the queries are.
+    """
+    q, k = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (queries, keys))
+    return F.scaled_dot_product_attention(q, k, chosen[:, None].expand(-1, heads, -1, -1), scale=scale)
+
+
 class RunningAttribution:
     """Running mean of the class phrase's cross-attention over layers, heads, tokens and steps (DAAM; OVDiff A_n).
 
-    Per head and token the map is resized bicubically to the common grid and clamped at 0 before it is
-    averaged; only the sum is kept.
+    Per head and token the map is resized bicubically to the common grid and clamped at 0 before it is averaged, so that
+    each has to be resized by itself; only the sum is kept, on the device and in float32.
 
     Args:
-        batch: B, number of images (the conditional half of a guided batch).
+        positions: Token positions of the class phrase, for each image (of the conditional half of a guided batch).
         grid: g, side of the common grid (the latent's).
-        positions: Token positions of the class phrase.
         min_grid: Layers on a coarser grid are left out.
     """
 
-    def __init__(self, batch: int, grid: int, positions: Sequence[int], *, min_grid: int) -> None:
-        self._batch = batch
+    def __init__(self, positions: Sequence[Sequence[int]], grid: int, *, min_grid: int) -> None:
+        self._positions = positions
         self._grid = grid
-        self._positions = list(positions)
         self._min_grid = min_grid
+        self._longest = max(map(len, positions))
+        self._chosen: dict[int, Tensor] = {}
         self._sum: Tensor | None = None
         self._count = 0
 
     def add(self, queries: Tensor, keys: Tensor, heads: int, scale: float) -> None:
-        """Add one layer at one step; see `attention_probabilities` for shapes.
+        """Add one layer at one step; see `token_probabilities` for shapes.
 
         The conditional half of a guided batch comes last, as diffusers stacks it.
         """
-        side = math.isqrt(queries.shape[1])
+        side, batch = math.isqrt(queries.shape[1]), len(self._positions)
         if side < self._min_grid:
             return
-        probabilities = attention_probabilities(queries[-self._batch :], keys[-self._batch :], heads, scale)
-        maps = probabilities[..., self._positions].permute(0, 1, 3, 2).reshape(self._batch, -1, side, side)
-        if side != self._grid:
+        chosen = self._tokens(keys, keys.shape[2] // heads)
+        found = token_probabilities(queries[-batch:], keys[-batch:], heads, scale, chosen)[..., : self._longest]
+        if side == self._grid:
+            total = found.sum(dim=(1, 3), dtype=torch.float32).unflatten(1, (side, side))
+        else:
+            maps = found.permute(0, 1, 3, 2).reshape(batch, -1, side, side)
             maps = F.interpolate(maps, (self._grid, self._grid), mode="bicubic", align_corners=False)
-        mean = maps.clamp(min=0).mean(dim=1)
-        self._sum = mean if self._sum is None else self._sum + mean
+            total = maps.clamp_(min=0).sum(dim=1, dtype=torch.float32)
+        self._sum = total / heads if self._sum is None else self._sum.add_(total, alpha=1 / heads)
         self._count += 1
+
+    def _tokens(self, keys: Tensor, width: int) -> Tensor:
+        """The tokens of the phrases as `token_probabilities` wants them for heads of a width.
+
+        They go to the device once, and not at every layer.
+        """
+        if width not in self._chosen:
+            chosen = torch.zeros(len(self._positions), keys.shape[1], max(width, self._longest))
+            for image, own in enumerate(self._positions):
+                chosen[image, list(own), range(len(own))] = 1
+            self._chosen[width] = chosen.to(keys)
+        return self._chosen[width]
 
     def mean(self) -> Tensor:
         """The attribution maps so far, float32 (B, g, g).
@@ -103,7 +147,8 @@ class RunningAttribution:
         """
         if self._sum is None:
             raise RuntimeError(f"no cross-attention layer has a grid of at least {self._min_grid}")
-        return self._sum / self._count
+        lengths = torch.tensor([len(own) for own in self._positions], device=self._sum.device)
+        return self._sum / (self._count * lengths[:, None, None])
 
 
 class RunningCrossAttention:
@@ -133,17 +178,23 @@ class RunningCrossAttention:
 
 
 def mean_self_attention(queries: Tensor, keys: Tensor, heads: int, scale: float) -> Tensor:
-    """Self-attention averaged over the heads, one head at a time: all at once would take `heads` times the memory.
+    """Self-attention averaged over the heads, on a CPU one head at a time: all at once take `heads` times the memory.
 
     See `attention_probabilities` for the arguments.
 
     Returns:
         float32 (B, N, N); each row sums to 1.
     """
-    each = (queries.chunk(heads, dim=-1), keys.chunk(heads, dim=-1))
-    total = queries.new_zeros((len(queries), queries.shape[1], keys.shape[1]), dtype=torch.float32)
-    for q, k in zip(*each, strict=True):
-        total += attention_probabilities(q, k, 1, scale)[:, 0]
+    batch, count, width = queries.shape
+    cells = batch * count * keys.shape[1]
+    together = max(1, portion(queries.device, cells) // cells)
+    total = queries.new_zeros((batch, count, keys.shape[1]), dtype=torch.float32)
+    each = width // heads
+    for some in range(0, heads, together):
+        number = min(together, heads - some)
+        q, k = (x[..., some * each : (some + number) * each] for x in (queries, keys))
+        found = attention_probabilities(q, k, number, scale)
+        total += found[:, 0] if number == 1 else found.sum(dim=1)
     return total / heads
 
 
@@ -187,8 +238,12 @@ class RunningSelfAttention:
             # The sum holds several layers' rows; each row of the mean has to sum to the layers' share of the weight.
             wide *= attention.sum(-1, keepdim=True) / wide.sum(-1, keepdim=True) * (side / self._weight)
             place = row_of * side // finest
-            for y in range(finest):  # line by line: all rows at once would be one more whole matrix
-                fused[:, y * finest : (y + 1) * finest] += wide[:, place[y] * side + place]
+            # On a CPU line by line: all rows at once would be one more whole matrix.
+            cells = batch * finest**3
+            lines = max(1, portion(fused.device, cells) // cells)
+            for y in range(0, finest, lines):
+                some = (place[y : y + lines, None] * side + place).flatten()
+                fused[:, y * finest : y * finest + len(some)] += wide[:, some]
         return fused
 
 

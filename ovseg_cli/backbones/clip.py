@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.kinds import cannot_be_loaded
+from ovseg_cli.backbones.lean import import_open_clip, load_tokenizer
 from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
+from ovseg_cli.devices import portion, small_steps
 from ovseg_cli.errors import WeightsError
 from ovseg_cli.profiles.prompts import fill_prompts
 from ovseg_cli.profiles.specs import PositionMode
@@ -28,10 +30,7 @@ TEXTS_AT_ONCE = 64
 """Texts that go through a text transformer together."""
 
 CELLS_PER_CORE = 2**19
-"""Of attention matrices, held at once: what stays in a CPU core's cache."""
-
-CELLS_ON_DEVICE = 2**26
-"""The same on a GPU, where fewer and larger steps are faster."""
+"""Of attention matrices, held at once on a CPU: what stays in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -117,23 +116,22 @@ def attention_matrices(queries: Tensor, keys: Tensor) -> Tensor:
     return torch.softmax(products, dim=-1)
 
 
-def some_heads(like: Tensor) -> Iterator[tuple[int, slice]]:
+def some_heads(like: Tensor) -> Iterator[tuple[slice, slice]]:
     """Which heads to go through together, so that their attention matrices stay where they are fast.
 
     Args:
         like: Queries of a block, (B, heads, N, d).
 
     Yields:
-        (image, heads): the first two indices of such a tensor.
+        (images, heads): the first two indices of such a tensor; several images only with all their heads.
     """
     images, heads, count, _ = like.shape
-    if like.device.type == "cpu":
-        step = torch.get_num_threads() * max(1, CELLS_PER_CORE // count**2)
-    else:
-        step = max(1, CELLS_ON_DEVICE // count**2)
-    for image in range(images):
+    cells = count**2
+    step = max(1, portion(like.device, torch.get_num_threads() * max(cells, CELLS_PER_CORE // cells * cells)) // cells)
+    together = 1 if small_steps(like.device) else max(1, step // heads)
+    for image in range(0, images, together):
         for head in range(0, heads, step):
-            yield image, slice(head, head + step)
+            yield slice(image, image + together), slice(head, head + step)
 
 
 def resize_position_embedding(embedding: Tensor, grid: tuple[int, int], mode: PositionMode = "bicubic") -> Tensor:
@@ -167,21 +165,22 @@ class ClipBackbone:
 
     Args:
         model: `open_clip.CLIP` with a `VisionTransformer`.
-        tokenizer: open_clip tokenizer of the model.
+        tokenizer: open_clip tokenizer of the model; or the model's folder, of which it is read when it is first needed:
+            embeddings of words are kept, and some tokenizers take a second to load.
         device: Where the model runs.
 
     Raises:
         WeightsError: The vision tower is not a plain vision transformer.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Callable[..., Tensor], device: str) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Callable[..., Tensor] | Path, device: str) -> None:
         visual = model.visual
         if not hasattr(visual, "transformer") or not hasattr(visual, "conv1") or visual.attn_pool is not None:
             raise WeightsError(
                 f"The CLIP model's vision tower is a {type(visual).__name__}; a plain open_clip ViT is needed."
             )
         self.model = model.to(device).eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self.device = device
         self._causal_text = _CausalText.find(self.model)
         self._text_cache: dict[tuple[str, tuple[str, ...]], list[Tensor]] = {}
@@ -199,17 +198,30 @@ class ClipBackbone:
         Raises:
             WeightsError: It cannot be loaded, or is no plain vision transformer.
         """
-        import open_clip
-
         try:
+            open_clip = import_open_clip(folder)
             with quiet_libraries():
                 # Without this, a folder that lacks its weights would be a model of random numbers.
                 model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
-                tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         except Exception as error:  # open_clip raises whatever its parts raise
             raise cannot_be_loaded("CLIP model", folder, error) from error
         model.visual.to(dtype)
-        return cls(model, tokenizer, device)
+        return cls(model, folder, device)
+
+    @property
+    def tokenizer(self) -> Callable[..., Tensor]:
+        """Cuts texts into tokens, int64 (T, `longest_text`).
+
+        Raises:
+            WeightsError: It cannot be loaded.
+        """
+        if isinstance(self._tokenizer, Path):
+            folder = self._tokenizer
+            try:
+                self._tokenizer = load_tokenizer(folder)
+            except Exception as error:  # as above
+                raise cannot_be_loaded("CLIP model's tokenizer", folder, error) from error
+        return self._tokenizer
 
     @property
     def depth(self) -> int:
@@ -224,8 +236,7 @@ class ClipBackbone:
     @property
     def quick_gelu(self) -> bool:
         """Whether the vision tower's activation is OpenAI's approximation, x sigmoid(1.702 x), instead of GELU."""
-        import open_clip
-
+        open_clip = import_open_clip()
         activations = (open_clip.transformer.QuickGELU, torch.nn.GELU)
         found = next(m for m in self.model.visual.transformer.modules() if isinstance(m, activations))
         return isinstance(found, open_clip.transformer.QuickGELU)
@@ -345,7 +356,8 @@ class ClipBackbone:
     @property
     def longest_text(self) -> int:
         """How many tokens of a text the model reads, start and end token included."""
-        return int(self.tokenizer([""]).shape[1])
+        known = getattr(self.model, "context_length", None)
+        return int(self.tokenizer([""]).shape[1]) if known is None else int(known)
 
     def embed_text(self, names: Sequence[str], prompts: Sequence[str]) -> Tensor:
         """Class names into the space shared with images: the vectors of `embed_names`."""
@@ -392,8 +404,7 @@ class _CausalText:
     @classmethod
     def find(cls, model: Any) -> _CausalText | None:
         """The text transformer of a model; None for one that looks at what stands behind a text's end token."""
-        import open_clip  # takes seconds
-
+        open_clip = import_open_clip()
         if isinstance(model, open_clip.CLIP):
             tower, pool, end = model, model.text_pool_type, model.text_eos_id
         elif isinstance(getattr(model, "text", None), open_clip.transformer.TextTransformer):

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ovseg_cli.devices import constant, put
 from ovseg_cli.profiles.geometry import Resampling
 
 BAND_PIXELS = 2**20
@@ -58,7 +59,7 @@ def to_tensor(image: Any, device: torch.device | str = "cpu") -> Tensor:
     """
     rows = _rows(image, 0, picture_size(image)[0])
     # Copied, because torch takes neither read-only arrays nor negative strides.
-    tensor = torch.from_numpy(np.array(rows, order="C")).to(device).permute(2, 0, 1)[None]
+    tensor = put(torch.from_numpy(np.array(rows, order="C")), device).permute(2, 0, 1)[None]
     return tensor.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
@@ -92,7 +93,7 @@ def to_working_tensor(
         picture = image if isinstance(image, Image.Image) else Image.fromarray(np.ascontiguousarray(image))
         return to_tensor(picture.resize((size[1], size[0]), PILLOW[resample]), device)
     if resample == "bilinear-float":
-        unrounded = torch.from_numpy(_bilinear_float(image, size)).to(device).permute(2, 0, 1)[None]
+        unrounded = put(torch.from_numpy(_bilinear_float(image, size)), device).permute(2, 0, 1)[None]
         return unrounded.contiguous().div_(255)
     return to_tensor(_nearest(image, size) if resample == "nearest" else _bilinear(image, size), device)
 
@@ -213,4 +214,5 @@ def squash(images: Tensor, size: int | tuple[int, int], mean: Sequence[float], s
     """
     images = resize(images, (size, size) if isinstance(size, int) else size)
     shape = (1, 3, 1, 1)
-    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
+    middle, spread = (constant(tuple(each), images.device, images.dtype).view(shape) for each in (mean, std))
+    return (images - middle) / spread

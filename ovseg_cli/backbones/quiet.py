@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 
@@ -13,13 +14,13 @@ from typing import Any
 def quiet_libraries() -> Iterator[None]:
     """Silence diffusers, transformers and open_clip while models load; their settings are put back afterwards.
 
-    Our own progress display is on the same terminal, and open_clip reports each load on the root logger. diffusers
-    must be imported by who needs it: doing so here would cost half a second where only CLIP is loaded.
+    Our own progress display is on the same terminal, and open_clip reports each load on the root logger. diffusers and
+    transformers must be imported by who needs them: doing so here would cost seconds where only CLIP is loaded.
     """
-    import transformers.utils.logging as transformers_logging
-
-    diffusers_logging = sys.modules.get("diffusers.utils.logging")
-    libraries: list[Any] = [library for library in (transformers_logging, diffusers_logging) if library is not None]
+    if "diffusers" in sys.modules:
+        import_module("transformers.utils.logging")  # its pipelines are going to import it
+    names = ("transformers.utils.logging", "diffusers.utils.logging")
+    libraries: list[Any] = [sys.modules[name] for name in names if name in sys.modules]
     root = logging.getLogger()
     verbosity = [library.get_verbosity() for library in libraries]
     bars = [library.is_progress_bar_enabled() for library in libraries]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, lru_cache, partial, wraps
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -36,6 +36,7 @@ from ovseg_cli.backbones.phrases import (
 )
 from ovseg_cli.backbones.pixels import squash
 from ovseg_cli.backbones.quiet import quiet_libraries
+from ovseg_cli.devices import constant, portion, put, small_steps
 from ovseg_cli.errors import WeightsError
 from ovseg_cli.profiles.specs import VAE_MEAN, VAE_STD, Sampler
 from ovseg_cli.stages import stage
@@ -107,6 +108,30 @@ class PromptAttention:
     layers: dict[int, int]
     self_attention: Tensor
     tokens: tuple[int, ...]
+
+
+@cache
+def unrounded(kind: type[Any]) -> type[Any]:
+    """A sampler of diffusers that keeps latents, and draws noise between steps, in float32, whatever the UNet is in.
+
+    Samplers give latents, and draw, in the precision of what the network predicts: a half-precision run would have
+    noise of its own. Only what the UNet is shown is rounded to `network_dtype`.
+    """
+
+    class Unrounded(kind):
+        network_dtype = torch.float32
+
+        @wraps(kind.scale_model_input)
+        def scale_model_input(self, *args: Any, **settings: Any) -> Tensor:
+            shown: Tensor = super().scale_model_input(*args, **settings)
+            return shown.to(self.network_dtype)
+
+        @wraps(kind.step)  # the pipeline looks whether it takes a generator
+        def step(self, model_output: Tensor, *args: Any, **settings: Any) -> Any:
+            return super().step(model_output.float(), *args, **settings)
+
+    Unrounded.__name__ = Unrounded.__qualname__ = kind.__name__
+    return Unrounded
 
 
 class _StopWalkError(Exception):
@@ -193,11 +218,19 @@ class DiffusionBackbone:
 
     # ------------------------------------------------------------------ generation
 
+    def locate(self, prompt: str, phrase: str) -> list[int]:
+        """Token positions of a class name in its prompt; see `phrase_token_positions`.
+
+        Raises:
+            UsageError: The prompt cuts off the phrase.
+        """
+        return phrase_token_positions(self.pipeline.tokenizer, prompt, phrase)
+
     @torch.inference_mode()
     def generate(
         self,
-        prompt: str,
-        phrase: str,
+        prompt: str | Sequence[str],
+        phrase: str | Sequence[str],
         seeds: Sequence[int],
         *,
         image_size: int,
@@ -212,9 +245,9 @@ class DiffusionBackbone:
         """Support images and the attribution maps of the class phrase (OVDiff, supplement C.5; DAAM).
 
         Args:
-            prompt: The whole prompt.
-            phrase: The class name inside it.
-            seeds: One per image; an image depends on its own seed only, not on its batch.
+            prompt: The whole prompt, of all images or one for each.
+            phrase: The class name inside it, likewise.
+            seeds: One per image; an image depends on its own prompt and seed only, not on its batch.
             image_size: Side of the square images in pixels.
             steps: Steps of the sampler.
             guidance: Classifier-free guidance scale; up to 1 there is no unconditional half.
@@ -230,9 +263,9 @@ class DiffusionBackbone:
         Raises:
             UsageError: The prompt cuts off the phrase.
         """
-        positions = phrase_token_positions(self.pipeline.tokenizer, prompt, phrase)
-        grid = image_size // self.latent_scale
-        attribution = RunningAttribution(len(seeds), grid, positions, min_grid=min_attention_grid)
+        pairs = zip(_one_each(prompt, seeds), _one_each(phrase, seeds), strict=True)
+        positions = [self.locate(*pair) for pair in pairs]
+        attribution = RunningAttribution(positions, image_size // self.latent_scale, min_grid=min_attention_grid)
         with self._tap("attn2", attribution.add):
             images = self.draw(
                 prompt,
@@ -250,7 +283,7 @@ class DiffusionBackbone:
     @torch.inference_mode()
     def draw(
         self,
-        prompt: str,
+        prompt: str | Sequence[str],
         seeds: Sequence[int],
         *,
         image_size: int,
@@ -273,16 +306,20 @@ class DiffusionBackbone:
             return tensors
 
         self._use_sampler(sampler, spacing)
+        # All noise is drawn on the CPU in float32, so that a seed means the same picture on every device and in every
+        # precision: in half precision other numbers are drawn. A sampler that draws more goes on with the generators.
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        shape = (1, self.unet.config.in_channels, *2 * (image_size // self.latent_scale,))
         with stage("drawing"):
             output = self.pipeline(
-                [prompt] * len(seeds),
+                list(_one_each(prompt, seeds)),
                 negative_prompt=[negative_prompt] * len(seeds),
                 height=image_size,
                 width=image_size,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
-                # Noise is drawn on the CPU, so a seed gives the same picture on every device.
-                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                latents=torch.cat([torch.randn(shape, generator=generator) for generator in generators]),
+                generator=generators,
                 output_type="latent",
                 callback_on_step_end=step_done,
             )
@@ -322,14 +359,14 @@ class DiffusionBackbone:
         Raises:
             UsageError: The prompt cuts off the phrase.
         """
-        positions = phrase_token_positions(self.pipeline.tokenizer, prompt, phrase)
+        positions = self.locate(prompt, phrase)
         latents = self._encode(squash(images, size, VAE_MEAN, VAE_STD))
         text = self.prompts.encode(prompt)
-        generator = torch.Generator().manual_seed(seed)
-        running = RunningAttribution(len(latents), latents.shape[-1], positions, min_grid=min_attention_grid)
+        draws = FixedNoise(seed)
+        running = RunningAttribution(len(latents) * [positions], latents.shape[-1], min_grid=min_attention_grid)
         with self._tap("attn2", running.add):
             for timestep in timesteps:
-                self._denoise(self._add_noise(latents, timestep, generator), timestep, text)
+                self._denoise(self._add_noise(latents, timestep, draws), timestep, text)
         return running.mean().cpu()
 
     # ------------------------------------------------------------------ features
@@ -523,23 +560,31 @@ class DiffusionBackbone:
 
     def _noised(self, images: Tensor, noising: Noising, *, sampled: bool = False) -> Tensor:
         """Noisy latents (B, C, h, w) of pictures, of the VAE's mean or of its sample; one seed is for both draws."""
-        generator = torch.Generator().manual_seed(noising.seed)
+        draws = FixedNoise(noising.seed)
         pixels = squash(images, noising.size, noising.mean, noising.std)
-        latents = self._encode(pixels, generator if sampled else None)
-        return self._add_noise(latents, noising.timestep, generator)
+        latents = self._encode(pixels, draws if sampled else None)
+        return self._add_noise(latents, noising.timestep, draws)
 
-    def _encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Scaled latents of pictures: the VAE's mean, or with a generator its sample, the same draw for every picture.
+    def _encode(self, pixels: Tensor, draws: FixedNoise | None = None) -> Tensor:
+        """Scaled latents of pictures: the VAE's mean, or with noise its sample, the same draw for every picture.
 
         Args:
             pixels: float (B, 3, H, W), normalised for the VAE, on any device.
-            generator: Where the sample's noise is drawn from.
+            draws: The sample's noise.
         """
         vae = self.pipeline.vae
-        distribution = vae.encode(pixels.to(self.device, torch.float32)).latent_dist
-        latents = distribution.mean
-        if generator is not None:
-            latents = latents + distribution.std * _draw_noise(latents, generator)
+        pixels = pixels.to(self.device, torch.float32)
+        values = vae.config.block_out_channels[0] * pixels[0, 0].numel()  # of the widest layer, for each picture
+        together = max(1, portion(pixels.device, len(pixels) * values) // values)
+        sliced = vae.use_slicing
+        vae.use_slicing = sliced and small_steps(pixels.device)  # where it takes pictures one by one
+        try:
+            found = [vae.encode(part).latent_dist for part in pixels.split(together)]
+        finally:
+            vae.use_slicing = sliced
+        latents = torch.cat([each.mean for each in found])
+        if draws is not None:
+            latents = latents + torch.cat([each.std for each in found]) * draws(latents)
         return latents * vae.config.scaling_factor
 
     def _decode(self, latents: Tensor) -> Tensor:
@@ -549,13 +594,13 @@ class DiffusionBackbone:
         pixels = vae.decode((latents / vae.config.scaling_factor).to(decoder.dtype), return_dict=False)[0]
         return (pixels * 0.5 + 0.5).clamp(0, 1).float()
 
-    def _add_noise(self, latents: Tensor, timestep: int, generator: torch.Generator) -> Tensor:
+    def _add_noise(self, latents: Tensor, timestep: int, draws: FixedNoise) -> Tensor:
         """The forward process of DDPM, equation 4, with one draw of noise for all pictures.
 
         Not the scheduler's add_noise: a multistep scheduler knows only the timesteps of its last sampling run.
         """
-        alpha = self.pipeline.scheduler.alphas_cumprod[timestep].to(latents)
-        return alpha.sqrt() * latents + (1 - alpha).sqrt() * _draw_noise(latents, generator)
+        alpha = self.pipeline.scheduler.alphas_cumprod[timestep].to("cpu", latents.dtype)  # a number, on every device
+        return alpha.sqrt() * latents + (1 - alpha).sqrt() * draws(latents)
 
     def _denoise(self, noisy: Tensor, timestep: int, text: PromptEmbedding) -> Tensor:
         """One forward pass of the UNet: what it predicts, (B, C, h, w)."""
@@ -564,7 +609,7 @@ class DiffusionBackbone:
         more: dict[str, Any] = {}
         if text.pooled is not None:  # of XL, which was told the size of the picture and what was cut off of it
             size = [length * self.latent_scale for length in noisy.shape[2:]]
-            sizes = torch.tensor([[*size, 0, 0, *size]], dtype=text.pooled.dtype, device=noisy.device)
+            sizes = constant((*size, 0, 0, *size), noisy.device, text.pooled.dtype)[None]
             more["added_cond_kwargs"] = {
                 "text_embeds": text.pooled.expand(count, -1),
                 "time_ids": sizes.expand(count, -1),
@@ -579,7 +624,9 @@ class DiffusionBackbone:
         if spacing is not None:
             settings = {**settings, "timestep_spacing": spacing}
         with quiet_libraries():  # each sampler warns of what is another one's
-            self.pipeline.scheduler = getattr(diffusers, kind).from_config(self._schedule, **settings)
+            made = unrounded(getattr(diffusers, kind)).from_config(self._schedule, **settings)
+        made.network_dtype = self.unet.dtype
+        self.pipeline.scheduler = made
 
     def _tap(self, kind: AttentionKind, sink: AttentionSink) -> AbstractContextManager[None]:
         """Give `sink` what every layer of a kind sees at every forward pass."""
@@ -623,6 +670,35 @@ class DiffusionBackbone:
             raise WeightsError(f"The UNet has no attention block {layer!r}; correct the profile.") from error
 
 
-def _draw_noise(latents: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise (1, C, h, w) like latents, drawn on the CPU: a seed means one noise on every device."""
-    return torch.randn((1, *latents.shape[1:]), generator=generator).to(latents)
+class FixedNoise:
+    """Standard normal noise of a seed, draw after draw: the same on every device, as it is drawn on the CPU.
+
+    Pictures are noised alike, so a device is given each draw once.
+
+    Args:
+        seed: Of all draws.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._drawn: tuple[tuple[int, ...], ...] = ()
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """The next draw, (1, C, h, w) like latents."""
+        self._drawn = (*self._drawn, tuple(latents.shape[1:]))
+        return _last_draw(self._seed, self._drawn, latents.dtype, latents.device)
+
+
+@lru_cache(maxsize=16)
+def _last_draw(seed: int, shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The last of several draws from a generator."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.inference_mode(mode=False):
+        for shape in shapes:
+            noise = torch.randn((1, *shape), generator=generator)
+        return put(noise.to(dtype), device)
+
+
+def _one_each(text: str | Sequence[str], seeds: Sequence[int]) -> Sequence[str]:
+    """A text for each image."""
+    return [text] * len(seeds) if isinstance(text, str) else text

@@ -44,7 +44,7 @@ NamesArg = Annotated[
 
 _STAGES = {"generate": "images", "features": "features", "cluster": "clusters"}
 _TECHNICAL = frozenset(
-    {"seed", "seeds", "count", "rejected", "profile_digest", "versions", "batch_size", "kmeans"}
+    {"seed", "seeds", "count", "rejected", "profile_digest", "versions", "batch_size", "kmeans", "kmeans_start"}
     | {"extended", "edited", "merged"}
 )
 _SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ovseg_cli.clustering.kmeans import cluster_sums, lloyd
+
 KMEANS_ROUNDS = 300
 """scikit-learn's `KMeans.max_iter`, which the published code leaves alone."""
 
@@ -102,39 +104,10 @@ def settle_regions(attention: Tensor, merged: Tensor) -> Tensor:
     Returns:
         float32 (at most R, N): the mean attention of the tokens of each region.
     """
-    rest = KMEANS_TOLERANCE * attention.var(dim=0, correction=0).mean()
-    squares = attention.square().sum(dim=1)
-    centroids, labels = merged, torch.full_like(squares, -1, dtype=torch.int64)
-    for _ in range(KMEANS_ROUNDS):
-        distances = _squared_distances(attention, squares, centroids)
-        nearest, found = distances.min(dim=1)
-        if torch.equal(found, labels):
-            break
-        labels = found
-        sums, counts = _sums(attention, labels, len(merged))
-        for empty, far in zip((counts == 0).nonzero()[:, 0], nearest.argsort(descending=True), strict=False):
-            sums[labels[far]] -= attention[far]
-            counts[labels[far]] -= 1
-            sums[empty], counts[empty] = attention[far], 1
-        moved = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp_min(1), centroids)
-        shift = (moved - centroids).square().sum()
-        centroids = moved
-        if shift <= rest:
-            labels = _squared_distances(attention, squares, centroids).argmin(dim=1)
-            break
-    sums, counts = _sums(attention, labels, len(merged))
+    rest = float(KMEANS_TOLERANCE * attention.var(dim=0, correction=0).mean())
+    _, labels = lloyd(attention, merged, rounds=KMEANS_ROUNDS, rest=rest)
+    sums, counts = cluster_sums(attention, labels, len(merged))
     return sums[counts > 0] / counts[counts > 0, None]
-
-
-def _squared_distances(points: Tensor, squares: Tensor, centroids: Tensor) -> Tensor:
-    """Of each point from each centroid, (N, R); `squares` are the points' squared norms."""
-    return squares[:, None] - 2 * points @ centroids.T + centroids.square().sum(dim=1)
-
-
-def _sums(points: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Sum of the points of each label (count, D), and their number (count,)."""
-    members = F.one_hot(labels, count).to(points)
-    return members.T @ points, members.sum(dim=0)
 
 
 def largest_map(maps: Tensor, size: tuple[int, int]) -> Tensor:

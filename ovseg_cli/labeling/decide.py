@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ovseg_cli.devices import constant, fetch, portion, small_steps
+
 MAX_CELLS = 1_000_000
-"""Scores enlarged at once (classes x rows x columns): 4 MB in float32, whatever the size of the image."""
+"""Scores enlarged at once on a CPU (classes x rows x columns): 4 MB in float32, whatever the size of the image."""
 
 MARGIN_PIXELS = 2**18
 """Pixels whose margins are averaged, at least; of more, a grid. All would take a third longer and say the same."""
@@ -111,7 +113,7 @@ def strips(
     Yields:
         First row, one past the last row, and the rows between them, float (K, rows, W).
     """
-    rows = max(1, MAX_CELLS // (max(channels, values.shape[0]) * size[1]))
+    rows = max(1, portion(values.device, MAX_CELLS) // (max(channels, values.shape[0]) * size[1]))
     for start in range(0, size[0], rows):
         stop = min(start + rows, size[0])
         yield start, stop, enlarge_rows(values, size, start, stop, enlargement)
@@ -168,15 +170,48 @@ def decide(
         runner-up's, or between its best score and the threshold, whichever is less; of a pixel that the threshold sends
         to the background it is what its best class lacks.
     """
+    return deciding(
+        values,
+        size,
+        background=background,
+        threshold=threshold,
+        ids=ids,
+        head=head,
+        enlargement=enlargement,
+        keep=keep,
+    )()
+
+
+def deciding(
+    values: Tensor,
+    size: tuple[int, int],
+    *,
+    background: bool,
+    threshold: float | None = None,
+    ids: Sequence[int] | None = None,
+    head: Head | None = None,
+    enlargement: Enlargement = "bilinear",
+    keep: npt.NDArray[np.unsignedinteger] | None = None,
+) -> Callable[[], Decision]:
+    """What `decide` does, whose arguments these are, up to the moment when a GPU is asked for what it found.
+
+    What is returned waits for the device and reads everything in one copy: the label map, of 1 byte a pixel where no id
+    is above 255, and all figures.
+    """
     channels = values.shape[0] if head is None else head.channels
     height, width = size
+    device = values.device
     names = np.arange(channels, dtype=np.uint16) if ids is None else np.array(ids, dtype=np.uint16)
-    label_map = np.zeros((height, width), dtype=np.uint16)
-    counts = np.zeros(channels)
-    sums = np.zeros(channels)
-    margins, looked_at, choice = 0.0, 0, channels - (not background) > 1
+    # A GPU's label map is as narrow as it can be. Few of torch's kernels know uint16, whose bits int16 holds as well.
+    narrow = not small_steps(device) and names.max() <= np.iinfo(np.uint8).max
+    bits = names if narrow else names.view(np.int16)
+    table = constant(tuple(bits.tolist()), device, torch.uint8 if narrow else torch.int16)
+    label_map = torch.empty(height, width, dtype=table.dtype, device=device)
+    tally = _Tally(channels, device)
+    choice = channels - (not background) > 1
     step = max(1, math.isqrt(height * width // MARGIN_PIXELS))
     floor = max(0.0, threshold or 0.0) if background else None
+    looked_at = 0
     for start, stop, enlarged in strips(values, size, channels=channels, enlargement=enlargement):
         rows = enlarged if head is None else head.apply(enlarged)
         if keep is not None:
@@ -187,7 +222,7 @@ def decide(
         if choice:
             some = (slice(-start % step, None, step), slice(None, None, step))
             found = _margins(rows[:, *some], best[some], labels[some], floor=floor)
-            margins += float(found.cpu().double().sum())
+            tally.add_margins(found)
             looked_at += found.numel()
         if background:
             # Negative scores count as 0, so where all are negative it is a tie, and the background is the first.
@@ -197,14 +232,73 @@ def decide(
                 labels = torch.where(best < threshold, 0, labels)
         else:
             labels = labels + 1
-        flat = labels.flatten().cpu().numpy()
-        counts += np.bincount(flat, minlength=channels)
-        # Summed on the CPU in float64, which Apple's GPUs do not have.
-        sums += np.bincount(flat, weights=best.flatten().cpu().double().numpy(), minlength=channels)
-        # Indexing a whole label map at once would turn it into 8 bytes for each pixel.
-        label_map[start:stop] = names[flat].reshape(stop - start, width)
-    means = np.divide(sums, counts, out=np.full(channels, np.nan), where=counts > 0)
-    return Decision(label_map, counts / (height * width), means, margins / looked_at if choice else None)
+        tally.add(labels, best)
+        label_map[start:stop] = table[labels]
+
+    def read() -> Decision:
+        pixels, figures = _read(label_map, tally.figures())
+        counts, sums, (margins,) = np.split(figures.astype(np.float64), (channels, 2 * channels))
+        means = np.divide(sums, counts, out=np.full(channels, np.nan), where=counts > 0)
+        margin = float(margins) / looked_at if choice else None
+        return Decision(pixels, counts / (height * width), means, margin)
+
+    return read
+
+
+def count_labels(labels: Tensor, channels: int) -> Tensor:
+    """How often each of the numbers below `channels` is among labels, int64 (channels,), of int64 of any shape."""
+    if small_steps(labels.device):
+        return labels.flatten().bincount(minlength=channels)
+    # On a GPU that would wait for the largest label.
+    ones = torch.ones_like(labels).flatten()
+    return torch.zeros(channels, dtype=labels.dtype, device=labels.device).scatter_add_(0, labels.flatten(), ones)
+
+
+class _Tally:
+    """Sums over the pixels of each label, kept where they are made, in float64 where the device has that.
+
+    Args:
+        channels: How many labels there are.
+        device: Where.
+    """
+
+    def __init__(self, channels: int, device: torch.device) -> None:
+        self._wide = torch.float32 if device.type == "mps" else torch.float64
+        self._counts, self._sums = (torch.zeros(channels, dtype=self._wide, device=device) for _ in range(2))
+        self._margins = torch.zeros(1, dtype=self._wide, device=device)
+
+    def add(self, labels: Tensor, best: Tensor) -> None:
+        """Count the pixels of some rows, int64 and float (rows, W), and add up their scores."""
+        channels = len(self._counts)
+        if small_steps(labels.device):
+            flat = labels.flatten()
+            self._counts += flat.bincount(minlength=channels)
+            self._sums += flat.bincount(weights=best.flatten().double(), minlength=channels)
+            return
+        # On a GPU, counting waits for the largest label, and adding up by labels goes in another order each time.
+        numbers = constant(range(channels), labels.device, labels.dtype)
+        hits = labels == numbers.view(-1, 1, 1)
+        self._counts += hits.sum(dim=(1, 2))
+        self._sums += torch.where(hits, best, 0).sum(dim=(1, 2), dtype=self._wide)
+
+    def add_margins(self, margins: Tensor) -> None:
+        """Add up what pixels are from another label."""
+        self._margins += margins.to(self._wide).sum()
+
+    def figures(self) -> Tensor:
+        """Counts (C,), sums (C,) and the sum of the margins, one after the other: (2 C + 1,)."""
+        return torch.cat([self._counts, self._sums, self._margins])
+
+
+def _read(label_map: Tensor, figures: Tensor) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.floating]]:
+    """A label map, uint8 or the bits of uint16, and figures, both in one copy from their device."""
+    if small_steps(label_map.device):
+        return label_map.numpy().view(np.uint16), figures.numpy()
+    packed = fetch(torch.cat([figures.view(torch.uint8), label_map.view(torch.uint8).flatten()]))
+    first = figures.numel() * figures.element_size()
+    pixels = packed[first:].view(np.uint8 if label_map.dtype == torch.uint8 else np.uint16)
+    numbers: npt.NDArray[Any] = packed[:first].view(np.float32 if figures.dtype == torch.float32 else np.float64)
+    return pixels.reshape(label_map.shape).astype(np.uint16), numbers
 
 
 def _margins(scores: Tensor, best: Tensor, winner: Tensor, *, floor: float | None) -> Tensor:
@@ -227,4 +321,6 @@ def _margins(scores: Tensor, best: Tensor, winner: Tensor, *, floor: float | Non
 def _whole_numbers(scores: Tensor, kind: np.dtype[np.unsignedinteger]) -> npt.NDArray[np.unsignedinteger]:
     """Scores as whole numbers, of which the largest stands for 1."""
     shares = scores.float().nan_to_num(0.0).clamp(0, 1)
-    return (shares * np.iinfo(kind).max).round().to(torch.int32).cpu().numpy().astype(kind)
+    whole = (shares * np.iinfo(kind).max).round().to(torch.int32)
+    narrow = whole.to(torch.uint8 if kind == np.uint8 else torch.int16)  # of uint16 the bits
+    return fetch(narrow).view(kind)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ovseg_cli.devices import portion, put
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,23 @@ def all_crops(height: int, width: int, windows: Sequence[tuple[int, int]], *, wh
 
 
 MAX_CELLS = 2_000_000
-"""Scores of a crop enlarged at once (classes x rows x columns): 8 MB in float32, whatever the number of classes."""
+"""Scores of crops enlarged at once on a CPU (crops x classes x rows x columns): 8 MB in float32, whatever the number of
+classes."""
+
+
+def enlarge_crops(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scores of crops of one size, enlarged bilinearly to it where there is room for all of them at once.
+
+    Args:
+        scores: float (B, C, h, w).
+        size: (height, width) of the crops.
+
+    Returns:
+        float (B, C, height, width), or what was given; `ScoreCanvas.add` takes either.
+    """
+    if scores.shape[0] * scores.shape[1] * size[0] * size[1] > portion(scores.device, MAX_CELLS):
+        return scores
+    return F.interpolate(scores, size, mode="bilinear", align_corners=False)
 
 
 class ScoreCanvas:
@@ -67,23 +86,43 @@ class ScoreCanvas:
     def __init__(
         self, channels: int, height: int, width: int, device: torch.device | str, *, enlarge: bool = True
     ) -> None:
-        self._enlarge = enlarge
+        self._size = (height, width) if enlarge else None
         height, width = (height, width) if enlarge else (1, 1)
         self._sum = torch.zeros(channels, height, width, device=device)
-        self._count = torch.zeros(height, width, device=device)
+        self._crops: list[Crop] = []
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether scores are enlarged to the image."""
+        return self._size is not None
 
     def add(self, crop: Crop, scores: Tensor) -> None:
         """Add one crop's scores, float (C, h, w) of any resolution: enlarged bilinearly to the crop."""
-        if not self._enlarge:
+        self._crops.append(crop)
+        if self._size is None:
             self._sum = self._sum + scores
-            self._count += 1
             return
         size = (crop.height, crop.width)
-        chunk = max(1, MAX_CELLS // (crop.height * crop.width))
-        for part, total in zip(scores.split(chunk), crop.cut(self._sum).split(chunk), strict=True):
-            total.add_(F.interpolate(part[None], size, mode="bilinear", align_corners=False)[0])
-        crop.cut(self._count).add_(1)
+        total = crop.cut(self._sum)
+        if scores.shape[1:] == size:
+            total.add_(scores)
+            return
+        chunk = max(1, portion(scores.device, MAX_CELLS) // (crop.height * crop.width))
+        for part, some in zip(scores.split(chunk), total.split(chunk), strict=True):
+            some.add_(F.interpolate(part[None], size, mode="bilinear", align_corners=False)[0])
 
     def mean(self) -> Tensor:
         """Mean scores, float32 (C, H, W). They take the place of the sums: nothing can be added afterwards."""
-        return self._sum.div_(self._count)
+        if self._size is None:
+            return self._sum.div_(len(self._crops))
+        return self._sum.div_(_cover(tuple(self._crops), self._size, self._sum.device))
+
+
+@lru_cache(maxsize=1)
+def _cover(crops: tuple[Crop, ...], size: tuple[int, int], device: torch.device) -> Tensor:
+    """How many crops cover each pixel, float32 (H, W): the same for all pictures of a size."""
+    with torch.inference_mode(mode=False):
+        count = torch.zeros(size)
+        for crop in crops:
+            crop.cut(count).add_(1)
+        return put(count, device)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.phrases import PhrasedPrompt
+from ovseg_cli.devices import constant, portion
 from ovseg_cli.methods.diffusion_defaults import DiffusionDefaults
 from ovseg_cli.profiles.specs import IMAGENET_MEAN, IMAGENET_STD
 
@@ -32,7 +33,7 @@ BACKGROUND_OFFSET = 0.8
 """What `doubt_background` subtracts on VOC (`exp_utils.get_voc2012_probs`; report, section 4.1)."""
 
 ROWS_AT_ONCE = 512
-"""Rows of the self-attention that are raised to a power together."""
+"""Rows of the self-attention that are raised to a power together, on a CPU."""
 
 
 def doubt_background(scores: Tensor, *, offset: float = BACKGROUND_OFFSET) -> Tensor:
@@ -72,11 +73,13 @@ def aggregate(maps: Tensor, attention: Tensor, *, exponent: float = 1.0, steps: 
     for _ in range(steps):
         spread = torch.zeros_like(flat)
         mass = flat.new_zeros(len(flat))
-        for start in range(0, len(attention), ROWS_AT_ONCE):
-            rows = attention[start : start + ROWS_AT_ONCE].float()
+        count = len(attention)
+        step = max(1, portion(attention.device, ROWS_AT_ONCE * count) // count)
+        for start in range(0, count, step):
+            rows = attention[start : start + step].float()
             if exponent != 1:
                 rows = rows**exponent
-            spread += rows.T @ flat[start : start + ROWS_AT_ONCE]
+            spread += rows.T @ flat[start : start + step]
             mass += rows.sum(dim=0)
         flat = spread / mass.clamp_min(1e-30)[:, None]
     return flat.T.reshape(maps.shape)
@@ -143,7 +146,7 @@ def leave_rest(cross: Mapping[int, Tensor], tokens: Sequence[int]) -> dict[int, 
     """
     rest = {}
     for side, maps in cross.items():
-        drawn = torch.tensor(tokens, device=maps.device).view(-1, 1, 1) * maps[1:]
+        drawn = constant(tuple(tokens), maps.device, torch.int64).view(-1, 1, 1) * maps[1:]
         rest[side] = torch.cat([1 - drawn.sum(dim=0, keepdim=True), maps[1:]])
     return rest
 

@@ -8,19 +8,18 @@ self-attention layers of Stable Diffusion. Multiplied out from the right, every 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.attention import AttentionLayer
+from ovseg_cli.devices import portion, small_steps
 
 CELLS_ON_CPU = 2**17
-"""Of an attention matrix, made at once: half a megabyte, which stays in a core's cache from the product to the sum."""
-
-CELLS_ON_DEVICE = 2**24
-"""The same on a GPU, where fewer and larger steps are faster: 67 MB."""
+"""Of an attention matrix, made at once on a CPU: half a megabyte, which stays in a core's cache from the product to the
+sum."""
 
 EPSILON = 1e-5
 """Added to column maxima and to row sums, as in the published code. With weak attention (a uniform row of 4096 tokens
@@ -35,10 +34,10 @@ def refine_maps(maps: Tensor, layers: Sequence[AttentionLayer], *, threshold: fl
     threshold, and its rows divided by their sums. Without one it is the softmax, as in the paper.
 
     The column maxima of a matrix need all of its rows before the first row can be used, so that a block of rows is made
-    twice; the second time without the columns in which the block has no entry above the threshold. Besides what goes in
-    this holds a block of `CELLS_ON_CPU` or `CELLS_ON_DEVICE` cells, a few times, the column maxima of every block, and
-    some copies of one head's queries and keys and of one picture's maps: 13 MB for 4096 tokens and 21 classes on
-    a CPU, where ten whole matrices take 671 MB. Everything is computed in float32.
+    twice; on a CPU the second time without the columns in which the block has no entry above the threshold. Besides
+    what goes in this holds a block of `CELLS_ON_CPU` cells, or on a GPU of as many as have room, a few times, the
+    column maxima of every block, and some copies of one head's queries and keys and of one picture's maps: 13 MB for
+    4096 tokens and 21 classes on a CPU, where ten whole matrices take 671 MB. Everything is computed in float32.
 
     Args:
         maps: float (B, C, h, w).
@@ -76,8 +75,7 @@ def _apply_chain(values: Tensor, layers: Sequence[AttentionLayer], place: int, t
 
 def _row_blocks(queries: Tensor, keys: Tensor) -> range:
     """First rows of the blocks that a matrix is made in."""
-    cells = CELLS_ON_CPU if queries.device.type == "cpu" else CELLS_ON_DEVICE
-    return range(0, len(queries), max(1, cells // len(keys)))
+    return range(0, len(queries), max(1, portion(queries.device, CELLS_ON_CPU) // len(keys)))
 
 
 def _apply_softmax(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -116,13 +114,15 @@ def _apply_sparse(queries: Tensor, keys: Tensor, values: Tensor, threshold: floa
     keys = torch.cat([keys, torch.full_like(keys[:, :1], -1), -column_terms[:, None]], dim=1)
     # And one more class gives the sum of the row.
     values = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
-    # Only columns that have an entry above the threshold in a block are computed there again. With a margin: which
-    # entries these are is decided below.
-    needed = (log_maxima - column_terms).exp_() >= 0.999 * threshold
     products = values.new_empty(len(queries), values.shape[1])
-    for start, some in zip(blocks, needed, strict=True):
+    some: Iterable[Tensor | slice] = [slice(None)] * len(blocks)
+    if small_steps(queries.device):  # a GPU would have to say which, and wait for that
+        # Only columns that have an entry above the threshold in a block are computed there again. With a margin: which
+        # entries these are is decided below.
+        needed = (log_maxima - column_terms).exp_() >= 0.999 * threshold
+        some = (row.nonzero()[:, 0] for row in needed)
+    for start, places in zip(blocks, some, strict=True):
         rows = queries[start : start + blocks.step]
-        places = some.nonzero()[:, 0]
         entries = torch.threshold_((rows @ keys[places].T).exp_(), threshold, 0.0)
         torch.mm(entries, values[places], out=products[start : start + len(rows)])
     return products[:, :-1] / (products[:, -1:] + EPSILON)

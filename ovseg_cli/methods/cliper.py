@@ -144,7 +144,7 @@ def fuse_early_layers(blocks: Sequence[BlockTrace], attention: Tensor | None = N
             fused, sums = state.step()
             # In place: these heads' values are not needed again.
             values[some] = ((fused @ values[some].float()) / sums).to(values.dtype)
-        mean[some[0]] += (fused / sums)[:, 1:, 1:].sum(dim=0)
+        mean[some[0]] += (fused / sums)[..., 1:, 1:].sum(dim=1)
     return EarlyFusion([last.project(each) for each in mixed], mean.div_(heads))
 
 
@@ -229,8 +229,9 @@ def cliper_scores(
     if settings.stretch:
         weighted = (weighted - low * weight) / ((high - low) * weight + 1e-6)
     passes = scores > settings.score_threshold
-    if background or passes.any():
-        weighted = weighted * passes
+    if not background:
+        passes = passes | ~passes.any()
+    weighted = weighted * passes
     if settings.threshold != 0:
         rest = torch.zeros_like(weighted[:1])
     else:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ovseg_cli.clustering.kmeans import kmeans
 from ovseg_cli.clustering.regions import merge_attention, settle_regions
+from ovseg_cli.labeling.decide import count_labels
 
 ANCHORS = 16
 """Side of DiffSeg's grid of anchors, at most: one in four of 64 x 64 tokens (`exp_utils.diffseg`). The smallest object
@@ -86,14 +87,15 @@ def spectral_vectors(attention: Tensor, count: int = VECTORS) -> npt.NDArray[np.
     # A fixed start, so that a picture has one answer.
     start = np.random.default_rng(0).standard_normal(len(attention)).astype(np.float32)
     vectors, values, _ = svds(operator, k=count, v0=start, return_singular_vectors="u")
-    order = np.argsort(-values)
+    order = np.argsort(-values, kind="stable")
     return np.ascontiguousarray(left.cpu().numpy()[:, None] * vectors[:, order], dtype=np.float32)
 
 
 def spectral_maps(attention: Tensor, *, vectors: int = VECTORS, clusters: int = CLUSTERS, seed: int = 0) -> Tensor:
     """Regions of one picture by k-means on its spectral embedding: which tokens are each one's.
 
-    Tokens are enlarged to pixels as they are.
+    Tokens are enlarged to pixels as they are. What decomposes the matrix, and on which device, decides the vectors'
+    signs and rotations, and rounds them; the regions stay the same.
 
     Args:
         attention: float (g * g, g * g), rows summing to 1.
@@ -106,7 +108,9 @@ def spectral_maps(attention: Tensor, *, vectors: int = VECTORS, clusters: int = 
     """
     side = math.isqrt(len(attention))
     embedding = spectral_vectors(attention, min(vectors, len(attention) - 1))
-    labels = torch.from_numpy(kmeans(embedding, min(clusters, len(embedding)), seed=seed)[1])
+    # In double precision, and on the CPU: there are few numbers. Signs and rotations change no distance by more than
+    # rounding, and k-means' start does not hang on that.
+    _, labels = kmeans(torch.from_numpy(embedding).double(), min(clusters, len(embedding)), seed=seed)
     return F.one_hot(labels).T.float().unflatten(1, (side, side)).to(attention.device)
 
 
@@ -127,7 +131,7 @@ def region_means(strips: Iterable[tuple[Tensor, Tensor]], regions: int) -> Tenso
         places = owner.flatten()
         fresh = scores.new_zeros(len(scores), regions).index_add_(1, places, scores.flatten(1))
         sums = fresh if sums is None else sums + fresh
-        number = places.bincount(minlength=regions)
+        number = count_labels(places, regions)
         counts = number if counts is None else counts + number
     if sums is None or counts is None:
         raise ValueError("a picture has at least one row")

@@ -13,6 +13,7 @@ import math
 from torch import Tensor
 
 from ovseg_cli.clustering.regions import merge_attention
+from ovseg_cli.labeling.decide import count_labels
 from ovseg_cli.methods.clusters import ANCHORS, ROUNDS
 from ovseg_cli.methods.diffusion_defaults import DiffusionDefaults
 
@@ -35,6 +36,6 @@ def region_maps(attention: Tensor, *, divergence: float, most: int) -> Tensor:
     """
     side = math.isqrt(len(attention))
     merged = merge_attention(attention, anchors=min(ANCHORS, side), divergence=divergence, rounds=ROUNDS, overlap=True)
-    tokens = merged.argmax(dim=0).bincount(minlength=len(merged))
+    tokens = count_labels(merged.argmax(dim=0), len(merged))
     order = tokens.argsort(descending=True, stable=True)[:most]
     return merged[order].unflatten(1, (side, side))

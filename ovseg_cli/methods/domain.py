@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ovseg_cli.backbones.clip import ClipBackbone
 from ovseg_cli.backbones.pixels import picture_size, resize, to_working_tensor
+from ovseg_cli.devices import put
 from ovseg_cli.errors import WeightsError
 from ovseg_cli.labeling.windows import all_crops
 from ovseg_cli.profiles.specs import ClipSpec, DomainSpec, bundled_revision
@@ -69,7 +70,8 @@ class Domain:
     def __init__(self, clip: ClipBackbone, clip_spec: ClipSpec, spec: DomainSpec, folder: Path) -> None:
         self.spec = spec
         self._clip, self._clip_spec = clip, clip_spec
-        self._weight, self._bias = read_domain(folder / DOMAIN_FILE, look(clip_spec, spec))
+        weight, self._bias = read_domain(folder / DOMAIN_FILE, look(clip_spec, spec))
+        self._weight = put(weight, clip.device)
 
     @torch.inference_mode()
     def scores(self, images: Tensor) -> Tensor:
@@ -79,9 +81,9 @@ class Domain:
             images: float (B, 3, H, W) in [0, 1], resized to the specification's short side.
 
         Returns:
-            float32 (B,) on the CPU.
+            float32 (B,) on CLIP's device.
         """
-        tokens = domain_tokens(self._clip, self._clip_spec, self.spec, images).cpu()
+        tokens = domain_tokens(self._clip, self._clip_spec, self.spec, images)
         if tokens.shape[1] != len(self._weight):
             raise WeightsError(
                 f"{DOMAIN_FILE} has {len(self._weight)} weights and CLIP's tokens have {tokens.shape[1]} numbers. "

@@ -25,6 +25,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ovseg_cli.devices import constant
+
 
 def hybrid_scores(
     prototypes: Tensor,
@@ -73,9 +75,8 @@ def hybrid_scores(
         prior[-1] = math.log(len(left_out))
     spoken = words.float().clamp_min(torch.finfo(torch.float32).tiny).log()
     judged = (cosines * scale + prior).log_softmax(dim=0)
-    channel = torch.zeros(len(words), dtype=torch.int64, device=words.device)
-    channel[list(known)] = torch.arange(1, len(prototypes), device=words.device)
+    channel = dict.fromkeys(left_out, len(prototypes)) | {number: i for i, number in enumerate(known, start=1)}
     if left_out:
         judged[-1] -= math.log(len(left_out))
-        channel[list(left_out)] = len(prototypes)
-    return (weight * judged[channel] + (1 - weight) * spoken).softmax(dim=0)
+    chosen = constant(tuple(channel.get(i, 0) for i in range(len(words))), words.device, torch.int64)
+    return (weight * judged[chosen] + (1 - weight) * spoken).softmax(dim=0)

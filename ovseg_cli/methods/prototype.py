@@ -9,14 +9,17 @@ is not linear; `_squared_norms` has its exact form.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ovseg_cli.devices import portion
+
 MAX_CELLS = 8_000_000
-"""Products held at once (prototypes x cells of the finest grid): 32 MB in float32. Beside them, while they are made,
-there is room for at most as much again."""
+"""Products held at once on a CPU (images x prototypes x cells of the finest grid): 32 MB in float32. Beside them, while
+they are made, there is room for at most as much again."""
 
 _TINY = 1e-12
 """No norm counts as smaller than this."""
@@ -43,16 +46,21 @@ def prototype_scores(maps: Sequence[Tensor], vectors: Tensor, channel: Tensor, c
     pieces = _pieces(layers, vectors)
     height, width = finest_grid(layers)
     norms = _squared_norms(layers).clamp(min=_TINY**2).sqrt()
-    best = vectors.new_full((len(norms), channels, height * width), -torch.inf)
-    step = max(1, MAX_CELLS // (height * width))
-    for start in range(0, len(vectors), step):
-        chunk = [piece[start : start + step] for piece in pieces]
-        index = channel[start : start + step, None]
-        for image, scores in enumerate(best):
-            products = _products([layer[image] for layer in layers], chunk).flatten(1)
+    cells = height * width
+    best = []
+    step = max(1, portion(vectors.device, MAX_CELLS) // cells)
+    together = max(1, portion(vectors.device, 1) // (cells * max(1, len(vectors))))  # on a CPU, one image at a time
+    for first in range(0, len(norms), together):
+        images = slice(first, first + together)
+        some = [layer[images].transpose(0, 1) for layer in layers]
+        scores = vectors.new_full((channels, some[0].shape[1] * cells), -torch.inf)
+        for start in range(0, len(vectors), step):
+            products = _products(some, [piece[start : start + step] for piece in pieces]).flatten(1)
             # Cells share a norm, so that the best product is the best cosine.
-            scores.scatter_reduce_(0, index.expand_as(products), products, reduce="amax")
-    return (best.view(-1, channels, height, width) / norms[:, None]).clamp(-1, 1)
+            index = channel[start : start + step, None].expand_as(products)
+            scores.scatter_reduce_(0, index, products, reduce="amax")
+        best.append(scores.view(channels, -1, height, width).transpose(0, 1))
+    return (torch.cat(best) / norms[:, None]).clamp(-1, 1)
 
 
 def prototype_cosines_at(maps: Sequence[Tensor], vectors: Tensor, cells: Tensor) -> Tensor:
@@ -108,11 +116,11 @@ def _pieces(layers: Sequence[Tensor], vectors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _products(layers: Sequence[Tensor], pieces: Sequence[Tensor]) -> Tensor:
-    """Products of prototypes with the features of one image, (P, h, w) on the finest grid."""
+    """Products of prototypes with the features of images, channels first: (P, B, h, w) on the finest grid."""
     size = finest_grid(layers)
     by_grid: dict[tuple[int, int], Tensor] = {}
     for layer, piece in zip(layers, pieces, strict=True):
-        grid = (layer.shape[1], layer.shape[2])
+        grid = (layer.shape[2], layer.shape[3])
         flat = layer.flatten(1)
         if grid in by_grid:
             by_grid[grid].addmm_(piece, flat)
@@ -123,17 +131,21 @@ def _products(layers: Sequence[Tensor], pieces: Sequence[Tensor]) -> Tensor:
         rows, columns = _resizing(grid, size, products)
         # Two small matrix products: several times faster than torch's bilinear resizing of as many maps.
         total.baddbmm_(rows.expand(len(total), -1, -1), products.view(-1, *grid) @ columns.T)
-    return total
+    return total.unflatten(0, (len(pieces[0]), -1))
 
 
 def _resizing(grid: tuple[int, int], size: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
     """Bilinear resizing as matrices: ``rows @ layer @ columns.T`` with rows (h, h_l) and columns (w, w_l)."""
+    rows, columns = (_line(*lengths, like.dtype, like.device) for lengths in zip(grid, size, strict=True))
+    return rows, columns
 
-    def matrix(length: int, wanted: int) -> Tensor:
-        units = torch.eye(length, dtype=like.dtype, device=like.device)
+
+@lru_cache(maxsize=64)
+def _line(length: int, wanted: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Linear resizing of a line as a matrix (wanted, length)."""
+    with torch.inference_mode(mode=False):
+        units = torch.eye(length, dtype=dtype, device=device)
         return F.interpolate(units[None], wanted, mode="linear", align_corners=False)[0].T.contiguous()
-
-    return matrix(grid[0], size[0]), matrix(grid[1], size[1])
 
 
 def _squared_norms(layers: Sequence[Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import BlockTrace
+from ovseg_cli.devices import portion, small_steps
 from ovseg_cli.profiles.specs import PositionMode
 
 BETA = 1.2
@@ -23,7 +24,7 @@ PROXY_POSITIONS: PositionMode = "bicubic-tenth"
 """How DINO's code resizes its position embeddings (`interpolate_pos_encoding`)."""
 
 ROWS_AT_ONCE = 1024
-"""Rows of an affinity matrix that are held together."""
+"""Rows of an affinity matrix that are held together on a CPU."""
 
 
 def proxyclip_tokens(
@@ -57,19 +58,24 @@ def proxyclip_tokens(
     values = last.values[:, :, 1:].transpose(2, 3).reshape(batch, heads * width, *grid)
     values = F.interpolate(values, features.shape[-2:], mode="bilinear", align_corners=False)
     units = F.normalize(features.float().flatten(2), dim=1).transpose(1, 2)
-    mixed = torch.stack(
-        [_mix(image, tokens, beta, gamma) for image, tokens in zip(units, values.flatten(2).mT, strict=True)]
+    tokens = values.flatten(2).mT
+    count = units.shape[1]
+    rows = max(1, portion(units.device, ROWS_AT_ONCE * count) // count)
+    images = 1 if small_steps(units.device) else max(1, rows // count)
+    mixed = torch.cat(
+        [_mix(*some, beta, gamma, rows) for some in zip(units.split(images), tokens.split(images), strict=True)]
     )
     return last.project(mixed.unflatten(2, (heads, width)).transpose(1, 2))
 
 
-def _mix(units: Tensor, values: Tensor, beta: float, gamma: float) -> Tensor:
-    """Values (M, D) of one image mixed by the affinity of its features, units (M, C), in blocks of rows."""
-    middle = units.mean(dim=0).square().sum()  # the mean of all products is the product of the means
+def _mix(units: Tensor, values: Tensor, beta: float, gamma: float, rows: int) -> Tensor:
+    """Values (B, M, D) mixed by the affinity of their image's features, units (B, M, C), so many rows at once."""
+    # The mean of all products is the product of the means.
+    middle = units.mean(dim=1).square().sum(dim=1)[:, None, None]
     blocks, exact = [], values.to(torch.promote_types(values.dtype, units.dtype))
-    for rows in units.split(ROWS_AT_ONCE):
-        scores = (rows @ units.T - beta * middle) * gamma
-        lowest = scores.amax(dim=1, keepdim=True).clamp(max=0)  # 0, but for rows in which everything is negative
-        attention = torch.softmax(scores.masked_fill(scores < lowest, -torch.inf), dim=1)
+    for some in units.split(rows, dim=1):
+        scores = (some @ units.mT - beta * middle) * gamma
+        lowest = scores.amax(dim=2, keepdim=True).clamp(max=0)  # 0, but for rows in which everything is negative
+        attention = torch.softmax(scores.masked_fill(scores < lowest, -torch.inf), dim=2)
         blocks.append((attention.to(exact.dtype) @ exact).to(values.dtype))
-    return torch.cat(blocks)
+    return torch.cat(blocks, dim=1)

@@ -22,8 +22,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ovseg_cli.devices import constant, portion
+
 MAX_CELLS = 1_000_000
-"""Probabilities made at once (words x rows x columns): 4 MB in float32, whatever the number of words."""
+"""Probabilities made at once on a CPU (words x rows x columns): 4 MB in float32, whatever the number of words."""
 
 
 def word_scores(cosines: Tensor, owner: Sequence[int], *, logit_scale: float) -> Tensor:
@@ -50,8 +52,8 @@ def word_scores(cosines: Tensor, owner: Sequence[int], *, logit_scale: float) ->
     words, height, width = cosines.shape
     dtype = torch.promote_types(cosines.dtype, torch.float32)
     scores = torch.zeros(channels, height, width, dtype=dtype, device=cosines.device)
-    place = torch.tensor(owner, device=cosines.device).view(-1, 1, 1)
-    rows = max(1, MAX_CELLS // (words * width))
+    place = constant(tuple(owner), cosines.device, torch.int64).view(-1, 1, 1)
+    rows = max(1, portion(cosines.device, MAX_CELLS) // (words * width))
     for start in range(0, height, rows):
         strip = cosines[:, start : start + rows].to(dtype)
         probabilities = (strip * logit_scale).softmax(dim=0)

@@ -7,8 +7,11 @@ model was trained on other captions has templates of its own, in which ``{articl
 from __future__ import annotations
 
 import functools
+import importlib.util
+import runpy
 from collections.abc import Sequence
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from ovseg_cli.names import unknown_choice
 
@@ -66,11 +69,18 @@ def prompt_templates(which: TemplateSet) -> tuple[str, ...]:
         return ("a photo of a {name}.",)
     if which == "car":
         return CAR_TEMPLATES
-    import open_clip  # takes seconds
-
-    functions = open_clip.SIMPLE_IMAGENET_TEMPLATES if which == "short" else open_clip.OPENAI_IMAGENET_TEMPLATES
+    published = _published_by_open_clip()
+    functions = published["SIMPLE_IMAGENET_TEMPLATES" if which == "short" else "OPENAI_IMAGENET_TEMPLATES"]
     templates = tuple(fill("{name}") for fill in functions)
     return (*templates, *SCENE_TEMPLATES) if which == "imagenet-scene" else templates
+
+
+def _published_by_open_clip() -> dict[str, Any]:
+    """What stands in one file of open_clip, the whole of which takes seconds to import."""
+    package = importlib.util.find_spec("open_clip")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("No module named 'open_clip'")
+    return runpy.run_path(str(Path(package.origin).with_name("zero_shot_metadata.py")))
 
 
 def resolve_templates(asked: TemplateSet | None, own: Sequence[str] | None, default: TemplateSet) -> tuple[str, ...]:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ovseg_cli.backbones.pixels import resize, to_tensor
-from ovseg_cli.errors import GenerationError, ProfileMismatchError, UsageError
+from ovseg_cli.backbones.unet import Samples
+from ovseg_cli.clustering.kmeans import START
+from ovseg_cli.errors import GenerationError, OvsegError, ProfileMismatchError, UsageError
 from ovseg_cli.models import Models
 from ovseg_cli.names import unknown_choice
 from ovseg_cli.profiles import ExtractorSpec, Profile
 from ovseg_cli.profiles.prompts import fill_prompt
+from ovseg_cli.prototypes.batches import Batches
 from ovseg_cli.prototypes.kinds import listed_kind, resolve_kind
 from ovseg_cli.prototypes.masks import Mask, MaskMethod, cut_out
 from ovseg_cli.prototypes.pooling import PrototypePool, masks_to_grid
 from ovseg_cli.prototypes.proposals import make_proposer
 from ovseg_cli.prototypes.quality import find_degenerate
-from ovseg_cli.prototypes.support import OwnPicture
+from ovseg_cli.prototypes.support import ClassItem, OwnPicture
 from ovseg_cli.stages import stage
 from ovseg_cli.store.records import (
     ClassKind,
@@ -120,6 +123,24 @@ class _Samples:
     rejected: list[str]
 
 
+_Drawn: TypeAlias = "tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]"
+"""Images uint8 (N, H, W, 3) and their attention float32 (N, g, g)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """Images of a class that are to be drawn: with a prompt, in which the class is called so, from seeds.
+
+    `tell` is told how many of them are drawn, with fractions.
+    """
+
+    prompt: str
+    name: str
+    seeds: list[int]
+    steps: int
+    tell: Callable[[float], None]
+
+
 @dataclass(frozen=True, slots=True)
 class _SupportSet:
     """Support images that are new, and what is to be recorded of how they came about."""
@@ -198,24 +219,170 @@ def build_class(
         GenerationError: There are too few usable images, or no foreground was found.
         ProfileMismatchError: The class to extend has prototypes by an extractor that the profile does not know.
     """
-    profile = models.profile
-    plan = _plan(profile, name, settings, existing)
+    tell = None if progress is None else lambda _name, step: progress(step)
+    ((_, made),) = build_classes(models, [ClassItem(name, existing, pictures)], settings, tell, texts=texts)
+    if isinstance(made, OvsegError):
+        raise made
+    return made
+
+
+def build_classes(
+    models: Models,
+    items: Iterable[ClassItem],
+    settings: SupportSettings,
+    progress: Callable[[str, Progress], None] | None = None,
+    *,
+    texts: TextCache | None = None,
+) -> Iterator[tuple[int, ClassRecord | OvsegError]]:
+    """Make several classes as `build_class` makes one; they share the batches in which images are drawn.
+
+    Where the images that a class still wants do not fill a batch, those of the next one go with them. Each image is the
+    one that it would be alone, up to rounding.
+
+    Args:
+        models: As `build_class` has them; so `settings` and `texts`.
+        items: The classes.
+        settings: Of all of them.
+        progress: Told the class and every step; while a batch is drawn, the first class in it.
+        texts: See above.
+
+    Yields:
+        As each class is finished, its place among the items and its record, or why it cannot be made.
+    """
+    tell = progress or (lambda _name, _progress: None)
+    batches = Batches(max(1, settings.batch_size or models.profile.generator.batch_size))  # checked by `_plan`
+    waiting = (
+        _Making(place, _make(models, item, settings, batches, partial(tell, item.name), texts))
+        for place, item in enumerate(items)
+    )
+    drawing: list[_Making] = []
+    while True:
+        while sum(making.left for making in drawing) < batches.size and (fresh := next(waiting, None)):
+            made = fresh.go_on()
+            if made is None:
+                drawing.append(fresh)
+            else:
+                yield fresh.place, made
+        if not drawing:
+            return
+        _draw_batch(models, drawing, batches)
+        for making in [making for making in drawing if not making.left]:
+            made = making.go_on()
+            if made is not None:
+                drawing.remove(making)
+                yield making.place, made
+
+
+class _Making:
+    """A class that is being made.
+
+    Args:
+        place: Among all.
+        work: Makes it; gives what images it wants, and takes them.
+
+    Attributes:
+        order: The images that it wants.
+    """
+
+    order: _Order
+
+    def __init__(self, place: int, work: Generator[_Order, _Drawn | None, ClassRecord]) -> None:
+        self.place = place
+        self._work = work
+        self._drawn: list[_Drawn] = []
+
+    @property
+    def drawn(self) -> int:
+        """How many of the images that it wants are there."""
+        return sum(len(images) for images, _ in self._drawn)
+
+    @property
+    def left(self) -> int:
+        """How many are not."""
+        return len(self.order.seeds) - self.drawn
+
+    def take(self, drawn: _Drawn) -> None:
+        """Take the next ones of the images that it wants."""
+        self._drawn.append(drawn)
+
+    def go_on(self) -> ClassRecord | OvsegError | None:
+        """With the images that it wanted, until it wants more: the finished class, or why it cannot be made."""
+        images, attention = zip(*self._drawn, strict=True) if self._drawn else ((), ())
+        drawn = (np.concatenate(images), np.concatenate(attention)) if self._drawn else None
+        self._drawn = []
+        try:
+            self.order = self._work.send(drawn)
+        except StopIteration as end:
+            return cast("ClassRecord", end.value)
+        except OvsegError as error:
+            return error
+        return None
+
+
+def _draw_batch(models: Models, makings: Sequence[_Making], batches: Batches) -> None:
+    """Draw the next images that classes want, as many as go together, and give each its own."""
+    shares: list[tuple[_Making, list[int]]] = []
+    free = batches.size
+    for making in makings:
+        seeds = making.order.seeds[making.drawn :][:free]
+        free -= len(seeds)
+        if seeds:
+            shares.append((making, seeds))
+    generator = models.profile.generator
+    first, own = shares[0]
+    alone = len(shares) == 1
+    order, done = first.order, first.drawn
+
+    def draw() -> Samples:
+        return models.generator.generate(
+            order.prompt if alone else tuple(making.order.prompt for making, seeds in shares for _ in seeds),
+            order.name if alone else tuple(making.order.name for making, seeds in shares for _ in seeds),
+            [seed for _, seeds in shares for seed in seeds],
+            image_size=generator.image_size,
+            steps=order.steps,
+            guidance=generator.guidance,
+            negative_prompt=generator.negative_prompt,
+            min_attention_grid=generator.min_attention_grid,
+            sampler=generator.sampler,
+            spacing=generator.spacing,
+            on_step=lambda step: order.tell(done + len(own) * step / order.steps),
+        )
+
+    batch = batches.fit(draw)
+    if batch is None:
+        return
+    numbers = [len(seeds) for _, seeds in shares]
+    parts = zip(batch.images.split(numbers), batch.attribution.split(numbers), strict=True)
+    for (making, _), (images, attention) in zip(shares, parts, strict=True):
+        making.take((images.numpy(), attention.numpy()))
+
+
+def _make(
+    models: Models,
+    item: ClassItem,
+    settings: SupportSettings,
+    batches: Batches,
+    tell: Callable[[Progress], None],
+    texts: TextCache | None,
+) -> Generator[_Order, _Drawn | None, ClassRecord]:
+    """One class; asks for the images that it wants."""
+    profile, existing = models.profile, item.existing
+    plan = _plan(profile, item.name, settings, existing)
     if existing is not None:
         _check_whole(existing)
-    tell = progress or (lambda _progress: None)
     kind, kind_source = _kind(models, plan, existing, texts)
-    if pictures is None:
-        made = _generate(models, plan, kind, tell)
+    if item.pictures is None:
+        made = yield from _generate(models, plan, kind, batches, tell)
     else:
-        made = _from_pictures(models, plan, kind, pictures, tell)
+        made = _from_pictures(models, plan, kind, item.pictures, batches, tell)
     before = existing.supports if existing is not None else ()
     first = 1 + max((support.position for support in before), default=-1)
     supports = (*before, *(replace(s, position=first + i) for i, s in enumerate(made.supports)))
 
-    remedy = "Try another --prompt or --seed." if pictures is None else "Give pictures that show it, or --masks."
-    prototypes = _pool_all(models, plan, kind, supports, made.rejected, tell, remedy)
+    remedy = "Try another --prompt or --seed." if item.pictures is None else "Give pictures that show it, or --masks."
+    prototypes = _pool_all(models, plan, kind, supports, made.rejected, batches, tell, remedy)
     return ClassRecord(
-        name=name,
+        name=item.name,
         kind=kind,
         kind_source=kind_source,
         seed=plan.seed if existing is None else existing.seed,
@@ -254,8 +421,10 @@ def repool_class(
     plan = replace(_plan(models.profile, record.name, settings, record), seed=record.seed)
     tell = progress or (lambda _progress: None)
     remedy = "Keep an image that shows it."
-    prototypes = _pool_all(models, plan, record.kind, record.supports, 0, tell, remedy)
-    return replace(record, extractors=_extractor_records(plan, prototypes), prototypes=prototypes)
+    prototypes = _pool_all(models, plan, record.kind, record.supports, 0, Batches(plan.batch_size), tell, remedy)
+    settings_now = {**record.settings, **_clustered(models.profile)}
+    extractors = _extractor_records(plan, prototypes)
+    return replace(record, extractors=extractors, prototypes=prototypes, settings=settings_now)
 
 
 def _pool_all(
@@ -264,6 +433,7 @@ def _pool_all(
     kind: ClassKind,
     supports: Sequence[SupportRecord],
     rejected: int,
+    batches: Batches,
     tell: Callable[[Progress], None],
     remedy: str,
 ) -> tuple[PrototypeRecord, ...]:
@@ -274,7 +444,7 @@ def _pool_all(
     """
     prototypes: list[PrototypeRecord] = []
     for extractor in plan.extractors:
-        prototypes += _pool(models, extractor, plan, kind, supports, rejected, tell)
+        prototypes += _pool(models, extractor, plan, kind, supports, rejected, batches, tell)
     tell(Progress("cluster", len(plan.extractors), len(plan.extractors), rejected))
     with_foreground = {p.extractor for p in prototypes if p.role == "fg"}
     if any(extractor.digest not in with_foreground for extractor in plan.extractors):
@@ -390,11 +560,14 @@ def _check_whole(existing: ClassRecord) -> None:
 # ---------------------------------------------------------------------- generated support sets
 
 
-def _generate(models: Models, plan: _Plan, kind: ClassKind, tell: Callable[[Progress], None]) -> _SupportSet:
+def _generate(
+    models: Models, plan: _Plan, kind: ClassKind, batches: Batches, tell: Callable[[Progress], None]
+) -> Generator[_Order, _Drawn | None, _SupportSet]:
     """Generated images with the object cut out."""
     generator = models.profile.generator
     proposer = make_proposer(models, plan.mask_method)  # before minutes of drawing: it may have to be fetched
-    drawn = _draw(models, plan, kind, tell)
+    models.generator.locate(plan.prompt, plan.name)  # a name that the prompt cuts off, likewise, and alone
+    drawn = yield from _draw(plan, kind, tell)
     with stage("masks"):
         cutouts = cut_out(list(drawn.images), drawn.attention, method=plan.mask_method, proposer=proposer)
     supports = [
@@ -418,7 +591,7 @@ def _generate(models: Models, plan: _Plan, kind: ClassKind, tell: Callable[[Prog
         "guidance": generator.guidance,
         "sampler": generator.sampler,
         "image_size": generator.image_size,
-        "batch_size": plan.batch_size,
+        "batch_size": batches.size,
         **_mask_facts(cutouts.record),
         "rejected": {reason: drawn.rejected.count(reason) for reason in dict.fromkeys(drawn.rejected)},
     }
@@ -429,14 +602,16 @@ def _mask_facts(record: dict[str, Any]) -> dict[str, Any]:
     return {f"mask_{key}": value for key, value in record.items()}
 
 
-def _draw(models: Models, plan: _Plan, kind: ClassKind, tell: Callable[[Progress], None]) -> _Samples:
-    """Images until `plan.count` of them are usable; a degenerate one is replaced under the next unused seed."""
-    generator = models.profile.generator
+def _draw(plan: _Plan, kind: ClassKind, tell: Callable[[Progress], None]) -> Generator[_Order, _Drawn | None, _Samples]:
+    """Images until `plan.count` of them are usable; degenerate ones are replaced under the next unused seeds.
+
+    All that are wanted are judged together, so that in how many batches they were drawn makes no difference.
+    """
     support = _Samples([], np.zeros((0, 0, 0, 3), np.uint8), np.zeros((0, 0, 0), np.float32), [])
     next_seed, attempts = plan.seed, plan.count * MAX_ATTEMPTS_PER_IMAGE
     tell = _never_back(tell)
     while len(support.seeds) < plan.count:
-        wanted = min(plan.batch_size, plan.count - len(support.seeds), attempts)
+        wanted = min(plan.count - len(support.seeds), attempts)
         if wanted <= 0:
             reasons = ", ".join(f"{support.rejected.count(r)} {r}" for r in dict.fromkeys(support.rejected))
             raise GenerationError(
@@ -447,23 +622,9 @@ def _draw(models: Models, plan: _Plan, kind: ClassKind, tell: Callable[[Progress
         attempts -= wanted
         seeds = list(range(next_seed, next_seed + wanted))
         next_seed += wanted
-
-        on_step = _step_reporter(tell, plan, done=len(support.seeds), wanted=wanted, rejected=len(support.rejected))
-        batch = models.generator.generate(
-            plan.prompt,
-            plan.name,
-            seeds,
-            image_size=generator.image_size,
-            steps=plan.steps,
-            guidance=generator.guidance,
-            negative_prompt=generator.negative_prompt,
-            min_attention_grid=generator.min_attention_grid,
-            sampler=generator.sampler,
-            spacing=generator.spacing,
-            on_step=on_step,
-        )
+        drawn = yield _Order(plan.prompt, plan.name, seeds, plan.steps, _step_reporter(tell, plan, support))
         with stage("judging"):
-            support = _judge(support, seeds, batch.images.numpy(), batch.attribution.numpy(), kind)
+            support = _judge(support, seeds, *cast("_Drawn", drawn), kind)
     tell(Progress("generate", plan.count, plan.count, len(support.rejected)))
     return support
 
@@ -480,11 +641,10 @@ def _never_back(tell: Callable[[Progress], None]) -> Callable[[Progress], None]:
     return forward
 
 
-def _step_reporter(
-    tell: Callable[[Progress], None], plan: _Plan, *, done: int, wanted: int, rejected: int
-) -> Callable[[int], None]:
-    """Sampler steps of one batch as fractions of its images."""
-    return lambda step: tell(Progress("generate", done + wanted * step / plan.steps, plan.count, rejected))
+def _step_reporter(tell: Callable[[Progress], None], plan: _Plan, support: _Samples) -> Callable[[float], None]:
+    """Tells of images that are drawn, sampler steps of a batch counting as fractions of its images."""
+    done, rejected = len(support.seeds), len(support.rejected)
+    return lambda more: tell(Progress("generate", done + more, plan.count, rejected))
 
 
 def _judge(
@@ -521,6 +681,7 @@ def _from_pictures(
     plan: _Plan,
     kind: ClassKind,
     pictures: Sequence[OwnPicture],
+    batches: Batches,
     tell: Callable[[Progress], None],
 ) -> _SupportSet:
     """The user's pictures with the object cut out: by their masks, else by the attention that the name draws."""
@@ -530,7 +691,7 @@ def _from_pictures(
     if not 1 <= len(pictures) <= MAX_COUNT:
         raise UsageError(f"A class takes 1 to {MAX_COUNT} pictures of yours, got {len(pictures)}.")
     tell(Progress("generate", 0, len(pictures), 0))
-    found = _by_masks(pictures) if masked else _by_attention(models, plan, kind, pictures, tell)
+    found = _by_masks(pictures) if masked else _by_attention(models, plan, kind, pictures, batches, tell)
     tell(Progress("generate", len(pictures), len(pictures), found.rejected))
     return found
 
@@ -558,29 +719,37 @@ def _by_attention(
     plan: _Plan,
     kind: ClassKind,
     pictures: Sequence[OwnPicture],
+    batches: Batches,
     tell: Callable[[Progress], None],
 ) -> _SupportSet:
     """Pictures in which the name draws no attention to one place are left out, and told."""
     generator = models.profile.generator
     proposer = make_proposer(models, plan.mask_method)
-    maps = []
-    for start in range(0, len(pictures), plan.batch_size):
+    maps: list[npt.NDArray[np.float32]] = []
+    done = 0
+
+    def read() -> npt.NDArray[np.float32]:
         batch = [
-            resize(to_tensor(picture.image), (generator.image_size, generator.image_size))
-            for picture in pictures[start : start + plan.batch_size]
+            resize(to_tensor(picture.image, models.device), (generator.image_size, generator.image_size))
+            for picture in pictures[done : done + batches.size]
         ]
-        maps.append(
-            models.generator.attribution(
-                torch.cat(batch),
-                plan.prompt,
-                plan.name,
-                timesteps=generator.attribution_timesteps,
-                seed=plan.seed,
-                size=generator.image_size,
-                min_attention_grid=generator.min_attention_grid,
-            ).numpy()
+        found = models.generator.attribution(
+            torch.cat(batch),
+            plan.prompt,
+            plan.name,
+            timesteps=generator.attribution_timesteps,
+            seed=plan.seed,
+            size=generator.image_size,
+            min_attention_grid=generator.min_attention_grid,
         )
-        tell(Progress("generate", min(start + plan.batch_size, len(pictures)), len(pictures), 0))
+        return found.numpy()
+
+    while done < len(pictures):
+        found = batches.fit(read)
+        if found is not None:
+            maps.append(found)
+            done += len(found)
+            tell(Progress("generate", done, len(pictures), 0))
     attention = np.concatenate(maps)
     peaks = np.nan_to_num(attention.max(axis=(1, 2)))
     images = [picture.image for picture in pictures]
@@ -633,6 +802,7 @@ def _pool(
     kind: ClassKind,
     supports: Sequence[SupportRecord],
     rejected: int,
+    batches: Batches,
     tell: Callable[[Progress], None],
 ) -> list[PrototypeRecord]:
     """Prototypes of one extractor, batch by batch so that only one batch of features is in memory."""
@@ -641,21 +811,31 @@ def _pool(
     count, side = len(supports), (extractor.input_size, extractor.input_size)
     spherical = models.profile.generator.kmeans == "spherical"
     pools = {role: PrototypePool(parts=plan.parts, images=count, seed=plan.seed, spherical=spherical) for role in roles}
-    for start in range(0, count, plan.batch_size):
-        batch = supports[start : start + plan.batch_size]
+    done = 0
+
+    def seen() -> tuple[Sequence[SupportRecord], torch.Tensor]:
+        batch = supports[done : done + batches.size]
         # Pictures of one's own differ in size; the extractor squashes them to this square in any case.
+        pictures = [resize(to_tensor(support.image, models.device), side) for support in batch]
+        return batch, models.features(extractor, torch.cat(pictures))
+
+    while done < count:
         with stage("pooling"):
-            features = models.features(extractor, torch.cat([resize(to_tensor(s.image), side) for s in batch]))
+            found = batches.fit(seen)
+            if found is None:
+                continue
+            batch, features = found
             for support, image_features in zip(batch, features, strict=True):
                 if not support.foreground.any():
                     continue  # the object was not found, so what is called background may show it
                 for role in roles:
                     mask = support.foreground if role == "fg" else support.background
                     cells = _cells(mask, (features.shape[2], features.shape[3]), extractor.mask_threshold)
-                    pools[role].add(image_features, cells.to(image_features.device), support.position)
-        tell(Progress("features", min(start + plan.batch_size, count), count, rejected))
+                    pools[role].add(image_features, cells, support.position)
+        done += len(batch)
+        tell(Progress("features", done, count, rejected))
     with stage("clustering"):
-        found = {role: pool.prototypes() for role, pool in pools.items()}
+        pooled_by_role = {role: pool.prototypes() for role, pool in pools.items()}
     return [
         PrototypeRecord(
             extractor=extractor.digest,
@@ -665,13 +845,18 @@ def _pool(
             pixels=pooled.pixels,
             support=pooled.support,
         )
-        for role, own in found.items()
+        for role, own in pooled_by_role.items()
         for pooled in own
     ]
 
 
 def _cells(mask: Mask, grid: tuple[int, int], threshold: float) -> torch.Tensor:
     return masks_to_grid(torch.from_numpy(mask)[None], grid, threshold)[0]
+
+
+def _clustered(profile: Profile) -> dict[str, str]:
+    """How parts are found, for records."""
+    return {"kmeans": profile.generator.kmeans, "kmeans_start": START}
 
 
 def _settings_record(profile: Profile, plan: _Plan, made: _SupportSet, existing: ClassRecord | None) -> dict[str, Any]:
@@ -681,12 +866,12 @@ def _settings_record(profile: Profile, plan: _Plan, made: _SupportSet, existing:
         "profile_digest": profile.digest,
         **made.facts,
         "parts": plan.parts,
-        "kmeans": profile.generator.kmeans,
+        **_clustered(profile),
         "versions": {package: version(package) for package in ("ovseg", "torch", "diffusers", "transformers")},
     }
     if existing is None:
         return record
     # The first support set stays in front; each later one follows with what was its own.
     addition = {"seed": plan.seed, **record} if made.facts["source"] == "generated" else record
-    changed = {"parts": plan.parts, "kmeans": profile.generator.kmeans}
+    changed = {"parts": plan.parts, **_clustered(profile)}
     return existing.settings | changed | {"extended": [*existing.settings.get("extended", []), addition]}

@@ -1,11 +1,16 @@
-"""Support sets that are given and not generated: the user's own pictures, with or without masks."""
+"""What a class is made of: its name, and pictures that are the user's own, with or without masks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from ovseg_cli.store.records import ClassRecord
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,3 +42,18 @@ class OwnPicture:
                 raise ValueError(f"a mask must be bool of shape {self.image.shape[:2]}; got {mask.dtype} {mask.shape}")
         if self.foreground is not None and self.background is not None and (self.foreground & self.background).any():
             raise ValueError("foreground and background overlap")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassItem:
+    """A class that is to be made.
+
+    Attributes:
+        name: What it is called.
+        existing: What there is of it, if it is to get more support images.
+        pictures: The user's own pictures; None to generate them.
+    """
+
+    name: str
+    existing: ClassRecord | None = None
+    pictures: Sequence[OwnPicture] | None = None

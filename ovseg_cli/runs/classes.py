@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 from ovseg_cli.errors import (
     ClassExistsError,
@@ -18,6 +18,7 @@ from ovseg_cli.errors import (
     UsageError,
 )
 from ovseg_cli.names import ClassList, listed, normalise_class_name, shown_name
+from ovseg_cli.prototypes.support import ClassItem
 from ovseg_cli.runs.engines.crew import Crew, Single
 from ovseg_cli.runs.engines.dispatch import Dispatch
 from ovseg_cli.runs.worker import Equipment
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from ovseg_cli.text.embedding import TextCache
 
 log = logging.getLogger("ovseg_cli")
+
+TOGETHER: Final = 4
+"""Classes of one job on a GPU, where they share batches: what is made of them is in memory until it is stored."""
 
 IfExists = Literal["error", "skip", "replace", "extend"]
 
@@ -141,23 +145,8 @@ def stored_names(store: Store, names: Sequence[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class ClassItem:
-    """A class that is to be made.
-
-    Attributes:
-        name: What it is called.
-        existing: What there is of it, if it is to get more support images.
-        pictures: The user's own pictures; None to generate them.
-    """
-
-    name: str
-    existing: ClassRecord | None = None
-    pictures: Sequence[OwnPicture] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class ClassJob:
-    """A class for one worker, and its place among all."""
+    """Classes for one worker, and the place of the first among all."""
 
     first: int
     items: tuple[ClassItem, ...]
@@ -205,30 +194,30 @@ class ClassMaker:
         """Have the networks; each is loaded when it is first needed."""
         if self._models is None:
             self._models = self._load()
-            self._told(Equipment({}, str(self._models.device), self._models.computes_in, 1))
+            # On a CPU an image costs as much in any batch, and fewer classes at once are stored sooner.
+            self.batch = 1 if self._models.device == "cpu" else TOGETHER
+            self._told(Equipment({}, str(self._models.device), self._models.computes_in, self.batch))
 
     def do(self, job: ClassJob) -> Iterator[ClassOutcome]:
-        """Make the classes of a job."""
-        from ovseg_cli.prototypes.build import build_class
+        """Make the classes of a job; the seconds of each are those since the one before it."""
+        from ovseg_cli.prototypes.build import build_classes
 
         self.ready()
-        for place, item in enumerate(job.items, start=job.first):
-            started = time.perf_counter()
-            tell = _telling(self._progress, item.name)
-            record, fault = None, None
-            try:
-                record = build_class(
-                    cast("Models", self._models),
-                    item.name,
-                    self._settings,
-                    tell,
-                    pictures=item.pictures,
-                    existing=item.existing,
-                    texts=self._texts,
-                )
-            except OvsegError as error:
-                fault = error
-            yield ClassOutcome(place, time.perf_counter() - started, record, fault)
+        began = time.perf_counter()
+        models = cast("Models", self._models)
+        for place, made in build_classes(models, job.items, self._settings, self._progress, texts=self._texts):
+            now = time.perf_counter()
+            fault = made if isinstance(made, OvsegError) else None
+            record = None if isinstance(made, OvsegError) else made
+            yield ClassOutcome(job.first + place, now - began, record, fault)
+            began = time.perf_counter()
+
+    def rest(self) -> Iterator[ClassOutcome]:
+        """Nothing: each class is told of when it is made."""
+        return iter(())
+
+    def stop(self) -> None:
+        """Nothing is under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +285,8 @@ def add_classes(
     early: dict[int, ClassOutcome] = {}
     try:
         workers.start(load=True)
-        dispatch = Dispatch(len(plan.build), work.jobs(), workers, work.left_out)
+        together = min(max(1, workers.batch), max(1, len(plan.build) // workers.size))
+        dispatch = Dispatch(len(plan.build), work.jobs(together), workers, work.left_out)
         early = dispatch.early
         for outcome in dispatch.outcomes(work.there.get):
             if outcome.fault is not None:
@@ -323,17 +313,29 @@ class _Planned:
         self._before: dict[int, ClassInfo] = {}
         self.there: dict[int, ClassOutcome] = {}
 
-    def jobs(self) -> Iterator[ClassJob]:
-        """Those that are to be made; a class that is to be extended is read when its turn comes."""
+    def jobs(self, together: int) -> Iterator[ClassJob]:
+        """Those that are to be made, so many to a job; a class that is to be extended is read when its turn comes."""
+        run: list[ClassItem] = []
         for place, name in enumerate(self._plan.build):
-            existing = None
-            if name in self._plan.extend:
-                self._before[place], existing = self._store.get_class(name), self._store.read_class(name)
-            fresh = self._pictures and _unseen(name, self._pictures, existing)
-            if existing is not None and self._pictures and not fresh:
-                self.there[place] = ClassOutcome(place)
-                continue
-            yield ClassJob(place, (ClassItem(name, existing, fresh),))
+            item = self._item(place, name)
+            if item is not None:
+                run.append(item)
+            if run and (item is None or len(run) == together):
+                yield ClassJob(place + (item is not None) - len(run), tuple(run))
+                run = []
+        if run:
+            yield ClassJob(len(self._plan.build) - len(run), tuple(run))
+
+    def _item(self, place: int, name: str) -> ClassItem | None:
+        """What is to be made; None of a class that holds all the pictures that were to extend it."""
+        existing = None
+        if name in self._plan.extend:
+            self._before[place], existing = self._store.get_class(name), self._store.read_class(name)
+        fresh = self._pictures and _unseen(name, self._pictures, existing)
+        if existing is not None and self._pictures and not fresh:
+            self.there[place] = ClassOutcome(place)
+            return None
+        return ClassItem(name, existing, fresh)
 
     def stored(self, outcome: ClassOutcome) -> NewClass:
         """Store what was made."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from ovseg_cli.files.discovery import picture_id
 from ovseg_cli.files.images import size_in_header
 from ovseg_cli.files.labels import LabelMap, read_label
 from ovseg_cli.runs.artefacts import ARTEFACTS, EXPLANATIONS, OVERLAYS, Answer
+from ovseg_cli.runs.beside import Beside, Between, Files
 from ovseg_cli.runs.journal import Entry, written
 from ovseg_cli.runs.worker import Labels, OpenImage, Worker
 from ovseg_cli.stages import stage
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from ovseg_cli.runs.memory import Easing
     from ovseg_cli.runs.plan import Plan, PlanItem
     from ovseg_cli.runs.request import Request
+
+Made = TypeVar("Made")
+
+FAR_AWAY = 4
+"""Pictures at URLs that are read ahead, and written behind, at least: each waits for its store several times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +104,7 @@ def jobs_of(items: Sequence[PlanItem], batch: int) -> Iterator[Job]:
     size: tuple[int, int] | None = None
     for place, item in enumerate(items):
         found = None
-        if batch > 1 and item.action == "segment" and item.explain is None:
+        if batch > 1 and _is_plain(item):
             # What lies at a URL is not read here; who reads it sees the sizes, and takes each for itself.
             found = (0, 0) if isinstance(item.image.path, Url) else size_in_header(item.image.path)
         if together and (found is None or found != size or len(together) == batch):
@@ -113,17 +119,26 @@ def jobs_of(items: Sequence[PlanItem], batch: int) -> Iterator[Job]:
         yield Job(len(items) - len(together), tuple(together))
 
 
+def _is_plain(item: PlanItem) -> bool:
+    """Whether nothing but labels is wanted, so that it may go with others."""
+    return item.action == "segment" and item.explain is None
+
+
 class Labeller:
     """Does jobs of a run.
 
     Args:
         worker: Opens and labels pictures.
         order: What all jobs have in common.
+        coming: On a GPU, and where files are far away, pictures are read and written in threads beside the computing:
+            those of the next jobs too, if these are their images. None to do one thing after the other everywhere.
     """
 
-    def __init__(self, worker: Worker, order: Order) -> None:
+    def __init__(self, worker: Worker, order: Order, coming: Sequence[PlanItem] | None = None) -> None:
         self._worker = worker
         self._order = order
+        self._coming = coming
+        self._files: Files[Outcome] | None = None
 
     @property
     def batch(self) -> int | None:
@@ -135,47 +150,86 @@ class Labeller:
         self._worker.ready()
 
     def do(self, job: Job) -> Iterator[Outcome]:
-        """What becomes of the images of a job, in their order, each with its files written."""
-        return outcomes(job, self._order, self._worker)
+        """What becomes of images in their order, each with its files written: those of a job, and of jobs before it."""
+        if self._files is None:
+            self._files = self._reads_and_writes()
+        return outcomes(job, self._order, self._worker, self._files)
+
+    def rest(self) -> Iterator[Outcome]:
+        """What becomes of the images that are still being written."""
+        return iter(()) if self._files is None else self._files.written(all_of_it=True)
+
+    def stop(self) -> None:
+        """Let go of what is under way; no file is left half-written."""
+        if self._files is not None:
+            self._files.stop()
+
+    def _reads_and_writes(self) -> Files[Outcome]:
+        worker, coming, count = self._worker, self._coming, self._worker.batch or 1
+        if coming is None:
+            return Between(worker.open)
+        if isinstance(self._order.output, Url) or any(isinstance(item.image.path, Url) for item in coming[:1]):
+            count = max(count, FAR_AWAY)
+        elif worker.device in ("", "cpu"):
+            return Between(worker.open)
+        return Beside(worker.open, filter(_is_plain, coming), ahead=count, behind=count)
 
 
-def outcomes(job: Job, order: Order, worker: Worker) -> Iterator[Outcome]:
-    """Do a job: what becomes of its images, in their order, each with its files written."""
+def outcomes(job: Job, order: Order, worker: Worker, files: Files[Outcome]) -> Iterator[Outcome]:
+    """Do a job: what becomes of images, in their order, each with its files written."""
 
     def labelled(waiting: list[tuple[int, OpenImage]]) -> Iterator[Outcome]:
         for (place, _), (one, labels) in zip(waiting, worker.label([one for _, one in waiting]), strict=True):
-            yield _attempt(place, one.item, worker, partial(_write_labels, order, one, labels))
+            found, error = _attempt(one.item, labels)
+            eased = worker.eased()
+            if found is None:
+                files.put(Outcome(place, None, error, eased))
+            else:
+                files.write(partial(_written, order, place, one, found, eased, _since(found.begun)))
+            yield from files.written()
 
     waiting: list[tuple[int, OpenImage]] = []
     for place, item in enumerate(job.items, start=job.first):
-        if item.action != "segment" or item.explain is not None:
-            yield _attempt(place, item, worker, partial(_take, order, worker, item))
+        if not _is_plain(item):
+            entry, error = _attempt(item, partial(_take, order, worker, item))
+            files.put(Outcome(place, entry, error, worker.eased()))
+            yield from files.written()
             continue
-        image = worker.open(item)
+        image = files.open(item)
         if waiting and (isinstance(image, ImageError) or image.image.size != waiting[0][1].image.size):
             yield from labelled(waiting)
             waiting = []
         if isinstance(image, ImageError):
-            yield Outcome(place, None, str(image))
+            files.put(Outcome(place, None, str(image)))
+            yield from files.written()
         else:
             waiting.append((place, image))
     yield from labelled(waiting)
 
 
-def _attempt(place: int, item: PlanItem, worker: Worker, work: Callable[[], Entry]) -> Outcome:
-    """Make an image's entry; or say why not, when that is because of the image."""
-    entry, error = None, ""
+def _attempt(item: PlanItem, work: Callable[[], Made]) -> tuple[Made | None, str]:
+    """Make something of an image; or say why not, when that is because of the image."""
     try:
-        entry = work()
+        return work(), ""
     except ImageError as fault:
-        error = str(fault)
+        return None, str(fault)
     except MemoryError:
-        error = f"{item.image.path} does not fit into memory, nor does what is made of it."
+        return None, f"{item.image.path} does not fit into memory, nor does what is made of it."
     except OutputError as fault:
         if not _too_long(fault):
             raise
-        error = f"{item.image.path} has too long a name for its results. {fault}"
-    return Outcome(place, entry, error, worker.eased())
+        return None, f"{item.image.path} has too long a name for its results. {fault}"
+
+
+def _since(begun: float | None) -> float | None:
+    return None if begun is None else time.perf_counter() - begun
+
+
+def _written(
+    order: Order, place: int, one: OpenImage, labels: Labels, eased: Easing | None, seconds: float | None
+) -> Outcome:
+    entry, error = _attempt(one.item, partial(_write_labels, order, one, labels, seconds))
+    return Outcome(place, entry, error, eased)
 
 
 def _take(order: Order, worker: Worker, item: PlanItem) -> Entry:
@@ -185,7 +239,8 @@ def _take(order: Order, worker: Worker, item: PlanItem) -> Entry:
         raise image
     entry, meaning = item.entry, order.labels
     if entry is None or item.again:
-        return _write_labels(order, image, partial(worker.explain, image))
+        labels = worker.explain(image)
+        return _write_labels(order, image, labels, _since(labels.begun))
     if item.action == "explain" and item.explain is not None:
         labels = worker.explain(image)
         answer = Answer(image.image, labels.result.ids, labels.explanations)
@@ -202,9 +257,9 @@ def _take(order: Order, worker: Worker, item: PlanItem) -> Entry:
     return replace(entry, overlay=item.overlay)
 
 
-def _write_labels(order: Order, one: OpenImage, label: Callable[[], Labels]) -> Entry:
-    """Label a picture, and write what is wanted of it."""
-    labels = label()
+def _write_labels(order: Order, one: OpenImage, labels: Labels, seconds: float | None) -> Entry:
+    """Write what is wanted of a picture, whose labels took so long."""
+    begun = time.perf_counter()
     item, image, result = one.item, one.image, labels.result
     meaning = order.labels
     answer = Answer(image, result.ids, labels.explanations, result.scores)
@@ -229,7 +284,7 @@ def _write_labels(order: Order, one: OpenImage, label: Callable[[], Labels]) -> 
         kept_by=None if result.kept is None else "prefilter" if item.classes is None else "image-classes",
         unfamiliar=result.unfamiliar,
         margin=None if result.margin is None else round(result.margin, 6),
-        ms=None if labels.begun is None else round(1000 * (time.perf_counter() - labels.begun), 1),
+        ms=None if seconds is None else round(1000 * (seconds + time.perf_counter() - begun), 1),
         key=item.key,
         nbytes=nbytes,
         digest=digest,

@@ -16,7 +16,7 @@ from ovseg_cli.runs.engines.dispatch import Dispatch
 from ovseg_cli.runs.jobs import Labeller, Order, Outcome, jobs_of
 from ovseg_cli.runs.journal import Entry, Journal
 from ovseg_cli.runs.ledger import Ledger, RunSummary, only_writer
-from ovseg_cli.runs.plan import Plan, current
+from ovseg_cli.runs.plan import Plan, PlanItem, current
 from ovseg_cli.runs.worker import Equipment, ReadySegmenter, Worker
 from ovseg_cli.stages import stage
 from ovseg_cli.urls import Place
@@ -131,8 +131,8 @@ def run_folder(
         progress: told after each image.
         fail_fast: stop at the first picture that cannot be read.
         recorded: whether the store remembers the run.
-        batch: how many pictures may go together, which is also how many are in memory at most; None for
-            `BATCH_ON_GPU` on a GPU and 1 on a CPU.
+        batch: how many pictures may go together, which is also how many are in memory at most; on a GPU three times as
+            many are, as others are read and written meanwhile. None for `BATCH_ON_GPU` on a GPU and 1 on a CPU.
         crew: makes those who do the work; None for this process, by the segmenter of `segmenter_factory`.
 
     Returns:
@@ -153,17 +153,21 @@ def run_folder(
         order, left = Order.of(plan), len(plan.items) - plan.count("skip")
         if crew is None or not left:
             worker = Worker(segmenter_factory, lambda: store, batch, ledger.note_models)
-            workers: Crew = Single(Labeller(worker, order))
+            workers: Crew = Single(Labeller(worker, order, plan.items))
+            can_open = worker.can_open
         else:
             workers = crew(order, ledger.note_models, batch, left)
-        with closing(steps_of(plan, workers, ledger, fail_fast=fail_fast)) as steps:
+            can_open = _can_open
+        with closing(steps_of(plan, workers, ledger, can_open, fail_fast=fail_fast)) as steps:
             for step in steps:
                 if progress is not None:
                     progress(step)
         return ledger.summary
 
 
-def steps_of(plan: Plan, crew: Crew, ledger: Ledger, *, fail_fast: bool = False) -> Generator[Step]:
+def steps_of(
+    plan: Plan, crew: Crew, ledger: Ledger, can_open: Callable[[PlanItem], bool], *, fail_fast: bool = False
+) -> Generator[Step]:
     """Do what the plan says, and note it, image by image: several plans can be carried out in turns.
 
     Whoever ends early closes the generator; the run counts as interrupted then.
@@ -172,6 +176,7 @@ def steps_of(plan: Plan, crew: Crew, ledger: Ledger, *, fail_fast: bool = False)
         plan: As it is now (see `ovseg_cli.runs.plan.current`).
         crew: Those who do it.
         ledger: Of this plan; the folder must be its only writer's (see `ovseg_cli.runs.ledger.only_writer`).
+        can_open: Whether a picture can be read; asked until one can be, so that models are not loaded for none.
         fail_fast: As for `run_folder`.
 
     Yields:
@@ -181,7 +186,8 @@ def steps_of(plan: Plan, crew: Crew, ledger: Ledger, *, fail_fast: bool = False)
     try:
         # Before anything in the folder is changed or removed.
         if any(item.action != "skip" for item in plan.items):
-            crew.start(load=_needs_models(plan))
+            wanted = (item for item in plan.items if item.action in ("segment", "explain"))
+            crew.start(load=any(map(can_open, wanted)))
         dispatch = Dispatch(
             len(plan.items), jobs_of(plan.items, crew.batch), crew, lambda place, why: _left_out(plan, place, why)
         )
@@ -201,16 +207,13 @@ def steps_of(plan: Plan, crew: Crew, ledger: Ledger, *, fail_fast: bool = False)
     ledger.close("interrupted" if stopped else "finished", started)
 
 
-def _needs_models(plan: Plan) -> bool:
-    """Whether there is a picture to segment that can be opened."""
-    for item in plan.items:
-        if item.action in ("segment", "explain"):
-            try:
-                open_image(item.image.path)
-            except ImageError:
-                continue
-            return True
-    return False
+def _can_open(item: PlanItem) -> bool:
+    """Whether a picture can be read, which workers will do again."""
+    try:
+        open_image(item.image.path)
+    except ImageError:
+        return False
+    return True
 
 
 def _left_out(plan: Plan, place: int, why: str) -> Outcome:

@@ -97,7 +97,7 @@ def run_together(
             )
             ledgers[method] = ledger
             runs[method] = stack.enter_context(
-                closing(steps_of(plan, Single(Labeller(worker, Order.of(plan))), ledger))
+                closing(steps_of(plan, Single(Labeller(worker, Order.of(plan))), ledger, worker.can_open))
             )
         broken = dict(_in_turns(runs, progress))
     return TogetherRun(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 from ovseg_cli.errors import ImageError
 from ovseg_cli.files.images import open_image
-from ovseg_cli.runs.memory import Easing, Room, is_out_of_memory, release
+from ovseg_cli.memory import is_out_of_memory, release
+from ovseg_cli.runs.memory import Easing, Room
 from ovseg_cli.runs.plan import PlanItem
 from ovseg_cli.stages import stage
 from ovseg_cli.urls import Place
@@ -141,6 +142,10 @@ class Worker:
         loaded: Is told of the segmenter and of the batch, once.
         opened: Opens a picture; None for `open_image`.
         timed: Whether its pictures' time is its own.
+
+    Attributes:
+        batch: How many pictures may go together; None before that is known.
+        device: Where the segmenter computes; empty before it is loaded.
     """
 
     def __init__(
@@ -160,12 +165,26 @@ class Worker:
         self._timed = timed
         self._segmenter: SegmenterLike | None = None
         self._explainer: Explainer | None = None
-        self._device = ""
+        self.device = ""
         self._room = Room()
+        self._first: OpenImage | None = None
         self.batch = batch
+
+    def can_open(self, item: PlanItem) -> bool:
+        """Whether a picture can be read, before models are loaded for it; it is kept until it is opened."""
+        found = self._read(item)
+        self._first = found if isinstance(found, OpenImage) else None
+        return self._first is not None
 
     def open(self, item: PlanItem) -> OpenImage | ImageError:
         """A picture, or why it cannot be read: those before it come first."""
+        first = self._first
+        if first is None or first.item is not item:
+            return self._read(item)
+        self._first = None
+        return first
+
+    def _read(self, item: PlanItem) -> OpenImage | ImageError:
         begun = time.perf_counter()
         try:
             with stage("reading"):
@@ -178,7 +197,7 @@ class Worker:
         if self._segmenter is None:
             loaded = self._load()
             self._segmenter = loaded.segmenter
-            self._device = loaded.device
+            self.device = loaded.device
             if self.batch is None:
                 self.batch = 1 if loaded.device == "cpu" else BATCH_ON_GPU
             self._tell(Equipment(loaded.segmenter.settings, loaded.device, loaded.precision, self.batch))
@@ -274,7 +293,7 @@ class Worker:
             if crops == 1:
                 raise ImageError(
                     f"{one.item.image.path} ({size[0]} x {size[1]} pixels) does not fit into the memory of "
-                    f"{self._device or 'this computer'}, not even one crop of it at a time. Free memory that other "
+                    f"{self.device or 'this computer'}, not even one crop of it at a time. Free memory that other "
                     "programs hold, look for fewer classes, work at a smaller --short-side or with smaller --windows, "
                     "or use --device cpu."
                 )

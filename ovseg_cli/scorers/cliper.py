@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ovseg_cli.backbones.attention import AttentionLayer
 from ovseg_cli.backbones.unet import Noising
+from ovseg_cli.devices import constant
 from ovseg_cli.labeling.decide import Head, extremes
 from ovseg_cli.methods import cliper
 from ovseg_cli.methods.attention_refine import refine_maps
@@ -101,23 +103,28 @@ class Cliper(CoarseCliper):
     def _sharpened(self, maps: Tensor, picture: Picture) -> Tensor:
         generator = self._models.profile.generator
         side = generator.reading_side
-        with stage("diffusion model"):
-            layers = self._models.generator.attention_layers(
-                picture.at((side, side), "nearest"),
-                Noising(cliper.TIMESTEP, generator.seed, side),
-                layers=generator.refine_layers,
-            )
+
+        def attend(pictures: Sequence[Picture]) -> Sequence[list[AttentionLayer]]:
+            with stage("diffusion model"):
+                layers = self._models.generator.attention_layers(
+                    torch.cat([each.at((side, side), "nearest") for each in pictures]),
+                    Noising(cliper.TIMESTEP, generator.seed, side),
+                    layers=generator.refine_layers,
+                )
+            return [[layer.of(place) for layer in layers.values()] for place in range(len(pictures))]
+
+        layers = picture.once("refining layers", side**2, attend)
         threshold = generator.refine_threshold
         if threshold is None:
             threshold = self._cliper.attention_threshold
-        (sharp,) = refine_maps(maps[None], list(layers.values()), threshold=threshold)
+        (sharp,) = refine_maps(maps[None], layers, threshold=threshold)
         return sharp
 
 
 def _best_words(words: Tensor, owner: Sequence[int]) -> Tensor:
     """Scores of words that stand for classes, (1 + W, h, w) with the background's first, as scores of classes."""
     classes = max(owner)
-    numbers = torch.tensor(owner, device=words.device)
+    numbers = constant(tuple(owner), words.device, torch.int64)
     scores = torch.full((classes + 1, *words.shape[1:]), -torch.inf, device=words.device)
     scores[0] = words[0]
     return scores.scatter_reduce_(0, numbers.view(-1, 1, 1).expand_as(words[1:]), words[1:], "amax")

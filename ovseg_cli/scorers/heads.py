@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg_cli.backbones.pixels import resize
+from ovseg_cli.devices import constant
 from ovseg_cli.errors import MethodError
 from ovseg_cli.heads.artefact import load_head
 from ovseg_cli.heads.record import file_digest
@@ -76,7 +77,8 @@ class HeadScorer(EmbeddedWordScorer):
         else:
             images = resize(images, side)
         shape = (1, 3, 1, 1)
-        pixels = (images - images.new_tensor(spec.mean).view(shape)) / images.new_tensor(spec.std).view(shape)
+        mean, std = (constant(tuple(each), images.device, images.dtype).view(shape) for each in (spec.mean, spec.std))
+        pixels = (images - mean) / std
         found: list[Tensor] = self._head.features(clip, pixels.to(clip.device), **self._more(images))
         if self._tiles is None:
             return found
@@ -102,7 +104,7 @@ class HeadScorer(EmbeddedWordScorer):
 
     def combine(self, fused: Tensor, picture: Picture) -> WordMaps:
         """Of each class the best word's probability, and of the background."""
-        owner = torch.tensor(self.vocabulary.owner, device=fused.device)
+        owner = constant(tuple(self.vocabulary.owner), fused.device, torch.int64)
         scores = fused.new_zeros(self.vocabulary.channels, *fused.shape[1:])
         scores.scatter_reduce_(0, owner.view(-1, 1, 1).expand_as(fused), fused, "amax")
         return WordMaps(scores, _as_it_is)

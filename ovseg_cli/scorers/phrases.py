@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ovseg_cli.backbones.phrases import PhrasedPrompt
 from ovseg_cli.backbones.unet import PromptAttention
+from ovseg_cli.devices import constant
 from ovseg_cli.errors import ImageError, UsageError
 from ovseg_cli.labeling.decide import Head, extremes
 from ovseg_cli.methods import agg, diffsegmenter
@@ -131,7 +132,8 @@ class AggSd(PhraseScorer):
         if self._padded:
             cross = agg.leave_rest(cross, seen.tokens)
         maps = agg.aggsd_maps(cross, seen.layers, seen.self_attention[0], background=self._background)
-        return maps[[0, *(order.index(place) + 1 for place in range(len(names)))]]
+        places = (0, *(order.index(place) + 1 for place in range(len(names))))
+        return maps[constant(places, maps.device, torch.int64)]
 
     def combine(self, fused: Tensor, picture: Picture) -> WordMaps:
         """The maps, each of which is scaled over the whole picture."""

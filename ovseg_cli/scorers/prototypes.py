@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ovseg_cli.devices import put
 from ovseg_cli.methods.prototype import features_at, finest_grid, prototype_cosines_at, prototype_scores
 from ovseg_cli.methods.stuff_filter import stuff_filter
 from ovseg_cli.profiles import ExtractorSpec
@@ -64,9 +65,9 @@ class PrototypeScorer(Scorer):
             stays &= _not_stuff(block, stuff, stuff_similarity, among=stays, device=models.device)
         channel = np.where(block.role_is_fg, owner + 1, 0)
         self.ids = torch.from_numpy(block.ids[stays])
-        self._owner = torch.from_numpy(owner[stays]).to(models.device)
-        self._channel = torch.from_numpy(channel[stays]).to(models.device)
-        self._vectors = torch.from_numpy(block.vectors[stays]).to(models.device)
+        self._owner = owner[stays]
+        self._set_channels(channel[stays])
+        self._vectors = put(torch.from_numpy(block.vectors[stays]), models.device)
 
     def only(self, classes: Sequence[int]) -> PrototypeScorer:
         """The same for some of the classes, which become channels 1, 2, ... in the order given.
@@ -74,16 +75,22 @@ class PrototypeScorer(Scorer):
         The other classes' background prototypes go with them, as in the published code: what surrounds a class that
         is not there says nothing about the picture.
         """
-        place = torch.full((self.channels - 1,), -1, device=self._owner.device)
-        place[list(classes)] = torch.arange(len(classes), device=place.device)
-        stays = place[self._owner] >= 0
+        place = np.full(self.channels - 1, -1)
+        place[list(classes)] = np.arange(len(classes))
+        owner = place[self._owner]
+        stays = np.flatnonzero(owner >= 0)
         narrowed = copy.copy(self)
         narrowed.channels = len(classes) + 1
-        narrowed.ids = self.ids[stays.cpu()]
-        narrowed._owner = place[self._owner[stays]]
-        narrowed._channel = torch.where(self._channel[stays] > 0, narrowed._owner + 1, 0)
-        narrowed._vectors = self._vectors[stays]
+        narrowed.ids = self.ids[torch.from_numpy(stays)]
+        narrowed._owner = owner[stays]
+        narrowed._set_channels(np.where(self._channels_of[stays] > 0, narrowed._owner + 1, 0))
+        narrowed._vectors = self._vectors[put(torch.from_numpy(stays), self._vectors.device)]
         return narrowed
+
+    def _set_channels(self, channels: npt.NDArray[np.int64]) -> None:
+        """Which channel each prototype scores for; known here as well, so that no device has to be asked."""
+        self._channels_of = channels
+        self._channel = put(torch.from_numpy(channels), self._models.device)
 
     def pixels(self, size: tuple[int, int]) -> int:
         """Those at which the network sees a crop."""

@@ -58,12 +58,16 @@ class DiffSeg(WordScorer):
         profile, settings = self._models.profile, self._settings
         generator = profile.generator
         side = generator.reading_side
-        with stage("diffusion model"):
-            (attention,) = self._models.generator.self_attention(
-                picture.at((side, side), diffseg.DIFFUSION.resample),
-                diffseg.DIFFUSION.noising(generator, side),
-                layers=profile.regions.layers,
-            )
+
+        def attend(pictures: Sequence[Picture]) -> Sequence[Tensor]:
+            with stage("diffusion model"):
+                return self._models.generator.self_attention(
+                    torch.cat([each.at((side, side), diffseg.DIFFUSION.resample) for each in pictures]),
+                    diffseg.DIFFUSION.noising(generator, side),
+                    layers=profile.regions.layers,
+                ).unbind()
+
+        attention = picture.once("regions' self-attention", side**2, attend)
         divergence = generator.merge_divergence
         if divergence is None and isinstance(settings, DiffSegSettings):
             divergence = settings.divergence

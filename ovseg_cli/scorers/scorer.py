@@ -12,10 +12,12 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from ovseg_cli.backbones.clip import ClipTrace
 from ovseg_cli.backbones.pixels import picture_size, to_working_tensor
+from ovseg_cli.devices import VALUES_PER_PIXEL, constant, portion
 from ovseg_cli.labeling.windows import Crop
 from ovseg_cli.profiles.geometry import Resampling
 from ovseg_cli.profiles.specs import PositionMode
@@ -68,7 +70,8 @@ class Walk:
         if self.patches == "floor":
             return images[..., :height, :width]
         if self.patches == "pad":
-            padded = images.new_tensor(self.mean).view(1, 3, 1, 1).repeat(len(images), 1, height, width)
+            mean = constant(self.mean, images.device, images.dtype)
+            padded = mean.view(1, 3, 1, 1).repeat(len(images), 1, height, width)
             padded[..., : images.shape[2], : images.shape[3]] = images
             return padded
         return images
@@ -133,6 +136,7 @@ class Picture:
         self._device = device
         self._resized: dict[tuple[tuple[int, int], Resampling], Tensor] = {}
         self._known: dict[Hashable, Any] = {}
+        self._following: Sequence[Picture] = ()
 
     def at(self, size: tuple[int, int], resample: Resampling) -> Tensor:
         """All of it at another size, resized at once: float (1, 3, h, w) in [0, 1]."""
@@ -142,15 +146,23 @@ class Picture:
                 self._resized[key] = to_working_tensor(self._image, size, self._device, resample)
         return self._resized[key]
 
-    def once(self, key: Hashable, make: Callable[[], Known]) -> Known:
-        """Something that is computed of this picture when it is first asked for.
+    def followed_by(self, pictures: Sequence[Picture]) -> None:
+        """Say which pictures will be asked for the same later: a network may see them together with this one."""
+        self._following = pictures
+
+    def once(self, key: Hashable, pixels: int, make: Callable[[Sequence[Picture]], Sequence[Known]]) -> Known:
+        """Something that a network computes of this picture when it is first asked for.
 
         Args:
             key: Names it, and everything that it depends on besides the picture.
-            make: Computes it.
+            pixels: How many a network is shown of each picture.
+            make: Computes it of pictures: of this one, and on a GPU of those that follow, as many as have room.
         """
         if key not in self._known:
-            self._known[key] = make()
+            most = portion(torch.device(self._device), 1) // (VALUES_PER_PIXEL * pixels)
+            some = [self, *(other for other in self._following if key not in other._known)][: max(1, most)]
+            for picture, known in zip(some, make(some), strict=True):
+                picture._known[key] = known
         return cast(Known, self._known[key])
 
     def forget(self) -> None:

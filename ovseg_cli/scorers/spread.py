@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -40,7 +41,8 @@ class SpreadScorer(Gem):
 
     def combine(self, fused: Tensor, picture: Picture) -> WordMaps:
         """Probabilities spread over the picture, or regions with the cosines that label them."""
-        attention = picture.once("self-attention", lambda: self._self_attention(picture))
+        shown = self._models.profile.generator.reading_side**2
+        attention = picture.once("self-attention", shown, self._self_attention)
         side = math.isqrt(len(attention))
         # Windows make scores finer than the tokens; a token then gets the mean of its place, not one point of it.
         finer = bool(self._settings.windows)
@@ -68,18 +70,17 @@ class SpreadScorer(Gem):
 
         return WordMaps(regions, head, enlargement)
 
-    def _self_attention(self, picture: Picture) -> Tensor:
+    def _self_attention(self, pictures: Sequence[Picture]) -> Sequence[Tensor]:
         profile, settings = self._models.profile, agg.AGGGEM_DIFFUSION
         generator = profile.generator
         side = generator.reading_side
         with stage("diffusion model"):
-            (attention,) = self._models.generator.self_attention(
-                picture.at((side, side), settings.resample),
+            return self._models.generator.self_attention(
+                torch.cat([picture.at((side, side), settings.resample) for picture in pictures]),
                 settings.noising(generator, side),
                 layers=profile.regions.layers,
                 padded=settings.padded or generator.idle_attention == "padding",
-            )
-        return attention
+            ).unbind()
 
 
 class AggGem(SpreadScorer):

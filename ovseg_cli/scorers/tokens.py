@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ovseg_cli.backbones.clip import BlockTrace, ClipTrace
-from ovseg_cli.labeling.decide import Head, strips
+from ovseg_cli.labeling.decide import Head, count_labels, strips
 from ovseg_cli.methods import clipsurgery, gem, last_layer, proxyclip
 from ovseg_cli.methods.words import word_scores
 from ovseg_cli.scorers.scorer import Crops, Picture, Walk
@@ -89,7 +89,7 @@ class TokenScorer(ClipWordScorer):
             return Head(channels, likely)
         won = torch.zeros(channels, device=cosines.device)
         for _, _, rows in strips(cosines, size, channels=channels):
-            won += likely(rows).argmax(dim=0).flatten().bincount(minlength=channels)
+            won += count_labels(likely(rows).argmax(dim=0), channels)
         stays = won > least * won[1:].sum()
         stays[0] = True
         return Head(channels, lambda rows: likely(rows) * stays.view(-1, 1, 1))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ovseg_cli.backbones.pixels import picture_size
+from ovseg_cli.devices import fetch
 from ovseg_cli.profiles.geometry import Geometry, Resampling
 from ovseg_cli.scorers.scorer import Picture
 from ovseg_cli.segmentation.task import Kept
@@ -36,10 +37,13 @@ class Images:
     def __init__(self, images: Sequence[Image], models: Models) -> None:
         self.size = common_size(images)
         self._pictures = [Picture(image, models.device) for image in images]
+        for place, picture in enumerate(self._pictures):
+            picture.followed_by(self._pictures[place + 1 :])
         self._models = models
         self._resized: dict[tuple[tuple[int, int], Resampling], Tensor] = {}
         self._kept: dict[tuple[tuple[int, int], Resampling], Kept] = {}
         self._filtered: dict[Hashable, Shortlist] = {}
+        self._scored: Tensor | None = None
         self._unfamiliar: list[bool] | None = None
 
     def picture(self, place: int) -> Picture:
@@ -66,15 +70,24 @@ class Images:
         """Let go of what networks have seen in one of them as a whole."""
         self._pictures[place].forget()
 
-    def unfamiliar(self, place: int) -> bool | None:
-        """Whether one of them looks like nothing that the models were trained on; None where they know photographs."""
+    def unfamiliar(self, place: int) -> Callable[[], bool | None]:
+        """Whether one of them looks like nothing that the models were trained on; None where they know photographs.
+
+        What is returned asks the device for the answer, which is on its way.
+        """
         domain = self._models.domain
         if domain is None:
-            return None
-        if self._unfamiliar is None:
+            return lambda: None
+        if self._scored is None:
             with stage("familiarity"):
-                self._unfamiliar = (domain.scores(self.at(domain.spec)) > 0).tolist()
-        return self._unfamiliar[place]
+                self._scored = domain.scores(self.at(domain.spec))
+        return lambda: self._asked()[place]
+
+    def _asked(self) -> list[bool]:
+        """Of each of them, read once for all."""
+        if self._unfamiliar is None and self._scored is not None:
+            self._unfamiliar = (fetch(self._scored) > 0).tolist()
+        return self._unfamiliar or []
 
     def filtered(self, place: int, geometry: Geometry, prefilter: ClassPrefilter, settings: Hashable) -> Shortlist:
         """What a pre-filter with these settings leaves for one of them."""

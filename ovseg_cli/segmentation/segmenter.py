@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self, cast
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ovseg_cli.errors import MethodError, OvsegError, UsageError
 from ovseg_cli.files.probabilities import Scores
-from ovseg_cli.labeling.decide import Enlargement, Head, decide, enlarge_rows
+from ovseg_cli.labeling.decide import Enlargement, Head, deciding, enlarge_rows
 from ovseg_cli.labeling.refine import WORD_DILATIONS, pamr
 from ovseg_cli.methods.catalogue import METHODS, scorer_of
 from ovseg_cli.methods.hybrid import hybrid_scores
@@ -104,7 +104,7 @@ class ScoreMaps:
         enlargement: How they are enlarged.
         features: For each extractor by its name, if they were to be kept: the crops, each with its feature maps as
             `Models.feature_maps` gives them, on the CPU.
-        unfamiliar: As `Segmentation` has it.
+        unfamiliar: Asks the device for what `Segmentation` has.
     """
 
     size: tuple[int, int]
@@ -116,7 +116,7 @@ class ScoreMaps:
     head: Head | None
     enlargement: Enlargement
     features: Features
-    unfamiliar: bool | None = None
+    unfamiliar: Callable[[], bool | None] = lambda: None
 
 
 class Segmenter:
@@ -297,7 +297,7 @@ class Segmenter:
         results = []
         for start in range(0, len(images), step):
             (answers,) = score_together([self], images[start : start + step], named[start : start + step])
-            results += [self.label(scored) for scored in answers]
+            results += _read(self.labelling(scored) for scored in answers)
         return results
 
     def _images_at_once(self, size: tuple[int, int]) -> int:
@@ -405,13 +405,17 @@ class Segmenter:
 
     def label(self, scored: ScoreMaps) -> Segmentation:
         """The label map of scores: the second half of `segment`."""
+        return self.labelling(scored)()
+
+    def labelling(self, scored: ScoreMaps) -> Callable[[], Segmentation]:
+        """The same, up to the moment when a GPU is asked for what it found; what is returned asks it."""
         ids = np.array([0, *(place + 1 for place in scored.classes)], dtype=np.uint16)
         kept_scores = None
         if self.keep_scores:
             kind = np.uint8 if self.keep_scores == 8 else np.uint16
             kept_scores = Scores(np.zeros((len(ids), *scored.size), dtype=kind), ids)
         with torch.inference_mode(), stage("labels"):
-            decision = decide(
+            decided = deciding(
                 scored.values,
                 scored.size,
                 background=self.options.background,
@@ -424,18 +428,30 @@ class Segmenter:
         competing = tuple(self.names[place] for place in scored.classes)
         kept = scored.kept
         labels = ("background", *competing)
-        present = [i for i, share in enumerate(decision.shares) if share > 0]
-        return Segmentation(
-            ids=decision.ids,
-            names=self.names,
-            method=self.method,
-            shares={labels[i]: float(decision.shares[i]) for i in present},
-            mean_scores={labels[i]: float(decision.mean_scores[i]) for i in present},
-            kept=None if kept is None else dict(zip((self.names[i] for i in kept.classes), kept.scores, strict=True)),
-            unfamiliar=scored.unfamiliar,
-            margin=decision.margin,
-            scores=kept_scores,
-        )
+        took_part = None if kept is None else dict(zip((self.names[i] for i in kept.classes), kept.scores, strict=True))
+
+        def read() -> Segmentation:
+            with stage("labels"):
+                decision = decided()
+            present = [i for i, share in enumerate(decision.shares) if share > 0]
+            return Segmentation(
+                ids=decision.ids,
+                names=self.names,
+                method=self.method,
+                shares={labels[i]: float(decision.shares[i]) for i in present},
+                mean_scores={labels[i]: float(decision.mean_scores[i]) for i in present},
+                kept=took_part,
+                unfamiliar=scored.unfamiliar(),
+                margin=decision.margin,
+                scores=kept_scores,
+            )
+
+        return read
+
+
+def _read(labellings: Iterable[Callable[[], Segmentation]]) -> list[Segmentation]:
+    """The answers of several images, none of which is read before all of them are on their way."""
+    return [read() for read in list(labellings)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -571,7 +587,8 @@ def segment_batch_together(
     found: list[list[Segmentation]] = []
     for group in groups:
         answers = score_together(group, images, classes)
-        found += [[one.label(scored) for scored in own] for one, own in zip(group, answers, strict=True)]
+        begun = [[one.labelling(scored) for scored in own] for one, own in zip(group, answers, strict=True)]
+        found += [_read(own) for own in begun]
     return found
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ovseg_cli.labeling.windows import Crop, ScoreCanvas, all_crops
+from ovseg_cli.devices import VALUES_PER_PIXEL, portion
+from ovseg_cli.labeling.windows import Crop, ScoreCanvas, all_crops, enlarge_crops
 from ovseg_cli.profiles.geometry import Geometry
 from ovseg_cli.scorers.scorer import Crops, Features, Scorer
 from ovseg_cli.stages import stage
@@ -25,7 +26,7 @@ MAX_CROPS_AT_ONCE = 16
 """Crops that go through a network together, at most."""
 
 MAX_INPUT_PIXELS_AT_ONCE = 4 * 512**2
-"""Of network input in one batch of crops: features of Stable Diffusion take 126 MB for each 512x512 crop."""
+"""Of network input in one batch of crops on a CPU: features of Stable Diffusion take 126 MB for each 512x512 crop."""
 
 _limit: ContextVar[int | None] = ContextVar("crops at once, where memory is short", default=None)
 
@@ -94,7 +95,7 @@ def survey(
     found: dict[int, list[list[Tensor]]] = {place: [[] for _ in scorers] for place in places}
 
     def most(size: tuple[int, int]) -> int:
-        return crops_at_once(max(scorer.pixels(size) for scorer in scorers))
+        return crops_at_once(max(scorer.pixels(size) for scorer in scorers), pictures.device)
 
     for batch in _batches(boxes, places, most):
         crops = Crops(torch.cat([box.cut(pictures[place : place + 1]) for place, box in batch]), models)
@@ -164,7 +165,7 @@ def fuse(
     scorers = [tasks[j].scorers[number] for (j, number), *_ in alike.values()]
 
     def most(size: tuple[int, int]) -> int:
-        return crops_at_once(max(scorer.pixels(size) for scorer in scorers))
+        return crops_at_once(max(scorer.pixels(size) for scorer in scorers), pictures.device)
 
     for batch in _batches(boxes, wanted, most):
         images = torch.cat([box.cut(pictures[place : place + 1]) for place, box in batch])
@@ -201,6 +202,10 @@ def _add(
         part = slice(members[0][0], members[-1][0] + 1)
         with stage("scoring"):
             scores = scorer.compare([layer[part] for layer in features])
+        place, box = batch[part.start]
+        if canvases[place].enlarges:
+            with stage("fusion"):
+                scores = enlarge_crops(scores, (box.height, box.width))
         for (row, (place, box)), fresh in zip(members, scores, strict=True):
             with stage("fusion"):
                 canvases[place].add(box, fresh)
@@ -209,11 +214,12 @@ def _add(
                 seen.append((box, [layer[row : row + 1].cpu() for layer in features]))
 
 
-def crops_at_once(pixels: int) -> int:
+def crops_at_once(pixels: int, device: torch.device | str = "cpu") -> int:
     """How many crops go through a network together that is shown so many pixels of each."""
     limit = _limit.get()
     most = MAX_CROPS_AT_ONCE if limit is None else min(limit, MAX_CROPS_AT_ONCE)
-    return max(1, min(most, MAX_INPUT_PIXELS_AT_ONCE // pixels))
+    room = portion(torch.device(device), MAX_INPUT_PIXELS_AT_ONCE * VALUES_PER_PIXEL) // VALUES_PER_PIXEL
+    return max(1, min(most, room // pixels))
 
 
 @contextmanager

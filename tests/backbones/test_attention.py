@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ovseg_cli.backbones.attention import (
     RunningAttribution,
@@ -12,6 +14,7 @@ from ovseg_cli.backbones.attention import (
     RunningSelfAttention,
     attention_probabilities,
     mean_self_attention,
+    token_probabilities,
 )
 
 
@@ -35,8 +38,66 @@ def test_probabilities_of_half_precision_are_computed_in_single():
     assert attention_probabilities(q, q, heads=2, scale=0.5).dtype == torch.float32
 
 
+@pytest.mark.parametrize(("width", "count"), [(8, 2), (8, 8), (4, 6)])
+def test_probabilities_of_a_few_tokens_are_those_of_all(width, count):
+    """Also of more tokens than a head has channels."""
+    random = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 9, 3 * width, generator=random), torch.randn(2, 11, 3 * width, generator=random)
+    places = torch.stack([torch.randperm(11, generator=random)[:count] for _ in range(2)])
+    found = token_probabilities(q, k, 3, 0.7, F.one_hot(places, 11).transpose(1, 2).float())
+    every = attention_probabilities(q, k, 3, 0.7)
+    for image, own in enumerate(places):
+        torch.testing.assert_close(found[image], every[image][..., own], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("spread", [1, 40])
+def test_probabilities_of_a_few_tokens_in_half_precision_are_a_thousandth_off(spread):
+    """Also where products of queries and keys overflow half precision."""
+    random = torch.Generator().manual_seed(0)
+    q = (torch.randn(1, 64, 2 * 40, generator=random) * spread).half()
+    k = (torch.randn(1, 77, 2 * 40, generator=random) * spread).half()
+    scale = 40**-0.5 / spread**2 * 3
+    found = token_probabilities(q, k, 2, scale, torch.eye(77)[None, :, 5:7].half())
+    exact = attention_probabilities(q.double(), k.double(), 2, scale)[..., 5:7]
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.double(), exact.double(), rtol=1.1e-3, atol=1e-7)
+
+
+class Costs(TorchDispatchMode):
+    """How many operators ran that compute, and what they copied from device to device."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernels = 0
+        self.copied = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        answer = func(*args, **(kwargs or {}))
+        if not func.is_view and func.namespace == "aten":
+            self.kernels += 1
+        tensors = [each for each in (*args, *(kwargs or {}).values()) if isinstance(each, torch.Tensor)]
+        if isinstance(answer, torch.Tensor) and any(each.device != answer.device for each in tensors):
+            self.copied += answer.numel() * answer.element_size()
+        return answer
+
+
+@pytest.mark.parametrize(("side", "kernels"), [(64, 3), (32, 5)])
+def test_a_layer_is_read_in_a_few_kernels_and_nothing_goes_to_the_cpu(side, kernels):
+    """On a GPU as fake tensors imitate it; the sizes are Stable Diffusion's."""
+    with torch.inference_mode(), FakeTensorMode(), Costs() as costs:
+        q = torch.empty(4, side**2, 640, device="cuda", dtype=torch.float16)
+        k = torch.empty(4, 77, 640, device="cuda", dtype=torch.float16)
+        running = RunningAttribution(2 * [[5, 6]], 64, min_grid=8)
+        running.add(q, k, 8, 0.1)  # sends the places of the tokens
+        assert costs.copied == 2 * 77 * 80 * 2
+        costs.copied = costs.kernels = 0
+        running.add(q, k, 8, 0.1)
+        assert (costs.copied, costs.kernels) == (0, kernels)
+        assert running.mean().device.type == "cuda"
+
+
 def test_running_mean_without_any_layer_says_why():
-    attribution = RunningAttribution(1, 16, [1], min_grid=8)
+    attribution = RunningAttribution([[1]], 16, min_grid=8)
     attribution.add(torch.zeros(1, 16, 4), torch.zeros(1, 3, 4), 1, 1.0)  # 4 x 4: too coarse
     with pytest.raises(RuntimeError, match="at least 8"):
         attribution.mean()

@@ -132,6 +132,40 @@ def test_an_image_depends_on_its_own_seed_only(backbone):
         assert (together[1].int() - alone[0].int()).abs().max() <= 1, sampler
 
 
+def test_names_in_one_batch_are_drawn_and_found_as_each_alone(backbone):
+    """Whatever their numbers of tokens are."""
+    names = (DONUT, "cat")
+    prompts = [PROMPT.replace(DONUT, name) for name in names]
+    settings = {"image_size": SIDE, "steps": 2, "guidance": 4.0, "negative_prompt": "blurry", "min_attention_grid": 1}
+    together = backbone.generate(prompts, names, [1, 2], **settings)
+    for place, (prompt, name) in enumerate(zip(prompts, names, strict=True)):
+        alone = backbone.generate(prompt, name, [1 + place], **settings)
+        assert (together.images[place].int() - alone.images[0].int()).abs().max() <= 1
+        torch.testing.assert_close(together.attribution[place], alone.attribution[0], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["2", "xl"])
+def test_noise_is_drawn_on_the_cpu_in_float32_whatever_the_network_computes_in(folders, monkeypatch, kind):
+    """Some versions of torch draw other numbers in half precision, and so another picture."""
+    backbone = DiffusionBackbone.load(folders[kind], device="cpu", dtype=torch.float16)
+    drawn, shown = [], []
+    randn = torch.randn
+
+    def watched(*args, **settings):
+        drawn.append((settings.get("dtype") or torch.float32, torch.device(settings.get("device") or "cpu").type))
+        return randn(*args, **settings)
+
+    monkeypatch.setattr(torch, "randn", watched)
+    handle = backbone.unet.register_forward_pre_hook(lambda _module, inputs: shown.append(inputs[0].dtype))
+    for sampler, between in (("dpmsolver++", 0), ("euler-ancestral", 2), ("lcm", 1)):
+        drawn.clear()
+        generate(backbone, [1, 2], sampler=sampler)
+        assert len(drawn) == 2 * (1 + between), sampler
+        assert set(drawn) == {(torch.float32, "cpu")}
+    handle.remove()
+    assert set(shown) == {torch.float16}
+
+
 @pytest.mark.parametrize(
     ("sampler", "kind"),
     [

@@ -70,7 +70,15 @@ class Outcome:
         )
 
     def _verdict(self) -> str:
-        return shorten(f"FAILED: {self.error}", 60, placeholder=" …") if self.error else self.agreement
+        if self.error:
+            return shorten(f"FAILED: {self.error}", 60, placeholder=" …")
+        return "; ".join(part for part in (self.agreement, self._by_picture()) if part)
+
+    def _by_picture(self) -> str:
+        pictures, seen = self.case.pictures, self.measurement
+        if not pictures or seen is None:
+            return ""
+        return f"{pictures / seen.median:.2f} pictures/s, {seen.cpu_median / pictures:.2f} CPU s each"
 
     def record(self) -> dict[str, Any]:
         """JSON-able."""

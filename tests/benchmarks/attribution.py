@@ -1,9 +1,14 @@
-"""Attribution maps: a running mean of the cross-attention against keeping every map and averaging at the end."""
+"""Attribution maps: what is read of the cross-attention while pictures are drawn, in three ways.
+
+Every map of the class's tokens is kept and averaged at the end; or a sum is kept, of softmaxed attention to all tokens;
+or the sum, and attention to the class's tokens alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -50,12 +55,84 @@ def running_mean(device: str) -> Job:
 
     @torch.inference_mode()
     def job() -> np.ndarray:
-        attribution = RunningAttribution(BATCH, GRID, POSITIONS, min_grid=8)
+        attribution = RunningAttribution(BATCH * [POSITIONS], GRID, min_grid=8)
         for call in attention_calls(layers):
             attribution.add(*call)
         return attribution.mean().cpu().numpy()
 
     return job
+
+
+class AllTokens:
+    """As it was: the probabilities of all tokens in float32, of which the class's are taken."""
+
+    def __init__(self) -> None:
+        self.sum: Tensor | None = None
+        self.count = 0
+
+    def add(self, queries: Tensor, keys: Tensor, heads: int, scale: float) -> None:
+        from torch.nn import functional as F
+
+        from ovseg_cli.backbones.attention import attention_probabilities
+
+        probabilities = attention_probabilities(queries[-BATCH:], keys[-BATCH:], heads, scale)
+        side = round(queries.shape[1] ** 0.5)
+        maps = probabilities[..., list(POSITIONS)].permute(0, 1, 3, 2).reshape(BATCH, -1, side, side)
+        if side != GRID:
+            maps = F.interpolate(maps, (GRID, GRID), mode="bicubic", align_corners=False)
+        mean = maps.clamp(min=0).mean(dim=1)
+        self.sum = mean if self.sum is None else self.sum + mean
+        self.count += 1
+
+    def mean(self) -> Tensor:
+        assert self.sum is not None
+        return self.sum / self.count
+
+
+def all_tokens(device: str) -> Job:
+    import torch
+
+    layers = synthetic_layers(device)
+
+    @torch.inference_mode()
+    def job() -> np.ndarray:
+        attribution = AllTokens()
+        for call in attention_calls(layers):
+            attribution.add(*call)
+        return attribution.mean().cpu().numpy()
+
+    return job
+
+
+def costs(attribution: Any) -> tuple[int, int]:
+    """Operators of one step in half precision (each is a kernel or a few on a GPU), and bytes that they make."""
+    import torch
+    from torch._subclasses import FakeTensorMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    found = [0, 0]
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            answer = func(*args, **(kwargs or {}))
+            if func.namespace == "aten" and not func.is_view and isinstance(answer, torch.Tensor):
+                found[0] += 1
+                found[1] += answer.numel() * answer.element_size()
+            return answer
+
+    with torch.inference_mode(), FakeTensorMode():
+        layers = [
+            tuple(
+                torch.empty(2 * BATCH, tokens, width, device="cuda", dtype=torch.float16)
+                for tokens in (side**2, TOKENS)
+            )
+            for side, width in LAYERS
+        ]
+        for step in range(2):  # the first one sends what is sent once
+            with Count() if step else nullcontext():
+                for queries, keys in layers:
+                    attribution.add(queries, keys, HEADS, 0.1)
+    return found[0], found[1]
 
 
 def all_maps(device: str) -> Job:
@@ -88,11 +165,28 @@ def equal_maps(baseline: np.ndarray, answer: np.ndarray) -> str:
     return f"differs by {difference:.0e}"
 
 
+def fewer_operators(baseline: np.ndarray, answer: np.ndarray) -> str:
+    from ovseg_cli.backbones.attention import RunningAttribution
+
+    same = equal_maps(baseline, answer)
+    before = costs(AllTokens())
+    after = costs(RunningAttribution(BATCH * [POSITIONS], GRID, min_grid=8))
+    made = f"{after[1] / 1e6:.0f} MB made for {before[1] / 1e6:.0f}"
+    return f"{same}; a step of {after[0]} operators for {before[0]}, {made}"
+
+
 BENCHMARK = Benchmark(
     name="attribution",
     question=f"attribution maps of {BATCH} images in {STEPS} steps, layers of Stable Diffusion 1.5's sizes",
     cases=(
         Case(name="all-maps", what="keep every map, average at the end", prepare=all_maps),
-        Case(name="running-mean", what="keep the sum", prepare=running_mean, baseline="all-maps", agree=equal_maps),
+        Case(name="all-tokens", what="keep the sum", prepare=all_tokens, baseline="all-maps", agree=equal_maps),
+        Case(
+            name="running-mean",
+            what="keep the sum, read the class's tokens alone",
+            prepare=running_mean,
+            baseline="all-tokens",
+            agree=fewer_operators,
+        ),
     ),
 )

@@ -40,6 +40,7 @@ class Case:
         agree: Compares the baseline's answer with this one's: one phrase for the table, or `DisagreementError`.
         repeats: How many runs the median is taken of, after one run that is not counted.
         heavy: Minutes on a CPU: run once there, without a run before it.
+        pictures: How many pictures the job goes through, for figures by the picture; 0 for none.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Case:
     agree: Callable[[np.ndarray, np.ndarray], str] | None = None
     repeats: int = 3
     heavy: bool = False
+    pictures: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,8 @@ class Measurement:
 
     Attributes:
         seconds: Every counted run, by the clock.
-        cpu_seconds: Every counted run, summed over the CPU's threads: steadier than the clock on a busy machine.
+        cpu_seconds: Every counted run, summed over the CPU's threads, and over the processes that it waited for:
+            steadier than the clock on a busy machine.
         peak_bytes: Peak resident memory of the whole process: interpreter, libraries, weights and work.
         work_bytes: How far the measured runs raised that peak above what preparing had reached.
         cuda_peak_bytes: Peak of what torch allocated on the device during the runs; None on a CPU.
@@ -115,12 +118,12 @@ def measure_here(case: Case, device: str, *, repeats: int | None = None) -> tupl
     seconds, cpu_seconds = [], []
     answer = np.empty(0)
     for _ in range(repeats or (1 if once else case.repeats)):
-        began, cpu_began = time.perf_counter(), time.process_time()
+        began, cpu_began = time.perf_counter(), _cpu_seconds()
         answer = job()
         if cuda:
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - began)
-        cpu_seconds.append(time.process_time() - cpu_began)
+        cpu_seconds.append(_cpu_seconds() - cpu_began)
     peak = _peak_bytes()
     measurement = Measurement(
         seconds=seconds,
@@ -133,6 +136,12 @@ def measure_here(case: Case, device: str, *, repeats: int | None = None) -> tupl
         torch=torch.__version__,
     )
     return measurement, answer
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those that it started and waited for."""
+    others = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + others.ru_utime + others.ru_stime
 
 
 def _peak_bytes() -> int:

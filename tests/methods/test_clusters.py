@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from torch.nn import functional as F
 
@@ -86,6 +87,46 @@ def test_spectral_regions_are_the_blocks_and_the_same_every_time():
     regions = spectral_regions(attention, (16, 16), vectors=4, clusters=4)
     assert same_partition(regions.numpy(), BLOCKS)
     assert torch.equal(spectral_regions(attention, (16, 16), vectors=4, clusters=4), regions)
+
+
+def decomposed_otherwise(attention, count, change):
+    """The vectors of `spectral_vectors` by another decomposition, changed in what is free."""
+    rows, columns = attention.double().sum(dim=1), attention.double().sum(dim=0)
+    whole = (attention.double() / rows.sqrt()[:, None] / columns.sqrt()).numpy()
+    vectors = scipy.linalg.svd(whole, lapack_driver="gesvd" if change == "driver" else "gesdd")[0][:, :count]
+    if change == "signs":
+        vectors = vectors * np.where(np.arange(count) % 3, 1, -1)
+    elif change == "swapped":
+        vectors = vectors[:, np.random.default_rng(0).permutation(count)]
+    elif change == "rotated":  # as if two values were equal
+        vectors[:, 2:4] = vectors[:, 2:4] @ np.array([[0.6, -0.8], [0.8, 0.6]])
+    return np.asarray(vectors / rows.sqrt().numpy()[:, None], np.float32)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_spectral_regions_are_the_same_whatever_decomposes_the_matrix(monkeypatch, seed):
+    """On each device another library does, and leaves other signs, another order of equal values, other digits."""
+    attention = (attention_of_blocks(inside=0.5, seed=seed) + attention_of_blocks(inside=0.3, seed=9).roll(37, 0)) / 2
+    regions = spectral_maps(attention)
+    assert len(regions) == 20
+    for change in ("none", "driver", "signs", "swapped", "rotated"):
+        with monkeypatch.context() as patch:
+            vectors = decomposed_otherwise(attention, 20, change)
+            patch.setattr("ovseg_cli.methods.clusters.spectral_vectors", lambda *_, made=vectors: made)
+            assert torch.equal(spectral_maps(attention), regions), change
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-4, 1e-3])
+@pytest.mark.parametrize("seed", range(2))
+def test_spectral_regions_do_not_hang_on_what_another_device_rounds_otherwise(seed, size):
+    """1e-3 is the share by which TF32, a GPU's convolutions in float32, and half precision change a number."""
+    random = torch.Generator().manual_seed(seed)
+    looks = F.interpolate(torch.randn(1, 12, 5, 5, generator=random), (16, 16), mode="bicubic")[0].flatten(1).T
+    attention = torch.softmax(3 * looks @ looks.T / 12**0.5, dim=1)
+    smooth = torch.randn(256, 8, generator=random) @ torch.randn(8, 256, generator=random) / 8**0.5
+    regions = spectral_maps(attention)
+    assert len(regions) == 20
+    assert torch.equal(spectral_maps(attention * (1 + size * smooth)), regions)
 
 
 def test_spectral_regions_are_enlarged_token_by_token():

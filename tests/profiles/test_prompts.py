@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 
 import pytest
 
@@ -69,3 +71,15 @@ def test_the_user_goes_before_the_profile_and_the_profile_before_the_method():
 def test_an_unknown_set_is_refused_with_the_names_of_those_there_are():
     with pytest.raises(UsageError, match=r"'bus'.*single, imagenet, imagenet-scene, short, car"):
         prompt_templates("bus")
+
+
+def test_open_clip_is_not_imported_for_its_templates_which_are_its_own():
+    import open_clip
+
+    functions = open_clip.OPENAI_IMAGENET_TEMPLATES
+    assert prompt_templates("imagenet") == tuple(fill("{name}") for fill in functions)
+    code = (
+        "import sys; from ovseg_cli.profiles.prompts import prompt_templates; "
+        "assert len(prompt_templates('short')) == 7; assert not {'open_clip', 'torch'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

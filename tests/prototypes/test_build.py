@@ -18,11 +18,12 @@ from ovseg_cli.prototypes.build import (
     Progress,
     SupportSettings,
     build_class,
+    build_classes,
     plan_class,
     repool_class,
 )
 from ovseg_cli.prototypes.kinds import listed_words
-from ovseg_cli.prototypes.support import OwnPicture
+from ovseg_cli.prototypes.support import ClassItem, OwnPicture
 from ovseg_cli.store import Store
 from tests.mini import MINI_FOLDER, mini_class, mini_models
 
@@ -74,7 +75,11 @@ class ChosenModels(Models):
 
     @property
     def generator(self):
-        return SimpleNamespace(generate=self._generate)
+        return SimpleNamespace(generate=self._generate, locate=self._locate)
+
+    def _locate(self, prompt, phrase):
+        if phrase == "far too long":
+            raise UsageError("cut off")
 
     def _generate(self, prompt, phrase, seeds, *, steps, on_step, **settings):
         self.batches.append(list(seeds))
@@ -138,7 +143,7 @@ def test_good_images_keep_their_seeds_in_order():
 def test_degenerate_images_are_made_again_under_new_seeds_and_counted():
     models = ChosenModels({43: black, 45: flat_attention, 46: broken, 48: weak_attention})
     record = build(models, count=5, batch_size=3)
-    assert models.batches == [[42, 43, 44], [45, 46, 47], [48, 49], [50]]
+    assert models.batches == [[42, 43, 44], [45, 46], [47, 48, 49], [50]]
     assert [s.seed for s in record.supports] == [42, 44, 47, 49, 50]
     assert record.rejected == 4
     assert record.settings["rejected"] == {
@@ -248,6 +253,104 @@ def test_the_batch_size_changes_nothing_but_its_own_record():
     for a, b in zip(one.prototypes, four.prototypes, strict=True):
         assert (a.role, a.kind, a.pixels, a.support) == (b.role, b.kind, b.pixels, b.support)
         np.testing.assert_allclose(a.vector, b.vector, rtol=1e-5)
+
+
+def test_an_image_is_judged_among_all_and_not_among_those_of_its_batch():
+    """The first two are weak beside the others, and one of them strong beside the other."""
+
+    def faint(seed):
+        image, attention = drawing(seed)
+        return image, attention * 0.3
+
+    special = {42: faint, 43: weak_attention}
+    records = [build(ChosenModels(special), count=6, batch_size=size) for size in (1, 2, 6)]
+    assert [[s.seed for s in record.supports] for record in records] == [[44, 45, 46, 47, 48, 49]] * 3
+    assert [record.rejected for record in records] == [2, 2, 2]
+
+
+# --------------------------------------------------------------------------- batches
+
+
+def build_together(models, names, **settings):
+    settings = SupportSettings(**{"count": 3, "steps": 2, "batch_size": 4, **settings})
+    return list(build_classes(models, [ClassItem(name) for name in names], settings))
+
+
+def same_class(one, other):
+    assert (one.name, one.kind, one.seed, one.rejected) == (other.name, other.kind, other.seed, other.rejected)
+    for a, b in zip(one.supports, other.supports, strict=True):
+        assert a.seed == b.seed
+        np.testing.assert_array_equal(a.image, b.image)
+        np.testing.assert_array_equal(a.foreground, b.foreground)
+    for a, b in zip(one.prototypes, other.prototypes, strict=True):
+        assert (a.role, a.kind, a.pixels, a.support) == (b.role, b.kind, b.pixels, b.support)
+        np.testing.assert_allclose(a.vector, b.vector, rtol=1e-5)
+
+
+def test_classes_share_batches_and_are_made_as_each_alone():
+    special = {43: black, 45: black}
+    models = ChosenModels(special)
+    made = build_together(models, ["cat", "dog", "car"])
+    assert models.batches == [[42, 43, 44, 42], [45, 43, 44, 42], [46, 45, 43, 44], [46, 45], [46]]
+    assert [call["phrase"] for call in models.calls] == [
+        ("cat", "cat", "cat", "dog"),
+        ("cat", "dog", "dog", "car"),
+        ("cat", "dog", "car", "car"),
+        ("dog", "car"),
+        "car",
+    ]
+    assert models.calls[0]["prompt"][2:] == ("a good picture of a cat", "a good picture of a dog")
+    assert [place for place, _ in made] == [0, 1, 2]
+    for _, record in made:
+        same_class(record, build(ChosenModels(special), record.name, count=3))
+
+
+def test_a_class_that_cannot_be_made_leaves_those_beside_it():
+    class Picky(ChosenModels):
+        def _generate(self, prompt, phrase, seeds, **settings):
+            made = super()._generate(prompt, phrase, seeds, **settings)
+            names = [phrase] * len(seeds) if isinstance(phrase, str) else phrase
+            made.images[torch.tensor([name == "dog" for name in names])] = 0
+            return made
+
+    models = Picky()
+    made = dict(build_together(models, ["cat", "dog", "far too long", "car"]))
+    assert [type(made[place]) for place in (1, 2)] == [GenerationError, UsageError]
+    assert [made[place].name for place in (0, 3)] == ["cat", "car"]
+    assert "far too long" not in {name for call in models.calls for name in call["phrase"]}
+    with pytest.raises(GenerationError, match="Only 0 of 3"):
+        build(Picky(), "dog", count=3)
+
+
+class SmallDevice(ChosenModels):
+    """Has memory for so many images at once."""
+
+    def __init__(self, room, seeing=99):
+        super().__init__()
+        self.room, self.seeing = room, seeing
+
+    def _generate(self, prompt, phrase, seeds, **settings):
+        if len(seeds) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super()._generate(prompt, phrase, seeds, **settings)
+
+    def features(self, extractor, images):
+        if len(images) > self.seeing:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().features(extractor, images)
+
+
+def test_where_memory_is_short_fewer_images_go_at_once_and_the_class_is_the_same(caplog):
+    models = SmallDevice(room=3, seeing=1)
+    record = build(models, count=5, batch_size=5)
+    assert models.batches == [[42, 43, 44], [45, 46]]
+    assert [text for text in caplog.messages if "memory" in text] == [
+        f"out of memory: at most {size} images go together from now on" for size in (3, 2, 1)
+    ]
+    assert record.settings["batch_size"] == 3
+    same_class(record, build(count=5, batch_size=5))
+    with pytest.raises(GenerationError, match=r"one image at a time \(CUDA out of memory\)\. .*--device"):
+        build(SmallDevice(room=0))
 
 
 @pytest.mark.slow

@@ -162,7 +162,7 @@ def test_the_sample_is_bounded_and_fair_while_means_are_exact(monkeypatch):
     seen = []
 
     def watching(points, clusters, **settings):
-        seen.append(points)
+        seen.append(points.numpy())
         return kmeans(points, clusters, **settings)
 
     monkeypatch.setattr(pooling, "kmeans", watching)
@@ -189,3 +189,24 @@ def test_a_part_names_the_image_that_gave_most_of_its_pixels():
     assert sorted(parts) == [3, 7]
     np.testing.assert_allclose(parts[3].vector, red, atol=1e-6)
     assert (parts[3].pixels, parts[7].pixels) == (10, 8)
+
+
+def test_features_stay_where_they_are_and_means_come_back(monkeypatch):
+    """What leaves the device while images are added: one flag for each cell. At the end: means, parts and labels."""
+    moved = []
+    cpu = torch.Tensor.cpu
+
+    def watched(tensor):
+        moved.append(tensor.numel() * tensor.element_size())
+        return cpu(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", watched)
+    dim, cells, images = 500, 400, 3
+    pool = PrototypePool(parts=2, images=images, seed=0)
+    for support in range(images):
+        pool.add(torch.rand(dim, 20, 20), torch.ones(20, 20, dtype=torch.bool), support)
+    assert moved == [cells] * images
+    moved.clear()
+    pool.prototypes()
+    points = images * -(-2 * pooling.POINTS_PER_PART // images)
+    assert sorted(moved) == sorted([4 * dim * images, 4 * points, 4 * dim * 2, 8 * points])

@@ -119,6 +119,20 @@ def test_no_more_pictures_are_in_memory_than_go_together(run, monkeypatch):
         assert max(most) == batch
 
 
+def test_each_picture_is_read_once_in_a_process_that_works_alone(run, photos, monkeypatch):
+    (photos / "1.png").write_bytes(b"")  # the first that can be opened is not the first
+    read = []
+
+    def open_noted(path, open_image=worker.open_image):
+        read.append(path.name)
+        return open_image(path)
+
+    monkeypatch.setattr(worker, "open_image", open_noted)
+    summary, _ = run(batch=2)
+    assert (summary.done, len(summary.failed)) == (8, 1)
+    assert sorted(read) == ["1.png", *(f"{i}.png" for i in range(1, 10))], "one that failed is tried twice"
+
+
 def test_pictures_with_an_explanation_go_alone(run, photos, monkeypatch):
     explained = []
 

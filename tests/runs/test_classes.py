@@ -9,10 +9,12 @@ import pytest
 from ovseg_cli.errors import ClassExistsError, ClassNameError, GenerationError, UsageError
 from ovseg_cli.prototypes.support import OwnPicture
 from ovseg_cli.runs.classes import (
+    TOGETHER,
     ClassCraft,
     ClassItem,
     ClassJob,
     ClassMaker,
+    _Planned,
     add_classes,
     plan_classes,
     stored_names,
@@ -178,3 +180,35 @@ def test_a_class_that_cannot_be_made_is_an_outcome_and_the_next_is_made(models, 
     outcomes = list(maker.do(job))
     assert [(outcome.place, outcome.record is None) for outcome in outcomes] == [(3, True), (4, False)]
     assert str(outcomes[0].fault) == "no foreground"
+
+
+class OnGpu(doubles.FakeModels):
+    device = "cuda:0"
+
+
+class TestTogether:
+    """How many classes one worker gets at once."""
+
+    @pytest.mark.parametrize(("kind", "batch"), [(doubles.FakeModels, 1), (OnGpu, TOGETHER)])
+    def test_on_a_gpu_classes_share_batches(self, models, kind, batch):
+        told = []
+        maker = ClassMaker(lambda: kind(models.profile), doubles.SupportSettings(), told.append)
+        maker.ready()
+        assert maker.batch == told[0].batch == batch
+
+    def test_jobs_are_of_so_many_classes_and_end_before_one_that_is_there(self, store, models, monkeypatch):
+        names = [f"class {number}" for number in range(7)]
+        work = _Planned(store, plan_classes(store, names, "error"), None)
+        assert [(job.first, len(job.items)) for job in work.jobs(3)] == [(0, 3), (3, 3), (6, 1)]
+        monkeypatch.setattr(_Planned, "_item", lambda _self, place, name: None if place in (2, 3) else ClassItem(name))
+        assert [(job.first, len(job.items)) for job in work.jobs(3)] == [(0, 2), (4, 3)]
+        assert [(job.first, len(job.items)) for job in work.jobs(1)] == [(0, 1), (1, 1), (4, 1), (5, 1), (6, 1)]
+
+    @pytest.mark.parametrize(("kind", "jobs"), [(doubles.FakeModels, [1] * 5), (OnGpu, [4, 1])])
+    def test_all_of_them_are_stored_in_their_order(self, store, models, monkeypatch, kind, jobs):
+        names = [f"class {number}" for number in range(5)]
+        given = []
+        do = ClassMaker.do
+        monkeypatch.setattr(ClassMaker, "do", lambda self, job: given.append(len(job.items)) or do(self, job))
+        assert make(store, kind(models.profile), *names) == names
+        assert given == jobs

@@ -18,6 +18,7 @@ from ovseg_cli.errors import OutputError, UsageError
 from ovseg_cli.runs import journal, lease
 from ovseg_cli.runs.engines.options import EngineOptions
 from ovseg_cli.runs.folder import crew_for
+from ovseg_cli.runs.jobs import FAR_AWAY
 from ovseg_cli.runs.journal import Entry, Journal, is_intact, read_journal
 from ovseg_cli.runs.ledger import only_writer
 from ovseg_cli.runs.manifest import read_manifest
@@ -198,8 +199,10 @@ class TestGoingOn:
         with pytest.raises(KeyboardInterrupt):
             run(*far, factory=factory)
         assert read_manifest(place(far[1])).status == "interrupted"
-        assert len(read_journal(place(far[1]))) == 5
-        assert run(*far).counts() == {"done": 4, "skipped": 4, "failed": 1, "remaining": 0}
+        assert 5 - FAR_AWAY <= len(read_journal(place(far[1]))) <= 5  # some were still being written
+        counts = run(*far).counts()
+        assert counts["done"] + counts["skipped"] == 8
+        assert (counts["failed"], counts["remaining"]) == (1, 0)
 
 
 class TestFaults:
@@ -208,7 +211,7 @@ class TestFaults:
         return f"shelf://{photos}", f"shelf://{photos.parent}/far"
 
     def test_a_picture_that_cannot_be_read_fails_alone(self, run, far):
-        Shelf.faults["get", 5] = ConnectionError("reset by peer")
+        Shelf.faults["get", 3] = ConnectionError("reset by peer")
         summary = run(*far)
         assert len(summary.failed) == 2
         assert any("cannot be read: reset by peer" in failure.reason for failure in summary.failed)

@@ -44,7 +44,13 @@ class Hand(Protocol):
         """Load the models."""
 
     def do(self, job: Any) -> Iterator[Outcome]:
-        """What becomes of the things of a job, one after another."""
+        """What becomes of things, one after another: those of a job, and of jobs before it."""
+
+    def rest(self) -> Iterator[Outcome]:
+        """What becomes of the things of jobs that are done, and that nothing was said of yet."""
+
+    def stop(self) -> None:
+        """Let go of what is under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +141,7 @@ class Single(Crew):
     def __init__(self, hand: Hand) -> None:
         self._hand = hand
         self._doing: Iterator[Outcome] = iter(())
+        self._waits = False
 
     @property
     def batch(self) -> int:
@@ -152,13 +159,17 @@ class Single(Crew):
 
     def give(self, worker: int, job: Job) -> None:
         """Keep the job until somebody waits for it."""
-        self._doing = self._hand.do(job)
+        self._doing, self._waits = self._hand.do(job), False
 
     def wait(self) -> Event:
-        """Do what comes next of the job."""
-        outcome = next(self._doing, None)
-        return Free(0) if outcome is None else Made(0, outcome)
+        """Do what comes next of the job; when there is none, what is left of those before."""
+        outcome = next(self._hand.rest() if self._waits else self._doing, None)
+        if outcome is not None:
+            return Made(0, outcome)
+        self._waits = True
+        return Free(0)
 
     def stop(self) -> None:
         """Let go of what is open."""
         self._doing = iter(())
+        self._hand.stop()

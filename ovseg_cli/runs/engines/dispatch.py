@@ -97,7 +97,8 @@ class Dispatch:
         event = self._crew.wait()
         if isinstance(event, Made):
             self._in_vain = 0
-            self._given[event.worker].pop(event.outcome.place, None)
+            # A worker says of some things what became of them when it is at its next job, or has none any more.
+            self._given.get(event.worker, {}).pop(event.outcome.place, None)
             self.early[event.outcome.place] = event.outcome
         elif isinstance(event, Free):
             self._given.pop(event.worker, None)

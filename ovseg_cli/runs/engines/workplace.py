@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -95,7 +96,7 @@ class Segmenting:
 
     def hand(self, device: str, told: Callable[[Equipment], None]) -> Hand:
         """See `Craft`."""
-        return Labeller(Worker(lambda: self.load(device), self._open_store, self.batch, told), self.order)
+        return Labeller(Worker(lambda: self.load(device), self._open_store, self.batch, told), self.order, ())
 
     def _open_store(self) -> Store:
         """Open the store, which other processes may be writing to."""
@@ -148,7 +149,7 @@ class Workplace:
         """Do a job; then wait."""
 
         def work() -> None:
-            for outcome in self._hand.do(job):
+            for outcome in chain(self._hand.do(job), self._hand.rest()):
                 self._send(("made", outcome))
 
         self._send(self._attempt(work))

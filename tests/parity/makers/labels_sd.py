@@ -29,6 +29,7 @@ from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from PIL import Image
 from scipy.linalg import eigh
 
 from ovseg_cli.methods.background import CLIPER_VOC_WORDS
+from tests.clustering.draws import draw_on_a_line
 from tests.parity import file_inputs_sd as made
 from tests.parity.file_inputs import photographs
 from tests.parity.file_inputs_sd import write_photograph
@@ -229,9 +231,10 @@ class OursKMeans:
 
     def __call__(self, points: torch.Tensor) -> SimpleNamespace:
         """Clusters of (1, N, D)."""
-        from ovseg_cli.clustering.kmeans import kmeans
+        from ovseg_cli.clustering import kmeans
 
-        return SimpleNamespace(labels=torch.from_numpy(kmeans(points[0].numpy(), self._count, seed=0)[1])[None])
+        with patch.object(kmeans, "_race", draw_on_a_line):
+            return SimpleNamespace(labels=kmeans.kmeans(points[0].double(), self._count, seed=0)[1][None])
 
 
 def leading_vectors(matrices: torch.Tensor, *, full_matrices: bool) -> tuple[torch.Tensor, torch.Tensor, None]:
