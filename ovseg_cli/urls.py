@@ -41,6 +41,7 @@ __all__ = [
     "place",
     "real",
     "redacted",
+    "redacted_argument",
     "same_or_inside",
     "way",
 ]
@@ -48,7 +49,9 @@ __all__ = [
 log = logging.getLogger("ovseg_cli")
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)  # two letters at least: C:// is a drive
-_SECRETS = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]+)://([^\s/@'\"]*@)?([^\s'\"]*)")
+_SECRETS = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]+)://([^\s/'\"]*@)?([^\s'\"]*)")
+_WITHIN = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
+_CHAIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)::.*://", re.DOTALL)
 _LOCAL = ("file", "local")
 _WEB = ("http", "https")
 _PACKAGES = {"http": "aiohttp", "https": "aiohttp"}
@@ -56,6 +59,9 @@ _MOST_OF_A_REASON = 300
 _ASKS_FIRST = ("s3", "s3a")
 """Where the library asks how long an object is before it gets it, which costs as much again, unless told from where."""
 _PATTERN = frozenset("*?[]")
+
+MOST_BYTES = 2**30
+"""Of an object that is read: it is in memory as a whole."""
 
 _CHECKSUMS = ("md5Hash", "Content-MD5", "ETag", "etag")
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime", "created")
@@ -106,8 +112,10 @@ class Url:
         return f"{self.scheme}://{self.path}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Whoever gets it asks the store."""
-        return Url, (self.scheme, self.path, self.user, self.query)
+        """Whoever gets it asks the store, but for what was listed of a file itself."""
+        known = None if self.tree is None else self.tree.files.get(self._below() or "")
+        tree = None if known is None else _Tree(self.path, {"": known}, {})
+        return Url, (self.scheme, self.path, self.user, self.query, tree)
 
     @property
     def store(self) -> tuple[str, str]:
@@ -278,17 +286,33 @@ class Url:
         """All of it.
 
         Raises:
-            OSError: It is not there, or cannot be read.
+            OSError: It is not there, cannot be read, or is larger than `MOST_BYTES`.
         """
+        known = None if self.tree is None else self.facts()
+        if known is not None and (known.size or 0) > MOST_BYTES:
+            raise self._too_large()
         with self._asked(anew=False) as (system, path):
-            if self.scheme in _ASKS_FIRST:
-                try:
-                    return bytes(system.cat_file(path, start=0))
-                except FileNotFoundError:
-                    raise
-                except OSError:  # an empty object has no range; what else it is shows without one
-                    pass
-            return bytes(system.cat_file(path))
+            if self.scheme in _WEB:
+                content = _first_bytes(system, path, MOST_BYTES + 1)
+            else:
+                content = self._all_bytes(system, path)
+        if len(content) > MOST_BYTES:
+            raise self._too_large()
+        return content
+
+    def _all_bytes(self, system: Any, path: str) -> bytes:
+        if self.scheme in _ASKS_FIRST:
+            try:
+                return bytes(system.cat_file(path, start=0))
+            except FileNotFoundError:
+                raise
+            except OSError:  # an empty object has no range; what else it is shows without one
+                pass
+        return bytes(system.cat_file(path))
+
+    def _too_large(self) -> OSError:
+        most = f"it has more than {MOST_BYTES >> 20:,} MB, which is the most that is read from a URL"
+        return OSError(errno.EFBIG, f"{most}; copy it to this computer first", str(self))
 
     def read_all(self, names: Sequence[str]) -> list[bytes]:
         """The contents of objects below it, several read at a time where the store's library can.
@@ -476,6 +500,17 @@ def _strictly(system: Any) -> dict[str, Any]:
     return {"on_error": "raise"} if own is usual else {}
 
 
+def _first_bytes(system: Any, path: str, most: int) -> bytes:
+    """The beginning of what a web server sends: nobody but the server knows how much that is, or whether it ends."""
+    parts: list[bytes] = []
+    # A size that is given, whatever it is, saves asking for it.
+    with system.open(path, "rb", block_size=0, size=1) as stream:
+        while most > 0 and (part := stream.read(min(most, 2**20))):
+            parts.append(part)
+            most -= len(part)
+    return b"".join(parts)
+
+
 def _facts(about: Mapping[str, Any]) -> Facts:
     size = about.get("size")
     checksum = next((about[name] for name in _CHECKSUMS if about.get(name)), None)
@@ -509,6 +544,8 @@ def place(text: str | Place) -> Place:
         return text
     found = _URL.fullmatch(text)
     if found is None:
+        if (chain := _CHAIN.match(text)) and not os.path.lexists(text):
+            raise UsageError(f"URLs that are joined by ::, as after {chain[1]}, are not taken: name one URL alone.")
         return Path(text)
     scheme, rest = found[1].lower(), found[2]
     if scheme in _LOCAL:
@@ -517,19 +554,30 @@ def place(text: str | Place) -> Place:
         return Path(path if os.path.lexists(path) else unquote(path))
     if not _is_known(scheme) and os.path.lexists(text):
         return Path(text)
-    query = ""
-    if scheme in _WEB:
-        rest, mark, query = rest.partition("?")
-        query = f"{mark}{query}"
-    user, at, _ = rest.partition("/")[0].rpartition("@")
-    # A name alone is part of an address in some stores (container@account): nothing to hide.
-    hidden = bool(at) and (scheme in _WEB or ":" in user)
-    path = (rest[len(user) + 1 :] if hidden else rest).rstrip("/")
+    user, path, query = _parts(scheme, rest)
+    path = path.rstrip("/")
     if not path:
         raise UsageError(f"{scheme}:// names no place: a bucket or folder has to follow.")
     if {".", ".."} & set(path.split("/")):
         raise UsageError(f"{scheme}://{path} has . or .. in it, which mean nothing in a store: write the whole path.")
-    return Url(scheme, path, f"{user}@" if hidden else "", query)
+    return Url(scheme, path, user, query)
+
+
+def _parts(scheme: str, rest: str) -> tuple[str, str, str]:
+    """What follows `://`, in three: a user with the `@` where that is a secret, the path, and what is asked for."""
+    query = ""
+    if scheme in _WEB:
+        rest, mark, query = rest.partition("?")
+        query = f"{mark}{query}"
+    first = rest.partition("/")[0]
+    user, at, _ = first.rpartition("@")
+    if not at and not first.startswith("[") and not first.rpartition(":")[2].isdecimal() and ":" in first:
+        user, at, _ = rest.partition("@")  # a password with a slash in it
+        user = user if at else ""
+    # A name alone is part of an address in some stores (container@account): nothing to hide.
+    if not at or not (scheme in _WEB or ":" in user):
+        return "", rest, query
+    return f"{user}@", rest[len(user) + 1 :], query
 
 
 def _is_known(scheme: str) -> bool:
@@ -538,8 +586,19 @@ def _is_known(scheme: str) -> bool:
     return scheme in known_implementations or scheme in registry
 
 
+def redacted_argument(text: str) -> str:
+    """What was typed, without the secrets of a URL in it, which may be all that follows `://`."""
+    found = _WITHIN.search(text)
+    if found is None or found[1].lower() in _LOCAL:
+        return text
+    return f"{text[: found.start()]}{found[1]}://{_parts(found[1].lower(), found[2])[1]}"
+
+
 def redacted(text: str) -> str:
-    """A text without the secrets of the URLs in it: users with passwords, and what follows `?` at http."""
+    """A sentence without the secrets of the URLs in it: users with passwords, and what follows `?` at http.
+
+    Nobody knows where in a sentence a URL ends that has blanks in it: what was typed is for `redacted_argument`.
+    """
 
     def without(found: re.Match[str]) -> str:
         scheme, user, rest = found[1], found[2] or "", found[3]

@@ -7,9 +7,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from ovseg_cli import urls
 from ovseg_cli.atomic import atomic_folder, write_text
 from ovseg_cli.errors import OutputError, UsageError
-from ovseg_cli.urls import Url, folder_of_all, is_url, place, redacted, same_or_inside, way
+from ovseg_cli.urls import Url, folder_of_all, is_url, place, redacted, redacted_argument, same_or_inside, way
 from tests.shelf import Shelf
 
 
@@ -246,3 +247,40 @@ def write_text_and_fail(target):
 def test_schemes_are_two_letters_at_least():
     assert is_url("s3://x")
     assert not is_url("c://x")
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("http://h/a b.jpg?sig=SECRET", "http://h/a b.jpg"),
+        ("http://me:SECRET@h/it's.jpg?sig=SECRET", "http://h/it's.jpg"),
+        ("https://u:SE'CRET@h/x.png?sig=SECRET", "https://h/x.png"),
+        ("https://user:SE@CRET@h/x.png", "https://h/x.png"),
+        ("--output=s3://KEY:SECRET@bucket/a b", "--output=s3://bucket/a b"),
+        ("s3://KEY:SE/CR/ET@bucket/a", "s3://bucket/a"),
+        ("az://container@account/a", "az://container@account/a"),
+        ("http://[::1]:80/a@2x.png", "http://[::1]:80/a@2x.png"),
+        ("http://h:8080/a@2x.png", "http://h:8080/a@2x.png"),
+        ("no url", "no url"),
+    ],
+)
+def test_what_was_typed_is_kept_without_secrets(typed, kept):
+    assert redacted_argument(typed) == kept
+    if "://" in typed and not typed.startswith("-"):
+        assert str(place(typed)) == kept
+        assert "SE" not in repr(place(typed))
+
+
+def test_joined_urls_are_refused():
+    with pytest.raises(UsageError, match="joined by ::"):
+        place("blockcache::https://u:SECRET@h/a.png")
+
+
+def test_more_than_fits_into_memory_is_not_read(monkeypatch):
+    monkeypatch.setattr(urls, "MOST_BYTES", 3)
+    at = place("memory://large/a.png")
+    at.put_bytes(b"1234")
+    folder = place("memory://large").listed()
+    for one in (folder / "a.png", pickle.loads(pickle.dumps(folder / "a.png"))):
+        with pytest.raises(OSError, match="copy it to this computer"):
+            one.read_bytes()

@@ -35,7 +35,7 @@ from ovseg_cli.cli.visible import visible
 from ovseg_cli.errors import OvsegError, StoreNotFoundError, UsageError
 from ovseg_cli.files.discovery import expanded
 from ovseg_cli.precision import PRECISIONS, Precision
-from ovseg_cli.urls import is_url, redacted
+from ovseg_cli.urls import is_url, redacted_argument
 
 if TYPE_CHECKING:
     from ovseg_cli.models import Models
@@ -492,13 +492,22 @@ def _run(ctx: typer.Context, function: Callable[..., None], values: dict[str, An
         _require_current_folder()
         if options.store is not None:
             common.options = replace(options, store=_local(options.store))
+        if options.profile is not None and is_url(options.profile):
+            _local(Path(options.profile))
         if not tolerant:
             if defaults.problem is not None:
                 raise defaults.problem
             _tell(common.out, defaults, used)
         # A shell leaves the ~ of '~/x' and of --gt=~/x alone.
-        given = {name: _local(value) if isinstance(value, Path) else value for name, value in values.items()}
+        given = {name: _all_local(value) for name, value in values.items()}
         function(common, **given)
+
+
+def _all_local(value: Any) -> Any:
+    """Paths that are typed where no URL can be, alone or several; other values as they are."""
+    if isinstance(value, list):
+        return [_all_local(one) for one in value]
+    return _local(value) if isinstance(value, Path) else value
 
 
 def _local(path: Path) -> Path:
@@ -511,9 +520,10 @@ def _local(path: Path) -> Path:
     if colon and is_url(f"{scheme}://{rest}") and not os.path.lexists(path):
         if scheme in ("file", "local"):
             return Path(f"/{rest}")
+        shown = redacted_argument(f"{scheme}://{rest}")
         raise UsageError(
-            f"{redacted(f'{scheme}://{rest}')} is a URL, and a path on this computer is wanted here. Pictures, output "
-            "folders and runs may be URLs; stores of classes, heads, lists of classes and reports of figures may not."
+            f"{shown} is a URL, and a path on this computer is wanted here. Pictures, output folders and runs may be "
+            "URLs; stores of classes, heads, lists of classes and reports of figures may not."
         )
     return expanded(path)
 

@@ -21,7 +21,7 @@ import typer
 from ovseg_cli.errors import UsageError
 from ovseg_cli.files.toml import TomlFile, read_toml, shown
 from ovseg_cli.names import did_you_mean
-from ovseg_cli.urls import is_url, redacted
+from ovseg_cli.urls import is_url, redacted_argument
 
 PROJECT_FILE = "ovseg.toml"
 USER_FILE = "config.toml"
@@ -320,8 +320,8 @@ def _path(value: str, file: Path, scope: Scope, where: str) -> str:
     if is_url(value):
         if scope == "project":
             raise UsageError(
-                f"{where} leads out of the project's folder, to {redacted(value)}. Such a place belongs in your own "
-                f"file, {user_file()}, or on the command line."
+                f"{where} leads out of the project's folder, to {redacted_argument(value)}. Such a place belongs in "
+                f"your own file, {user_file()}, or on the command line."
             )
         return value
     folder = Path(os.path.abspath(file)).parent

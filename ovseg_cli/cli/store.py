@@ -10,7 +10,6 @@ import typer
 from ovseg_cli.cli.common import Common, command, group
 from ovseg_cli.cli.output import amount, fields, file_size
 from ovseg_cli.cli.soundness import in_short, store_lines, store_report
-from ovseg_cli.files.discovery import expanded
 
 
 def register(app: typer.Typer) -> None:
@@ -76,7 +75,7 @@ def check(
 def backup(
     common: Common,
     folder: Annotated[
-        str,
+        Path,
         typer.Argument(metavar="DIR", help="The new folder; it must not exist yet, or be empty.", show_default=False),
     ],
 ) -> None:
@@ -86,7 +85,7 @@ def backup(
     """
     out = common.out
     with common.open_store(create=False) as store:
-        target = store.backup(expanded(Path(folder)))
+        target = store.backup(folder)
         names = store.class_names()
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     data = {"path": str(target), "classes": len(names), "bytes": size}

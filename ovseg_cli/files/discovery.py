@@ -35,7 +35,7 @@ from ovseg_cli.urls import (
     is_url,
     place,
     real,
-    redacted,
+    redacted_argument,
 )
 
 __all__ = [
@@ -216,7 +216,7 @@ class _Search:
     def _add_url(self, url: Url, text: str) -> None:
         """Take a file, a folder or a pattern at a URL, which is listed."""
         if url.scheme in _WEB:
-            if text.partition("?")[0].endswith("/") or _MAGIC.search(str(url)):
+            if text.partition("?")[0].endswith("/") or _MAGIC.search(url.path.partition("/")[2]):
                 raise NoInputError(
                     f"Folders at {url.scheme}:// cannot be listed, as {url} would have to be. Name each picture, or a "
                     "list of them."
@@ -240,7 +240,7 @@ class _Search:
         """Say what was looked at when nothing was found."""
         if not inputs:
             return "No input was given: name image files, folders, patterns, a list file or -."
-        named = listed([redacted(str(given)) for given in inputs], most=3)
+        named = listed([redacted_argument(str(given)) for given in inputs], most=3)
         if self.left_out and not self.other:
             return f"All of {named} lies inside the output folder {self.exclude}; choose another --output."
         if self.results and not self.other:

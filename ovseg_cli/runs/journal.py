@@ -25,7 +25,7 @@ from ovseg_cli.files.discovery import known_as
 from ovseg_cli.files.layout import JOURNAL_NAME, JOURNAL_PARTS, PICTURE_FOLDERS
 from ovseg_cli.names import listed
 from ovseg_cli.runs.lease import check_held
-from ovseg_cli.urls import Place, Url, listed_below
+from ovseg_cli.urls import Place, Url, is_url, listed_below
 
 PART_SECONDS = 5.0
 """What was noted at a URL waits no longer than so, as long as pictures go on."""
@@ -127,6 +127,8 @@ def _is_path(value: Any) -> bool:
     """Whether a file can have this name; the system would refuse others with an error of its own."""
     if not isinstance(value, str) or "\0" in value:
         return False
+    if is_url(value):  # a store's names may be as long as it likes
+        return True
     parts = value.encode("utf-8", "surrogatepass").replace(b"\\", b"/").split(b"/")
     return 0 < len(value) < 4096 and max(map(len, parts)) <= 255
 

