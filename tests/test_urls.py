@@ -112,7 +112,7 @@ class TestSecrets:
         class Web(type(fsspec.filesystem("memory"))):
             protocol = "https"
 
-            def cat_file(self, path, **more):
+            def open(self, path, mode="rb", **more):
                 raise OSError(f"403, message='Forbidden', url='{path}'")
 
         fsspec.register_implementation("https", Web, clobber=True)
