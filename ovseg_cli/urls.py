@@ -113,9 +113,7 @@ class Url:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Whoever gets it asks the store, but for what was listed of a file itself."""
-        known = None if self.tree is None else self.tree.files.get(self._below() or "")
-        tree = None if known is None else _Tree(self.path, {"": known}, {})
-        return Url, (self.scheme, self.path, self.user, self.query, tree)
+        return Url, (self.scheme, self.path, self.user, self.query, self.alone().tree)
 
     @property
     def store(self) -> tuple[str, str]:
@@ -164,6 +162,11 @@ class Url:
     def plain(self) -> Url:
         """The same without what was listed."""
         return replace(self, tree=None)
+
+    def alone(self) -> Url:
+        """The same with what was listed of the file itself, and of no other."""
+        known = None if self.tree is None else self.tree.files.get(self._below() or "")
+        return replace(self, tree=None if known is None else _Tree(self.path, {"": known}, {}))
 
     def is_absolute(self) -> bool:
         """It is."""

@@ -27,6 +27,7 @@ from ovseg_cli.files.layout import MANIFEST_NAME, MASK_FOLDER
 from ovseg_cli.files.text import decoded, special_kind
 from ovseg_cli.names import listed
 from ovseg_cli.urls import (
+    MOST_BYTES,
     Place,
     Url,
     is_file,
@@ -52,6 +53,9 @@ __all__ = [
 _Answer = TypeVar("_Answer")
 
 _logger = logging.getLogger("ovseg_cli")
+RESULT_SUFFIXES = (".png", ".npz")
+"""What is put after a picture's key to name its results."""
+
 _MAGIC = re.compile(r"[*?\[]")
 _LIST_SUFFIX = ".txt"
 _WEB = ("http", "https")
@@ -621,6 +625,8 @@ def _named(path: Place, key: PurePosixPath) -> InputImage:
     if isinstance(path, Path):
         return InputImage(path, key)
     facts = path.facts() if path.tree is not None else None
+    if facts is not None and (facts.size or 0) > MOST_BYTES:
+        return InputImage(path.alone(), key, facts.stamp)  # so that whoever reads it knows
     return InputImage(path.plain(), key, "" if facts is None else facts.stamp)
 
 
@@ -644,17 +650,22 @@ def _below(base: str | None, absolute: str) -> PurePosixPath:
 
 
 def _unique_keys(paths: Sequence[PurePosixPath]) -> list[PurePosixPath]:
-    """Cut the suffixes, except where two keys would then be equal.
+    """Cut the suffixes, except where two keys would then be equal, or a result be called as another's folder.
 
     Keys that differ in case only count as equal: they would name one file on macOS and Windows. A key with
     its suffix can meet another without (``x.jpg`` and ``x.jpg.png``), hence the loop; whole names are
     unique, so it ends.
     """
     whole = [False] * len(paths)
+    own = {path.parent for path in paths}
+    folders = {str(folder).casefold() for one in own for folder in (one, *one.parents)}
     while True:
         keys = [path if keep else without_picture_suffix(path) for path, keep in zip(paths, whole, strict=True)]
         counts = Counter(str(key).casefold() for key in keys)
-        clashing = [counts[str(key).casefold()] > 1 and not keep for key, keep in zip(keys, whole, strict=True)]
+        clashing = [
+            not keep and (counts[name] > 1 or any(name + suffix in folders for suffix in RESULT_SUFFIXES))
+            for name, keep in zip((str(key).casefold() for key in keys), whole, strict=True)
+        ]
         if not any(clashing):
             return keys
         whole = [keep or clash for keep, clash in zip(whole, clashing, strict=True)]

@@ -91,14 +91,14 @@ class _Lease:
             OSError: The store cannot be written.
         """
         if not self._lock.create(self._content()):
-            self._wait_for_silence()
-            self._lock.unlink(missing_ok=True)
+            if self._waits_in_vain():
+                self._lock.unlink(missing_ok=True)
             if not self._lock.create(self._content()):
                 raise _taken(self._output)
         self._thread.start()
 
-    def _wait_for_silence(self) -> None:
-        """Return when the lock has not been renewed for so long that its owner must be dead."""
+    def _waits_in_vain(self) -> bool:
+        """Whether the lock was not renewed for so long that its owner must be dead; False as soon as it is gone."""
         before, until = self._read(), time.monotonic() + PATIENCE
         log.warning(
             "%s is held by a run that goes on or was killed; looking for up to %g seconds which", self._output, PATIENCE
@@ -107,9 +107,10 @@ class _Lease:
             time.sleep(min(1.0, PATIENCE / 10))
             now = self._read()
             if now is None:
-                return
+                return False
             if now != before:
                 raise _taken(self._output)
+        return True
 
     def _read(self) -> bytes | None:
         try:

@@ -417,3 +417,10 @@ def test_natural_order_is_numeric(items):
 def test_natural_order_of_mixed_names():
     names = ["b", "10", "a10", "A2", "9", "a02", "²", "٣x", ""]
     assert sorted(names, key=natural_key) == ["", "٣x", "9", "10", "A2", "a02", "a10", "b", "²"]
+
+
+def test_no_result_is_called_as_the_folder_of_another(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    for name in ("a.jpg", "b.jpg", "a.png/x.jpg"):
+        Image.new("RGB", (2, 2)).save(tmp_path / name)
+    assert sorted(str(image.key) for image in discover([str(tmp_path)])) == ["a.jpg", "a.png/x", "b"]
