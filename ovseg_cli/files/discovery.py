@@ -278,6 +278,10 @@ class _Search:
                 except NoInputError as error:
                     raise NoInputError(f"{name}, line {number}: {error}") from error
                 continue
+            if isinstance(folder, Url) and folder.scheme in _WEB:
+                raise NoInputError(
+                    f"{name}, line {number}: {line!r} is a file of this computer, which a list of the web may not name."
+                )
             spelled = expanded(Path(line))
             tried = (beside, spelled, *(map(_as_spelled_there, (beside, spelled))))
             path = next((p for p in tried if os.path.exists(p)), beside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ovseg_cli.errors import NoInputError
-from ovseg_cli.files.discovery import discover, picture_id
+from ovseg_cli.files.discovery import _Search, discover, picture_id
 from ovseg_cli.urls import place
 from tests.runs.conftest import paint
 from tests.shelf import Shelf
@@ -170,3 +170,10 @@ def test_names_that_no_path_can_have_are_left_out(caplog):
     memory.store["/box//c.png"] = memory.store["/box/a.png"]
     assert [path.name for path in place("memory://box").listed().files()] == ["a.png"]
     assert "no file can have such a name" in caplog.text
+
+
+@pytest.mark.parametrize("line", ["/etc/hostname", "file:///etc/hostname"])
+def test_a_list_of_the_web_names_no_file_of_this_computer(line):
+    search = _Search(exclude=None)
+    with pytest.raises(NoInputError, match=r"line 1: .* list of the web"):
+        search._add_list(line.encode(), "https://h/list.txt", place("https://h"))
