@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
-from ovseg_cli.labeling.decide import enlarge_rows
+from ovseg_cli.labeling.decide import Decision, decide, enlarge_rows
 from ovseg_cli.scorers.scorer import Picture
 from ovseg_cli.scorers.words import WordScorer
-from ovseg_cli.segmentation.segmenter import ScoreMaps
+from ovseg_cli.segmentation.options import SegmentOptions
+from ovseg_cli.segmentation.segmenter import ScoreMaps, Segmenter
+from ovseg_cli.segmentation.together import score_together
+
+
+def decide_now(*arguments, **settings) -> Decision:
+    """What `decide` comes to, with nothing else begun in between."""
+    return decide(*arguments, **settings)()
 
 
 def class_scores(scored: ScoreMaps) -> Tensor:
@@ -22,3 +31,19 @@ def finished(
     maps = scorer.combine(fused, picture)  # type: ignore[arg-type]
     size = size or (maps.values.shape[1], maps.values.shape[2])
     return maps.head(maps.values, size).apply(enlarge_rows(maps.values, size, 0, size[0], maps.enlargement))
+
+
+def by_every_method(models, store, names, picture, methods, **settings) -> Iterator[tuple[Segmenter, ScoreMaps]]:
+    """A picture scored by each of the methods, which share their walks; by prototypes for the first two names alone."""
+    segmenters = [
+        Segmenter(
+            models,
+            store,
+            names[:2] if method == "prototype" else names,
+            method=method,
+            options=SegmentOptions(**settings),
+        )
+        for method in methods
+    ]
+    scored = score_together(segmenters, [picture])
+    return ((segmenter, one) for segmenter, (one,) in zip(segmenters, scored, strict=True))

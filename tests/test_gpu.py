@@ -19,9 +19,9 @@ from ovseg_cli.prototypes.build import SupportSettings, build_class, build_class
 from ovseg_cli.prototypes.support import ClassItem, OwnPicture
 from ovseg_cli.segmentation.options import SegmentOptions
 from ovseg_cli.segmentation.segmenter import Segmenter
-from ovseg_cli.segmentation.together import score_together
 from ovseg_cli.store import Store
 from tests.mini import example_scene, mini_class, mini_models, random_pictures
+from tests.scores import by_every_method
 
 pytestmark = [
     pytest.mark.gpu,
@@ -54,68 +54,31 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def label_maps(store):
-    """By method, the label map of one picture; made once for each set of models."""
+def answers(store):
+    """By method, what the labels of one picture are made of, on the CPU, and the labels; once for each models."""
     made = {}
 
     def of(models):
         if id(models) not in made:
-            segmenters = [
-                Segmenter(
-                    models,
-                    store,
-                    NAMES[:2] if method == "prototype" else NAMES,
-                    method=method,
-                    options=SegmentOptions(**QUICK),
-                )
-                for method in naming_methods()
-            ]
-            scored = score_together(segmenters, [example_scene(8)])
-            made[id(models)] = {s.method: s.label(one).ids for s, (one,) in zip(segmenters, scored, strict=True)}
-        return made[id(models)]
-
-    return of
-
-
-@pytest.fixture(scope="module")
-def scores(store):
-    """By method, what the labels of one picture are made of, on the CPU; made once for each set of models."""
-    made = {}
-
-    def of(models):
-        if id(models) not in made:
-            segmenters = [
-                Segmenter(
-                    models,
-                    store,
-                    NAMES[:2] if method == "prototype" else NAMES,
-                    method=method,
-                    options=SegmentOptions(**QUICK),
-                )
-                for method in naming_methods()
-            ]
-            scored = score_together(segmenters, [example_scene(8)])
-            made[id(models)] = {s.method: one.values.cpu() for s, (one,) in zip(segmenters, scored, strict=True)}
+            scored = by_every_method(models, store, NAMES, example_scene(8), naming_methods(), **QUICK)
+            made[id(models)] = {s.method: (one.values.cpu(), s.label(one).ids) for s, one in scored}
         return made[id(models)]
 
     return of
 
 
 @pytest.mark.parametrize("method", naming_methods())
-def test_label_maps_agree_with_the_cpu(label_maps, on_gpu, method):
+def test_label_maps_agree_with_the_cpu(answers, on_gpu, method):
     assert on_gpu.dtype == torch.float16
-    assert (label_maps(on_gpu)[method] == label_maps(mini_models())[method]).mean() > 0.98
+    (_, labels), (_, exact) = answers(on_gpu)[method], answers(mini_models())[method]
+    assert (labels == exact).mean() > 0.98
 
 
 @pytest.mark.parametrize("method", naming_methods())
-def test_label_maps_in_float32_agree_with_the_cpu(label_maps, exact_on_gpu, method):
-    assert (label_maps(exact_on_gpu)[method] == label_maps(mini_models())[method]).mean() > 0.99
-
-
-@pytest.mark.parametrize("method", naming_methods())
-def test_scores_in_float32_agree_with_the_cpu(scores, exact_on_gpu, method):
-    """Where no clustering is in between, whose regions may differ by a token."""
-    ours, exact = scores(exact_on_gpu)[method], scores(mini_models())[method]
+def test_in_float32_all_agrees_with_the_cpu(answers, exact_on_gpu, method):
+    """Scores too, where no clustering is in between, whose regions may differ by a token."""
+    (ours, labels), (exact, exact_labels) = answers(exact_on_gpu)[method], answers(mini_models())[method]
+    assert (labels == exact_labels).mean() > 0.99
     if method not in ("specclust", "diffsegclust"):
         assert (ours - exact).abs().max() <= 1e-3 * exact.abs().max()
 

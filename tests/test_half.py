@@ -16,13 +16,10 @@ from ovseg_cli.models import load_models
 from ovseg_cli.profiles import get_profile
 from ovseg_cli.prototypes.build import SupportSettings, build_class
 from ovseg_cli.prototypes.support import OwnPicture
-from ovseg_cli.segmentation.options import SegmentOptions
-from ovseg_cli.segmentation.segmenter import Segmenter
-from ovseg_cli.segmentation.together import score_together
 from ovseg_cli.store import Store
 from tests.methods.blocks import made_up_block
 from tests.mini import example_labels, example_names, example_scene, mini_models, random_pictures
-from tests.scores import class_scores
+from tests.scores import by_every_method, class_scores
 
 MINI = get_profile("mini")
 EXTRACTORS = (*MINI.extractors, *MINI.extra_extractors)
@@ -67,21 +64,8 @@ def answers_of(methods, store, half):
     """By method, what float32 and float16 give: scores and label map."""
 
     def by_method(models):
-        segmenters = [
-            Segmenter(
-                models,
-                store,
-                NAMES[:2] if method == "prototype" else NAMES,
-                method=method,
-                options=SegmentOptions(**QUICK, prefilter=False),
-            )
-            for method in methods
-        ]
-        scored = score_together(segmenters, [PICTURE])
-        return {
-            segmenter.method: (class_scores(one), segmenter.label(one).ids)
-            for segmenter, (one,) in zip(segmenters, scored, strict=True)
-        }
+        scored = by_every_method(models, store, NAMES, PICTURE, methods, **QUICK, prefilter=False)
+        return {segmenter.method: (class_scores(one), segmenter.label(one).ids) for segmenter, one in scored}
 
     exact, rounded = by_method(mini_models()), by_method(half)
     return {method: (exact[method], rounded[method]) for method in methods}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ovseg_cli import devices
-from ovseg_cli.labeling.decide import count_labels, decide
+from ovseg_cli.labeling.decide import count_labels
 from ovseg_cli.labeling.refine import pamr
 from ovseg_cli.methods.catalogue import naming_methods
 from ovseg_cli.profiles import get_profile
@@ -19,6 +19,7 @@ from ovseg_cli.segmentation.segmenter import Segmenter
 from ovseg_cli.segmentation.together import score_together
 from ovseg_cli.store import Store
 from tests.mini import example_scene, mini_models
+from tests.scores import decide_now
 
 MINI = get_profile("mini")
 
@@ -45,9 +46,9 @@ def random_scores(channels, height, width):
 def test_label_maps_and_all_figures(large_steps, free, background, threshold, ids):
     scores = random_scores(3, 12, 17)
     settings = {"background": background, "threshold": threshold, "ids": ids}
-    small = decide(scores, (40, 50), **settings)
+    small = decide_now(scores, (40, 50), **settings)
     large_steps(free)
-    large = decide(scores, (40, 50), **settings)
+    large = decide_now(scores, (40, 50), **settings)
     assert large.ids.dtype == np.uint16
     np.testing.assert_array_equal(large.ids, small.ids)
     np.testing.assert_array_equal(large.shares, small.shares)
@@ -59,9 +60,9 @@ def test_label_maps_and_all_figures(large_steps, free, background, threshold, id
 def test_scores_that_are_kept(large_steps, kind):
     scores = random_scores(3, 12, 17)
     kept = np.zeros((2, 3, 40, 50), kind)
-    decide(scores, (40, 50), background=True, keep=kept[0])
+    decide_now(scores, (40, 50), background=True, keep=kept[0])
     large_steps()
-    decide(scores, (40, 50), background=True, keep=kept[1])
+    decide_now(scores, (40, 50), background=True, keep=kept[1])
     np.testing.assert_array_equal(*kept)
     assert kept.max() > 0.9 * np.iinfo(kind).max
 

@@ -239,7 +239,7 @@ class Study:
             if setting.refine == "pamr":
                 scores = pamr(features.picture, scores)
             ids = [0, *(place + 1 for place in self._places(setting.stuff, setting.prefilter, kept))]
-            found[setting] = decide(scores.clamp(min=0), features.size, background=True, ids=ids).ids
+            found[setting] = decide(scores.clamp(min=0), features.size, background=True, ids=ids)().ids
         return found
 
     def _fuse(self, name: str, features: Features, kept: Shortlists) -> dict[tuple[Choice, Prefilter | None], Tensor]:

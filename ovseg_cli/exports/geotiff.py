@@ -15,7 +15,7 @@ import numpy as np
 from ovseg_cli.errors import ImageError, UsageError
 from ovseg_cli.exports.base import Add, Exporter, Options
 from ovseg_cli.exports.source import Ids, Picture, Source
-from ovseg_cli.files.images import decoding
+from ovseg_cli.files.images import decoding, picture_bytes
 from ovseg_cli.files.labels import IGNORE, MAX_ID
 from ovseg_cli.urls import Place
 
@@ -111,12 +111,7 @@ def _on_disk(picture: Place) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="ovseg-") as folder:
         path = Path(folder, f"picture{picture.suffix}")
-        try:
-            path.write_bytes(picture.read_bytes())
-        except OSError as error:
-            if error.filename != str(picture):
-                raise
-            raise ImageError(f"{picture} cannot be read: {error.strerror}.") from error
+        path.write_bytes(picture_bytes(picture))
         yield path
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ovseg_cli.errors import ImageError, UsageError
+from ovseg_cli.errors import UsageError
 from ovseg_cli.exports.base import Add, Exporter, Options, Region, opened, regions
 from ovseg_cli.exports.outlines import outlines
 from ovseg_cli.exports.source import Ids, Picture, Source
+from ovseg_cli.files.images import picture_bytes
 from ovseg_cli.names import listed
 from ovseg_cli.urls import Place, Url
 
@@ -91,12 +92,7 @@ def _place(picture: Place, target: Path, *, copy: bool) -> None:
     """Put a picture into the data set: a link to it, or a copy where that is asked for or links cannot be made."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(picture, Url):
-        try:
-            target.write_bytes(picture.read_bytes())
-        except OSError as error:
-            if error.filename != str(picture):
-                raise
-            raise ImageError(f"{picture} cannot be read: {error.strerror}.") from error
+        target.write_bytes(picture_bytes(picture))
         return
     if not copy:
         try:

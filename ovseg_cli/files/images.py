@@ -173,6 +173,18 @@ def decoding(path: Place) -> Iterator[Image.Image]:
         raise ImageError(f"{path} is damaged or incomplete: {reason}.") from error
 
 
+def picture_bytes(picture: Url) -> bytes:
+    """All of a picture at a URL, as it lies there.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    try:
+        return picture.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{picture} cannot be read: {error.strerror}.") from error
+
+
 def _check_size(image: Image.Image, path: Place, content: io.BytesIO | None) -> None:
     """Refuse a size that is no picture's before memory is taken for it.
 

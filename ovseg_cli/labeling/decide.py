@@ -148,8 +148,8 @@ def decide(
     head: Head | None = None,
     enlargement: Enlargement = "bilinear",
     keep: npt.NDArray[np.unsignedinteger] | None = None,
-) -> Decision:
-    """The best label of every pixel.
+) -> Callable[[], Decision]:
+    """Begin to decide about the best label of every pixel, up to the moment when a GPU is asked for what it found.
 
     Args:
         values: float (K, h, w): what is enlarged. Without a `head` these are the scores of K = C + 1 labels, channel 0
@@ -165,38 +165,13 @@ def decide(
         keep: Where the labels' scores are left, (C + 1, H, W) of uint8 or uint16: 0..1 as whole numbers.
 
     Returns:
-        The label map, made in strips of rows so that memory does not grow with the image but for the label map itself.
-        Shares and mean scores are those of the channels. A pixel's margin is the gap between its best score and the
-        runner-up's, or between its best score and the threshold, whichever is less; of a pixel that the threshold sends
-        to the background it is what its best class lacks.
-    """
-    return deciding(
-        values,
-        size,
-        background=background,
-        threshold=threshold,
-        ids=ids,
-        head=head,
-        enlargement=enlargement,
-        keep=keep,
-    )()
+        What waits for the device, and reads everything in one copy: the label map, of 1 byte a pixel where no id is
+        above 255, and all figures. Whoever has more to be decided begins that first.
 
-
-def deciding(
-    values: Tensor,
-    size: tuple[int, int],
-    *,
-    background: bool,
-    threshold: float | None = None,
-    ids: Sequence[int] | None = None,
-    head: Head | None = None,
-    enlargement: Enlargement = "bilinear",
-    keep: npt.NDArray[np.unsignedinteger] | None = None,
-) -> Callable[[], Decision]:
-    """What `decide` does, whose arguments these are, up to the moment when a GPU is asked for what it found.
-
-    What is returned waits for the device and reads everything in one copy: the label map, of 1 byte a pixel where no id
-    is above 255, and all figures.
+        The label map is made in strips of rows so that memory does not grow with the image but for the label map
+        itself. Shares and mean scores are those of the channels. A pixel's margin is the gap between its best score and
+        the runner-up's, or between its best score and the threshold, whichever is less; of a pixel that the threshold
+        sends to the background it is what its best class lacks.
     """
     channels = values.shape[0] if head is None else head.channels
     height, width = size

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ovseg_cli.errors import MethodError, OvsegError, UsageError
 from ovseg_cli.files.probabilities import Scores
-from ovseg_cli.labeling.decide import Enlargement, Head, deciding, enlarge_rows
+from ovseg_cli.labeling.decide import Enlargement, Head, decide, enlarge_rows
 from ovseg_cli.labeling.refine import WORD_DILATIONS, pamr
 from ovseg_cli.methods.catalogue import METHODS, scorer_of
 from ovseg_cli.methods.hybrid import hybrid_scores
@@ -415,7 +415,7 @@ class Segmenter:
             kind = np.uint8 if self.keep_scores == 8 else np.uint16
             kept_scores = Scores(np.zeros((len(ids), *scored.size), dtype=kind), ids)
         with torch.inference_mode(), stage("labels"):
-            decided = deciding(
+            decided = decide(
                 scored.values,
                 scored.size,
                 background=self.options.background,

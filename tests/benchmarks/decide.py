@@ -34,7 +34,7 @@ def strips(device: str) -> Job:
 
     @torch.inference_mode()
     def job() -> np.ndarray:
-        return decide(scores, IMAGE, background=True).ids
+        return decide(scores, IMAGE, background=True)().ids
 
     return job
 

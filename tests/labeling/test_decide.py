@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from ovseg_cli.labeling import decide as module
-from ovseg_cli.labeling.decide import decide, enlarge_rows
+from ovseg_cli.labeling.decide import enlarge_rows
+from tests.scores import decide_now
 
 small, large = st.integers(1, 9), st.integers(1, 40)
 
@@ -62,7 +63,7 @@ def brute_force(scores, background, threshold):
 def test_labels_equal_brute_force(background, threshold, levels):
     for seed in range(3):
         scores = random_scores(4, 11, 13, seed, levels=levels)
-        decision = decide(scores, (11, 13), background=background, threshold=threshold)
+        decision = decide_now(scores, (11, 13), background=background, threshold=threshold)
         labels, best = brute_force(scores.numpy(), background, threshold)
         np.testing.assert_array_equal(decision.ids, labels)
         assert decision.ids.dtype == np.uint16
@@ -95,7 +96,7 @@ def wins(scores, pixel, by, background, threshold):
 @pytest.mark.parametrize("seed", range(12))
 def test_the_margin_is_the_least_change_of_a_score_that_gives_another_label(background, threshold, seed):
     scores = random_scores(4, 1, 1, seed)
-    margin = decide(scores, (1, 1), background=background, threshold=threshold).margin
+    margin = decide_now(scores, (1, 1), background=background, threshold=threshold).margin
     assert margin >= 0
     assert wins(scores.numpy(), (0, 0), margin + 1e-4, background, threshold)
     assert not wins(scores.numpy(), (0, 0), margin - 1e-4, background, threshold)
@@ -103,32 +104,34 @@ def test_the_margin_is_the_least_change_of_a_score_that_gives_another_label(back
 
 def test_the_margin_of_a_picture_is_the_mean_over_its_pixels():
     scores = random_scores(4, 3, 5, 1)
-    pixels = [decide(scores[:, y, x, None, None], (1, 1), background=True).margin for y in range(3) for x in range(5)]
-    assert decide(scores, (3, 5), background=True).margin == pytest.approx(np.mean(pixels))
+    pixels = [
+        decide_now(scores[:, y, x, None, None], (1, 1), background=True).margin for y in range(3) for x in range(5)
+    ]
+    assert decide_now(scores, (3, 5), background=True).margin == pytest.approx(np.mean(pixels))
 
 
 def test_of_a_large_picture_the_margin_is_that_of_a_grid_whatever_the_strips(monkeypatch):
     scores = random_scores(4, 30, 40, 1)
     monkeypatch.setattr(module, "MARGIN_PIXELS", 100)
-    grid = decide(scores[:, ::3, ::3], (10, 14), background=True).margin
+    grid = decide_now(scores[:, ::3, ::3], (10, 14), background=True).margin
     for cells in (100, 1000, 10**6):
         monkeypatch.setattr(module, "MAX_CELLS", cells)
-        assert decide(scores, (30, 40), background=True).margin == pytest.approx(grid)
+        assert decide_now(scores, (30, 40), background=True).margin == pytest.approx(grid)
 
 
 def test_with_one_label_to_give_there_is_no_margin():
-    assert decide(torch.rand(2, 3, 3), (3, 3), background=False).margin is None
-    assert decide(torch.zeros(1, 1, 1), (3, 3), background=True).margin is None
-    assert decide(torch.rand(2, 3, 3), (3, 3), background=True).margin is not None
+    assert decide_now(torch.rand(2, 3, 3), (3, 3), background=False).margin is None
+    assert decide_now(torch.zeros(1, 1, 1), (3, 3), background=True).margin is None
+    assert decide_now(torch.rand(2, 3, 3), (3, 3), background=True).margin is not None
 
 
 @pytest.mark.parametrize(("background", "threshold"), [(False, None), (True, None), (True, 0.1)])
 @pytest.mark.parametrize("max_cells", [1, 40, 170, 1000])
 def test_strips_give_the_same_answer(monkeypatch, background, threshold, max_cells):
     scores = random_scores(5, 6, 7, 3)
-    whole = decide(scores, (33, 17), background=background, threshold=threshold)
+    whole = decide_now(scores, (33, 17), background=background, threshold=threshold)
     monkeypatch.setattr(module, "MAX_CELLS", max_cells)
-    strips = decide(scores, (33, 17), background=background, threshold=threshold)
+    strips = decide_now(scores, (33, 17), background=background, threshold=threshold)
     np.testing.assert_array_equal(strips.ids, whole.ids)
     np.testing.assert_allclose(strips.shares, whole.shares)
     np.testing.assert_allclose(strips.mean_scores, whole.mean_scores)
@@ -145,22 +148,22 @@ def test_strips_keep_the_memory_bounded(monkeypatch):
 
     monkeypatch.setattr(module, "MAX_CELLS", 300)
     monkeypatch.setattr(module, "enlarge_rows", counting)
-    decide(random_scores(3, 4, 4, 0), (50, 20), background=True)
+    decide_now(random_scores(3, 4, 4, 0), (50, 20), background=True)
     assert max(rows) <= 300
 
 
 def test_without_background_every_pixel_gets_a_class_even_when_the_background_scores_best():
     scores = torch.tensor([9.0, 0.1, 0.2]).view(3, 1, 1).expand(3, 4, 4)
-    assert (decide(scores, (5, 6), background=True).ids == 0).all()
-    assert (decide(scores, (5, 6), background=False).ids == 2).all()
+    assert (decide_now(scores, (5, 6), background=True).ids == 0).all()
+    assert (decide_now(scores, (5, 6), background=False).ids == 2).all()
 
 
 @pytest.mark.parametrize("background", [False, True])
 def test_other_ids_are_written_for_the_channels(monkeypatch, background):
     monkeypatch.setattr(module, "MAX_CELLS", 100)
     scores = random_scores(4, 6, 7, 2)
-    plain = decide(scores, (15, 11), background=background)
-    renamed = decide(scores, (15, 11), background=background, ids=[0, 3, 300, 65535])
+    plain = decide_now(scores, (15, 11), background=background)
+    renamed = decide_now(scores, (15, 11), background=background, ids=[0, 3, 300, 65535])
     np.testing.assert_array_equal(renamed.ids, np.array([0, 3, 300, 65535])[plain.ids])
     assert renamed.ids.dtype == np.uint16
     np.testing.assert_array_equal(renamed.shares, plain.shares)
@@ -168,11 +171,11 @@ def test_other_ids_are_written_for_the_channels(monkeypatch, background):
 
 
 def test_a_tie_goes_to_the_background():
-    assert (decide(torch.zeros(4, 3, 3), (3, 3), background=True).ids == 0).all()
-    assert (decide(torch.zeros(4, 3, 3), (3, 3), background=False).ids == 1).all()
+    assert (decide_now(torch.zeros(4, 3, 3), (3, 3), background=True).ids == 0).all()
+    assert (decide_now(torch.zeros(4, 3, 3), (3, 3), background=False).ids == 1).all()
 
 
 def test_more_labels_than_a_byte_holds():
     scores = torch.zeros(701, 1, 1)
     scores[700] = 1
-    assert decide(scores, (2, 2), background=True).ids.tolist() == [[700, 700], [700, 700]]
+    assert decide_now(scores, (2, 2), background=True).ids.tolist() == [[700, 700], [700, 700]]

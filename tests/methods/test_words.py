@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from ovseg_cli.backbones.clip import ClipBackbone
 from ovseg_cli.errors import UsageError
-from ovseg_cli.labeling.decide import decide
 from ovseg_cli.methods import words as module
 from ovseg_cli.methods.words import word_scores
 from ovseg_cli.profiles import get_profile
@@ -21,6 +20,7 @@ from ovseg_cli.text.embedding import Reading, embed_words, text_key
 from ovseg_cli.text.vocabulary import Vocabulary, make_vocabulary, merge_synonyms, parse_synonyms
 from tests.files import published_classes as published
 from tests.mini import MINI_FOLDER, mini_models
+from tests.scores import decide_now
 
 WEIGHTS = get_profile("mini").clip.weights
 TEMPLATES = ("a photo of {article} {name}", "{name}")
@@ -157,7 +157,7 @@ def test_scores_and_labels_are_those_of_the_published_head(owner, scale, thresho
     scores, labels = published_head(cosines.astype(np.float64), owner, scale, threshold)
     assert ours.dtype == torch.float32
     np.testing.assert_allclose(ours.numpy(), scores, rtol=1e-4, atol=1e-7)
-    decided = decide(ours, labels.shape, background=True, threshold=threshold)
+    decided = decide_now(ours, labels.shape, background=True, threshold=threshold)
     np.testing.assert_array_equal(decided.ids, labels)
     if threshold is not None:
         assert 0 < (labels == 0).sum() < labels.size
@@ -187,8 +187,8 @@ def test_without_words_for_it_the_background_scores_nothing_and_a_threshold_make
     cosines = torch.from_numpy(cosines_of(3))
     scores = word_scores(cosines, (1, 2, 3), logit_scale=40.0)
     assert (scores[0] == 0).all()
-    assert decide(scores, (5, 6), background=True).ids.min() > 0
-    share = decide(scores, (5, 6), background=True, threshold=0.9).shares[0]
+    assert decide_now(scores, (5, 6), background=True).ids.min() > 0
+    share = decide_now(scores, (5, 6), background=True, threshold=0.9).shares[0]
     assert 0 < share < 1
     assert share == pytest.approx(float((scores.amax(0) < 0.9).double().mean()))
 
@@ -197,10 +197,10 @@ def test_one_class_alone_takes_everything_and_a_word_beside_it_does_not():
     cosines = torch.from_numpy(cosines_of(2))
     alone = word_scores(cosines[:1], (1,), logit_scale=40.0)
     torch.testing.assert_close(alone[1], torch.ones(5, 6))
-    assert (decide(alone, (5, 6), background=True, threshold=1.0).ids == 1).all()
+    assert (decide_now(alone, (5, 6), background=True, threshold=1.0).ids == 1).all()
     beside = word_scores(cosines, (1, 0), logit_scale=40.0)
     torch.testing.assert_close(beside.sum(0), torch.ones(5, 6))
-    np.testing.assert_array_equal(decide(beside, (5, 6), background=True).ids, (cosines[0] > cosines[1]).numpy())
+    np.testing.assert_array_equal(decide_now(beside, (5, 6), background=True).ids, (cosines[0] > cosines[1]).numpy())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -25,19 +25,15 @@ from ovseg_cli.runs.segment import run_folder
 from ovseg_cli.segmentation.options import SegmentOptions
 from tests.mini import EXAMPLES, mini_class, mini_models
 from tests.painting import BUGGY, DEADLY, FORBIDDEN, FULL, SLOW, UNLUCKY, LoadPainter
-from tests.runs.conftest import paint, request
+from tests.runs.conftest import nine_pictures, paint, request
 
 CLASSES = ("cat", "dog")
 
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """Nine pictures: five of one size, three of another, and one of the first again."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "marks").mkdir()
-    for i in range(1, 10):
-        paint(tmp_path / "photos" / f"{i}.png", *((1, 2) if i in (6, 7, 8) else (i % 3,)))
-    return tmp_path / "photos"
+    return nine_pictures(tmp_path)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from ovseg_cli.runs.relabel import relabel_folder
 from ovseg_cli.runs.segment import run_folder
 from ovseg_cli.urls import place
 from tests.painting import LoadPainter
-from tests.runs.conftest import Factory, paint, request
+from tests.runs.conftest import Factory, nine_pictures, paint, request
 from tests.shelf import Shelf
 
 CLASSES = ("cat", "dog")
@@ -45,11 +45,9 @@ def clear(monkeypatch):
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """Nine pictures: five of one size, three of another, and one of the first again; the fourth is damaged."""
+    """Nine pictures, of which the fourth is damaged."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "marks").mkdir()
-    for i in range(1, 10):
-        paint(tmp_path / "photos" / f"{i}.png", *((1, 2) if i in (6, 7, 8) else (i % 3,)))
+    nine_pictures(tmp_path)
     (tmp_path / "photos" / "4.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
     return tmp_path / "photos"
 
